@@ -1,0 +1,66 @@
+"""The input block: everything between stored samples and the first layer, frozen, in one place."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class InputBlock(nn.Module):
+    """Standardise, enlarge, pad; takes raw samples (B, *input), uint8 or float.
+
+    Rule: images smaller than ``size`` are enlarged by the largest whole factor that fits (nearest neighbour), then padded
+    evenly with raw zeros up to ``size``; then (x − mean) / std per channel (per feature for vectors), with mean and standard
+    deviation of the training split's raw values. A feature that never varies has std 1.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, input_shape: Sequence[int], size: int | None = None) -> None:
+        super().__init__()
+        self.size = size
+        shape = (input_shape[0], 1, 1) if len(input_shape) == 3 else tuple(input_shape)
+        self.register_buffer("mean", torch.zeros(shape))
+        self.register_buffer("std", torch.ones(shape))
+
+    @torch.no_grad()
+    def fit(self, x: Tensor) -> None:
+        """Set mean and standard deviation from training samples x (N, *input)."""
+        axes = (0, 2, 3) if x.dim() == 4 else (0,)
+        count, total, squares = 0, torch.zeros_like(self.mean, dtype=torch.float64), 0.0
+        for chunk in x.split(4096):
+            values = chunk.double()
+            count += values.numel() // self.mean.numel()
+            total += values.sum(axes, keepdim=True)[0]
+            squares = squares + values.square().sum(axes, keepdim=True)[0]
+        mean = total / count
+        std = (squares / count - mean.square()).clamp_min(0).sqrt()
+        self.mean.copy_(mean)
+        self.std.copy_(torch.where(std < 1e-8, 1.0, std))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.to(self.mean.dtype)
+        if self.size is not None and x.dim() == 4 and min(x.shape[-2:]) < self.size:
+            x = enlarge(x, self.size)
+        return (x - self.mean) / self.std
+
+    def extra_repr(self) -> str:
+        return f"size={self.size}"
+
+
+def enlarge(x: Tensor, size: int) -> Tensor:
+    """Images (B, C, H, W) to at least ``size`` × ``size``: whole-factor enlargement, then zeros around."""
+    factor = max(1, size // max(x.shape[-2:]))
+    if factor > 1:
+        x = F.interpolate(x, scale_factor=float(factor), mode="nearest")
+    rows, columns = (max(0, size - side) for side in x.shape[-2:])
+    return F.pad(x, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2))
+
+
+def enlarged(input_shape: Sequence[int], size: int | None) -> tuple[int, int, int]:
+    """(C, H, W) behind an input block of ``size``."""
+    channels, *sides = input_shape
+    height, width = (max(side, size or 1) for side in sides)
+    return channels, height, width

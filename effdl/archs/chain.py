@@ -1,0 +1,149 @@
+"""BlockChain: an ordered list of named blocks and a head; the only form in which methods see a network."""
+
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from effdl.archs.split import split_module
+from effdl.datasets.problem import Facts
+from effdl.errors import ConfigError
+from effdl.setting import Setting
+
+Blocks = Mapping[str, nn.Module] | Sequence[nn.Module]
+
+
+class BlockChain(nn.Module):
+    """head(blocks[-1](... blocks[0](input(x)))), for inputs x as the data set stores them.
+
+    Args:
+        blocks: the thesis's "layers" in order, named or numbered. One without parameters joins the block before it (§6.2.1),
+            or the one after it where none stands before.
+        head: maps the last block's output to logits (B, K).
+        input: the frozen input block; the identity where the data come ready.
+    """
+
+    def __init__(self, blocks: Blocks, head: nn.Module, input: nn.Module | None = None) -> None:
+        super().__init__()
+        self.input = input if input is not None else nn.Identity()
+        self.blocks = nn.Sequential(OrderedDict(join_parameter_free(blocks)))
+        self.head = head
+
+    @classmethod
+    def from_module(
+        cls,
+        module: nn.Module,
+        cuts: Sequence[str] | None = None,
+        head: str | None = None,
+        input: nn.Module | None = None,
+    ) -> "BlockChain":
+        """Cut any module into a chain that shares its weights and computes the same.
+
+        Args:
+            module: a network whose top-level data flow is a chain (inside the pieces anything goes: residual blocks ...).
+            cuts: names of the submodules after which a block ends, in order; by default every child, with
+                ``nn.Sequential`` children opened.
+            head: name of the first submodule of the head; by default the last child that has parameters, together with the
+                parameter-free ones right before it.
+            input: the input block, not part of ``module``.
+
+        Raises:
+            ConfigError: a name that is not there, or a cut that more than one value crosses.
+        """
+        blocks, top = split_module(module, cuts, head)
+        return cls(blocks, top, input)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.blocks(self.input(x)))
+        return logits
+
+    def __len__(self) -> int:
+        return len(self.blocks)
+
+    def __getitem__(self, span: slice) -> nn.Sequential:
+        """Consecutive blocks, sharing their weights, without input block and head."""
+        return self.blocks[span]
+
+    @property
+    def names(self) -> list[str]:
+        return [name for name, _ in self.blocks.named_children()]
+
+    def cropped(self, blocks: int) -> "BlockChain":
+        """The first ``blocks`` blocks, sharing weights, with the identity for a head."""
+        return BlockChain(OrderedDict(self.blocks[:blocks].named_children()), nn.Identity(), self.input)
+
+    def with_head(self, head: nn.Module) -> "BlockChain":
+        """The same blocks, sharing weights, under another head."""
+        return BlockChain(OrderedDict(self.blocks.named_children()), head, self.input)
+
+    def shapes(self, input_shape: Sequence[int]) -> list[tuple[int, ...]]:
+        """Shape of each block's output for one sample, without the batch dimension."""
+        parameter = next(self.parameters())
+        x = torch.zeros(2, *input_shape, dtype=parameter.dtype, device=parameter.device)
+        modes = [(m, m.training) for m in self.modules()]
+        self.eval()
+        shapes = []
+        with torch.no_grad():
+            x = self.input(x)
+            for block in self.blocks:
+                x = block(x)
+                shapes.append(tuple(x.shape[1:]))
+        for module, training in modes:
+            module.training = training
+        return shapes
+
+
+def join_parameter_free(blocks: Blocks) -> list[tuple[str, nn.Module]]:
+    """Named blocks in which each has parameters: one without joins the block before it (§6.2.1)."""
+    named = blocks.items() if isinstance(blocks, Mapping) else [(str(i), b) for i, b in enumerate(blocks)]
+    joined: list[tuple[str, list[nn.Module]]] = []
+    leading: list[nn.Module] = []
+    for name, block in named:
+        if next(block.parameters(), None) is not None:
+            joined.append((name, [*leading, block]))
+            leading = []
+        elif joined:
+            joined[-1][1].append(block)
+        else:
+            leading.append(block)
+    if not joined:
+        raise ConfigError("a network needs at least one block with parameters")
+    return [(name, parts[0] if len(parts) == 1 else nn.Sequential(*parts)) for name, parts in joined]
+
+
+@dataclass(frozen=True, slots=True)
+class ArchFacts:
+    """What is known of a network before it is built.
+
+    least_size: the smallest image side it takes, 1 where any input goes. size: the side to which its input block enlarges.
+    """
+
+    blocks: int
+    least_size: int
+    size: int | None = None
+
+
+class Arch(Setting, ABC):
+    """A network architecture for any problem."""
+
+    @abstractmethod
+    def facts(self, problem: Facts) -> ArchFacts:
+        """What follows from the settings alone."""
+
+    @abstractmethod
+    def build(self, problem: Facts) -> BlockChain:
+        """The network with freshly drawn weights (global generator)."""
+
+    def check(self, problem: Facts) -> None:
+        """Raise a ConfigError where this network cannot take the problem's inputs."""
+        facts = self.facts(problem)
+        if facts.least_size > 1 and not problem.is_image:
+            raise ConfigError(f"arch: this network takes images, not inputs of shape {list(problem.input_shape)}; try arch=mlp")
+        if problem.is_image and (size := max(facts.size or 1, min(problem.input_shape[1:]))) < facts.least_size:
+            raise ConfigError(
+                f"arch.size: images of {size} pixels are too small, this network needs at least {facts.least_size}; "
+                f"arch.size={facts.least_size} enlarges them"
+            )

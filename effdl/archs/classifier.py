@@ -1,0 +1,40 @@
+"""The part that turns features into logits: a network's head, and most decision blocks."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Classifier(nn.Module):
+    """Feature maps to logits: adaptive average pooling to ``size`` × ``size``, then linear layers, ReLU and dropout between.
+
+    Takes (B, C, H, W) maps, (B, N, C) tokens (averaged over N) or (B, C) features. ``size`` None keeps the map whole;
+    dropout follows each hidden layer, as in VGG.
+    """
+
+    def __init__(
+        self, feature_shape: tuple[int, ...], outputs: int, size: int | None, hidden: tuple[int, ...] = (), dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.size = size if len(feature_shape) == 3 and size is not None and size < max(feature_shape[1:]) else None
+        widths = [_features(feature_shape, self.size), *hidden]
+        parts: list[nn.Module] = []
+        for fan_in, fan_out in zip(widths[:-1], widths[1:], strict=True):
+            parts += [nn.Linear(fan_in, fan_out), nn.ReLU(), nn.Dropout(dropout)]
+        self.layers = nn.Sequential(*parts, nn.Linear(widths[-1], outputs))
+
+    def forward(self, z: Tensor) -> Tensor:
+        if z.dim() == 3:
+            z = z.mean(1)
+        elif z.dim() == 4 and self.size is not None:
+            z = F.adaptive_avg_pool2d(z, self.size)
+        logits: Tensor = self.layers(z.flatten(1))
+        return logits
+
+    def extra_repr(self) -> str:
+        return f"size={self.size}"
+
+
+def _features(shape: tuple[int, ...], size: int | None) -> int:
+    if len(shape) == 3:
+        return shape[0] * (size * size if size is not None else shape[1] * shape[2])
+    return shape[-1]

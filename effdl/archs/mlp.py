@@ -1,0 +1,39 @@
+"""Multi-layer perceptrons of any widths."""
+
+import math
+from collections import OrderedDict
+from typing import Literal
+
+from torch import nn
+
+from effdl.archs.adapt import InputBlock
+from effdl.archs.chain import Arch, ArchFacts, BlockChain
+from effdl.datasets.problem import Facts
+from effdl.setting import Count, setting
+
+ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
+
+
+@setting
+class Mlp(Arch):
+    """Linear layers of any widths with one activation; its "layers" are the hidden linear layers, the head is linear.
+
+    hidden: widths of the hidden layers, e.g. [392, 50] for the thesis's 784-392-50-10.
+    """
+
+    hidden: tuple[Count, ...] = (256, 128)
+    activation: Literal["relu", "tanh", "sigmoid"] = "relu"
+
+    def __post_init__(self) -> None:
+        if not self.hidden:
+            raise ValueError("arch.hidden is empty: name at least one width, for example [50]")
+
+    def facts(self, problem: Facts) -> ArchFacts:
+        return ArchFacts(len(self.hidden), least_size=1)
+
+    def build(self, problem: Facts) -> BlockChain:
+        widths = [math.prod(problem.input_shape), *self.hidden]
+        blocks: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
+        for i, (fan_in, fan_out) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+            blocks[f"linear{i + 1}"] = nn.Sequential(nn.Linear(fan_in, fan_out), ACTIVATIONS[self.activation]())
+        return BlockChain(blocks, nn.Linear(widths[-1], problem.outputs), InputBlock(problem.input_shape))

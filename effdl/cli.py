@@ -1,0 +1,147 @@
+"""The command line: the help page, one-line errors, and the one place that prints the JSON line."""
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from effdl import config
+from effdl.errors import ConfigError, EffdlError, one_line
+
+_results: list[dict[str, Any]] = []  # of this process's runs, in order; Hydra gives no way to return them
+
+EXAMPLES = """\
+  python run.py                                                     the default: DLL on handwritten digits, seconds
+  python run.py method=backprop arch=vgg13_bn dataset=mnist         says what it will cost before it starts
+  python run.py method=dll method/decision=vgg arch=vgg13_bn        a nested choice has a slash, a value a dot
+  python run.py method.epochs=[3,4,5] optimizer.lr=0.02 seed=1
+  python run.py -m method=dll,backprop seed=0,1,2                   a sweep: six runs, one process a core, resumable
+"""
+
+
+def main(entry: Callable[[], Any]) -> None:
+    """Run Hydra's entry point; prints the JSON line, or one line on standard error, and exits with a code that says which."""
+    arguments = sys.argv[1:]
+    if {"-h", "--help"} & set(arguments):
+        print(help_page())
+        return
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    many = bool({"-m", "--multirun"} & set(arguments))
+    if many and not any(a.startswith("hydra/launcher=") for a in arguments):
+        sys.argv.append("hydra/launcher=effdl")
+    try:
+        entry()
+    except KeyboardInterrupt:
+        _stop("interrupted; the same command goes on where this one stopped", 130)
+    except EffdlError as error:
+        _stop(one_line(error), error.exit_code)
+    except Exception as error:
+        _stop_unexpected(error)
+    _answer(_results, many)
+
+
+def run(composed: Any) -> None:
+    """One composed config, alone in this process."""
+    _results.extend(_execute([config.build(composed)], composed))
+
+
+def sweep(composed: Sequence[Any]) -> list[dict[str, Any]]:
+    """The composed configs of a multirun; all are built before the first starts."""
+    specs = [config.build(one) for one in composed]
+    results = _execute(specs, composed[0])
+    _results.extend(results)
+    return results
+
+
+def discard_sweep(folder: str) -> None:
+    """Remove the folder that Hydra wrote for a sweep that does not begin."""
+    shutil.rmtree(folder, ignore_errors=True)
+    parent = Path(folder).parent
+    for empty in (parent, parent.parent):
+        if empty.is_dir() and not any(empty.iterdir()):
+            empty.rmdir()
+
+
+def _execute(specs: list[config.Spec], composed: Any) -> list[dict[str, Any]]:
+    from effdl.records.execute import execute
+    from effdl.records.report import Console
+
+    with Console(len(specs)) as console:
+        return execute(specs, Path(str(composed.results)), composed.workers or os.cpu_count() or 1, console)
+
+
+def _answer(results: list[dict[str, Any]], many: bool) -> None:
+    """The JSON line on standard output, a line on standard error for each run that did not finish, the exit code."""
+    bad = [result for result in results if result["status"] != "finished"]
+    for result in bad:
+        print(f"effdl: {result['name']}: {result['status']}: {result['reason']}", file=sys.stderr)
+        if os.environ.get("EFFDL_DEBUG") and "trace" in result:
+            print(result["trace"], file=sys.stderr)
+    shown = [{key: value for key, value in result.items() if key not in ("trace", "exit_code")} for result in results]
+    if many:
+        print(json.dumps({"runs": shown}), flush=True)
+    elif shown and "path" in shown[0]:
+        print(json.dumps(shown[0]), flush=True)
+    if bad:
+        codes = {"diverged": 6, "failed": 7}
+        sys.exit(1 if many else codes.get(bad[0]["status"]) or bad[0].get("exit_code", 1))
+
+
+def _stop(line: str, code: int) -> None:
+    print(f"effdl: {line}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _stop_unexpected(error: Exception) -> None:
+    """Hydra's own errors are the user's to mend; others are ours."""
+    if type(error).__module__.split(".")[0] in ("hydra", "omegaconf", "antlr4"):
+        _stop(one_line(config.composition_error(error)), ConfigError.exit_code)
+    if os.environ.get("EFFDL_DEBUG"):
+        raise error
+    _stop(f"{one_line(error)} (this should not happen; EFFDL_DEBUG=1 shows where)", 1)
+
+
+def help_page() -> str:
+    """Every group with its choices and what they are, from the YAML files alone."""
+    lines = ["effdl: train networks by rules other than plain end-to-end backpropagation.", ""]
+    lines += ["python run.py [-m] [group=choice] [group.key=value] ...", ""]
+    for group in config.GROUPS:
+        lines.append(f"{group}:")
+        default = _defaults().get(group)
+        for name in config.choices(group):
+            mark = "*" if name == default else " "
+            lines.append(f" {mark} {name:<20} {_first_comment(config.CONFIGS / group / f'{name}.yaml')}")
+        lines.append("")
+    lines += ["Root keys: seed (0), test_every (epoch, segment, run), results (folder of the records), workers (of a sweep).", ""]
+    lines += ["* is the default. Any key of a choice can be set; a wrong one is answered with those that there are.", ""]
+    lines += ["Examples:", EXAMPLES.rstrip(), ""]
+    lines += ["The last line on standard output is one JSON object with run_id, status, path and summary; the same command asked"]
+    lines += ["again answers from the record, and goes on where it was if it was killed. `make demo` shows the main idea."]
+    return "\n".join(lines)
+
+
+def _defaults() -> dict[str, str]:
+    """Default choice of each group, nested ones from the default of their parent."""
+    import yaml
+
+    def of(path: Path) -> dict[str, str]:
+        entries = yaml.safe_load(path.read_text()).get("defaults", [])
+        return {k: v for e in entries if isinstance(e, dict) for k, v in e.items() if not k.startswith("override ")}
+
+    found = of(config.CONFIGS / "config.yaml")
+    for group in [g for g in config.GROUPS if "/" in g]:
+        parent, child = group.split("/")
+        path = config.CONFIGS / parent / f"{found[parent]}.yaml"
+        while child not in of(path):
+            bases = [e for e in yaml.safe_load(path.read_text()).get("defaults", []) if isinstance(e, str) and e != "_self_"]
+            path = config.CONFIGS / parent / f"{bases[0]}.yaml"
+        found[group] = of(path)[child]
+    return found
+
+
+def _first_comment(path: Path) -> str:
+    comments = (line[1:].strip() for line in path.read_text().splitlines() if line.startswith("#"))
+    return next((line for line in comments if not line.startswith("@")), "")

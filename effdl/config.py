@@ -1,0 +1,216 @@
+"""From overrides to a Spec: compose with Hydra, build settings, check the combination, name the run."""
+
+import hashlib
+import importlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from pydantic import ValidationError
+
+from effdl.errors import ConfigError
+from effdl.setting import Setting
+
+CONFIGS = next(p for p in (Path(__file__).parents[1] / "configs", Path(__file__).parent / "configs") if p.is_dir())
+
+# Group -> the class its choices must be: "module:Class", imported when a choice is built. Nested groups by their full path.
+GROUPS = {
+    "dataset": "effdl.datasets.problem:Dataset",
+    "arch": "effdl.archs.chain:Arch",
+    "objective": "effdl.objectives.objective:Objective",
+    "optimizer": "effdl.training.optim:Optimizer",
+    "optimizer/schedule": "effdl.training.optim:Schedule",
+    "method": "effdl.methods.method:Method",
+    "method/decision": "effdl.training.decision:Decision",
+    "hardware": "effdl.training.hardware:Hardware",
+    "logger": "effdl.records.logger:Logger",
+}
+MAY_BE_NONE = {"optimizer", "optimizer/schedule", "method/decision", "logger"}
+NOT_IDENTITY = {"logger"}
+PLACES = ("results", "workers")  # root keys that say where and how, not what
+TEST_EVERY = ("epoch", "segment", "run")
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A validated config: everything that a run's numbers depend on, and its seed.
+
+    test_every: how often networks under training are measured on the test split, for the record only.
+    """
+
+    dataset: Any
+    arch: Any
+    objective: Any
+    optimizer: Any
+    method: Any
+    hardware: Any
+    logger: Any
+    seed: int = 0
+    test_every: str = "epoch"
+
+    def settings(self) -> dict[str, Any]:
+        return {group: getattr(self, group) for group in GROUPS if "/" not in group}
+
+
+def compose(overrides: Sequence[str] = ()) -> DictConfig:
+    """The composed config for these overrides, as run.py's command line takes them. Raises ConfigError."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.errors import HydraException
+
+    try:
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            return hydra_compose("config", list(overrides))
+    except HydraException as error:
+        raise composition_error(error) from error
+
+
+def composition_error(error: BaseException) -> ConfigError:
+    """Hydra's several lines as one that keeps the key and the choices."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    noise = ("Check your defaults", "Config search path", "provider=", "Set the env", "See https", "object_type", "reference_type")
+    text = " ".join(line for line in lines if not line.startswith(noise))
+    if match := re.match(r"Could not override '(.+?)'", text):
+        return ConfigError(f"{match[1]}: unknown key (--help lists the groups, `+{match[1]}=...` would not help)")
+    if match := re.search(r"Could not find '(.+)/(.+?)'", text):
+        return ConfigError(f"{match[1]}={match[2]}: unknown choice; there are {', '.join(choices(match[1]))}")
+    key = getattr(error, "override", None)
+    return ConfigError(f"{key}: {text}" if key and key not in text else text)
+
+
+def build(config: DictConfig | Mapping[str, Any]) -> Spec:
+    """Build and check every group; nothing but settings is made, no data are read. Raises ConfigError."""
+    plain = OmegaConf.to_container(config, resolve=True) if isinstance(config, DictConfig) else dict(config)
+    assert isinstance(plain, dict)
+    for key in PLACES:
+        plain.pop(key, None)
+    known = {f.name for f in fields(Spec)}
+    if unknown := sorted(set(plain) - known):
+        raise ConfigError(f"{unknown[0]}: unknown key; there are {', '.join(sorted(known))}")
+    settings = {group: build_setting(plain.get(group), group) for group in GROUPS if "/" not in group}
+    seed, test_every = plain.get("seed", 0), plain.get("test_every", "epoch")
+    if type(seed) is not int or seed < 0:
+        raise ConfigError(f"seed: a whole number from 0, not {seed!r}")
+    if test_every not in TEST_EVERY:
+        raise ConfigError(f"test_every: one of {', '.join(TEST_EVERY)}, not {test_every!r}")
+    spec = Spec(**settings, seed=seed, test_every=test_every)
+    check(spec)
+    return spec
+
+
+def build_setting(node: Any, group: str) -> Any:
+    """One config node as the frozen object that its ``_target_`` names; errors name the full key."""
+    dotted = group.replace("/", ".")
+    if node is None:
+        if group in MAY_BE_NONE:
+            return None
+        raise ConfigError(f"{dotted}: needs a choice, see --help")
+    if not isinstance(node, Mapping) or "_target_" not in node:
+        raise ConfigError(f"{dotted}: {node!r} has no _target_; name a choice of the group ({', '.join(choices(group))})")
+    cls = _locate(str(node["_target_"]), dotted)
+    base = _locate(GROUPS[group].replace(":", "."), dotted)
+    if not (isinstance(cls, type) and issubclass(cls, base)):
+        raise ConfigError(f"{dotted}._target_: {node['_target_']} is no {base.__name__}, so it cannot be a choice of {group}")
+    values = {
+        key: build_setting(value, f"{group}/{key}") if f"{group}/{key}" in GROUPS else value
+        for key, value in node.items()
+        if key != "_target_"
+    }
+    try:
+        return cls(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ConfigError(_explain(first, dotted, [f.name for f in fields(cls)])) from None
+
+
+def _explain(error: Mapping[str, Any], group: str, names: list[str]) -> str:
+    """One pydantic error as a line with the key, what is allowed, and what was given."""
+    path = [str(part) for part in error["loc"] if part in names or isinstance(part, int)]
+    if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        return f"{group}.{error['loc'][0]}: unknown key; there are {', '.join(names)}"
+    message = str(error["msg"]).removeprefix("Value error, ")
+    if not path:
+        return message if message.startswith(group) else f"{group}: {message}"
+    return f"{group}.{'.'.join(path)}: {message}, got {error['input']!r}"
+
+
+def _locate(target: str, where: str) -> Any:
+    module, _, name = target.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"{where}._target_: cannot import {target!r} ({error})") from None
+
+
+def check(spec: Spec) -> None:
+    """Raise a ConfigError for a combination that cannot run; reads no images."""
+    problem = spec.dataset.facts()
+    if problem.targets not in spec.objective.takes:
+        fitting = [c for c in choices("objective") if problem.targets in build_choice("objective", c).takes]
+        raise ConfigError(
+            f"objective: {type(spec.objective).__name__} does not take targets that are {problem.targets}; "
+            f"this data set needs one of {', '.join(fitting)}"
+        )
+    if spec.method.takes_optimizer and spec.optimizer is None:
+        raise ConfigError(f"optimizer: {type(spec.method).__name__} needs one: {', '.join(c for c in choices('optimizer') if c != 'none')}")
+    if not spec.method.takes_optimizer and spec.optimizer is not None:
+        raise ConfigError(f"optimizer: {type(spec.method).__name__} uses none, leave it out or say optimizer=none")
+    if spec.dataset.batch_size > problem.train:
+        raise ConfigError(f"dataset.batch_size: {spec.dataset.batch_size} is larger than the {problem.train} training samples")
+    spec.arch.check(problem)
+    spec.method.check(problem, spec.arch.facts(problem), spec.hardware)
+
+
+def choices(group: str) -> list[str]:
+    """Names of the YAMLs in a group's folder."""
+    return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
+
+
+def build_choice(group: str, name: str) -> Any:
+    """A choice of a group by itself, all values as its YAML has them."""
+    return build_setting(OmegaConf.to_container(OmegaConf.load(CONFIGS / group / f"{name}.yaml")), group)
+
+
+def dump(spec: Spec, *, identity_only: bool = False) -> dict[str, Any]:
+    """The whole config as plain JSON values, from which `build` makes the same Spec; or only what is part of its identity."""
+
+    def plain(setting: Any) -> Any:
+        if not isinstance(setting, Setting) or not is_dataclass(setting):
+            return list(setting) if isinstance(setting, tuple) else setting
+        cls = type(setting)
+        names = [f.name for f in fields(setting) if not (identity_only and f.name in cls.not_identity)]
+        target = f"{cls.__module__}.{cls.__qualname__}"
+        return {"_target_": target, **{name: plain(getattr(setting, name)) for name in names}}
+
+    groups = {g: s for g, s in spec.settings().items() if not (identity_only and g in NOT_IDENTITY)}
+    return {**{group: plain(s) for group, s in groups.items()}, "seed": spec.seed, "test_every": spec.test_every}
+
+
+def identity(spec: Spec, fingerprint: str) -> dict[str, Any]:
+    """What the run's numbers depend on: classes, numerics versions and fields that differ from their defaults.
+
+    Defaults are left out, so a new field with a default changes no old run's name; paths, worker counts and the logger too.
+    """
+
+    def named(setting: Any) -> Any:
+        if not isinstance(setting, Setting) or not is_dataclass(setting):
+            return list(setting) if isinstance(setting, tuple) else setting
+        cls = type(setting)
+        values = {f.name: getattr(setting, f.name) for f in fields(setting) if f.name not in cls.not_identity}
+        defaults = {f.name: f.default for f in fields(setting)}
+        changed = {name: named(value) for name, value in values.items() if value != defaults[name]}
+        return {"class": cls.__qualname__, "version": cls.numerics_version, **changed}
+
+    settings = {group: named(setting) for group, setting in spec.settings().items() if group not in NOT_IDENTITY}
+    extra = {} if spec.test_every == "epoch" else {"test_every": spec.test_every}
+    return {**settings, **extra, "seed": spec.seed, "data": fingerprint}
+
+
+def run_id(spec: Spec, fingerprint: str) -> str:
+    """Sixteen hexadecimal digits of the SHA-256 of the identity."""
+    text = json.dumps(identity(spec, fingerprint), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,196 @@
+"""Training and validation data as iterators of batches; the contract that data sets and methods share."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from effdl.errors import DataError
+from effdl.objectives.objective import Objective, TargetKind
+from effdl.rng import seed_for
+from effdl.setting import Count, Setting, Size, setting
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What flows between data and step: inputs, targets, and what is known of each sample.
+
+    x: (B, *input); y: (B,) class indices or (B, K) reals; index: (B,) positions in the training (or validation) set;
+    sample_weight: (B,) or None; loss: (B,) once a step has filled it, else None.
+    """
+
+    x: Tensor
+    y: Tensor
+    index: Tensor
+    sample_weight: Tensor | None = None
+    loss: Tensor | None = None
+
+    def to(self, device: torch.device) -> "Batch":
+        moved = {k: v.to(device) for k in self.__slots__ if (v := getattr(self, k)) is not None}
+        return replace(self, **moved)
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is known of a problem before its data are read."""
+
+    input_shape: tuple[int, ...]
+    targets: TargetKind
+    outputs: int
+    train: int
+    val: int
+    test: int
+    batch_size: int
+
+    @property
+    def is_image(self) -> bool:
+        return len(self.input_shape) == 3
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """One split, whole: x (N, *input) and y (N,) or (N, K)."""
+
+    x: Tensor
+    y: Tensor
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def take(self, index: Tensor) -> "Samples":
+        return Samples(self.x[index], self.y[index])
+
+    def to(self, device: torch.device) -> "Samples":
+        return Samples(self.x.to(device), self.y.to(device))
+
+    def batches(self, size: int) -> Iterator[Batch]:
+        """All samples in their own order, for evaluation."""
+        for start in range(0, len(self), size):
+            stop = min(start + size, len(self))
+            index = torch.arange(start, stop, device=self.y.device)
+            yield Batch(self.x[start:stop], self.y[start:stop], index)
+
+
+class Problem:
+    """Training and validation data, whole on one device, and the objective.
+
+    Inputs stay as they were stored (uint8 images): the network's input block standardises them. Epoch ``e`` has its own
+    order, seeded from (seed, "order", e). A last batch of a single sample joins the one before it: batch normalisation
+    cannot take one sample.
+    """
+
+    def __init__(
+        self, train: Samples, val: Samples, objective: Objective, *, outputs: int, batch_size: int, seed: int = 0
+    ) -> None:
+        if batch_size > len(train):
+            raise DataError(f"dataset.batch_size={batch_size} is larger than the {len(train)} training samples")
+        self.objective = objective
+        self.outputs = outputs
+        self.batch_size = batch_size
+        self.seed = seed
+        self._train, self._val = train, val
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        return tuple(self._train.x.shape[1:])
+
+    @property
+    def num_train(self) -> int:
+        return len(self._train)
+
+    @property
+    def num_val(self) -> int:
+        return len(self._val)
+
+    @property
+    def steps(self) -> int:
+        """Batches in one epoch."""
+        return len(cut(self.num_train, self.batch_size))
+
+    def train(self, epoch: int) -> Iterator[Batch]:
+        """Epoch ``epoch``'s batches in its own random order."""
+        generator = torch.Generator().manual_seed(seed_for(self.seed, "order", epoch))
+        order = torch.randperm(self.num_train, generator=generator).to(self._train.y.device)
+        for index in order.split(cut(self.num_train, self.batch_size)):
+            yield Batch(self._train.x[index], self._train.y[index], index)
+
+    def val(self) -> Iterator[Batch]:
+        return self._val.batches(self.batch_size)
+
+    def train_tensors(self) -> Samples:
+        return self._train
+
+    def val_tensors(self) -> Samples:
+        return self._val
+
+
+def cut(samples: int, batch_size: int) -> list[int]:
+    """Batch sizes of one epoch; a single sample left over joins the batch before it."""
+    sizes = [batch_size] * (samples // batch_size)
+    rest = samples % batch_size
+    if rest == 1 and sizes:
+        sizes[-1] += 1
+    elif rest:
+        sizes.append(rest)
+    return sizes
+
+
+@setting
+class Dataset(Setting, ABC):
+    """A data set: where its samples come from, how they are split and batched.
+
+    batch_size: samples a step. val_size: samples held out of the training set to choose by, 0 for none. train_limit: keep
+    only so many training samples (after the validation split).
+    """
+
+    not_identity: ClassVar[frozenset[str]] = frozenset({"root"})
+
+    batch_size: Count = 128
+    val_size: Size = 0
+    train_limit: Count | None = None
+
+    @abstractmethod
+    def facts(self) -> Facts:
+        """What is known without reading the data."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Identifies the data themselves: a published checksum, else a hash of the files. Raises DataError."""
+
+    @abstractmethod
+    def load(self) -> tuple[Samples, Samples]:
+        """All training samples (validation included) and all test samples. Raises DataError."""
+
+    def split_sizes(self, samples: int) -> tuple[int, int]:
+        """(training, validation) samples out of ``samples``."""
+        left = samples - self.val_size
+        return max(0, min(left, self.train_limit or left)), self.val_size
+
+
+def split(dataset: Dataset, samples: Samples, seed: int) -> tuple[Samples, Samples]:
+    """A seeded random split of the training samples into (training, validation)."""
+    train, val = dataset.split_sizes(len(samples))
+    if train < 1:
+        raise DataError(f"dataset.val_size={val} leaves none of the {len(samples)} samples to train on")
+    generator = torch.Generator().manual_seed(seed_for(seed, "split"))
+    order = torch.randperm(len(samples), generator=generator)
+    return samples.take(order[val : val + train]), samples.take(order[:val])
+
+
+def check_classes(splits: dict[str, Samples], classes: int) -> None:
+    """Every class stands in every non-empty split, and no label lies outside; else a DataError that names both."""
+    for name, samples in splits.items():
+        if len(samples) == 0:
+            continue
+        low, high = int(samples.y.min()), int(samples.y.max())
+        if low < 0 or high >= classes:
+            raise DataError(f"the {name} split has label {low if low < 0 else high}, outside 0..{classes - 1}")
+        missing = torch.bincount(samples.y, minlength=classes).eq(0).nonzero().flatten().tolist()
+        if missing:
+            raise DataError(
+                f"class {missing[0]} is missing from the {name} split of {len(samples)} samples: "
+                "raise dataset.train_limit or dataset.val_size, or try another seed"
+            )

@@ -1,0 +1,49 @@
+"""What can go wrong, in one line each, and the exit code that says which kind it was."""
+
+
+class EffdlError(Exception):
+    """An error that the user can act on; its text is one line that says what and what to do."""
+
+    exit_code = 1
+
+
+class ConfigError(EffdlError):
+    """A key, value or combination of choices that cannot be run; nothing has been written."""
+
+    exit_code = 2
+
+
+class DataError(EffdlError):
+    """Data that are missing, damaged or too few."""
+
+    exit_code = 3
+
+
+class RecordError(EffdlError):
+    """A record that cannot be written, read or trusted."""
+
+    exit_code = 4
+
+
+class HardwareError(EffdlError):
+    """A device that is not there, or memory that ran out."""
+
+    exit_code = 5
+
+
+class Diverged(EffdlError):
+    """NaN or infinity in a loss or weight: final, because the same run would meet it again."""
+
+    exit_code = 6
+
+
+class FitFailed(EffdlError):
+    """A numerical failure that is itself the answer, such as a singular solve."""
+
+    exit_code = 7
+
+
+def one_line(error: BaseException) -> str:
+    """The error's text on one line, with its class where the text alone would not say enough."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, EffdlError) else f"{type(error).__name__}: {text}"

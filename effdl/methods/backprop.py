@@ -1,0 +1,44 @@
+"""Full backpropagation: the segmentwise engine with one segment that holds the whole network."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from torch import nn
+
+from effdl.archs.chain import BlockChain
+from effdl.datasets.problem import Facts, Problem
+from effdl.methods.method import Method
+from effdl.objectives.objective import Objective
+from effdl.setting import Count, NonNegative, setting
+from effdl.training.bottom_up import BottomUp, SegmentPlan
+from effdl.training.handle import RunHandle
+from effdl.training.segment import DecisionLoss
+
+
+@setting
+class Backprop(Method):
+    """End-to-end backpropagation, the baseline of every table.
+
+    epochs: 100 in table 6.1, 300 in table 6.2. checkpoint: "block" recomputes each block's activations in the backward
+    pass instead of keeping them (Chen et al. 2016): the same numbers for less memory and more time. patience: stop after
+    so many epochs without a better validation score. keep_features_mib: bound for standardised inputs kept in memory.
+    """
+
+    epochs: Count = 10
+    checkpoint: Literal["block"] | None = None
+    patience: Count | None = None
+    keep_features_mib: NonNegative = 2048.0
+
+    def fit(self, problem: Problem, model: BlockChain, run: RunHandle) -> nn.Module:
+        plan = SegmentPlan(
+            0,
+            len(model),
+            self.epochs,
+            lambda shape: DecisionLoss(model.head, problem.objective),
+            checkpoint=self.checkpoint is not None,
+        )
+        keep = int(self.keep_features_mib * 2**20)
+        return BottomUp([plan], problem, model, run, keep, patience=self.patience).fit()
+
+    def network(self, model: BlockChain, problem: Facts, objective: Objective, notes: Mapping[str, Any]) -> nn.Module:
+        return model

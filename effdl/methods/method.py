@@ -1,0 +1,40 @@
+"""The plugin contract: a method is a frozen setting with `check` and `fit`."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from torch import nn
+
+from effdl.archs.chain import ArchFacts, BlockChain
+from effdl.datasets.problem import Facts, Problem
+from effdl.objectives.objective import Objective
+from effdl.setting import Setting
+from effdl.training.handle import RunHandle
+from effdl.training.hardware import Hardware
+
+
+class Method(Setting, ABC):
+    """A learning rule.
+
+    ``takes_optimizer``: whether it updates by an optimizer; with False, ``optimizer`` must be none.
+    """
+
+    takes_optimizer: ClassVar[bool] = True
+
+    def check(self, problem: Facts, arch: ArchFacts, hardware: Hardware) -> None:
+        """Raise a ConfigError for a combination that cannot work; called before any data are read."""
+        return
+
+    @abstractmethod
+    def fit(self, problem: Problem, model: BlockChain, run: RunHandle) -> nn.Module:
+        """Learn; returns the network to be evaluated, from stored inputs to logits, in eval mode."""
+
+    @abstractmethod
+    def network(self, model: BlockChain, problem: Facts, objective: Objective, notes: Mapping[str, Any]) -> nn.Module:
+        """A network of the form that `fit` returned, weights undefined: what a saved one is loaded into.
+
+        Args:
+            model: the architecture as built for the problem.
+            notes: the run's summary, with what `fit` noted.
+        """

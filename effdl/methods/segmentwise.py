@@ -1,0 +1,85 @@
+"""Segmentwise training from the bottom up; with segments of one block it is deep layer-wise learning (thesis chapter 6)."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+from torch import nn
+
+from effdl.archs.chain import ArchFacts, BlockChain
+from effdl.datasets.problem import Facts, Problem
+from effdl.errors import ConfigError
+from effdl.methods.method import Method
+from effdl.objectives.objective import Objective
+from effdl.setting import Count, NonNegative, Positive, Probability, Switch, setting
+from effdl.training.bottom_up import BottomUp, SegmentPlan
+from effdl.training.decision import Decision, Pool
+from effdl.training.handle import RunHandle
+from effdl.training.hardware import Hardware
+from effdl.training.segment import DecisionLoss, input_dropout_rate
+
+Factor = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+
+
+@setting
+class Segmentwise(Method):
+    """Train segments one after another from the bottom up, each under a temporary decision block (Algorithm 3).
+
+    epochs: per segment, one number or a list whose last entry holds for all further segments; §6.4's "early stopping" is
+        [30, 40, 50, 60], §6.7 uses 300. segment_size: blocks a segment; 1 is DLL.
+    decision: the decision block (§6.2.2).
+    lr_factor, weight_decay_factor: segment i, from 0, learns with base · factor^i; 0.8 and 1.15 in table 6.3.
+    input_dropout, input_dropout_decay: forward dropout p₀ and its decay per epoch (§6.6.3; 0.8 and 0.95 in table 6.3).
+    drop_raw_input: forward dropout on the first segment's input too, as table 6.3's caption says; Conjecture 1 speaks of
+        "all but the first layer".
+    gradient_dropout: p of dropout on the gradients that leave the decision block, the same in all epochs (0.3 to 0.6).
+    choose: "validation" ends the network at the segment that did best on the validation set, "last" at the last; the thesis
+        chose by test accuracy, effdl never does.
+    patience: stop a segment after so many epochs without a better validation score; ours, off in the thesis.
+    keep_features_mib: a trained segment's outputs are kept in memory where they fit this bound, else a feednet computes them.
+    """
+
+    epochs: Count | Annotated[tuple[Count, ...], Field(min_length=1)] = 10
+    segment_size: Count = 1
+    decision: Decision = Pool()
+    lr_factor: Positive = 1.0
+    weight_decay_factor: Positive = 1.0
+    input_dropout: Probability = 0.0
+    input_dropout_decay: Factor = 0.95
+    drop_raw_input: Switch = True
+    gradient_dropout: Probability = 0.0
+    choose: Literal["validation", "last"] = "validation"
+    patience: Count | None = None
+    keep_features_mib: NonNegative = 2048.0
+
+    def check(self, problem: Facts, arch: ArchFacts, hardware: Hardware) -> None:
+        segments = len(spans(arch.blocks, self.segment_size))
+        if isinstance(self.epochs, tuple) and len(self.epochs) > segments:
+            raise ConfigError(f"method.epochs names {len(self.epochs)} segments, this network has {segments}")
+
+    def fit(self, problem: Problem, model: BlockChain, run: RunHandle) -> nn.Module:
+        plans = [self._plan(i, span, problem) for i, span in enumerate(spans(len(model), self.segment_size))]
+        keep = int(self.keep_features_mib * 2**20)
+        return BottomUp(plans, problem, model, run, keep, self.choose, self.patience).fit()
+
+    def network(self, model: BlockChain, problem: Facts, objective: Objective, notes: Mapping[str, Any]) -> nn.Module:
+        _, stop = spans(len(model), self.segment_size)[notes["segment_chosen"]]
+        shape = model.shapes(problem.input_shape)[stop - 1]
+        return model.cropped(stop).with_head(self.decision.build(shape, problem.outputs))
+
+    def _plan(self, i: int, span: tuple[int, int], problem: Problem) -> SegmentPlan:
+        drops = self.input_dropout > 0 and (i > 0 or self.drop_raw_input)
+        return SegmentPlan(
+            *span,
+            self.epochs if isinstance(self.epochs, int) else self.epochs[min(i, len(self.epochs) - 1)],
+            lambda shape: DecisionLoss(self.decision.build(shape, problem.outputs), problem.objective, self.gradient_dropout),
+            lr_scale=self.lr_factor**i,
+            weight_decay_scale=self.weight_decay_factor**i,
+            input_dropout=partial(input_dropout_rate, self.input_dropout if drops else 0.0, self.input_dropout_decay),
+        )
+
+
+def spans(blocks: int, size: int) -> list[tuple[int, int]]:
+    """Consecutive blocks [start, stop) of each segment, from the bottom; the last may be shorter."""
+    return [(start, min(start + size, blocks)) for start in range(0, blocks, size)]

@@ -1,0 +1,77 @@
+"""The losses of chapter 4, one sample at a time; each equation stands once, as a function on tensors."""
+
+from typing import ClassVar
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from effdl.objectives.objective import Objective, TargetKind
+from effdl.setting import Real, setting
+
+
+def one_hot(y: Tensor, like: Tensor, low: float, high: float) -> Tensor:
+    """Targets as (B, K) in the dtype of ``like``: ``high`` at the class and ``low`` elsewhere; real targets pass through."""
+    if y.is_floating_point():
+        return y.to(like.dtype)
+    return F.one_hot(y, like.shape[1]).to(like.dtype).mul_(high - low).add_(low)
+
+
+def half_squared_error(y: Tensor, t: Tensor) -> Tensor:
+    """½ Σ_k (y_k − t_k)², (B, K) -> (B,): for linear units its gradient is y − t (§4.3)."""
+    return 0.5 * (y - t).square().sum(1)
+
+
+@setting
+class SoftmaxCe(Objective):
+    """Softmax units with cross-entropy, −ln softmax(a)_c (§4.2)."""
+
+    takes: ClassVar[frozenset[TargetKind]] = frozenset({"classes"})
+
+    def loss(self, outputs: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(outputs, y, reduction="none")
+
+    def units(self, outputs: Tensor) -> Tensor:
+        return outputs.softmax(1)
+
+
+@setting
+class LinearMse(Objective):
+    """Linear units with the squared error ½‖a − t‖², whose gradient is a − t (§4.3); targets {low, high} for classes."""
+
+    low: Real = 0.0
+    high: Real = 1.0
+    takes: ClassVar[frozenset[TargetKind]] = frozenset({"classes", "vectors"})
+
+    def loss(self, outputs: Tensor, y: Tensor) -> Tensor:
+        return half_squared_error(outputs, one_hot(y, outputs, self.low, self.high))
+
+    def units(self, outputs: Tensor) -> Tensor:
+        return outputs
+
+
+@setting
+class SigmoidBce(Objective):
+    """Sigmoid units with binary cross-entropy summed over outputs, gradient σ(a) − t (§4.3); real targets in [0, 1]."""
+
+    takes: ClassVar[frozenset[TargetKind]] = frozenset({"classes", "vectors"})
+
+    def loss(self, outputs: Tensor, y: Tensor) -> Tensor:
+        return F.binary_cross_entropy_with_logits(outputs, one_hot(y, outputs, 0.0, 1.0), reduction="none").sum(1)
+
+    def units(self, outputs: Tensor) -> Tensor:
+        return outputs.sigmoid()
+
+
+@setting
+class TanhMse(Objective):
+    """Tanh units with the squared error ½‖tanh(a) − t‖², gradient (y − t)(1 − y²) (§3.1, table 4.1); targets {low, high}."""
+
+    low: Real = -1.0
+    high: Real = 1.0
+    takes: ClassVar[frozenset[TargetKind]] = frozenset({"classes", "vectors"})
+
+    def loss(self, outputs: Tensor, y: Tensor) -> Tensor:
+        return half_squared_error(outputs.tanh(), one_hot(y, outputs, self.low, self.high))
+
+    def units(self, outputs: Tensor) -> Tensor:
+        return outputs.tanh()

@@ -1,0 +1,29 @@
+"""The contract of an objective: output units, target coding, per-sample loss and decision rule (thesis chapter 4)."""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar, Literal
+
+from torch import Tensor
+
+from effdl.setting import Setting
+
+TargetKind = Literal["classes", "vectors"]
+
+
+class Objective(Setting, ABC):
+    """What a network's outputs mean and how far they are from the targets."""
+
+    takes: ClassVar[frozenset[TargetKind]]
+
+    @abstractmethod
+    def loss(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """Loss of each sample: outputs (B, K) before the output units, y (B,) class indices or (B, K) reals -> (B,)."""
+
+    @abstractmethod
+    def units(self, outputs: Tensor) -> Tensor:
+        """The output units: (B, K) -> (B, K)."""
+
+
+def decide(outputs: Tensor) -> Tensor:
+    """The decision rule for classes: the largest output wins, (B, K) -> (B,). All units here are monotonic."""
+    return outputs.argmax(1)

@@ -1,0 +1,204 @@
+"""One Spec carried out from start to summary: the only place where data, network, method and records meet."""
+
+import os
+import platform
+import subprocess
+import sys
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from safetensors.torch import save as save_tensors
+from torch import nn
+
+from effdl import config
+from effdl.archs.adapt import InputBlock
+from effdl.archs.chain import BlockChain
+from effdl.datasets.problem import Facts, Problem, Samples, check_classes, split
+from effdl.errors import Diverged, EffdlError, FitFailed, HardwareError, RecordError
+from effdl.records.report import Reporter, Silent, as_lines
+from effdl.records.run import Run
+from effdl.records.store import Store, write_atomically, write_json
+from effdl.rng import seed_for
+from effdl.training.loop import reseed
+
+OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc", "Cannot allocate memory")
+
+
+def carry_out(spec: config.Spec, root: Path, reporter: Reporter | None = None, threads: int | None = None) -> dict[str, Any]:
+    """Run a Spec, go on with it, or answer from its record; returns what summary.json holds.
+
+    Args:
+        root: the results folder.
+        threads: CPU threads where the Spec leaves them open.
+
+    Raises:
+        EffdlError: nothing final was reached; the same call goes on from the last checkpoint.
+    """
+    reporter = reporter or Silent()
+    fingerprint = spec.dataset.fingerprint()
+    store = Store(root, config.run_id(spec, fingerprint), reporter.say)
+    if (done := _finished(store, spec)) is not None:
+        return done
+    device = spec.hardware.open((store.spec() or {}).get("threads", threads))
+    train, test = spec.dataset.load()
+    problem = open_problem(spec, train.to(device), test)
+    with store.owned():
+        if (done := _finished(store, spec)) is not None:
+            return done
+        try:
+            _describe(store, spec, fingerprint)
+            return _fit(spec, store, problem, test.to(device), reporter)
+        except BaseException as error:
+            store.discard_if_empty()
+            if _is_out_of_memory(error):
+                raise HardwareError(
+                    f"out of memory ({' '.join(str(error).split())[:120]}): try a smaller dataset.batch_size, method=dll, "
+                    "method.checkpoint=block with backprop, or a smaller method.keep_features_mib"
+                ) from None
+            raise
+
+
+def open_problem(spec: config.Spec, train: Samples, test: Samples) -> Problem:
+    """The seeded split of the training samples, checked."""
+    facts = spec.dataset.facts()
+    part, val = split(spec.dataset, train, spec.seed)
+    if facts.targets == "classes":
+        check_classes({"training": part, "validation": val, "test": test}, facts.outputs)
+    return Problem(part, val, spec.objective, outputs=facts.outputs, batch_size=facts.batch_size, seed=spec.seed)
+
+
+def build_network(spec: config.Spec, problem: Problem, device: torch.device) -> BlockChain:
+    """The architecture with weights from the stream "init" and the input block fitted to the training split."""
+    reseed(seed_for(spec.seed, "init"))
+    model: BlockChain = spec.arch.build(spec.dataset.facts())
+    if isinstance(model.input, InputBlock):
+        model.input.fit(problem.train_tensors().x)
+    return model.to(device)
+
+
+def _fit(spec: config.Spec, store: Store, problem: Problem, test: Samples, reporter: Reporter) -> dict[str, Any]:
+    name = label(spec)
+    run = Run(
+        spec.seed,
+        spec.optimizer,
+        test=test,
+        objective=spec.objective,
+        store=store,
+        reporter=reporter,
+        test_every=spec.test_every,
+        batch_size=problem.batch_size,
+        name=name,
+    )
+    head = {"run_id": store.path.name, "name": name, "path": str(store.path), "seed": spec.seed}
+    try:
+        with run.timer("wall"):
+            network = spec.method.fit(problem, build_network(spec, problem, test.y.device), run)
+        metrics = run.summary(network)
+        write_atomically(store.path / "network.safetensors", _network_bytes(network))
+        summary = {**head, "status": "finished", "summary": metrics}
+    except (Diverged, FitFailed) as error:
+        status = "diverged" if isinstance(error, Diverged) else "failed"
+        summary = {**head, "status": status, "reason": str(error), "summary": {}}
+    store.finish(summary)
+    reporter.done(name, as_lines(summary["summary"]) or summary["reason"])
+    return summary
+
+
+def label(spec: config.Spec) -> str:
+    """A short name for people: method arch dataset seed."""
+    parts = [type(part).__name__.lower() for part in (spec.method, spec.arch, spec.dataset)]
+    return f"{' '.join(parts)} seed {spec.seed}"
+
+
+def load_network(path: str | Path) -> nn.Module:
+    """The network that a finished run saved, in eval mode; takes inputs as the data set stores them, gives logits.
+
+    Raises:
+        RecordError: no finished run there.
+    """
+    path = Path(path)
+    store = Store(path.parent.parent, path.name, lambda text: None)
+    stored, summary = store.spec(), store.summary()
+    if stored is None or summary is None or summary["status"] != "finished":
+        raise RecordError(f"{path}: no finished run with a network here")
+    settings = {group: config.build_setting(stored["config"][group], group) for group in ("arch", "method", "objective")}
+    facts = Facts(**{**stored["facts"], "input_shape": tuple(stored["facts"]["input_shape"])})
+    network: nn.Module = settings["method"].network(
+        settings["arch"].build(facts), facts, settings["objective"], summary["summary"]
+    )
+    network.load_state_dict(load_file(path / "network.safetensors"))
+    return network.eval()
+
+
+def _finished(store: Store, spec: config.Spec) -> dict[str, Any] | None:
+    """The summary if the run is done; a record of another config under the same name is an error."""
+    summary = store.summary()
+    stored = store.spec() if summary is not None else None
+    if summary is None or stored is None:
+        return None
+    ours, theirs = _flat(config.dump(spec, identity_only=True)), _flat(stored["config"])
+    if differing := [key for key in ours if key in theirs and ours[key] != theirs[key]]:
+        key = differing[0]
+        raise RecordError(
+            f"{store.path}: its record says {key}={theirs[key]}, asked for is {ours[key]}: a default changed without a new "
+            "numerics_version; move the record away to run again"
+        )
+    return summary
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value})
+    return flat
+
+
+def _describe(store: Store, spec: config.Spec, fingerprint: str) -> None:
+    if store.spec() is not None:
+        return
+    facts = spec.dataset.facts()
+    write_json(store.path / "provenance.json", provenance())
+    write_json(
+        store.path / "spec.json",
+        {
+            "config": config.dump(spec),
+            "identity": config.identity(spec, fingerprint),
+            "facts": {name: getattr(facts, name) for name in Facts.__slots__},
+            "threads": torch.get_num_threads(),
+        },
+    )
+
+
+@lru_cache(maxsize=1)
+def provenance() -> dict[str, Any]:
+    """What made these numbers but is not part of a run's identity."""
+
+    def git(*args: str) -> str:
+        home = Path(__file__).parent
+        result = subprocess.run(["git", "-C", str(home), *args], capture_output=True, text=True, check=False)
+        return result.stdout.strip()
+
+    return {
+        "commit": git("rev-parse", "HEAD"),
+        "dirty": bool(git("status", "--porcelain")),
+        "command": " ".join(sys.argv),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "machine": platform.machine(),
+        "system": platform.platform(),
+        "cpus": os.cpu_count(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def _network_bytes(network: nn.Module) -> bytes:
+    return save_tensors({name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()})
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, EffdlError):
+        return False
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(t in str(error) for t in OUT_OF_MEMORY)

@@ -1,0 +1,171 @@
+"""The one executor: it skips what is done and feeds the rest to a pool of workers that outlive many runs."""
+
+import multiprocessing
+import os
+import signal
+import threading
+import traceback
+from collections import deque
+from collections.abc import Sequence
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+from effdl.config import Spec
+from effdl.errors import EffdlError, one_line
+from effdl.records.report import Progress, Reporter, Silent
+from effdl.training.handle import SegmentCost
+
+Result = dict[str, Any]
+
+
+def execute(specs: Sequence[Spec], root: Path, workers: int = 1, reporter: Reporter | None = None) -> list[Result]:
+    """Carry out Specs, each once, resuming what was begun; results in the order of the specs.
+
+    A lone run works in this process with all cores. Several share ``workers`` processes with one thread each. A result is
+    a run's summary, or {"status": "error" | "died", "reason": ...}: one failed run leaves the others alone, and a run whose
+    worker died is tried once more.
+    """
+    reporter = reporter or Silent()
+    if len(specs) == 1:
+        return [_attempt(specs[0], root, reporter, threads=os.cpu_count())]
+    return _Pool(specs, root, workers, reporter).run()
+
+
+def _attempt(spec: Spec, root: Path, reporter: Reporter, threads: int | None) -> Result:
+    from effdl.records.carry import carry_out, label
+
+    try:
+        return carry_out(spec, root, reporter, threads)
+    except EffdlError as error:
+        return {"name": label(spec), "seed": spec.seed, "status": "error", "reason": str(error), "exit_code": error.exit_code}
+    except Exception as error:
+        trace = traceback.format_exc()
+        return {"name": label(spec), "seed": spec.seed, "status": "error", "reason": one_line(error), "exit_code": 1, "trace": trace}
+
+
+class _Worker:
+    """A process and the connection to it; ``job`` is the index of the run it works on."""
+
+    def __init__(self, context: multiprocessing.context.BaseContext, root: Path) -> None:
+        self.connection, theirs = context.Pipe()
+        self.process: BaseProcess = context.Process(target=_work, args=(theirs, root), daemon=True)  # type: ignore[attr-defined]
+        self.process.start()
+        theirs.close()
+        self.job: int | None = None
+
+
+class _Pool:
+    def __init__(self, specs: Sequence[Spec], root: Path, workers: int, reporter: Reporter) -> None:
+        self.specs, self.root, self.reporter = specs, root, reporter
+        self.results: list[Result | None] = [None] * len(specs)
+        self.waiting = deque(range(len(specs)))
+        self.deaths: dict[int, int] = {}
+        self.context = multiprocessing.get_context("forkserver")
+        self.context.set_forkserver_preload(["torch", "effdl.records.carry"])
+        self.count = min(workers, len(specs))
+
+    def run(self) -> list[Result]:
+        workers = [_Worker(self.context, self.root) for _ in range(self.count)]
+        try:
+            for worker in workers:
+                self._give(worker)
+            while any(w.job is not None for w in workers):
+                for connection in wait([w.connection for w in workers if w.job is not None]):
+                    worker = next(w for w in workers if w.connection is connection)
+                    self._receive(worker, workers)
+        finally:
+            for worker in workers:
+                worker.connection.close()
+                worker.process.join(0.5)
+                if worker.process.is_alive():
+                    worker.process.kill()
+                    worker.process.join()
+        return [result for result in self.results if result is not None]
+
+    def _give(self, worker: _Worker) -> None:
+        worker.job = self.waiting.popleft() if self.waiting else None
+        if worker.job is not None:
+            worker.connection.send(self.specs[worker.job])
+
+    def _receive(self, worker: _Worker, workers: list[_Worker]) -> None:
+        try:
+            kind, *content = worker.connection.recv()
+        except (EOFError, ConnectionResetError):
+            self._bury(worker, workers)
+            return
+        if kind == "result":
+            assert worker.job is not None
+            self._book(worker.job, content[0])
+            self._give(worker)
+        else:
+            getattr(self.reporter, kind)(*content)
+
+    def _book(self, job: int, result: Result) -> None:
+        self.results[job] = result
+        if result["status"] in ("error", "died"):
+            self.reporter.done(result["name"], f"{result['status']}: {result['reason']}")
+
+    def _bury(self, worker: _Worker, workers: list[_Worker]) -> None:
+        """A worker is gone: its run is tried once more by a new one, then booked as died."""
+        job = worker.job
+        assert job is not None
+        worker.process.join()
+        code = worker.process.exitcode or 0
+        cause = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        self.deaths[job] = self.deaths.get(job, 0) + 1
+        if self.deaths[job] == 1:
+            self.reporter.say(f"a worker died ({cause}); its run is tried once more")
+            self.waiting.appendleft(job)
+        else:
+            spec = self.specs[job]
+            self._book(job, {"name": _name(spec), "seed": spec.seed, "status": "died", "reason": f"worker died twice ({cause})", "exit_code": 8})
+        fresh = _Worker(self.context, self.root)
+        workers[workers.index(worker)] = fresh
+        self._give(fresh)
+
+
+def _name(spec: Spec) -> str:
+    from effdl.records.carry import label
+
+    return label(spec)
+
+
+class _Relay:
+    """A reporter in a worker: sends everything to the parent."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def say(self, text: str) -> None:
+        self._connection.send(("say", text))
+
+    def cost(self, name: str, seconds: float, costs: list[SegmentCost]) -> None:
+        self._connection.send(("cost", name, seconds, costs))
+
+    def progress(self, progress: Progress) -> None:
+        self._connection.send(("progress", progress))
+
+    def done(self, name: str, text: str) -> None:
+        self._connection.send(("done", name, text))
+
+
+def _work(connection: Connection, root: Path) -> None:
+    """A worker's life: one Spec after another until the parent's end closes; gone at once when the parent dies."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    threading.Thread(target=_die_with, args=(parent.sentinel,), daemon=True).start()
+    relay = _Relay(connection)
+    try:
+        while True:
+            spec = connection.recv()
+            connection.send(("result", _attempt(spec, root, relay, threads=1)))
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return
+
+
+def _die_with(sentinel: int) -> None:
+    wait([sentinel])
+    os._exit(1)

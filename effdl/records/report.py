@@ -1,0 +1,150 @@
+"""What a person sees while runs run: a live bar on a terminal, plain lines elsewhere; always on standard error."""
+
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from rich.console import Console as RichConsole
+from rich.progress import BarColumn, TaskID, TextColumn
+from rich.progress import Progress as RichProgress
+
+from effdl.training.handle import SegmentCost
+
+LINE_EVERY_S = 5.0
+LONG_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a run is. segment and epoch count from 0; fraction of the expected time; left_s seconds."""
+
+    name: str
+    segment: int
+    segments: int
+    epoch: int
+    epochs: int
+    fraction: float
+    left_s: float
+    scores: dict[str, float] = field(default_factory=dict)
+
+    def text(self) -> str:
+        scores = " ".join(f"{k} {v:.4f}" for k, v in self.scores.items())
+        return f"layer {self.segment + 1}/{self.segments} epoch {self.epoch + 1}/{self.epochs} {scores}".strip()
+
+
+class Reporter(Protocol):
+    """Where a run shows itself."""
+
+    def say(self, text: str) -> None:
+        """One line for the user."""
+
+    def cost(self, name: str, seconds: float, costs: list[SegmentCost]) -> None:
+        """What a run will cost, before it starts."""
+
+    def progress(self, progress: Progress) -> None:
+        """Where a run is; called a few times a second."""
+
+    def done(self, name: str, text: str) -> None:
+        """A run has ended."""
+
+
+class Silent:
+    """Shows nothing."""
+
+    def say(self, text: str) -> None: ...
+
+    def cost(self, name: str, seconds: float, costs: list[SegmentCost]) -> None: ...
+
+    def progress(self, progress: Progress) -> None: ...
+
+    def done(self, name: str, text: str) -> None: ...
+
+
+class Console:
+    """A bar for each run in progress where standard error is a terminal, else a line every five seconds.
+
+    runs: how many there are; a lone run always says its cost, one of many only where it is long.
+    """
+
+    def __init__(self, runs: int = 1) -> None:
+        self._runs, self._ended = runs, 0
+        self._console = RichConsole(stderr=True, highlight=False, soft_wrap=True)
+        self._bars: RichProgress | None = None
+        self._tasks: dict[str, TaskID] = {}
+        self._line_at: dict[str, float] = {}
+
+    def __enter__(self) -> "Console":
+        if self._console.is_terminal:
+            columns = [TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.percentage:>3.0f}%"), TextColumn("{task.fields[text]}")]
+            self._bars = RichProgress(*columns, console=self._console, transient=True, refresh_per_second=5)
+            self._bars.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+
+    def say(self, text: str) -> None:
+        self._print(f"effdl: {text}")
+
+    def cost(self, name: str, seconds: float, costs: list[SegmentCost]) -> None:
+        if self._runs > 1 and seconds < LONG_S:
+            return
+        peak = max(c.memory.peak for c in costs)
+        epochs = sum(c.epochs for c in costs)
+        self._print(
+            f"{name}: about {duration(seconds)} on this machine ({epochs} epochs of about {duration(seconds / epochs)}), "
+            f"peak training memory {size(peak)}"
+        )
+        if seconds > LONG_S:
+            self._print("  shorter: dataset.train_limit=3000 dataset.val_size=500 method.epochs=1 test_every=run")
+
+    def progress(self, progress: Progress) -> None:
+        text = f"{progress.text()}  {duration(progress.left_s)} left"
+        if self._bars is not None:
+            if progress.name not in self._tasks:
+                self._tasks[progress.name] = self._bars.add_task(progress.name, total=1.0, text="")
+            self._bars.update(self._tasks[progress.name], completed=progress.fraction, text=text)
+            return
+        now = time.monotonic()
+        if now > self._line_at.setdefault(progress.name, now + LINE_EVERY_S):
+            self._line_at[progress.name] = now + LINE_EVERY_S
+            self._print(f"{progress.name}: {100 * progress.fraction:.0f}% {text}")
+
+    def done(self, name: str, text: str) -> None:
+        self._ended += 1
+        if self._bars is not None and name in self._tasks:
+            self._bars.remove_task(self._tasks.pop(name))
+        count = f"[{self._ended}/{self._runs}] " if self._runs > 1 else ""
+        self._print(f"{count}{name}: {text}")
+
+    def _print(self, text: str) -> None:
+        if self._bars is not None:
+            self._bars.console.print(text, markup=False)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: 0.4 s, 12 s, 3 min, 2.5 h."""
+    if seconds < 1:
+        return f"{seconds:.1f} s"
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def size(count: float) -> str:
+    """Bytes in binary units: 812 B, 1.4 MiB."""
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1024
+    return f"{count:.3g} GiB"
+
+
+def as_lines(metrics: dict[str, Any]) -> str:
+    """The few numbers of a summary that a person wants on one line."""
+    names = ("test/acc", "test/mse", "val/acc", "time/train_s")
+    return ", ".join(f"{name} {metrics[name]:.4g}" for name in names if isinstance(metrics.get(name), float))

@@ -1,0 +1,218 @@
+"""Run: what a method holds while it learns: seeds, optimizer, records, checkpoints; the test split stays inside."""
+
+import hashlib
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from effdl.datasets.problem import Samples
+from effdl.objectives.objective import Objective
+from effdl.records.report import Progress, Reporter, Silent
+from effdl.records.store import Store
+from effdl.rng import seed_for
+from effdl.training.handle import SegmentCost
+from effdl.training.loop import evaluate
+from effdl.training.optim import Optimizer, Schedule
+
+SHOW_EVERY_S = 0.2
+CHECKPOINT_SHARE = 0.05  # of the run's time at most
+
+
+class Run:
+    """One Spec carried out, or, by `in_memory`, a method used from Python without any files.
+
+    Args:
+        seed: of all random streams.
+        optimizer: setting from which segments get theirs.
+        test: the test split, or None. Methods cannot read it; `test` writes its numbers to the record only.
+        objective: for measuring on the test split.
+        store: where records go; None keeps them in ``lines`` and ``notes`` alone.
+        reporter: where progress is shown.
+        test_every: "epoch", "segment" or "run": when `test` really measures.
+    """
+
+    def __init__(
+        self,
+        seed: int = 0,
+        optimizer: Optimizer | None = None,
+        *,
+        test: Samples | None = None,
+        objective: Objective | None = None,
+        store: Store | None = None,
+        reporter: Reporter | None = None,
+        test_every: str = "epoch",
+        batch_size: int = 256,
+        name: str = "run",
+    ) -> None:
+        self._seed, self._optimizer = seed, optimizer
+        self._test, self._objective, self._batch_size = test, objective, batch_size
+        self._store, self._reporter, self._test_every = store, reporter or Silent(), test_every
+        self.name = name
+        self.lines: list[dict[str, Any]] = []
+        self.notes: dict[str, Any] = {}
+        self.times: dict[str, float] = {}
+        self._started = self._saved_at = time.perf_counter()
+        self._save_cost = 0.0
+        self._weights: list[float] = []
+        self._expected_s: float | None = None
+        self._first_fraction: float | None = None
+        self._show_at = 0.0
+
+    @classmethod
+    def in_memory(cls, optimizer: Optimizer | None = None, *, seed: int = 0, reporter: Reporter | None = None) -> "Run":
+        """A run without files, for use from Python."""
+        return cls(seed, optimizer, reporter=reporter)
+
+    @property
+    def schedule(self) -> Schedule | None:
+        return self._optimizer.schedule if self._optimizer else None
+
+    def seed(self, stream: str, *counters: int) -> int:
+        return seed_for(self._seed, stream, *counters)
+
+    def optimizer(
+        self, parameters: Iterable[nn.Parameter], lr_scale: float = 1.0, weight_decay_scale: float = 1.0
+    ) -> torch.optim.Optimizer:
+        if self._optimizer is None:
+            raise ValueError("this run has no optimizer: Run.in_memory(Sgd(lr=0.05))")
+        return self._optimizer.build(parameters, lr_scale, weight_decay_scale)
+
+    def expect(self, costs: list[SegmentCost]) -> None:
+        peak = max(costs, key=lambda c: c.memory.peak).memory
+        tests = -(-len(self._test) // self._batch_size) if self._test is not None else 0
+        seconds = [segment_seconds(cost, tests, self._test_every) for cost in costs]
+        self._weights = [s / cost.epochs for s, cost in zip(seconds, costs, strict=True)]
+        self._expected_s = sum(seconds)
+        self.note(
+            accounted_peak_bytes=peak.peak,
+            segment_peak_bytes=[c.memory.peak for c in costs],
+            peak_by_kind=peak.by_kind,
+            estimate_s=sum(seconds),
+            epoch_weights=self._weights,
+            epochs_planned=[c.epochs for c in costs],
+        )
+        self._reporter.cost(self.name, sum(seconds), costs)
+
+    def progress(self, segment: int, segments: int, epoch: int, epochs: int, step: int, steps: int) -> None:
+        now = time.perf_counter()
+        if now < self._show_at:
+            return
+        self._show_at = now + SHOW_EVERY_S
+        fraction = self._fraction(segment, epoch + step / steps)
+        if self._first_fraction is None:
+            self._first_fraction = fraction
+        done = fraction - self._first_fraction
+        elapsed = now - self._started
+        left = elapsed * (1 - fraction) / done if done > 0.02 else (self._expected_s or 0.0) * (1 - fraction)
+        scores = next((line for line in reversed(self.lines) if "val/acc" in line or "val/mse" in line), {})
+        shown = {k: v for k, v in scores.items() if k in ("val/acc", "val/mse")}
+        self._reporter.progress(Progress(self.name, segment, segments, epoch, epochs, fraction, left, shown))
+
+    def record(self, segment: int, epoch: int, **metrics: float) -> None:
+        named = {name.replace("_", "/", 1): value for name, value in metrics.items()}
+        self._append({"segment": segment, "epoch": epoch, **named, "time/train_s": self.times.get("train", 0.0)})
+
+    def test(self, model: nn.Module, segment: int, epoch: int, last: bool) -> None:
+        if self._test is None or self._test_every == "run" or (self._test_every == "segment" and not last):
+            return
+        with self.timer("test"):
+            self._append({"segment": segment, "epoch": epoch, **self.test_numbers(model)})
+
+    def test_numbers(self, model: nn.Module) -> dict[str, float]:
+        """Loss and accuracy (or mean squared error) on the test split; for the record, not for methods."""
+        assert self._test is not None and self._objective is not None
+        numbers = evaluate(model, self._test.batches(self._batch_size), self._objective)
+        return {f"test/{name}": value for name, value in numbers.items()}
+
+    def note(self, **facts: Any) -> None:
+        self.notes.update(facts)
+
+    @contextmanager
+    def timer(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.times[name] = self.times.get(name, 0.0) + time.perf_counter() - start
+
+    def save(self, state: Callable[[], dict[str, Any]]) -> None:
+        """Checkpoint, unless the last one is so recent that checkpoints would take over 5% of the time."""
+        start = time.perf_counter()
+        if self._store is None or start - self._saved_at < self._save_cost / CHECKPOINT_SHARE:
+            return
+        self._store.save({"method": state(), "notes": self.notes, "times": self.times})
+        self._saved_at = time.perf_counter()
+        self._save_cost = self._saved_at - start
+
+    def load(self) -> dict[str, Any] | None:
+        if self._store is None:
+            return None
+        state, self.lines = self._store.load()
+        if state is None:
+            return None
+        self.notes, self.times = state["notes"], state["times"]
+        self._weights = self.notes["epoch_weights"]
+        self._expected_s = self.notes["estimate_s"]
+        method: dict[str, Any] = state["method"]
+        return method
+
+    def summary(self, network: nn.Module) -> dict[str, Any]:
+        """The numbers of summary.json: everything under the name by which tables ask for it."""
+        best = {}
+        for name, choose in (("test/acc", max), ("test/mse", min)):
+            if values := [line[name] for line in self.lines if name in line]:
+                best[f"{name}_best_{self._test_every}"] = choose(values)
+        chosen = self.notes.get("segment_chosen")
+        of_chosen = [line for line in self.lines if line["segment"] == chosen and "train/loss" in line]
+        last = {k: v for k, v in of_chosen[-1].items() if k.startswith(("val/", "train/"))} if of_chosen else {}
+        kinds = {f"memory/peak_{kind}_bytes": size for kind, size in self.notes.get("peak_by_kind", {}).items()}
+        return {
+            **(self.test_numbers(network) if self._test is not None else {}),
+            **last,
+            **best,
+            "memory/accounted_peak_bytes": self.notes.get("accounted_peak_bytes"),
+            "memory/segment_peak_bytes": self.notes.get("segment_peak_bytes"),
+            **kinds,
+            "memory/kept_features_bytes": self.notes.get("kept_features_bytes", 0),
+            "data/train_passes": sum("train/loss" in line for line in self.lines),
+            "data/feature_passes": self.notes.get("feature_passes", 0),
+            "segment_chosen": chosen,
+            "network/sha256": digest(network),
+            "time/estimate_s": self.notes.get("estimate_s"),
+            **{f"time/{name}_s": value for name, value in self.times.items()},
+        }
+
+    def _append(self, line: dict[str, Any]) -> None:
+        self.lines.append(line)
+        if self._store is not None:
+            self._store.append(line)
+
+    def _fraction(self, segment: int, epochs_done: float) -> float:
+        """Share of the expected time that is done."""
+        planned = self.notes.get("epochs_planned", [])
+        total = sum(w * e for w, e in zip(self._weights, planned, strict=True))
+        below = sum(w * e for w, e in zip(self._weights[:segment], planned[:segment], strict=True))
+        return min(1.0, (below + self._weights[segment] * epochs_done) / total) if total else 0.0
+
+
+def segment_seconds(cost: SegmentCost, test_batches: int, test_every: str) -> float:
+    """Expected seconds of one segment. A forward pass is taken as a third of a training step."""
+    forward = cost.step_s / 3
+    train = cost.steps * (cost.step_s + (0.0 if cost.kept else cost.feed_s))
+    tests = {"epoch": cost.epochs, "segment": 1, "run": 0}[test_every]
+    keep = cost.steps * cost.feed_s if cost.kept else 0.0
+    return cost.epochs * train + tests * test_batches * (cost.feed_s + forward) + keep
+
+
+def digest(network: nn.Module) -> str:
+    """SHA-256 over names and bytes of all weights and buffers."""
+    sha = hashlib.sha256()
+    for name, tensor in network.state_dict().items():
+        sha.update(name.encode())
+        sha.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()
+

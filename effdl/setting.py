@@ -1,0 +1,33 @@
+"""What every choice in a config is: a frozen, validated dataclass that its YAML names by ``_target_``."""
+
+from typing import Annotated, ClassVar, TypeVar, dataclass_transform
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+T = TypeVar("T")
+
+Switch = Annotated[bool, Field(strict=True)]
+Count = Annotated[int, Field(strict=True, ge=1)]
+Size = Annotated[int, Field(strict=True, ge=0)]
+Real = Annotated[float, Field(allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Probability = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+
+
+class Setting:
+    """Base of all config groups.
+
+    ``numerics_version`` goes up whenever the same fields begin to give other numbers, or a default changes.
+    ``not_identity`` names the fields (paths, worker counts) that do not change what a run computes.
+    """
+
+    numerics_version: ClassVar[int] = 1
+    not_identity: ClassVar[frozenset[str]] = frozenset()
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def setting(cls: type[T]) -> type[T]:
+    """Make a class a frozen keyword-only dataclass that refuses unknown keys and values out of range."""
+    return dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", arbitrary_types_allowed=True))(cls)

@@ -1,0 +1,187 @@
+"""The segmentwise engine: train segments from the bottom up, each to its end (thesis Algorithm 3)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from effdl.archs.chain import BlockChain
+from effdl.datasets.problem import Problem
+from effdl.errors import Diverged
+from effdl.training.feeding import Feeder
+from effdl.training.handle import RunHandle, SegmentCost
+from effdl.training.loop import evaluate, reseed
+from effdl.training.memory import Rehearsal
+from effdl.training.segment import LocalLoss, SegmentState
+
+
+@dataclass(frozen=True)
+class SegmentPlan:
+    """How one segment is trained: blocks [start, stop) and everything that depends on its place.
+
+    local_loss: output shape of the segment's last block -> a freshly drawn local loss.
+    """
+
+    start: int
+    stop: int
+    epochs: int
+    local_loss: Callable[[tuple[int, ...]], LocalLoss]
+    lr_scale: float = 1.0
+    weight_decay_scale: float = 1.0
+    input_dropout: Callable[[int], float] = lambda epoch: 0.0
+    checkpoint: bool = False
+
+
+@dataclass
+class BottomUp:
+    """One bottom-up training of a chain; `fit` runs it, resumes it, and returns the chosen network in eval mode.
+
+    choose: "validation" takes the segment whose network did best on the validation set after its last epoch, ties going to
+        the earlier one; "last", or an empty validation set, takes the last (Algorithm 3).
+    patience: stop a segment after so many epochs without a better validation score (ours, not the thesis's).
+    """
+
+    plans: list[SegmentPlan]
+    problem: Problem
+    chain: BlockChain
+    run: RunHandle
+    keep_bytes: int
+    choose: Literal["validation", "last"] = "validation"
+    patience: int | None = None
+
+    def fit(self) -> nn.Module:
+        saved = self.run.load()
+        self.chain.eval()
+        shapes = self.chain.shapes(self.problem.input_shape)
+        if saved is None:
+            self.run.expect(self._costs(shapes))
+        else:
+            self.chain.load_state_dict(saved["chain"])
+        best = saved["best"] if saved else None
+        first = saved["segment"] if saved else 0
+        feeder = Feeder(self.problem, self.chain.input, self.keep_bytes)
+        most_kept, feature_passes = 0, 0
+        for i, plan in enumerate(self.plans):
+            with self.run.timer("feed"):
+                feature_passes += feeder.keep()
+            most_kept = max(most_kept, feeder.kept_bytes)
+            if i >= first:
+                state = self._state(i, plan, shapes[plan.stop - 1])
+                history = []
+                if saved is not None and i == first:
+                    state.load_state_dict(saved["state"])
+                    history = saved["history"]
+                best = self._train(i, state, feeder, best, history)
+            feeder.advance(*self.chain[plan.start : plan.stop])
+        chosen = best["segment"]
+        self.run.note(segment_chosen=chosen, kept_features_bytes=most_kept, feature_passes=feature_passes)
+        return self._predictor(chosen, shapes, best["local_loss"])
+
+    def _state(self, i: int, plan: SegmentPlan, shape: tuple[int, ...]) -> SegmentState:
+        """Segment i, its decision block freshly drawn from the stream ("init", i)."""
+        blocks = self.chain[plan.start : plan.stop]
+        reseed(self.run.seed("init", i))
+        like = next(blocks.parameters())
+        local_loss = plan.local_loss(shape).to(device=like.device, dtype=like.dtype)
+        parameters = [*blocks.parameters(), *local_loss.parameters()]
+        return SegmentState(
+            blocks,
+            local_loss.eval(),
+            self.run.optimizer(parameters, plan.lr_scale, plan.weight_decay_scale),
+            seed=lambda epoch, step: self.run.seed("step", i, epoch, step),
+            epochs=plan.epochs,
+            schedule=self.run.schedule,
+            input_dropout=plan.input_dropout,
+            checkpoint=plan.checkpoint,
+        )
+
+    def _train(
+        self, i: int, state: SegmentState, feeder: Feeder, best: dict[str, Any] | None, history: list[float]
+    ) -> dict[str, Any]:
+        """Train segment i to its end; returns the best segment so far. history: its validation scores by epoch."""
+        plan = self.plans[i]
+        passes = sum(p.epochs for p in self.plans[:i])
+        predictor = state.local_loss.predictor(self.chain.cropped(plan.stop))
+        local = state.local_loss.predictor(BlockChain(dict(state.blocks.named_children()), nn.Identity()))
+        while state.epoch < plan.epochs and not self._is_stale(history):
+            epoch = state.epoch
+            with self.run.timer("train"):
+                loss = self._one_epoch(i, state, feeder, passes + epoch)
+            with self.run.timer("eval"):
+                val = evaluate(local, feeder.val(), self.problem.objective)
+            history.append(score(val))
+            self.run.record(i, epoch, train_loss=loss, **{f"val_{k}": v for k, v in val.items()})
+            last = state.epoch == plan.epochs or self._is_stale(history)
+            self.run.test(predictor, i, epoch, last)
+            self.run.save(
+                lambda: {
+                    "segment": i,
+                    "chain": self.chain.state_dict(),
+                    "state": state.state_dict(),
+                    "best": best,
+                    "history": history,
+                }
+            )
+        candidate = {"segment": i, "score": history[-1], "local_loss": state.local_loss.state_dict()}
+        better = best is None or self.choose == "last" or self.problem.num_val == 0 or candidate["score"] > best["score"]
+        return candidate if better or best is None else best
+
+    def _is_stale(self, history: list[float]) -> bool:
+        if self.patience is None or self.problem.num_val == 0:
+            return False
+        return len(history) - 1 - max(range(len(history)), key=history.__getitem__, default=0) >= self.patience
+
+    def _one_epoch(self, i: int, state: SegmentState, feeder: Feeder, number: int) -> float:
+        """Drain one epoch; mean training loss. Raises Diverged at the first loss, or any weight, that is not finite."""
+        plan, epoch, losses = self.plans[i], state.epoch, []
+        steps = self.problem.steps
+        for batch in state.train_epoch(feeder.train(number)):
+            assert batch.loss is not None
+            losses.append(batch.loss.sum())
+            del batch
+            self.run.progress(i, len(self.plans), epoch, plan.epochs, len(losses), steps)
+        total = torch.stack(losses)
+        where = f"segment {i + 1} of {len(self.plans)}, epoch {epoch + 1}"
+        if not total.isfinite().all():
+            step = int((~total.isfinite()).nonzero()[0]) + 1
+            raise Diverged(f"loss is {total[step - 1].item()} at {where}, step {step}: try a smaller optimizer.lr")
+        for name, tensor in state.modules.state_dict().items():
+            if tensor.is_floating_point() and not tensor.isfinite().all():
+                raise Diverged(f"weight {name} is not finite after {where}: try a smaller optimizer.lr")
+        return float(total.double().sum()) / self.problem.num_train
+
+    def _predictor(self, segment: int, shapes: list[tuple[int, ...]], weights: dict[str, Tensor]) -> nn.Module:
+        plan = self.plans[segment]
+        local_loss = self._state(segment, plan, shapes[plan.stop - 1]).local_loss
+        local_loss.load_state_dict(weights)
+        return local_loss.predictor(self.chain.cropped(plan.stop)).eval()
+
+    def _costs(self, shapes: list[tuple[int, ...]]) -> list[SegmentCost]:
+        """Two steps of each segment on copies: counted memory, measured seconds."""
+        costs = []
+        batch = next(self.problem.train(0))
+        like = next(self.chain.parameters())
+        samples = self.problem.num_train + self.problem.num_val
+        for i, plan in enumerate(self.plans):
+            state = self._state(i, plan, shapes[plan.stop - 1])
+            feednet = nn.Sequential(self.chain.input, *self.chain[: plan.start])
+            rehearsal = Rehearsal(state, feednet, batch)
+            feed_s, step_s = rehearsal.seconds()
+            shape = shapes[plan.start - 1] if plan.start else None
+            values = torch.Size(shape).numel() if shape else self._input_values(batch.x)
+            kept = samples * values * like.element_size() <= self.keep_bytes
+            costs.append(SegmentCost(plan.epochs, self.problem.steps, feed_s, step_s, kept, rehearsal.memory()))
+        return costs
+
+    def _input_values(self, x: Tensor) -> int:
+        with torch.no_grad():
+            return int(self.chain.input(x[:1]).numel())
+
+
+def score(metrics: dict[str, float]) -> float:
+    """Higher is better: accuracy, or minus the mean squared error; minus infinity where nothing was measured."""
+    if "acc" in metrics:
+        return metrics["acc"]
+    return -metrics["mse"] if "mse" in metrics else float("-inf")

@@ -1,0 +1,83 @@
+"""Feeding a segment: by a feednet, or by the frozen prefix's outputs computed once and kept (Algorithm 3, line 8)."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from effdl.datasets.problem import Batch, Problem, Samples
+
+
+class Feeder:
+    """What the segment that trains next gets as input, training and validation.
+
+    Args:
+        problem: raw batches.
+        prefix: the input block; must be in eval mode, like all that `advance` adds.
+        limit_bytes: outputs are kept where those of the training and validation set together fit, else a feednet
+            computes them for every batch. Both give the same numbers to float tolerance.
+    """
+
+    def __init__(self, problem: Problem, prefix: nn.Module, limit_bytes: int) -> None:
+        self.problem = problem
+        self.limit_bytes = limit_bytes
+        self._pending: list[nn.Module] = [prefix]
+        self._train, self._val = problem.train_tensors(), problem.val_tensors()
+        self.kept_bytes = 0
+
+    @property
+    def feednet(self) -> nn.Sequential:
+        """Modules between what is stored and the segment's input; empty where the features themselves are kept."""
+        return nn.Sequential(*self._pending)
+
+    def advance(self, *blocks: nn.Module) -> None:
+        """Freeze further blocks: they belong to the prefix from now on."""
+        self._pending.extend(blocks)
+
+    def keep(self) -> bool:
+        """Replace what is stored by the prefix's outputs if those fit; returns whether the features are kept."""
+        if not self._pending:
+            return True
+        samples = self.problem.num_train + self.problem.num_val
+        needed = samples * self.features(self._train.x[:1])[0].nbytes
+        if needed > self.limit_bytes:
+            return False
+        self._train, self._val = (Samples(self._forward_all(part), part.y) for part in (self._train, self._val))
+        self._pending = []
+        self.kept_bytes = needed
+        return True
+
+    def train(self, epoch: int) -> Iterator[Batch]:
+        """The epoch's batches in the problem's order, x being the prefix's outputs."""
+        return map(self._feed_train, self.problem.train(epoch))
+
+    def val(self) -> Iterator[Batch]:
+        return map(self._feed, self._val.batches(self.problem.batch_size))
+
+    def stored(self, batch: Batch) -> Batch:
+        """The batch with what is stored as x (raw inputs or kept features), before the feednet."""
+        return replace(batch, x=self._train.x[batch.index])
+
+    def features(self, x: Tensor) -> Tensor:
+        """The feednet: outputs of the frozen prefix for stored x, no graph kept."""
+        with torch.no_grad():
+            for module in self._pending:
+                x = module(x)
+        return x
+
+    def _feed_train(self, batch: Batch) -> Batch:
+        return self._feed(self.stored(batch))
+
+    def _feed(self, batch: Batch) -> Batch:
+        return replace(batch, x=self.features(batch.x))
+
+    def _forward_all(self, samples: Samples) -> Tensor:
+        """Outputs for a whole split, filled chunk by chunk."""
+        shape = self.features(self._train.x[:1]).shape[1:]
+        dtype = self.features(self._train.x[:1]).dtype
+        out = torch.empty(len(samples), *shape, dtype=dtype, device=samples.x.device)
+        for start in range(0, len(samples), self.problem.batch_size):
+            chunk = samples.x[start : start + self.problem.batch_size]
+            out[start : start + len(chunk)] = self.features(chunk)
+        return out

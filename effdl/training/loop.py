@@ -1,0 +1,91 @@
+"""THE loop: every rule that learns by minibatches goes through `train_epoch`; every measurement through `evaluate`."""
+
+from collections.abc import Callable, Iterable, Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from effdl.datasets.problem import Batch
+from effdl.objectives.objective import Objective, decide
+
+Step = Callable[[Batch], Batch]
+
+
+def reseed(seed: int) -> None:
+    """Seed the global generators (dropout layers take no other) in 2 µs; `torch.manual_seed` takes 200 times as long."""
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed(seed)
+
+
+def train_epoch(
+    batches: Iterable[Batch], step: Step, optimizer: Optimizer, seed: Callable[[int], int]
+) -> Iterator[Batch]:
+    """One pass of updates; yields what each step's forward pass put out, from before the step's own update.
+
+    Args:
+        batches: the epoch's data; may itself be a segment that learns as it yields.
+        step: runs forward and backward, leaves gradients in ``.grad`` and returns the batch with detached outputs as ``x``
+            and ``loss`` filled.
+        optimizer: applies the gradients.
+        seed: step counter -> seed of the global generator for that step.
+
+    While suspended the generator holds neither batch nor outputs, and no context manager spans the yield.
+    """
+    source, counter = iter(batches), 0
+    while (batch := next(source, None)) is not None:
+        reseed(seed(counter))
+        output = [step(batch)]
+        del batch
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        counter += 1
+        yield output.pop()
+
+
+def reduce_loss(loss: Tensor, sample_weight: Tensor | None) -> Tensor:
+    """Per-sample losses (B,) to the scalar that is minimised: their (weighted) mean."""
+    if sample_weight is None:
+        return loss.mean()
+    return (loss * sample_weight).sum() / sample_weight.sum()
+
+
+def switch_mode(module: nn.Module, training: bool) -> Callable[[], None]:
+    """Put a module into training or evaluation mode; the returned function puts back what was, submodule by submodule."""
+    before = [(m, m.training) for m in module.modules()]
+    module.train(training)
+
+    def restore() -> None:
+        for m, flag in before:
+            m.training = flag
+
+    return restore
+
+
+def evaluate(model: nn.Module, batches: Iterable[Batch], objective: Objective) -> dict[str, float]:
+    """Mean loss, and accuracy (fraction) for classes or mean squared error per output for real targets, in eval mode.
+
+    Returns {} where there are no batches, else {"loss": ..., "acc": ...} or {"loss": ..., "mse": ...}.
+    """
+    restore = switch_mode(model, False)
+    loss = score = None
+    samples, name = 0, "acc"
+    try:
+        with torch.no_grad():
+            for batch in batches:
+                outputs = model(batch.x)
+                losses = objective.loss(outputs, batch.y).double().sum()
+                if batch.y.is_floating_point():
+                    name = "mse"
+                    scores = (objective.units(outputs) - batch.y).double().square().mean(1).sum()
+                else:
+                    scores = (decide(outputs) == batch.y).sum().double()
+                loss = losses if loss is None else loss + losses
+                score = scores if score is None else score + scores
+                samples += len(batch.y)
+    finally:
+        restore()
+    if loss is None or score is None:
+        return {}
+    return {"loss": loss.item() / samples, name: score.item() / samples}

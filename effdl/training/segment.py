@@ -1,0 +1,182 @@
+"""SegmentState: consecutive blocks that learn together by a local loss; with the two dropouts of thesis §6.6.3."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+from effdl.archs.chain import BlockChain
+from effdl.datasets.problem import Batch
+from effdl.errors import ConfigError
+from effdl.objectives.objective import Objective
+from effdl.training.loop import reduce_loss, switch_mode, train_epoch
+from effdl.training.optim import Schedule, set_epoch
+
+
+def input_dropout_rate(initial: float, decay: float, epoch: int) -> float:
+    """Forward dropout in ``epoch``, from 0 in each segment: p₀ · decay^e (§6.6.3; table 6.3: p₀ 0.8, decay 0.95)."""
+    return initial * decay**epoch
+
+
+class _GradientDropout(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, p: float) -> Tensor:
+        ctx.p = p
+        return z.view_as(z)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return F.dropout(gradients[0], ctx.p), None
+
+
+def gradient_dropout(z: Tensor, p: float) -> Tensor:
+    """The identity, whose gradient is mask/(1 − p) times what arrives, mask ~ Bernoulli(1 − p) (§6.6.3).
+
+    The thesis does not say whether it scales ("grad noise"); inverted scaling keeps the gradient's mean. The mask is drawn
+    in the backward pass, so the forward pass is the same bits with and without it.
+    """
+    return _GradientDropout.apply(z, p) if p > 0 else z  # type: ignore[no-any-return, no-untyped-call]
+
+
+class LocalLoss(nn.Module, ABC):
+    """What a segment minimises; its own parameters learn with the segment."""
+
+    @abstractmethod
+    def forward(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """Loss of each sample: the segment's outputs and their batch -> (B,)."""
+
+    @abstractmethod
+    def predictor(self, chain: BlockChain) -> nn.Module:
+        """The network from the chain's inputs to logits that is evaluated; the chain ends with the segment's last block."""
+
+
+class DecisionLoss(LocalLoss):
+    """The default local loss: a decision block on top of the segment, and the problem's objective.
+
+    gradient_dropout: probability p of dropout on the gradients that leave the decision block; its own stay whole.
+    """
+
+    def __init__(self, decision: nn.Module, objective: Objective, gradient_dropout: float = 0.0) -> None:
+        super().__init__()
+        self.decision = decision
+        self.objective = objective
+        self.gradient_dropout = gradient_dropout
+
+    def forward(self, outputs: Tensor, batch: Batch) -> Tensor:
+        logits = self.decision(gradient_dropout(outputs, self.gradient_dropout))
+        return self.objective.loss(logits, batch.y)
+
+    def predictor(self, chain: BlockChain) -> BlockChain:
+        return chain.with_head(self.decision)
+
+
+class SegmentState:
+    """A segment in training: blocks, local loss, optimizer, schedule and epoch count.
+
+    Args:
+        blocks: the modules that learn, called in order.
+        local_loss: what they minimise.
+        optimizer: over the parameters of both.
+        seed: (epoch, step) -> seed of the global generator for that step.
+        epochs: how many epochs the schedule spans.
+        schedule: learning rate by epoch, constant where None.
+        input_dropout: epoch -> dropout probability on the segment's input.
+        checkpoint: recompute each block in the backward pass instead of keeping its activations.
+    """
+
+    def __init__(
+        self,
+        blocks: nn.Sequential,
+        local_loss: LocalLoss,
+        optimizer: torch.optim.Optimizer,
+        *,
+        seed: Callable[[int, int], int],
+        epochs: int = 1,
+        schedule: Schedule | None = None,
+        input_dropout: Callable[[int], float] = lambda epoch: 0.0,
+        checkpoint: bool = False,
+    ) -> None:
+        self.blocks, self.local_loss, self.optimizer = blocks, local_loss, optimizer
+        self.seed, self.epochs, self.schedule = seed, epochs, schedule
+        self.input_dropout, self.checkpoint = input_dropout, checkpoint
+        self.epoch = 0
+
+    @property
+    def modules(self) -> nn.ModuleList:
+        return nn.ModuleList([self.blocks, self.local_loss])
+
+    def train_epoch(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """Learn from one epoch of batches and yield what the blocks put out, detached, as they learn.
+
+        What comes out is the training forward pass: from before the batch's own update, batch normalisation in training
+        mode, dropouts inside (§6.2.2, §6.8.3). The epoch counts when the iterator is drained.
+        """
+        epoch = self.epoch
+        set_epoch(self.optimizer, self.schedule, epoch, self.epochs)
+        restore = switch_mode(self.modules, True)
+        try:
+            yield from train_epoch(batches, self.step, self.optimizer, lambda step: self.seed(epoch, step))
+        finally:
+            restore()
+        self.epoch = epoch + 1
+
+    def step(self, batch: Batch) -> Batch:
+        """Forward, local loss and backward for one batch; gradients stay in ``.grad``."""
+        version = batch.x._version
+        p = self.input_dropout(self.epoch)
+        outputs = self.forward(F.dropout(batch.x, p) if p > 0 else batch.x)
+        if batch.x._version != version:
+            raise ConfigError("a segment must not begin with an in-place operation: it overwrites what the one below yields")
+        loss = self.local_loss(outputs, batch)
+        reduce_loss(loss, batch.sample_weight).backward()  # type: ignore[no-untyped-call]
+        return replace(batch, x=outputs.detach(), loss=loss.detach())
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = checkpointed(block, x) if self.checkpoint else block(x)
+        return x
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "blocks": self.blocks.state_dict(),
+            "local_loss": self.local_loss.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "epoch": self.epoch,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.blocks.load_state_dict(state["blocks"])
+        self.local_loss.load_state_dict(state["local_loss"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.epoch = state["epoch"]
+
+
+def checkpointed(block: nn.Module, x: Tensor) -> Tensor:
+    """block(x) whose activations are recomputed in the backward pass (Chen et al. 2016), dropout masks and all."""
+    out: Tensor = checkpoint(
+        block, x, use_reentrant=False, context_fn=lambda: (nullcontext(), still_statistics(block))
+    )
+    return out
+
+
+@contextmanager
+def still_statistics(module: nn.Module) -> Iterator[None]:
+    """Within, training-mode batch normalisation leaves its running statistics alone (a recomputation would count twice)."""
+    norms = [m for m in module.modules() if isinstance(m, _BatchNorm)]
+    before = [(m.momentum, None if m.num_batches_tracked is None else m.num_batches_tracked.clone()) for m in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, (momentum, count) in zip(norms, before, strict=True):
+            norm.momentum = momentum
+            if count is not None and norm.num_batches_tracked is not None:
+                norm.num_batches_tracked.copy_(count)
