@@ -1,0 +1,38 @@
+"""effdl: train networks by rules other than plain end-to-end backpropagation.
+
+The names below are imported when first used, so that ``import effdl`` and the help page do not wait for torch.
+"""
+
+from importlib import import_module
+from typing import Any
+
+_HOMES = {
+    "BlockChain": "effdl.archs.chain",
+    "InputBlock": "effdl.archs.adapt",
+    "Batch": "effdl.datasets.problem",
+    "Problem": "effdl.datasets.problem",
+    "Samples": "effdl.datasets.problem",
+    "SoftmaxCe": "effdl.objectives.losses",
+    "LinearMse": "effdl.objectives.losses",
+    "SigmoidBce": "effdl.objectives.losses",
+    "TanhMse": "effdl.objectives.losses",
+    "Sgd": "effdl.training.optim",
+    "AdamW": "effdl.training.optim",
+    "Pool": "effdl.training.decision",
+    "DownConv": "effdl.training.decision",
+    "SegmentState": "effdl.training.segment",
+    "DecisionLoss": "effdl.training.segment",
+    "evaluate": "effdl.training.loop",
+    "Backprop": "effdl.methods.backprop",
+    "Segmentwise": "effdl.methods.segmentwise",
+    "Run": "effdl.records.run",
+    "execute": "effdl.records.execute",
+    "load_network": "effdl.records.carry",
+}
+__all__ = list(_HOMES)  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'effdl' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

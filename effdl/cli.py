@@ -33,7 +33,10 @@ def main(entry: Callable[[], Any]) -> None:
     if many and not any(a.startswith("hydra/launcher=") for a in arguments):
         sys.argv.append("hydra/launcher=effdl")
     try:
-        entry()
+        if any(a.startswith("-") for a in arguments):
+            entry()
+        else:  # the same without Hydra's second composition, which would be half of the time to answer from a record
+            run(config.compose(arguments))
     except KeyboardInterrupt:
         _stop("interrupted; the same command goes on where this one stopped", 130)
     except EffdlError as error:
@@ -115,10 +118,15 @@ def help_page() -> str:
             mark = "*" if name == default else " "
             lines.append(f" {mark} {name:<20} {_first_comment(config.CONFIGS / group / f'{name}.yaml')}")
         lines.append("")
-    lines += ["Root keys: seed (0), test_every (epoch, segment, run), results (folder of the records), workers (of a sweep).", ""]
+    lines += [
+        "Root keys: seed (0), test_every (epoch, segment, run), results (folder of the records), workers (of a sweep).",
+        "",
+    ]
     lines += ["* is the default. Any key of a choice can be set; a wrong one is answered with those that there are.", ""]
     lines += ["Examples:", EXAMPLES.rstrip(), ""]
-    lines += ["The last line on standard output is one JSON object with run_id, status, path and summary; the same command asked"]
+    lines += [
+        "The last line on standard output is one JSON object with run_id, status, path and summary; the same command asked"
+    ]
     lines += ["again answers from the record, and goes on where it was if it was killed. `make demo` shows the main idea."]
     return "\n".join(lines)
 

@@ -72,7 +72,15 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
 def composition_error(error: BaseException) -> ConfigError:
     """Hydra's several lines as one that keeps the key and the choices."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    noise = ("Check your defaults", "Config search path", "provider=", "Set the env", "See https", "object_type", "reference_type")
+    noise = (
+        "Check your defaults",
+        "Config search path",
+        "provider=",
+        "Set the env",
+        "See https",
+        "object_type",
+        "reference_type",
+    )
     text = " ".join(line for line in lines if not line.startswith(noise))
     if match := re.match(r"Could not override '(.+?)'", text):
         return ConfigError(f"{match[1]}: unknown key (--help lists the groups, `+{match[1]}=...` would not help)")
@@ -84,8 +92,10 @@ def composition_error(error: BaseException) -> ConfigError:
 
 def build(config: DictConfig | Mapping[str, Any]) -> Spec:
     """Build and check every group; nothing but settings is made, no data are read. Raises ConfigError."""
-    plain = OmegaConf.to_container(config, resolve=True) if isinstance(config, DictConfig) else dict(config)
-    assert isinstance(plain, dict)
+    plain: dict[str, Any] = dict(config)
+    if isinstance(config, DictConfig):
+        ours = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+        plain = dict(OmegaConf.to_container(ours, resolve=True))  # type: ignore[arg-type]
     for key in PLACES:
         plain.pop(key, None)
     known = {f.name for f in fields(Spec)}
@@ -156,7 +166,9 @@ def check(spec: Spec) -> None:
             f"this data set needs one of {', '.join(fitting)}"
         )
     if spec.method.takes_optimizer and spec.optimizer is None:
-        raise ConfigError(f"optimizer: {type(spec.method).__name__} needs one: {', '.join(c for c in choices('optimizer') if c != 'none')}")
+        raise ConfigError(
+            f"optimizer: {type(spec.method).__name__} needs one: {', '.join(c for c in choices('optimizer') if c != 'none')}"
+        )
     if not spec.method.takes_optimizer and spec.optimizer is not None:
         raise ConfigError(f"optimizer: {type(spec.method).__name__} uses none, leave it out or say optimizer=none")
     if spec.dataset.batch_size > problem.train:
@@ -175,11 +187,15 @@ def build_choice(group: str, name: str) -> Any:
     return build_setting(OmegaConf.to_container(OmegaConf.load(CONFIGS / group / f"{name}.yaml")), group)
 
 
+def is_setting(value: Any) -> bool:
+    return isinstance(value, Setting) and is_dataclass(value)
+
+
 def dump(spec: Spec, *, identity_only: bool = False) -> dict[str, Any]:
     """The whole config as plain JSON values, from which `build` makes the same Spec; or only what is part of its identity."""
 
     def plain(setting: Any) -> Any:
-        if not isinstance(setting, Setting) or not is_dataclass(setting):
+        if not is_setting(setting):
             return list(setting) if isinstance(setting, tuple) else setting
         cls = type(setting)
         names = [f.name for f in fields(setting) if not (identity_only and f.name in cls.not_identity)]
@@ -197,7 +213,7 @@ def identity(spec: Spec, fingerprint: str) -> dict[str, Any]:
     """
 
     def named(setting: Any) -> Any:
-        if not isinstance(setting, Setting) or not is_dataclass(setting):
+        if not is_setting(setting):
             return list(setting) if isinstance(setting, tuple) else setting
         cls = type(setting)
         values = {f.name: getattr(setting, f.name) for f in fields(setting) if f.name not in cls.not_identity}

@@ -1,6 +1,6 @@
 """What every choice in a config is: a frozen, validated dataclass that its YAML names by ``_target_``."""
 
-from typing import Annotated, ClassVar, TypeVar, dataclass_transform
+from typing import Annotated, Any, ClassVar, TypeVar, cast, dataclass_transform
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
@@ -30,4 +30,5 @@ class Setting:
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def setting(cls: type[T]) -> type[T]:
     """Make a class a frozen keyword-only dataclass that refuses unknown keys and values out of range."""
-    return dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", arbitrary_types_allowed=True))(cls)
+    made: Any = dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", arbitrary_types_allowed=True))(cls)
+    return cast(type[T], made)

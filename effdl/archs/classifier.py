@@ -1,5 +1,7 @@
 """The part that turns features into logits: a network's head, and most decision blocks."""
 
+import itertools
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -18,7 +20,7 @@ class Classifier(nn.Module):
         self.size = size if len(feature_shape) == 3 and size is not None and size < max(feature_shape[1:]) else None
         widths = [_features(feature_shape, self.size), *hidden]
         parts: list[nn.Module] = []
-        for fan_in, fan_out in zip(widths[:-1], widths[1:], strict=True):
+        for fan_in, fan_out in itertools.pairwise(widths):
             parts += [nn.Linear(fan_in, fan_out), nn.ReLU(), nn.Dropout(dropout)]
         self.layers = nn.Sequential(*parts, nn.Linear(widths[-1], outputs))
 

@@ -1,5 +1,6 @@
 """Multi-layer perceptrons of any widths."""
 
+import itertools
 import math
 from collections import OrderedDict
 from typing import Literal
@@ -34,6 +35,6 @@ class Mlp(Arch):
     def build(self, problem: Facts) -> BlockChain:
         widths = [math.prod(problem.input_shape), *self.hidden]
         blocks: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
-        for i, (fan_in, fan_out) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+        for i, (fan_in, fan_out) in enumerate(itertools.pairwise(widths)):
             blocks[f"linear{i + 1}"] = nn.Sequential(nn.Linear(fan_in, fan_out), ACTIVATIONS[self.activation]())
         return BlockChain(blocks, nn.Linear(widths[-1], problem.outputs), InputBlock(problem.input_shape))

@@ -80,7 +80,9 @@ def _trace(module: nn.Module, names: set[str]) -> fx.Graph:
         return _TraceAbove(names).trace(module)
     except Exception as error:  # fx raises many kinds; each means the same to the user
         text = " ".join(str(error).split())
-        raise ConfigError(f"from_module: {type(module).__name__} cannot be traced ({text}); name fewer or deeper cuts") from error
+        raise ConfigError(
+            f"from_module: {type(module).__name__} cannot be traced ({text}); name fewer or deeper cuts"
+        ) from error
 
 
 def _last_module(nodes: list[fx.Node]) -> Any:

@@ -85,7 +85,9 @@ class Idx(Dataset):
         try:
             getattr(datasets, self.variant)(str(self._folder.parent.parent), download=True)
         except (OSError, RuntimeError) as error:
-            raise DataError(f"{self.variant} could not be downloaded to {self._folder}: {' '.join(str(error).split())}") from None
+            raise DataError(
+                f"{self.variant} could not be downloaded to {self._folder}: {' '.join(str(error).split())}"
+            ) from None
 
     def _bytes(self, name: str, size: int = -1) -> bytes:
         path = self._path(name)

@@ -18,7 +18,7 @@ from effdl.archs.adapt import InputBlock
 from effdl.archs.chain import BlockChain
 from effdl.datasets.problem import Facts, Problem, Samples, check_classes, split
 from effdl.errors import Diverged, EffdlError, FitFailed, HardwareError, RecordError
-from effdl.records.report import Reporter, Silent, as_lines
+from effdl.records.report import Reporter, Silent
 from effdl.records.run import Run
 from effdl.records.store import Store, write_atomically, write_json
 from effdl.rng import seed_for
@@ -80,7 +80,7 @@ def build_network(spec: config.Spec, problem: Problem, device: torch.device) -> 
 
 
 def _fit(spec: config.Spec, store: Store, problem: Problem, test: Samples, reporter: Reporter) -> dict[str, Any]:
-    name = label(spec)
+    name = f"{label(spec)} ({store.path.name[:6]})"
     run = Run(
         spec.seed,
         spec.optimizer,
@@ -103,7 +103,6 @@ def _fit(spec: config.Spec, store: Store, problem: Problem, test: Samples, repor
         status = "diverged" if isinstance(error, Diverged) else "failed"
         summary = {**head, "status": status, "reason": str(error), "summary": {}}
     store.finish(summary)
-    reporter.done(name, as_lines(summary["summary"]) or summary["reason"])
     return summary
 
 

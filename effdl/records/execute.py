@@ -29,7 +29,9 @@ def execute(specs: Sequence[Spec], root: Path, workers: int = 1, reporter: Repor
     """
     reporter = reporter or Silent()
     if len(specs) == 1:
-        return [_attempt(specs[0], root, reporter, threads=os.cpu_count())]
+        result = _attempt(specs[0], root, reporter, threads=os.cpu_count())
+        reporter.done(result)
+        return [result]
     return _Pool(specs, root, workers, reporter).run()
 
 
@@ -42,7 +44,14 @@ def _attempt(spec: Spec, root: Path, reporter: Reporter, threads: int | None) ->
         return {"name": label(spec), "seed": spec.seed, "status": "error", "reason": str(error), "exit_code": error.exit_code}
     except Exception as error:
         trace = traceback.format_exc()
-        return {"name": label(spec), "seed": spec.seed, "status": "error", "reason": one_line(error), "exit_code": 1, "trace": trace}
+        return {
+            "name": label(spec),
+            "seed": spec.seed,
+            "status": "error",
+            "reason": one_line(error),
+            "exit_code": 1,
+            "trace": trace,
+        }
 
 
 class _Worker:
@@ -63,7 +72,7 @@ class _Pool:
         self.waiting = deque(range(len(specs)))
         self.deaths: dict[int, int] = {}
         self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(["torch", "effdl.records.carry"])
+        self.context.set_forkserver_preload(["torch", "torch._dynamo", "effdl.records.carry"])
         self.count = min(workers, len(specs))
 
     def run(self) -> list[Result]:
@@ -104,8 +113,7 @@ class _Pool:
 
     def _book(self, job: int, result: Result) -> None:
         self.results[job] = result
-        if result["status"] in ("error", "died"):
-            self.reporter.done(result["name"], f"{result['status']}: {result['reason']}")
+        self.reporter.done(result)
 
     def _bury(self, worker: _Worker, workers: list[_Worker]) -> None:
         """A worker is gone: its run is tried once more by a new one, then booked as died."""
@@ -120,7 +128,16 @@ class _Pool:
             self.waiting.appendleft(job)
         else:
             spec = self.specs[job]
-            self._book(job, {"name": _name(spec), "seed": spec.seed, "status": "died", "reason": f"worker died twice ({cause})", "exit_code": 8})
+            self._book(
+                job,
+                {
+                    "name": _name(spec),
+                    "seed": spec.seed,
+                    "status": "died",
+                    "reason": f"worker died twice ({cause})",
+                    "exit_code": 8,
+                },
+            )
         fresh = _Worker(self.context, self.root)
         workers[workers.index(worker)] = fresh
         self._give(fresh)
@@ -147,8 +164,8 @@ class _Relay:
     def progress(self, progress: Progress) -> None:
         self._connection.send(("progress", progress))
 
-    def done(self, name: str, text: str) -> None:
-        self._connection.send(("done", name, text))
+    def done(self, result: Result) -> None:
+        """The parent sees the result itself."""
 
 
 def _work(connection: Connection, root: Path) -> None:

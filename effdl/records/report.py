@@ -1,15 +1,17 @@
 """What a person sees while runs run: a live bar on a terminal, plain lines elsewhere; always on standard error."""
 
+from __future__ import annotations
+
 import sys
 import time
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from rich.console import Console as RichConsole
-from rich.progress import BarColumn, TaskID, TextColumn
-from rich.progress import Progress as RichProgress
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID
 
-from effdl.training.handle import SegmentCost
+    from effdl.training.handle import SegmentCost
 
 LINE_EVERY_S = 5.0
 LONG_S = 60.0
@@ -45,8 +47,8 @@ class Reporter(Protocol):
     def progress(self, progress: Progress) -> None:
         """Where a run is; called a few times a second."""
 
-    def done(self, name: str, text: str) -> None:
-        """A run has ended."""
+    def done(self, result: dict[str, Any]) -> None:
+        """A run has ended, or was answered from its record."""
 
 
 class Silent:
@@ -58,7 +60,7 @@ class Silent:
 
     def progress(self, progress: Progress) -> None: ...
 
-    def done(self, name: str, text: str) -> None: ...
+    def done(self, result: dict[str, Any]) -> None: ...
 
 
 class Console:
@@ -69,15 +71,24 @@ class Console:
 
     def __init__(self, runs: int = 1) -> None:
         self._runs, self._ended = runs, 0
-        self._console = RichConsole(stderr=True, highlight=False, soft_wrap=True)
         self._bars: RichProgress | None = None
         self._tasks: dict[str, TaskID] = {}
         self._line_at: dict[str, float] = {}
 
-    def __enter__(self) -> "Console":
-        if self._console.is_terminal:
-            columns = [TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.percentage:>3.0f}%"), TextColumn("{task.fields[text]}")]
-            self._bars = RichProgress(*columns, console=self._console, transient=True, refresh_per_second=5)
+    def __enter__(self) -> Console:
+        if sys.stderr.isatty():
+            from rich.console import Console as RichConsole
+            from rich.progress import BarColumn, TextColumn
+            from rich.progress import Progress as RichProgress
+
+            console = RichConsole(stderr=True, highlight=False, soft_wrap=True)
+            columns = [
+                TextColumn("{task.description}"),
+                BarColumn(20),
+                TextColumn("{task.percentage:>3.0f}%"),
+                TextColumn("{task.fields[text]}"),
+            ]
+            self._bars = RichProgress(*columns, console=console, transient=True, refresh_per_second=5)
             self._bars.start()
         return self
 
@@ -112,12 +123,14 @@ class Console:
             self._line_at[progress.name] = now + LINE_EVERY_S
             self._print(f"{progress.name}: {100 * progress.fraction:.0f}% {text}")
 
-    def done(self, name: str, text: str) -> None:
+    def done(self, result: dict[str, Any]) -> None:
         self._ended += 1
+        name = result["name"]
         if self._bars is not None and name in self._tasks:
             self._bars.remove_task(self._tasks.pop(name))
-        count = f"[{self._ended}/{self._runs}] " if self._runs > 1 else ""
-        self._print(f"{count}{name}: {text}")
+        if self._runs > 1 or result["status"] == "finished":
+            count = f"[{self._ended}/{self._runs}] " if self._runs > 1 else ""
+            self._print(f"{count}{name}: {headline(result)}")
 
     def _print(self, text: str) -> None:
         if self._bars is not None:
@@ -144,7 +157,9 @@ def size(count: float) -> str:
     return f"{count:.3g} GiB"
 
 
-def as_lines(metrics: dict[str, Any]) -> str:
-    """The few numbers of a summary that a person wants on one line."""
+def headline(result: dict[str, Any]) -> str:
+    """The few numbers of a result that a person wants on one line, or why there are none."""
     names = ("test/acc", "test/mse", "val/acc", "time/train_s")
-    return ", ".join(f"{name} {metrics[name]:.4g}" for name in names if isinstance(metrics.get(name), float))
+    metrics = result.get("summary", {})
+    shown = [f"{name} {metrics[name]:.4g}" for name in names if isinstance(metrics.get(name), float)]
+    return ", ".join(shown) or f"{result['status']}: {result.get('reason', '')}"

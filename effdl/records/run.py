@@ -108,7 +108,7 @@ class Run:
         done = fraction - self._first_fraction
         elapsed = now - self._started
         left = elapsed * (1 - fraction) / done if done > 0.02 else (self._expected_s or 0.0) * (1 - fraction)
-        scores = next((line for line in reversed(self.lines) if "val/acc" in line or "val/mse" in line), {})
+        scores: dict[str, Any] = next((line for line in reversed(self.lines) if "val/acc" in line or "val/mse" in line), {})
         shown = {k: v for k, v in scores.items() if k in ("val/acc", "val/mse")}
         self._reporter.progress(Progress(self.name, segment, segments, epoch, epochs, fraction, left, shown))
 
@@ -215,4 +215,3 @@ def digest(network: nn.Module) -> str:
         sha.update(name.encode())
         sha.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return sha.hexdigest()
-

@@ -75,6 +75,7 @@ class BottomUp:
                     history = saved["history"]
                 best = self._train(i, state, feeder, best, history)
             feeder.advance(*self.chain[plan.start : plan.stop])
+        assert best is not None
         chosen = best["segment"]
         self.run.note(segment_chosen=chosen, kept_features_bytes=most_kept, feature_passes=feature_passes)
         return self._predictor(chosen, shapes, best["local_loss"])

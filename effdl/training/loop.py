@@ -19,9 +19,7 @@ def reseed(seed: int) -> None:
         torch.cuda.manual_seed(seed)
 
 
-def train_epoch(
-    batches: Iterable[Batch], step: Step, optimizer: Optimizer, seed: Callable[[int], int]
-) -> Iterator[Batch]:
+def train_epoch(batches: Iterable[Batch], step: Step, optimizer: Optimizer, seed: Callable[[int], int]) -> Iterator[Batch]:
     """One pass of updates; yields what each step's forward pass put out, from before the step's own update.
 
     Args:

@@ -5,12 +5,12 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from itertools import count
 from time import perf_counter
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
@@ -47,7 +47,7 @@ class LiveStorages(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._now = self._live = self.peak = self._peak_at = 0
         self._all: list[_Storage] = []
         self._of = WeakIdKeyDictionary()
@@ -112,6 +112,12 @@ def clone(thing: T, convert: Callable[[Tensor], Tensor]) -> T:
     return copy.deepcopy(thing, memo)
 
 
+def _fake_mode() -> Any:
+    from torch._subclasses.fake_tensor import FakeTensorMode  # half a second to import, and few need it
+
+    return FakeTensorMode()
+
+
 def _modules(thing: object) -> list[nn.Module]:
     return [thing.blocks, thing.local_loss] if isinstance(thing, SegmentState) else [thing]  # type: ignore[list-item]
 
@@ -127,7 +133,7 @@ class Rehearsal:
     """
 
     def __init__(self, state: SegmentState, feednet: nn.Module, batch: Batch, *, fake: bool = False) -> None:
-        self._mode = FakeTensorMode() if fake else None
+        self._mode = _fake_mode() if fake else None
         convert: Callable[[Tensor], Tensor] = self._mode.from_tensor if self._mode else torch.clone
         self._state, self._feednet = clone(state, convert), clone(feednet, convert)
         x, y, index = (convert(t.clone()) for t in (batch.x, batch.y, batch.index))
@@ -135,10 +141,11 @@ class Rehearsal:
 
     def memory(self) -> Memory:
         """Peak memory of the second of two steps. The feednet counts (table 6.3's "relative memory use" includes it)."""
+        live = LiveStorages()
         with self._mode or nullcontext():
             if not self._state.optimizer.state:
                 self._step(self._feed)
-            with LiveStorages() as live:
+            with live:
                 self._book(live)
 
                 def feed(x: Tensor) -> Tensor:
@@ -148,21 +155,22 @@ class Rehearsal:
                     return fed
 
                 self._step(feed)
-            return live.memory()
+        return live.memory()
 
     def seconds(self, budget: float = 0.1) -> tuple[float, float]:
-        """(feednet forward, training step) for one batch: the fastest of a warm-up and what fits the time budget."""
+        """(feednet forward, training step) for one batch: the fastest of at least two, unless the first takes seconds."""
         feed_s = step_s = float("inf")
         start = perf_counter()
-        while True:
+        for repeat in count(1):
             before = perf_counter()
             with torch.no_grad():
                 fed = self._feed(self._batch.x)
             between = perf_counter()
             self._step(lambda x, fed=fed: fed)  # type: ignore[misc]
             feed_s, step_s = min(feed_s, between - before), min(step_s, perf_counter() - between)
-            if perf_counter() - start > budget:
-                return feed_s, step_s
+            if perf_counter() - start > (budget if repeat > 1 else 2.0):
+                break
+        return feed_s, step_s
 
     def _book(self, live: LiveStorages) -> None:
         parameters = list(self._state.modules.parameters())

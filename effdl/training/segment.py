@@ -42,7 +42,10 @@ def gradient_dropout(z: Tensor, p: float) -> Tensor:
     The thesis does not say whether it scales ("grad noise"); inverted scaling keeps the gradient's mean. The mask is drawn
     in the backward pass, so the forward pass is the same bits with and without it.
     """
-    return _GradientDropout.apply(z, p) if p > 0 else z  # type: ignore[no-any-return, no-untyped-call]
+    if p == 0:
+        return z
+    same: Tensor = _GradientDropout.apply(z, p)
+    return same
 
 
 class LocalLoss(nn.Module, ABC):
@@ -135,7 +138,7 @@ class SegmentState:
         if batch.x._version != version:
             raise ConfigError("a segment must not begin with an in-place operation: it overwrites what the one below yields")
         loss = self.local_loss(outputs, batch)
-        reduce_loss(loss, batch.sample_weight).backward()  # type: ignore[no-untyped-call]
+        reduce_loss(loss, batch.sample_weight).backward()
         return replace(batch, x=outputs.detach(), loss=loss.detach())
 
     def forward(self, x: Tensor) -> Tensor:
@@ -160,9 +163,7 @@ class SegmentState:
 
 def checkpointed(block: nn.Module, x: Tensor) -> Tensor:
     """block(x) whose activations are recomputed in the backward pass (Chen et al. 2016), dropout masks and all."""
-    out: Tensor = checkpoint(
-        block, x, use_reentrant=False, context_fn=lambda: (nullcontext(), still_statistics(block))
-    )
+    out: Tensor = checkpoint(block, x, use_reentrant=False, context_fn=lambda: (nullcontext(), still_statistics(block)))
     return out
 
 

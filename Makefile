@@ -1,0 +1,42 @@
+# effdl. `make` lists what there is. Everything runs in .venv, made on first use; PYTHON picks the interpreter for it.
+PYTHON ?= python3
+VENV ?= .venv
+PY := $(VENV)/bin/python
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-slow lint types check same clean
+
+help: ## this list
+	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+install: $(VENV)/.installed ## make .venv and install effdl with its test tools
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "effdl needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check -e '.[vision,dev]'
+	@touch $@
+
+demo: $(VENV)/.installed ## the main job on real digits: layer-wise learning against backprop, under 90 s
+	@$(PY) scripts/demo.py
+
+test: $(VENV)/.installed ## the suite, under 8 minutes on 2 cores; EFFDL_DATA names the folder of the image sets
+	$(PY) -m pytest -n 2
+
+test-slow: $(VENV)/.installed ## the slow tier: kills, two processes at once, printed costs
+	$(PY) -m pytest -m slow
+
+lint: $(VENV)/.installed ## style
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+types: $(VENV)/.installed ## static types, strict
+	$(PY) -m mypy
+
+check: lint types test ## everything that must hold before a commit
+
+same: $(VENV)/.installed ## same numbers as another commit, bit for bit: make same BASE=main
+	@$(PY) scripts/same.py $(BASE)
+
+clean: ## remove caches and the environment, not the results
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
