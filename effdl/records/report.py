@@ -64,7 +64,7 @@ class Silent:
 
 
 class Console:
-    """A bar for each run in progress where standard error is a terminal, else a line every five seconds.
+    """A bar for each run in progress where standard error is a terminal, else a line every five seconds to a minute.
 
     runs: how many there are; a lone run always says its cost, one of many only where it is long.
     """
@@ -120,7 +120,7 @@ class Console:
             return
         now = time.monotonic()
         if now > self._line_at.setdefault(progress.name, now + LINE_EVERY_S):
-            self._line_at[progress.name] = now + LINE_EVERY_S
+            self._line_at[progress.name] = now + min(60.0, max(LINE_EVERY_S, progress.left_s / 50))
             self._print(f"{progress.name}: {100 * progress.fraction:.0f}% {text}")
 
     def done(self, result: dict[str, Any]) -> None:

@@ -96,6 +96,7 @@ class Run:
             epochs_planned=[c.epochs for c in costs],
         )
         self._reporter.cost(self.name, sum(seconds), costs)
+        self._started = time.perf_counter()
 
     def progress(self, segment: int, segments: int, epoch: int, epochs: int, step: int, steps: int) -> None:
         now = time.perf_counter()
