@@ -44,10 +44,11 @@ class BlockChain(nn.Module):
 
         Args:
             module: a network whose top-level data flow is a chain (inside the pieces anything goes: residual blocks ...).
-            cuts: names of the submodules after which a block ends, in order; by default every child, with
-                ``nn.Sequential`` children opened.
-            head: name of the first submodule of the head; by default the last child that has parameters, together with the
-                parameter-free ones right before it.
+            cuts: names of the submodules after which a block ends, in order. By default a block begins at each child with
+                weights other than those of normalisation, ``nn.Sequential`` children opened, that a single value reaches;
+                what follows without such weights (normalisation, activations, pooling) joins it.
+            head: name of the first submodule of the head. By default all that follows the last cut, or without cuts the last
+                layer, together with what averages or reshapes for it.
             input: the input block, not part of ``module``.
 
         Raises:
