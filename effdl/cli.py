@@ -5,13 +5,19 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from effdl import config
-from effdl.errors import ConfigError, EffdlError, one_line
+from effdl.errors import ConfigError, EffdlError, RecordError, one_line
 
 _results: list[dict[str, Any]] = []  # of this process's runs, in order; Hydra gives no way to return them
+_sweep_folder: list[Path] = []  # that Hydra writes multirun.yaml into, before it looks whether the runs can be composed
+
+FLAGS = {"-m", "--multirun", "-c", "--cfg", "--resolve", "-p", "--package", "-i", "--info", "-r", "--run", "-h", "--help"}
+FLAGS |= {"-cp", "--config-path", "-cn", "--config-name", "-cd", "--config-dir", "-sc", "--shell-completion"}
+FLAGS |= {"--hydra-help", "--version", "--experimental-rerun"}
 
 EXAMPLES = """\
   python run.py                                                     the default: DLL on handwritten digits, seconds
@@ -33,16 +39,19 @@ def main(entry: Callable[[], Any]) -> None:
     if many and not any(a.startswith("hydra/launcher=") for a in arguments):
         sys.argv.append("hydra/launcher=effdl")
     try:
+        if unknown := [a for a in arguments if a.startswith("-") and a.split("=")[0] not in FLAGS]:
+            raise ConfigError(f"{unknown[0]}: unknown option; values are given as key=value, see --help")
         if any(a.startswith("-") for a in arguments):
             entry()
         else:  # the same without Hydra's second composition, which would be half of the time to answer from a record
             run(config.compose(arguments))
     except KeyboardInterrupt:
         _stop("interrupted; the same command goes on where this one stopped", 130)
-    except EffdlError as error:
-        _stop(one_line(error), error.exit_code)
     except Exception as error:
-        _stop_unexpected(error)
+        discard_sweep()
+        _stop_for(error, arguments)
+    if not any("path" in result for result in _results):
+        discard_sweep()
     _answer(_results, many)
 
 
@@ -59,28 +68,41 @@ def sweep(composed: Sequence[Any]) -> list[dict[str, Any]]:
     return results
 
 
-def discard_sweep(folder: str) -> None:
-    """Remove the folder that Hydra wrote for a sweep that does not begin."""
-    shutil.rmtree(folder, ignore_errors=True)
-    parent = Path(folder).parent
-    for empty in (parent, parent.parent):
-        if empty.is_dir() and not any(empty.iterdir()):
-            empty.rmdir()
+def begin_sweep(folder: str) -> None:
+    """Note where Hydra is going to write for this sweep."""
+    _sweep_folder.append(Path(folder))
+
+
+def discard_sweep() -> None:
+    """Remove what Hydra wrote for a sweep that left no record, and the folders that are empty without it."""
+    for folder in _sweep_folder:
+        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):  # not empty, or never made
+            folder.parent.rmdir()
+            folder.parent.parent.rmdir()
 
 
 def _execute(specs: list[config.Spec], composed: Any) -> list[dict[str, Any]]:
+    results, workers = composed.get("results"), composed.get("workers")
+    if results in (None, ""):
+        raise ConfigError("results: needs the name of a folder")
+    if workers is not None and (type(workers) is not int or workers < 1):
+        raise ConfigError(f"workers: a whole number from 1, or null for one a core, not {workers!r}")
     from effdl.records.execute import execute
     from effdl.records.report import Console
 
     with Console(len(specs)) as console:
-        return execute(specs, Path(str(composed.results)), composed.workers or os.cpu_count() or 1, console)
+        return execute(specs, Path(str(results)), workers or os.cpu_count() or 1, console)
 
 
 def _answer(results: list[dict[str, Any]], many: bool) -> None:
-    """The JSON line on standard output, a line on standard error for each run that did not finish, the exit code."""
+    """The JSON line on standard output, a line on standard error if something did not finish, the exit code."""
     bad = [result for result in results if result["status"] != "finished"]
+    if bad and many:  # each had its line when it ended
+        print(f"effdl: {len(bad)} of {len(results)} runs did not finish; the same command tries them again", file=sys.stderr)
+    elif bad:
+        print(f"effdl: {bad[0]['name']}: {bad[0]['status']}: {bad[0]['reason']}", file=sys.stderr)
     for result in bad:
-        print(f"effdl: {result['name']}: {result['status']}: {result['reason']}", file=sys.stderr)
         if os.environ.get("EFFDL_DEBUG") and "trace" in result:
             print(result["trace"], file=sys.stderr)
     shown = [{key: value for key, value in result.items() if key not in ("trace", "exit_code")} for result in results]
@@ -98,10 +120,15 @@ def _stop(line: str, code: int) -> None:
     sys.exit(code)
 
 
-def _stop_unexpected(error: Exception) -> None:
-    """Hydra's own errors are the user's to mend; others are ours."""
+def _stop_for(error: Exception, arguments: Sequence[str]) -> None:
+    """One line for each kind of error: the user's, Hydra's, which are the user's too, the disk's, and ours."""
+    if isinstance(error, EffdlError):
+        _stop(one_line(error), error.exit_code)
     if type(error).__module__.split(".")[0] in ("hydra", "omegaconf", "antlr4"):
-        _stop(one_line(config.composition_error(error)), ConfigError.exit_code)
+        _stop(one_line(config.composition_error(error, arguments)), ConfigError.exit_code)
+    if isinstance(error, OSError) and error.filename:
+        reason = f"{error.filename}: {error.strerror}; point `results` to a folder that can be written"
+        _stop(reason, RecordError.exit_code)
     if os.environ.get("EFFDL_DEBUG"):
         raise error
     _stop(f"{one_line(error)} (this should not happen; EFFDL_DEBUG=1 shows where)", 1)

@@ -66,12 +66,17 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
             return hydra_compose("config", list(overrides))
     except HydraException as error:
-        raise composition_error(error) from error
+        raise composition_error(error, overrides) from error
+    except ValueError as error:  # such as method=null
+        raise ConfigError(f"{' '.join(overrides)}: {error}") from error
 
 
-def composition_error(error: BaseException) -> ConfigError:
-    """Hydra's several lines as one that keeps the key and the choices."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+def composition_error(error: BaseException, overrides: Sequence[str] = ()) -> ConfigError:
+    """Hydra's several lines as one that keeps the key and what there is instead."""
+    if missing := getattr(error, "missing_cfg_file", None):
+        group, _, name = missing.rpartition("/")
+        return ConfigError(f"{group}={name}: unknown choice; there are {', '.join(choices(group))}")
+    lines = [line.strip() for line in (str(error) or str(error.__cause__)).splitlines() if line.strip()]
     noise = (
         "Check your defaults",
         "Config search path",
@@ -83,11 +88,27 @@ def composition_error(error: BaseException) -> ConfigError:
     )
     text = " ".join(line for line in lines if not line.startswith(noise))
     if match := re.match(r"Could not override '(.+?)'", text):
-        return ConfigError(f"{match[1]}: unknown key (--help lists the groups, `+{match[1]}=...` would not help)")
-    if match := re.search(r"Could not find '(.+)/(.+?)'", text):
-        return ConfigError(f"{match[1]}={match[2]}: unknown choice; there are {', '.join(choices(match[1]))}")
+        return ConfigError(f"{match[1]}: unknown key; {_instead(match[1], overrides)}")
+    if match := re.match(r"Ambiguous value for argument '(.+?)'", text):
+        return ConfigError(f"{match[1]}: several values make a sweep, which needs -m; one list is written key=[a,b]")
     key = getattr(error, "override", None)
     return ConfigError(f"{key}: {text}" if key and key not in text else text)
+
+
+def _instead(key: str, overrides: Sequence[str]) -> str:
+    """What could stand in the place of an unknown key, given the other overrides (of a sweep, its first run)."""
+    if "/" in key:
+        return f"there are the groups {', '.join(GROUPS)}"
+    others = [o.split(",")[0] for o in overrides if "=" in o and o.partition("=")[0].lstrip("+") != key]
+    parent = key.rpartition(".")[0]
+    try:
+        composed = compose(others)
+        node = OmegaConf.select(composed, parent) if parent else composed
+    except ConfigError:  # more than one is wrong
+        node = None
+    if not isinstance(node, DictConfig):
+        return "--help lists the groups and their choices"
+    return f"there are {', '.join(sorted(str(k) for k in node if k not in ('_target_', 'hydra')))}"
 
 
 def build(config: DictConfig | Mapping[str, Any]) -> Spec:
@@ -142,7 +163,7 @@ def _explain(error: Mapping[str, Any], group: str, names: list[str]) -> str:
     path = [str(part) for part in error["loc"] if part in names or isinstance(part, int)]
     if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         return f"{group}.{error['loc'][0]}: unknown key; there are {', '.join(names)}"
-    message = str(error["msg"]).removeprefix("Value error, ")
+    message = str(error["msg"]).removeprefix("Value error, ").replace("tuple", "list").replace("Tuple", "List")
     if not path:
         return message if message.startswith(group) else f"{group}: {message}"
     return f"{group}.{'.'.join(path)}: {message}, got {error['input']!r}"
@@ -171,6 +192,8 @@ def check(spec: Spec) -> None:
         )
     if not spec.method.takes_optimizer and spec.optimizer is not None:
         raise ConfigError(f"optimizer: {type(spec.method).__name__} uses none, leave it out or say optimizer=none")
+    if problem.train < 1:
+        raise ConfigError(f"dataset.val_size: {spec.dataset.val_size} leaves no training samples")
     if spec.dataset.batch_size > problem.train:
         raise ConfigError(f"dataset.batch_size: {spec.dataset.batch_size} is larger than the {problem.train} training samples")
     spec.arch.check(problem)

@@ -20,17 +20,16 @@ ConfigStore.instance().store(group="hydra/launcher", name="effdl", node=Launcher
 
 class EffdlLauncher(Launcher):
     def setup(self, *, hydra_context: Any, task_function: Any, config: DictConfig) -> None:
+        from effdl import cli
+
         self.loader, self.config = hydra_context.config_loader, config
+        cli.begin_sweep(config.hydra.sweep.dir)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from effdl import cli
 
-        try:
-            composed = [self.loader.load_sweep_config(self.config, list(o)) for o in job_overrides]
-            results = cli.sweep(composed)
-        except Exception:
-            cli.discard_sweep(self.config.hydra.sweep.dir)
-            raise
+        composed = [self.loader.load_sweep_config(self.config, list(o)) for o in job_overrides]
+        results = cli.sweep(composed)
         return [
             JobReturn(overrides=o, cfg=c, status=JobStatus.COMPLETED, _return_value=r.get("summary", {}).get("val/acc"))
             for o, c, r in zip(job_overrides, composed, results, strict=True)

@@ -37,7 +37,18 @@ def carry_out(spec: config.Spec, root: Path, reporter: Reporter | None = None, t
     Raises:
         EffdlError: nothing final was reached; the same call goes on from the last checkpoint.
     """
-    reporter = reporter or Silent()
+    try:
+        return _carry_out(spec, root, reporter or Silent(), threads)
+    except Exception as error:
+        if not _is_out_of_memory(error):
+            raise
+        raise HardwareError(
+            f"out of memory ({' '.join(str(error).split())[:120]}): try a smaller dataset.batch_size, method=dll, "
+            "method.checkpoint=block with backprop, or a smaller method.keep_features_mib"
+        ) from None
+
+
+def _carry_out(spec: config.Spec, root: Path, reporter: Reporter, threads: int | None) -> dict[str, Any]:
     fingerprint = spec.dataset.fingerprint()
     store = Store(root, config.run_id(spec, fingerprint), reporter.say)
     if (done := _finished(store, spec)) is not None:
@@ -46,18 +57,13 @@ def carry_out(spec: config.Spec, root: Path, reporter: Reporter | None = None, t
     train, test = spec.dataset.load()
     problem = open_problem(spec, train.to(device), test)
     with store.owned():
-        if (done := _finished(store, spec)) is not None:
-            return done
         try:
             _describe(store, spec, fingerprint)
+            if (done := _finished(store, spec)) is not None:
+                return done
             return _fit(spec, store, problem, test.to(device), reporter)
-        except BaseException as error:
+        except BaseException:
             store.discard_if_empty()
-            if _is_out_of_memory(error):
-                raise HardwareError(
-                    f"out of memory ({' '.join(str(error).split())[:120]}): try a smaller dataset.batch_size, method=dll, "
-                    "method.checkpoint=block with backprop, or a smaller method.keep_features_mib"
-                ) from None
             raise
 
 

@@ -7,6 +7,7 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -96,12 +97,13 @@ class _Pool:
     def _give(self, worker: _Worker) -> None:
         worker.job = self.waiting.popleft() if self.waiting else None
         if worker.job is not None:
-            worker.connection.send(self.specs[worker.job])
+            with suppress(OSError):  # a worker that is gone shows when it is listened to
+                worker.connection.send(self.specs[worker.job])
 
     def _receive(self, worker: _Worker, workers: list[_Worker]) -> None:
         try:
             kind, *content = worker.connection.recv()
-        except (EOFError, ConnectionResetError):
+        except (EOFError, OSError):  # gone, perhaps in the middle of a message
             self._bury(worker, workers)
             return
         if kind == "result":
@@ -179,7 +181,7 @@ def _work(connection: Connection, root: Path) -> None:
         while True:
             spec = connection.recv()
             connection.send(("result", _attempt(spec, root, relay, threads=1)))
-    except (EOFError, BrokenPipeError, ConnectionResetError):
+    except (EOFError, OSError):
         return
 
 

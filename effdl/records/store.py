@@ -6,10 +6,10 @@ import hashlib
 import io
 import json
 import os
-import shutil
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +39,9 @@ def write_atomically(path: Path, data: bytes) -> None:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(part, path)
-        except OSError:
-            part.unlink(missing_ok=True)
+        except BaseException:
+            with suppress(OSError):
+                part.unlink()
             raise
 
 
@@ -71,37 +72,62 @@ class Store:
         self.path = root / "runs" / run_id
         self._say = say
         self._lock: int | None = None
+        self._made: list[Path] = []
 
     def summary(self) -> dict[str, Any] | None:
         """What the finished run says, or None."""
-        return self._read_json("summary.json")
+        return self._read_json("summary.json", "status")
 
     def spec(self) -> dict[str, Any] | None:
-        return self._read_json("spec.json")
+        return self._read_json("spec.json", "config")
 
     @contextmanager
     def owned(self) -> Iterator[None]:
         """Own the run; waits, saying so, while another process does. The lock dies with its owner, however that ends."""
         with disk_errors(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-        self._lock = lock
+            for attempt in count():
+                try:
+                    self._lock = self._take_lock()
+                except FileNotFoundError:  # another process has just removed the folder
+                    if attempt == 10:
+                        raise
+                if self._lock is not None:
+                    break
         _owned.add(self)
+        try:
+            yield
+        finally:
+            self.release()
+
+    def _take_lock(self) -> int | None:
+        """The locked file; None if its last owner left nothing and removed it while this process waited."""
+        self._made = [folder for folder in self.path.parents if not folder.exists()] or self._made
+        self.path.mkdir(parents=True, exist_ok=True)
+        path = self.path / "lock"
+        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 self._say(f"{self.path.name} is being run by another process; waiting for it")
                 fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
-        finally:
-            self.release()
+            if os.path.samestat(os.fstat(lock), os.stat(path)):
+                return lock
+        except BaseException:
+            os.close(lock)
+            raise
+        os.close(lock)
+        return None
 
     def discard_if_empty(self) -> None:
-        """Remove a run that has nothing to go on from, so that a failed start leaves nothing behind."""
-        kept = {p.name for p in self.path.iterdir()} - {"lock", "spec.json", "provenance.json", "metrics.jsonl"}
-        if not kept:
-            shutil.rmtree(self.path, ignore_errors=True)
+        """Remove a run that has nothing to go on from, and the folders made for it: a failed start leaves nothing behind."""
+        names = ("metrics.jsonl", "provenance.json", "spec.json", "lock")  # the lock last: until then the run is ours
+        if {p.name for p in self.path.iterdir()} <= set(names):
+            with suppress(OSError):  # a folder that another run has come to use
+                for name in names:
+                    (self.path / name).unlink(missing_ok=True)
+                for folder in (self.path, *self._made):
+                    folder.rmdir()
 
     def append(self, line: Mapping[str, Any]) -> None:
         with disk_errors(self.path / "metrics.jsonl"), (self.path / "metrics.jsonl").open("ab") as file:
@@ -128,16 +154,21 @@ class Store:
             with disk_errors(metrics):
                 metrics.unlink(missing_ok=True)
             return None, []
-        data = metrics.read_bytes() if metrics.exists() else b""
+        with disk_errors(metrics):
+            data = metrics.read_bytes() if metrics.exists() else b""
+        length = state.pop("metrics_length")
         lines, damaged = [], []
-        for line in data[: state.pop("metrics_length")].splitlines():
-            try:
-                lines.append(json.loads(line))
-            except ValueError:
-                damaged.append(line)
+        for text in data[:length].splitlines():
+            line = _parse(text)
+            if line is not None and "segment" in line:
+                lines.append(line)
+            else:
+                damaged.append(text)
         if damaged:
             self._say(f"{metrics}: {len(damaged)} damaged line(s) set aside in metrics.jsonl.damaged; the rest is used")
             write_atomically(metrics.with_name("metrics.jsonl.damaged"), b"\n".join(damaged) + b"\n")
+        if len(data) < length:
+            self._say(f"{metrics}: its last {length - len(data)} bytes are lost; the rest is used")
         write_atomically(metrics, b"".join((json.dumps(line) + "\n").encode() for line in lines))
         return state, lines
 
@@ -152,23 +183,27 @@ class Store:
         path = self.path / "checkpoint"
         if not path.exists():
             return None
-        digest, _, data = path.read_bytes().partition(b"\n")
+        with disk_errors(path):
+            digest, _, data = path.read_bytes().partition(b"\n")
         if hashlib.sha256(data).hexdigest().encode() != digest:
             self._set_aside(path, "does not match its digest; the run begins anew")
             return None
         state: dict[str, Any] = torch.load(io.BytesIO(data), weights_only=True)
         return state
 
-    def _read_json(self, name: str) -> dict[str, Any] | None:
+    def _read_json(self, name: str, key: str) -> dict[str, Any] | None:
+        """A record that holds ``key``; a damaged one counts as missing, and its run's owner sets it aside."""
         path = self.path / name
-        try:
-            content: dict[str, Any] = json.loads(path.read_bytes())
+        with disk_errors(path):
+            try:
+                content = _parse(path.read_bytes())
+            except FileNotFoundError:
+                return None
+        if content is not None and key in content:
             return content
-        except FileNotFoundError:
-            return None
-        except ValueError:
-            self._set_aside(path, "is not JSON")
-            return None
+        if self._lock is not None:
+            self._set_aside(path, "is not a whole record")
+        return None
 
     def _set_aside(self, path: Path, reason: str) -> None:
         self._say(f"{path} is damaged: it {reason}; set aside as {path.name}.damaged")
@@ -180,3 +215,12 @@ class Store:
         if self._lock is not None:
             lock, self._lock = self._lock, None
             os.close(lock)
+
+
+def _parse(text: bytes) -> dict[str, Any] | None:
+    """A JSON object, or None where it is none."""
+    try:
+        content = json.loads(text)
+    except ValueError:
+        return None
+    return content if isinstance(content, dict) else None
