@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint types check same clean
+.PHONY: help install demo readme test test-slow lint types check same clean
 
 help: ## this list
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -18,6 +18,9 @@ $(VENV)/.installed: pyproject.toml
 
 demo: $(VENV)/.installed ## the main job on real digits: layer-wise learning against backprop, under 90 s
 	@$(PY) scripts/demo.py
+
+readme: $(VENV)/.installed ## rewrite the README's table from the demo's runs
+	@$(PY) scripts/demo.py --readme
 
 test: $(VENV)/.installed ## the suite, under 8 minutes on 2 cores; EFFDL_DATA names the folder of the image sets
 	$(PY) -m pytest -n 2

@@ -1,0 +1,28 @@
+"""The README's Python runs as printed, and its commands exist."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def test_python_example_trains_a_timm_model_layer_by_layer(tmp_path: Path) -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    script = tmp_path / "example.py"
+    script.write_text(example)
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    accuracy = float(re.search(r"'acc': ([0-9.]+)", done.stdout)[1])
+    assert accuracy > 0.9
+    assert re.search(r"peak training memory by layer: \[\d+(, \d+)+\]", done.stdout)
+    assert not list(tmp_path.glob("results*")), "Run.in_memory writes nothing"
+
+
+def test_make_targets_of_the_readme_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    targets = re.findall(r"^make ([a-z-]+)", README, flags=re.MULTILINE)
+    assert targets == ["demo", "test"]
+    assert all(re.search(rf"^{target}:.*##", makefile, flags=re.MULTILINE) for target in targets)
