@@ -1,6 +1,7 @@
 """The tiny problem, network and observers with which the engine's tests train for real: 6×6 images, three blocks."""
 
 from collections import OrderedDict
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -43,7 +44,7 @@ def chain(seed: int = 0, dropout: float = 0.2) -> BlockChain:
             f"conv{i + 1}",
             nn.Sequential(nn.Conv2d(a, b, 3, padding=1, bias=False), nn.BatchNorm2d(b), nn.ReLU(), nn.Dropout(dropout)),
         )
-        for i, (a, b) in enumerate(zip(WIDTHS, WIDTHS[1:], strict=False))
+        for i, (a, b) in enumerate(pairwise(WIDTHS))
     )
     block = InputBlock((1, SIDE, SIDE))
     block.fit(images(40, 1).x)

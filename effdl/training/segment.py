@@ -133,8 +133,9 @@ class SegmentState:
     def step(self, batch: Batch) -> Batch:
         """Forward, local loss and backward for one batch; gradients stay in ``.grad``."""
         version = batch.x._version
+        x = batch.x.detach()  # whatever made x, no gradient goes below the segment
         p = self.input_dropout(self.epoch)
-        outputs = self.forward(F.dropout(batch.x, p) if p > 0 else batch.x)
+        outputs = self.forward(F.dropout(x, p) if p > 0 else x)
         if batch.x._version != version:
             raise ConfigError("a segment must not begin with an in-place operation: it overwrites what the one below yields")
         loss = self.local_loss(outputs, batch)

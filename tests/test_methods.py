@@ -1,0 +1,189 @@
+"""The contract that every method keeps, for every YAML × every objective; and each method's limiting cases."""
+
+from dataclasses import fields, replace
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from torch import nn
+
+from effdl.archs.chain import ArchFacts, BlockChain
+from effdl.archs.classifier import Classifier
+from effdl.config import build_setting, choices, compose
+from effdl.datasets.problem import Problem, Samples
+from effdl.methods.backprop import Backprop
+from effdl.methods.method import Method
+from effdl.methods.segmentwise import Segmentwise, spans
+from effdl.objectives.losses import LinearMse, SoftmaxCe
+from effdl.records.run import Run
+from effdl.rng import seed_for
+from effdl.training.decision import Pool
+from effdl.training.hardware import Hardware
+from effdl.training.loop import evaluate, reseed
+from effdl.training.optim import Sgd
+
+METHODS, OBJECTIVES = choices("method"), choices("objective")
+EPOCHS = 2
+
+
+def method_of(choice: str) -> Method:
+    """A choice with its own settings, but for few epochs."""
+    built: Method = build_setting(compose([f"method={choice}"]).method, "method")
+    return replace(built, epochs=EPOCHS) if "epochs" in {f.name for f in fields(built)} else built
+
+
+def parts(method: Method, blocks: int) -> list[tuple[int, int]]:
+    """The blocks [start, stop) that learn together, in order."""
+    return spans(blocks, method.segment_size) if isinstance(method, Segmentwise) else [(0, blocks)]
+
+
+def test_the_folders_have_five_methods_and_four_objectives() -> None:
+    assert METHODS == ["backprop", "dll", "dll_first_results", "dll_regularized", "segmentwise"]
+    assert OBJECTIVES == ["linear_mse", "sigmoid_bce", "softmax_ce", "tanh_mse"]
+
+
+@pytest.mark.parametrize("objective_choice", OBJECTIVES)
+@pytest.mark.parametrize("choice", METHODS)
+def test_every_method_keeps_the_contract_with_every_objective(choice: str, objective_choice: str) -> None:
+    method, objective = method_of(choice), build_setting(compose([f"objective={objective_choice}"]).objective, "objective")
+    problem, model = tiny.problem(objective), tiny.chain()
+    method.check(tiny.facts(problem), ArchFacts(len(model), 1), Hardware())
+    inner = Run.in_memory(Sgd(lr=0.02) if method.takes_optimizer else None)
+    run = tiny.WatchedRun(inner, model)
+    first = tiny.copied(model)
+
+    network = method.fit(problem, model, run)
+
+    assert not any(module.training for module in network.modules())
+    logits = network(problem.val_tensors().x)
+    assert logits.shape == (problem.num_val, problem.outputs)
+    assert logits.isfinite().all()
+
+    rebuilt = method.network(tiny.chain(seed=9), tiny.facts(problem), objective, inner.notes).eval()
+    rebuilt.load_state_dict(network.state_dict(), strict=True)
+    assert torch.equal(rebuilt(problem.val_tensors().x), logits)
+
+    states = [first, *(state for _, state in run.epochs)]
+    assert [segment for segment, _ in run.epochs] == [i for i in range(len(parts(method, 3))) for _ in range(EPOCHS)]
+    for (segment, after), before in zip(run.epochs, states[:-1], strict=True):
+        start, stop = parts(method, len(model))[segment]
+        for i, name in enumerate(model.names):
+            of_block = [key for key in after if key.startswith(f"blocks.{name}.")]
+            moved = {key: not torch.equal(before[key], after[key]) for key in of_block}
+            assert moved and set(moved.values()) == {start <= i < stop}, (segment, moved)
+        assert tiny.same([before["input.mean"], before["input.std"]], [after["input.mean"], after["input.std"]])
+
+
+@pytest.mark.parametrize("choice", METHODS)
+def test_every_method_learns_the_tiny_problem(choice: str) -> None:
+    problem = tiny.problem(train=60, batch_size=10)
+    method = replace(method_of(choice), epochs=12)
+    network = method.fit(problem, tiny.chain(), Run.in_memory(Sgd(lr=0.05)))
+    assert evaluate(network, tiny.images(90, 5).batches(30), problem.objective)["acc"] > 0.9
+
+
+@pytest.mark.parametrize("choice", METHODS)
+def test_every_method_gives_the_same_numbers_twice(choice: str) -> None:
+    method, results = method_of(choice), []
+    for _ in range(2):
+        run = Run.in_memory(Sgd(lr=0.02))
+        torch.rand(3)
+        network = method.fit(tiny.problem(), tiny.chain(), run)
+        lines = [{k: v for k, v in line.items() if not k.startswith("time/")} for line in run.lines]
+        results.append([network.state_dict(), lines])
+    assert tiny.same(*results)
+
+
+@pytest.mark.parametrize("method", [Backprop(epochs=6), Segmentwise(epochs=6)], ids=["backprop", "segmentwise"])
+def test_every_method_takes_real_targets(method: Method) -> None:
+    x = torch.rand(40, 4, generator=torch.Generator().manual_seed(0))
+    problem = Problem(Samples(x, x[:, :2]), Samples(x, x[:, :2]), LinearMse(), outputs=2, batch_size=8)
+    model = BlockChain([nn.Linear(4, 6), nn.Sequential(nn.Linear(6, 6), nn.Tanh())], nn.Linear(6, 2))
+    run = Run.in_memory(Sgd(lr=0.02, momentum=0))
+    network = method.fit(problem, model, run)
+    chosen = [line["val/mse"] for line in run.lines if line["segment"] == run.notes["segment_chosen"]]
+    assert chosen[-1] == evaluate(network, problem.val(), problem.objective)["mse"]
+    assert chosen[-1] < chosen[0]
+
+
+@pytest.mark.parametrize("checkpoint", [None, "block"])
+def test_limit_one_segment_under_the_chains_head_is_backprop(checkpoint: Any) -> None:
+    networks = []
+    for method in (Segmentwise(epochs=3, segment_size=3, decision=Pool(size=2)), Backprop(epochs=3, checkpoint=checkpoint)):
+        model = tiny.chain()
+        reseed(seed_for(0, "init", 0))
+        head = Classifier((tiny.WIDTHS[-1], tiny.SIDE, tiny.SIDE), tiny.CLASSES, size=2)
+        networks.append(method.fit(tiny.problem(), model.with_head(head).double(), Run.in_memory(Sgd(lr=0.05))).state_dict())
+    assert networks[0]["head.layers.0.weight"].dtype == torch.float64
+    torch.testing.assert_close(*networks, rtol=1e-12, atol=1e-14)
+
+
+def test_limit_a_segment_larger_than_the_network_is_one_that_spans_it() -> None:
+    networks = [
+        Segmentwise(epochs=1, segment_size=size).fit(tiny.problem(), tiny.chain(), Run.in_memory(Sgd())).state_dict()
+        for size in (3, 50)
+    ]
+    assert tiny.same(*networks)
+
+
+def drawn_decision(segment: int, width: int, outputs: int) -> tuple[torch.Tensor, torch.Tensor]:
+    torch.manual_seed(seed_for(0, "init", segment))
+    layer = nn.Linear(width, outputs)
+    return layer.weight.detach().double(), layer.bias.detach().double()
+
+
+def test_limit_one_step_of_two_linear_layers_by_hand() -> None:
+    """½‖V W x + c − t‖² averaged over the batch; one step of gradient descent with weight decay λ on each layer in turn."""
+    lr, decay, factor = 0.1, 0.01, 0.5
+    generator = torch.Generator().manual_seed(0)
+    x, t = (torch.randn(6, width, generator=generator, dtype=torch.float64) for width in (3, 2))
+    model = BlockChain([nn.Linear(3, 4, bias=False), nn.Linear(4, 5, bias=False)], nn.Linear(5, 2)).double()
+    weights = [block.weight.detach().clone() for block in model.blocks]
+    below = x
+    for i, (w, width) in enumerate(zip(weights, (4, 5), strict=True)):
+        v, c = drawn_decision(i, width, 2)
+        features = below @ w.T
+        error = features @ v.T + c - t
+        gradients = [v.T @ error.T @ below / 6, error.T @ features / 6, error.sum(0) / 6]
+        rate = lr * factor**i
+        w, v, c = (p - rate * (g + decay * p) for p, g in zip((w, v, c), gradients, strict=True))
+        weights[i], below = w, below @ w.T
+
+    problem = Problem(Samples(x, t), Samples(x, t), LinearMse(), outputs=2, batch_size=6)
+    method = Segmentwise(epochs=1, lr_factor=factor, choose="last")
+    network = method.fit(problem, model, Run.in_memory(Sgd(lr=lr, momentum=0, weight_decay=decay)))
+
+    expected = {
+        "blocks.0.weight": weights[0],
+        "blocks.1.weight": weights[1],
+        "head.layers.0.weight": v,
+        "head.layers.0.bias": c,
+    }
+    torch.testing.assert_close(dict(network.state_dict()), expected, rtol=1e-12, atol=1e-14)
+
+
+def test_limit_one_step_of_backprop_on_two_linear_layers_by_hand() -> None:
+    """∂/∂W = Vᵀ e xᵀ, ∂/∂V = e (W x)ᵀ, averaged over the batch, e = V W x − t."""
+    generator = torch.Generator().manual_seed(0)
+    x, t = (torch.randn(6, width, generator=generator, dtype=torch.float64) for width in (3, 2))
+    model = BlockChain([nn.Linear(3, 4, bias=False)], nn.Linear(4, 2, bias=False)).double()
+    w, v = (p.detach().clone() for p in model.parameters())
+    error = x @ w.T @ v.T - t
+    expected = {"blocks.0.weight": w - 0.1 * v.T @ error.T @ x / 6, "head.weight": v - 0.1 * error.T @ (x @ w.T) / 6}
+    problem = Problem(Samples(x, t), Samples(x, t), LinearMse(), outputs=2, batch_size=6)
+    network = Backprop(epochs=1).fit(problem, model, Run.in_memory(Sgd(lr=0.1, momentum=0)))
+    torch.testing.assert_close(dict(network.state_dict()), expected, rtol=1e-12, atol=1e-14)
+
+
+def test_the_test_numbers_of_a_run_are_no_input_of_any_method() -> None:
+    """With other test labels, every weight and every non-test number is bit-identical."""
+    results = []
+    for labels in (0, 1):
+        test = tiny.images(15, 3)
+        run = Run(0, Sgd(lr=0.02), test=Samples(test.x, (test.y + labels) % 3), objective=SoftmaxCe())
+        network = Segmentwise(epochs=EPOCHS).fit(tiny.problem(), tiny.chain(), run)
+        lines = [{k: v for k, v in line.items() if not k.startswith(("time/", "test/"))} for line in run.lines]
+        results.append((network.state_dict(), lines, [line["test/acc"] for line in run.lines if "test/acc" in line]))
+    assert tiny.same(results[0][:2], results[1][:2])
+    assert results[0][2] != results[1][2]
