@@ -60,8 +60,11 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
     """The composed config for these overrides, as run.py's command line takes them. Raises ConfigError."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import HydraException
 
+    hydra, running = GlobalHydra.instance(), GlobalHydra.instance().hydra
+    hydra.clear()  # a launcher runs within Hydra's own initialisation
     try:
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
             return hydra_compose("config", list(overrides))
@@ -69,6 +72,8 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
         raise composition_error(error, overrides) from error
     except ValueError as error:  # such as method=null
         raise ConfigError(f"{' '.join(overrides)}: {error}") from error
+    finally:
+        hydra.hydra = running
 
 
 def composition_error(error: BaseException, overrides: Sequence[str] = ()) -> ConfigError:
@@ -206,8 +211,9 @@ def choices(group: str) -> list[str]:
 
 
 def build_choice(group: str, name: str) -> Any:
-    """A choice of a group by itself, all values as its YAML has them."""
-    return build_setting(OmegaConf.to_container(OmegaConf.load(CONFIGS / group / f"{name}.yaml")), group)
+    """A choice of a group, all values as its YAML and the ones it builds on have them."""
+    node = OmegaConf.select(compose([f"{group}={name}"]), group.replace("/", "."))
+    return build_setting(None if node is None else OmegaConf.to_container(node), group)
 
 
 def is_setting(value: Any) -> bool:

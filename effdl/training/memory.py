@@ -102,14 +102,20 @@ class LiveStorages(TorchDispatchMode):
 
 
 def clone(thing: T, convert: Callable[[Tensor], Tensor]) -> T:
-    """A deep copy whose parameters and buffers are ``convert``-ed: fake ones take no memory."""
+    """A deep copy whose parameters, buffers and optimizer state are ``convert``-ed: fake ones take no memory."""
     memo: dict[int, Any] = {}
     for module in _modules(thing):
         for parameter in module.parameters():
             memo[id(parameter)] = nn.Parameter(convert(parameter.detach()), parameter.requires_grad)
         for buffer in module.buffers():
             memo[id(buffer)] = convert(buffer)
+    if isinstance(thing, SegmentState):
+        memo |= {id(held): convert(held) for held in _held(thing.optimizer)}
     return copy.deepcopy(thing, memo)
+
+
+def _held(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(list(optimizer.state.values())) if isinstance(leaf, Tensor)]
 
 
 def _fake_mode() -> Any:
@@ -176,8 +182,7 @@ class Rehearsal:
         parameters = list(self._state.modules.parameters())
         live.book([*self._feednet.parameters(), *self._feednet.buffers()], "feednet")
         live.book([*parameters, *self._state.modules.buffers()], "parameter")
-        states = tree_leaves(list(self._state.optimizer.state.values()))
-        live.book([leaf for leaf in states if isinstance(leaf, Tensor)], "optimizer")
+        live.book(_held(self._state.optimizer), "optimizer")
         live.book([self._batch.x, self._batch.y, self._batch.index], "activation")
         self._state.optimizer.register_step_pre_hook(lambda *_: live.book([p.grad for p in parameters], "gradient"))
 

@@ -1,0 +1,254 @@
+"""Accounted memory against bytes worked out by hand, torch's own tracker, and itself on fake tensors."""
+
+import copy
+import resource
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+from torch.distributed._tools.mem_tracker import MemTracker
+
+from effdl.archs.chain import BlockChain
+from effdl.archs.cnn import Cnn4, Vgg13
+from effdl.config import build_choice, choices
+from effdl.datasets.problem import Batch, Facts
+from effdl.objectives.losses import SoftmaxCe
+from effdl.training.decision import Decision, Pool
+from effdl.training.loop import reseed
+from effdl.training.memory import KINDS, Memory, Rehearsal
+from effdl.training.optim import AdamW, Optimizer, Sgd
+from effdl.training.segment import DecisionLoss, SegmentState
+
+MNIST = Facts((1, 28, 28), "classes", 10, 60000, 0, 10000, 128)
+ARCHS = {"cnn4": Cnn4(), "vgg13_bn": Vgg13(batch_norm=True)}
+
+
+def segment(
+    chain: BlockChain,
+    start: int,
+    stop: int,
+    decision: Decision | None = None,
+    optimizer: Optimizer | None = None,
+    checkpoint: bool = False,
+) -> tuple[SegmentState, nn.Module]:
+    """A segment (without a decision block: under the chain's own head) and its feednet."""
+    shape = chain.shapes(MNIST.input_shape)[stop - 1]
+    loss = DecisionLoss(decision.build(shape, MNIST.outputs) if decision else chain.head, SoftmaxCe())
+    blocks = chain[start:stop]
+    optimizer = optimizer or Sgd()
+    built = optimizer.build([*blocks.parameters(), *loss.parameters()])
+    state = SegmentState(blocks, loss, built, seed=lambda epoch, step: step, checkpoint=checkpoint)
+    return state, nn.Sequential(chain.input, *chain[:start]).eval()
+
+
+def arch(name: str) -> BlockChain:
+    reseed(0)
+    return ARCHS[name].build(MNIST)
+
+
+def batch(size: int) -> Batch:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(0, 256, (size, 1, 28, 28), dtype=torch.uint8, generator=generator)
+    return Batch(x, torch.arange(size) % 10, torch.arange(size))
+
+
+def backprop(name: str, **options: object) -> tuple[SegmentState, nn.Module]:
+    chain = arch(name)
+    return segment(chain, 0, len(chain), **options)  # type: ignore[arg-type]
+
+
+def middle(name: str, decision: Decision | None = None) -> tuple[SegmentState, nn.Module]:
+    chain = arch(name)
+    half = len(chain) // 2
+    return segment(chain, half, half + 1, decision or Pool())
+
+
+def bias_free_mlp(widths: tuple[int, int, int, int]) -> SegmentState:
+    """Two blocks of linear and ReLU, a linear head, no biases; SGD with momentum."""
+    a, b, c, d = widths
+    first, second, head = nn.Linear(a, b, bias=False), nn.Linear(b, c, bias=False), nn.Linear(c, d, bias=False)
+    blocks = nn.Sequential(nn.Sequential(first, nn.ReLU()), nn.Sequential(second, nn.ReLU()))
+    loss = DecisionLoss(head, SoftmaxCe())
+    optimizer = Sgd(momentum=0.9).build([*blocks.parameters(), *loss.parameters()])
+    return SegmentState(blocks, loss, optimizer, seed=lambda epoch, step: 0)
+
+
+def vectors(size: int, width: int, classes: int) -> Batch:
+    return Batch(torch.rand(size, width), torch.arange(size) % classes, torch.arange(size))
+
+
+def test_peak_of_a_small_batch_is_the_bytes_worked_out_by_hand_at_the_first_layers_gradient() -> None:
+    # Widths 64-100-50-10, 8 samples, float32 (4 bytes), int64 (8 bytes). The weights' gradients outweigh the activations,
+    # so the peak is when the last of them, the first layer's, has just been computed. Alive then:
+    weights = 4 * (64 * 100 + 100 * 50 + 50 * 10)  # 47,600: parameters; as much momentum; as much gradient
+    data = 4 * 8 * 64 + 8 * 8 + 8 * 8  # the batch: inputs, labels, indices
+    outputs = 4 * 8 * 50  # the blocks' outputs, which train_epoch is about to yield
+    loss = 4 * 8 + 4 + 4  # per-sample losses, their mean, and the gradient 1 that backward starts from
+    arriving = 4 * 8 * 100  # the gradient at the first layer's output, of which the weight's is made
+    by_hand = 3 * weights + data + outputs + loss + arriving
+    assert by_hand == 149_816
+
+    memory = Rehearsal(bias_free_mlp((64, 100, 50, 10)), nn.Sequential(), vectors(8, 64, 10)).memory()
+    assert memory.peak == by_hand
+    assert memory.by_kind == {
+        "parameter": weights,
+        "gradient": weights,
+        "optimizer": weights,
+        "feednet": 0,
+        "activation": data + outputs + loss + arriving,
+    }
+
+
+def test_peak_of_a_large_batch_is_the_bytes_worked_out_by_hand_at_the_first_relu() -> None:
+    # 512 samples: activations outweigh the weights. The peak is in the backward pass of the first ReLU, before the first
+    # layer has its gradient. Alive then:
+    parameters = 4 * (64 * 100 + 100 * 50 + 50 * 10)
+    gradients = 4 * (100 * 50 + 50 * 10)  # of the second layer and the head
+    data = 4 * 512 * 64 + 8 * 512 + 8 * 512
+    outputs = 4 * 512 * 50
+    loss = 4 * 512 + 4 + 4
+    relu = 3 * 4 * 512 * 100  # its saved output, the gradient that arrives and the one that leaves
+    by_hand = 2 * parameters + gradients + data + outputs + loss + relu
+    assert by_hand == 975_320
+
+    memory = Rehearsal(bias_free_mlp((64, 100, 50, 10)), nn.Sequential(), vectors(512, 64, 10)).memory()
+    assert memory.peak == by_hand
+    assert memory.by_kind["gradient"] == gradients
+
+
+def test_widening_a_feednet_layer_raises_the_peak_by_its_weights_where_the_peak_stays() -> None:
+    def peak(width: int) -> Memory:
+        feednet = nn.Sequential(nn.Linear(64, width, bias=False), nn.ReLU(), nn.Linear(width, 32, bias=False))
+        return Rehearsal(bias_free_mlp((32, 400, 50, 10)), feednet, vectors(8, 64, 10)).memory()
+
+    narrow, wide = peak(16), peak(24)
+    weights = 4 * (64 * 8 + 8 * 32)  # eight more hidden units: rows of the first layer, columns of the second
+    assert wide.peak - narrow.peak == weights
+    assert wide.by_kind["feednet"] - narrow.by_kind["feednet"] == weights
+    # The feednet's activations (float32, eight samples) count when they are themselves the peak.
+    assert peak(40_000).peak > 4 * (64 + 32 + 8) * 40_000
+
+
+def oracle(state: SegmentState, feednet: nn.Module, data: Batch) -> int:
+    """The peak of the second of two plain steps, by torch's own tracker."""
+    modules, optimizer = state.modules.train(), state.optimizer
+
+    def step() -> None:
+        with torch.no_grad():
+            x = feednet(data.x)
+        outputs = state.forward(x)
+        loss = state.local_loss(outputs, Batch(x, data.y, data.index))
+        loss.mean().backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    step()
+    held = [t for slots in optimizer.state.values() for t in slots.values() if isinstance(t, torch.Tensor)]
+    tracker = MemTracker()
+    tracker.track_external(modules, feednet, *held, data.x, data.y, data.index)
+    with tracker:
+        step()
+    return sum(kinds["Total"] for kinds in tracker.get_tracker_snapshot("peak").values())
+
+
+ORACLE_CASES: dict[str, Callable[[], tuple[SegmentState, nn.Module]]] = {
+    "cnn4 backprop": lambda: backprop("cnn4"),
+    "cnn4 middle": lambda: middle("cnn4"),
+    "vgg13_bn backprop": lambda: backprop("vgg13_bn"),
+    "vgg13_bn middle": lambda: middle("vgg13_bn"),
+    "cnn4 backprop AdamW": lambda: backprop("cnn4", optimizer=AdamW()),
+    "cnn4 middle down_conv": lambda: middle("cnn4", build_choice("method/decision", "down_conv")),
+}
+
+
+@pytest.mark.parametrize(("case", "size"), [*((case, 3) for case in ORACLE_CASES), ("cnn4 backprop", 50), ("cnn4 middle", 50)])
+def test_peak_equals_torchs_memory_tracker_to_the_byte(case: str, size: int) -> None:
+    state, feednet = ORACLE_CASES[case]()
+    ours = Rehearsal(state, feednet, batch(size)).memory().peak
+    assert ours == oracle(state, feednet, batch(size))
+
+
+FAKE_CASES: dict[str, Callable[[], tuple[SegmentState, nn.Module]]] = {
+    **ORACLE_CASES,
+    "vgg13_bn checkpointed": lambda: backprop("vgg13_bn", checkpoint=True),
+    "cnn4 checkpointed AdamW": lambda: backprop("cnn4", checkpoint=True, optimizer=AdamW()),
+    **{
+        f"cnn4 middle {name}": lambda name=name: middle("cnn4", build_choice("method/decision", name))  # type: ignore[misc]
+        for name in choices("method/decision")
+    },
+}
+
+
+@pytest.mark.parametrize("case", FAKE_CASES)
+def test_fake_tensors_give_the_real_count_to_the_byte_and_kinds_sum_to_the_peak(case: str) -> None:
+    state, feednet = FAKE_CASES[case]()
+    real = Rehearsal(state, feednet, batch(2)).memory()
+    fake = Rehearsal(state, feednet, batch(2), fake=True).memory()
+    assert fake == real
+    assert set(real.by_kind) == set(KINDS) and sum(real.by_kind.values()) == real.peak
+
+
+def test_all_decision_blocks_are_among_the_cases() -> None:
+    assert choices("method/decision") == ["down_conv", "down_conv_4", "pool", "vgg"]
+
+
+def test_checkpointing_lowers_backprops_peak() -> None:
+    plain, checkpointed = (Rehearsal(*backprop("vgg13_bn", checkpoint=c), batch(64), fake=True).memory() for c in (False, True))
+    assert checkpointed.peak < 0.8 * plain.peak
+    assert checkpointed.by_kind["parameter"] == plain.by_kind["parameter"]
+
+
+def test_fake_tensors_allocate_next_to_nothing() -> None:
+    state, feednet = middle("cnn4")
+    huge = Batch(torch.zeros(1, 1, 28, 28).expand(100_000, 1, 28, 28), *2 * [torch.zeros(100_000, dtype=torch.long)])
+    Rehearsal(state, feednet, batch(2), fake=True).memory()  # imports are not what is measured
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    memory = Rehearsal(state, feednet, huge, fake=True).memory()
+    grown = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    assert memory.peak > 8e9
+    assert grown < 0.1 * memory.peak
+
+
+@pytest.mark.parametrize("fake", [False, True])
+def test_a_rehearsal_leaves_the_original_as_it_was(fake: bool) -> None:
+    state, feednet = backprop("cnn4")
+    data = batch(4)
+    for _ in state.train_epoch([Batch(feednet(data.x), data.y, data.index)]):
+        pass  # so that there is momentum to spoil
+    before = copy.deepcopy((state.state_dict(), feednet.state_dict()))
+    modes = [m.training for m in state.modules.modules()]
+    rehearsal = Rehearsal(state, feednet, data, fake=fake)
+    rehearsal.memory()
+    if not fake:
+        rehearsal.seconds()
+    torch.testing.assert_close((state.state_dict(), feednet.state_dict()), before, rtol=0, atol=0)
+    assert state.epoch == 1 and [m.training for m in state.modules.modules()] == modes
+    assert all(p.grad is None for p in state.modules.parameters())
+    assert torch.equal(data.x, batch(4).x)
+
+
+def test_training_after_a_rehearsal_gives_the_same_bits_as_without() -> None:
+    def trained(rehearse: bool) -> dict[str, object]:
+        state, feednet = middle("cnn4", build_choice("method/decision", "vgg"))  # with dropout
+        data = batch(4)
+        if rehearse:
+            Rehearsal(state, feednet, data).memory()
+        for _ in state.train_epoch([Batch(feednet(data.x), data.y, data.index)] * 2):
+            pass
+        return state.state_dict()
+
+    torch.testing.assert_close(trained(True), trained(False), rtol=0, atol=0)
+
+
+def test_issue_vgg13_bn_heads_decide_what_the_first_layer_costs() -> None:
+    # VGG-13 with batch normalisation, MNIST, 128 samples: pooled to 7×7 the first layer's head costs about 0.39 of
+    # backprop's peak, unpooled (32×32) it has 34 million weights and costs more than backprop itself.
+    whole = Rehearsal(*backprop("vgg13_bn"), batch(128), fake=True).memory().peak
+    shares = {}
+    for size in (7, 32):
+        chain = arch("vgg13_bn")
+        head = Pool(size=size, hidden=(512, 512), dropout=0.5)
+        shares[size] = Rehearsal(*segment(chain, 0, 1, head), batch(128), fake=True).memory().peak / whole
+    assert 0.35 < shares[7] < 0.43
+    assert 1.25 < shares[32] < 1.41
