@@ -29,7 +29,7 @@ _HOMES = {
     "execute": "effdl.records.execute",
     "load_network": "effdl.records.carry",
 }
-__all__ = list(_HOMES)  # noqa: PLE0604
+__all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:

@@ -23,7 +23,7 @@ from effdl.records.report import Console, duration, size
 
 METHODS = {  # full backprop; the same with activations recomputed block by block; deep layer-wise learning
     "backprop": ["method=backprop"],
-    "backprop, checkpointed": ["method=backprop", "method.checkpoint=block"],
+    "backprop, checkpointing": ["method=backprop", "method.checkpoint=block"],
     "DLL": ["method=dll"],
 }
 SEEDS = (0, 1, 2, 3, 4)
@@ -31,10 +31,10 @@ FLOOR = 0.95
 ROOT = Path("results")
 README = Path(__file__).parents[1] / "README.md"
 NOTE = """\
-± is the standard deviation over {n} seeds. Peak memory counts all bytes alive at the worst moment of a training step at batch
-size 64 (weights, gradients, momentum, activations, feednet). DLL also keeps the outputs of trained layers between epochs, here
-{kept}; method.keep_features_mib=0 recomputes them instead. Data passes: training epochs over all layers + forward passes for
-kept outputs."""
+Means over {n} seeds, ± their standard deviation. Memory: the peak of all bytes alive in a training step at batch size 64
+(weights, gradients, momentum, activations, feednet), and its share of full backprop's. DLL also keeps the outputs of trained
+layers between epochs, here {kept}; method.keep_features_mib=0 recomputes them instead. Passes: training epochs over all
+layers + forward passes for kept outputs."""
 
 
 def main() -> int:
@@ -52,12 +52,11 @@ def main() -> int:
     table = summarise(runs)
     note = NOTE.format(n=len(SEEDS), kept=size(runs["memory/kept_features_bytes"].max()))
     if "--readme" in sys.argv:
-        write_readme(table.drop(columns="wall time"), note)
+        write_readme(table.drop(columns="wall"), note)
         return 0
     show(table, note)
-    print(
-        f"Records: {ROOT / 'runs'}/<run_id>/ (config, metrics by epoch, network). All in {duration(time.perf_counter() - begin)}."
-    )
+    print(f"Records: {ROOT / 'runs'}/<run_id>/ (config, metrics by epoch, network).")
+    print(f"All in {duration(time.perf_counter() - begin)}.")
     missed = runs.groupby("method")["test/acc"].mean().loc[lambda accuracy: accuracy < FLOOR]
     for name, accuracy in missed.items():
         print(f"effdl: {name}: test accuracy {accuracy:.1%} is below {FLOOR:.0%}", file=sys.stderr)
@@ -74,12 +73,11 @@ def summarise(runs: pd.DataFrame) -> pd.DataFrame:
         rows.append(
             {
                 "method": name,
-                "test acc.": f"{accuracy.mean():.2f} ± {accuracy.std():.2f} %",
-                "n": len(group),
-                "peak memory": size(peak),
-                "of backprop": f"{peak / full:.0%}",
-                "wall time": f"{group['time/wall_s'].mean():.1f} s",
-                "data passes": f"{group['data/train_passes'].iloc[0]} + {group['data/feature_passes'].iloc[0]}",
+                "test acc. %": f"{accuracy.mean():.2f} ± {accuracy.std():.2f}",
+                "memory": size(peak),
+                "share": f"{peak / full:.0%}",
+                "wall": f"{group['time/wall_s'].mean():.1f} s",
+                "passes": f"{group['data/train_passes'].iloc[0]} + {group['data/feature_passes'].iloc[0]}",
             }
         )
     return pd.DataFrame(rows)

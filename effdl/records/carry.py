@@ -16,11 +16,11 @@ from torch import nn
 from effdl import config
 from effdl.archs.adapt import InputBlock
 from effdl.archs.chain import BlockChain
-from effdl.datasets.problem import Facts, Problem, Samples, check_classes, split
+from effdl.datasets.problem import Dataset, Facts, Problem, Samples, check_classes, split
 from effdl.errors import Diverged, EffdlError, FitFailed, HardwareError, RecordError
 from effdl.records.report import Reporter, Silent
 from effdl.records.run import Run
-from effdl.records.store import Store, write_atomically, write_json
+from effdl.records.store import Say, Store, write_atomically, write_json
 from effdl.rng import seed_for
 from effdl.training.loop import reseed
 
@@ -49,8 +49,8 @@ def carry_out(spec: config.Spec, root: Path, reporter: Reporter | None = None, t
 
 
 def _carry_out(spec: config.Spec, root: Path, reporter: Reporter, threads: int | None) -> dict[str, Any]:
-    fingerprint = spec.dataset.fingerprint()
-    store = Store(root, config.run_id(spec, fingerprint), reporter.say)
+    print_of_data = fingerprint(spec.dataset)
+    store = Store(root, config.run_id(spec, print_of_data), reporter.say)
     if (done := _finished(store, spec)) is not None:
         return done
     device = spec.hardware.open((store.spec() or {}).get("threads", threads))
@@ -58,13 +58,24 @@ def _carry_out(spec: config.Spec, root: Path, reporter: Reporter, threads: int |
     problem = open_problem(spec, train.to(device), test)
     with store.owned():
         try:
-            _describe(store, spec, fingerprint)
+            _describe(store, spec, print_of_data)
             if (done := _finished(store, spec)) is not None:
                 return done
             return _fit(spec, store, problem, test.to(device), reporter)
         except BaseException:
             store.discard_if_empty()
             raise
+
+
+@lru_cache(maxsize=64)
+def fingerprint(dataset: Dataset) -> str:
+    """The data's fingerprint, read once a process: a sweep of thousands of runs shares one set."""
+    return dataset.fingerprint()
+
+
+def finished(spec: config.Spec, root: Path, say: Say) -> dict[str, Any] | None:
+    """The summary of a Spec that has been carried out, else None. Raises EffdlError as `carry_out` does."""
+    return _finished(Store(root, config.run_id(spec, fingerprint(spec.dataset)), say), spec)
 
 
 def open_problem(spec: config.Spec, train: Samples, test: Samples) -> Problem:

@@ -33,7 +33,23 @@ def execute(specs: Sequence[Spec], root: Path, workers: int = 1, reporter: Repor
         result = _attempt(specs[0], root, reporter, threads=os.cpu_count())
         reporter.done(result)
         return [result]
-    return _Pool(specs, root, workers, reporter).run()
+    done = [_answer(spec, root, reporter) for spec in specs]
+    left = [spec for spec, result in zip(specs, done, strict=True) if result is None]
+    fresh = iter(_Pool(left, root, workers, reporter).run() if left else [])
+    return [next(fresh) if result is None else result for result in done]
+
+
+def _answer(spec: Spec, root: Path, reporter: Reporter) -> Result | None:
+    """A finished run's record; None too where it cannot be read, since the run itself will say why."""
+    from effdl.records.carry import finished
+
+    try:
+        result = finished(spec, root, reporter.say)
+    except EffdlError:
+        return None
+    if result is not None:
+        reporter.done(result)
+    return result
 
 
 def _attempt(spec: Spec, root: Path, reporter: Reporter, threads: int | None) -> Result:

@@ -202,11 +202,11 @@ class Run:
 
 def segment_seconds(cost: SegmentCost, test_batches: int, test_every: str) -> float:
     """Expected seconds of one segment. A forward pass is taken as a third of a training step."""
-    forward = cost.step_s / 3
-    train = cost.steps * (cost.step_s + (0.0 if cost.kept else cost.feed_s))
+    forward, feed = cost.step_s / 3, 0.0 if cost.kept else cost.feed_s
+    epoch = cost.steps * (cost.step_s + feed) + cost.val_steps * (forward + feed)
     tests = {"epoch": cost.epochs, "segment": 1, "run": 0}[test_every]
-    keep = cost.steps * cost.feed_s if cost.kept else 0.0
-    return cost.epochs * train + tests * test_batches * (cost.feed_s + forward) + keep
+    keep = (cost.steps + cost.val_steps) * cost.feed_s if cost.kept else 0.0
+    return cost.epochs * epoch + tests * test_batches * (cost.feed_s + forward) + keep
 
 
 def digest(network: nn.Module) -> str:

@@ -173,7 +173,9 @@ class BottomUp:
             shape = shapes[plan.start - 1] if plan.start else None
             values = torch.Size(shape).numel() if shape else self._input_values(batch.x)
             kept = samples * values * like.element_size() <= self.keep_bytes
-            costs.append(SegmentCost(plan.epochs, self.problem.steps, feed_s, step_s, kept, rehearsal.memory()))
+            val_steps = -(-self.problem.num_val // self.problem.batch_size)
+            steps = self.problem.steps
+            costs.append(SegmentCost(plan.epochs, steps, val_steps, feed_s, step_s, kept, rehearsal.memory()))
         return costs
 
     def _input_values(self, x: Tensor) -> int:

@@ -16,11 +16,13 @@ from effdl.training.optim import Schedule
 class SegmentCost:
     """What one segment will cost: counted bytes, and seconds measured on one batch.
 
-    feed_s: the whole frozen prefix forward; step_s: one training step without it; kept: features are stored, not fed.
+    steps, val_steps: batches of an epoch and of the validation set. feed_s: the whole frozen prefix forward; step_s: one
+    training step without it. kept: features are stored, not fed.
     """
 
     epochs: int
     steps: int
+    val_steps: int
     feed_s: float
     step_s: float
     kept: bool
