@@ -1,7 +1,7 @@
 """Cutting a module into consecutive pieces, by tracing only what lies above the submodules that become blocks."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -63,7 +63,7 @@ class Flow:
         stacks = [n.meta.get("nn_module_stack", {}) for n in self.nodes]
         keys = {key for stack in stacks for key, (path, _) in stack.items() if path == name}
         if len(keys) != 1:
-            raise ConfigError(f"from_module: {name!r} is called {len(keys) or 'not'} times in the forward pass, not once")
+            raise ConfigError(f"from_module: {name!r} is called {len(keys)} times in the forward pass, not once")
         return [i for i, stack in enumerate(stacks) if keys & stack.keys()]
 
     def values(self, place: int) -> list[fx.Node]:
@@ -253,14 +253,18 @@ def _piece(flow: Flow, start: int, stop: int) -> nn.Module:
 
 def _chain(modules: list[nn.Module]) -> nn.Module:
     """The modules one after another, the first operation out of place: the piece below yields the tensor that it gets."""
-    first: Any = modules[0]
-    while type(first) is nn.Sequential:
-        first = first[0]
+    first = next((m for m in _opened(modules) if not isinstance(m, nn.Identity | nn.Flatten)), modules[0])
     if next(first.children(), None) is None and getattr(first, "inplace", False):
-        first.inplace = False
+        first.inplace = False  # type: ignore[assignment]
     elif _begins_in_place(first):
         modules = [Copy(), *modules]
     return modules[0] if len(modules) == 1 else nn.Sequential(*modules)
+
+
+def _opened(modules: Iterable[nn.Module]) -> Iterator[nn.Module]:
+    """The modules in the order in which they are called, plain Sequentials opened."""
+    for module in modules:
+        yield from _opened(module) if type(module) is nn.Sequential else [module]
 
 
 def _begins_in_place(module: nn.Module) -> bool:
