@@ -31,6 +31,8 @@ EXAMPLES = """\
 def main(entry: Callable[[], Any]) -> None:
     """Run Hydra's entry point; prints the JSON line, or one line on standard error, and exits with a code that says which."""
     arguments = sys.argv[1:]
+    _results.clear()
+    _sweep_folder.clear()
     if {"-h", "--help"} & set(arguments):
         print(help_page())
         return

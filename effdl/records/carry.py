@@ -90,10 +90,10 @@ def open_problem(spec: config.Spec, train: Samples, test: Samples) -> Problem:
 def build_network(spec: config.Spec, problem: Problem, device: torch.device) -> BlockChain:
     """The architecture with weights from the stream "init" and the input block fitted to the training split."""
     reseed(seed_for(spec.seed, "init"))
-    model: BlockChain = spec.arch.build(spec.dataset.facts())
+    model: BlockChain = spec.arch.build(spec.dataset.facts()).to(device)
     if isinstance(model.input, InputBlock):
         model.input.fit(problem.train_tensors().x)
-    return model.to(device)
+    return model
 
 
 def _fit(spec: config.Spec, store: Store, problem: Problem, test: Samples, reporter: Reporter) -> dict[str, Any]:

@@ -74,6 +74,9 @@ class Console:
         self._bars: RichProgress | None = None
         self._tasks: dict[str, TaskID] = {}
         self._line_at: dict[str, float] = {}
+        self._all: TaskID | None = None
+        self._fractions: dict[str, float] = {}
+        self._worked_from: tuple[float, float] | None = None
 
     def __enter__(self) -> Console:
         if sys.stderr.isatty():
@@ -90,6 +93,8 @@ class Console:
             ]
             self._bars = RichProgress(*columns, console=console, transient=True, refresh_per_second=5)
             self._bars.start()
+            if self._runs > 1:
+                self._all = self._bars.add_task(f"{self._runs} runs", total=self._runs, text="starting")
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -112,6 +117,8 @@ class Console:
             self._print("  shorter: dataset.train_limit=3000 dataset.val_size=500 method.epochs=1 test_every=run")
 
     def progress(self, progress: Progress) -> None:
+        self._fractions[progress.name] = progress.fraction
+        self._show_all()
         text = f"{progress.text()}  {duration(progress.left_s)} left"
         if self._bars is not None:
             if progress.name not in self._tasks:
@@ -126,11 +133,26 @@ class Console:
     def done(self, result: dict[str, Any]) -> None:
         self._ended += 1
         name = result["name"]
+        self._fractions.pop(name, None)
+        self._show_all()
         if self._bars is not None and name in self._tasks:
             self._bars.remove_task(self._tasks.pop(name))
         if self._runs > 1 or result["status"] == "finished":
             count = f"[{self._ended}/{self._runs}] " if self._runs > 1 else ""
             self._print(f"{count}{name}: {headline(result)}")
+
+    def _show_all(self) -> None:
+        """The sweep's bar; its time left assumes that the runs to come cost what the past ones did."""
+        if self._bars is None or self._all is None:
+            return
+        done, now = self._ended + sum(self._fractions.values()), time.monotonic()
+        if self._worked_from is None and self._fractions:
+            self._worked_from = (done, now)
+        text = f"{self._ended} done"
+        if self._worked_from is not None and done - self._worked_from[0] > 0.1:
+            left = (self._runs - done) * (now - self._worked_from[1]) / (done - self._worked_from[0])
+            text += f"  {duration(left)} left"
+        self._bars.update(self._all, completed=done, text=text)
 
     def _print(self, text: str) -> None:
         if self._bars is not None:

@@ -166,17 +166,22 @@ class Rehearsal:
     def seconds(self, budget: float = 0.1) -> tuple[float, float]:
         """(feednet forward, training step) for one batch: the fastest of at least two, unless the first takes seconds."""
         feed_s = step_s = float("inf")
-        start = perf_counter()
+        start = self._clock()
         for repeat in count(1):
-            before = perf_counter()
-            with torch.no_grad():
-                fed = self._feed(self._batch.x)
-            between = perf_counter()
+            before = self._clock()
+            fed = self._feed(self._batch.x)
+            between = self._clock()
             self._step(lambda x, fed=fed: fed)  # type: ignore[misc]
-            feed_s, step_s = min(feed_s, between - before), min(step_s, perf_counter() - between)
-            if perf_counter() - start > (budget if repeat > 1 else 2.0):
+            after = self._clock()
+            feed_s, step_s = min(feed_s, between - before), min(step_s, after - between)
+            if after - start > (budget if repeat > 1 else 2.0):
                 break
         return feed_s, step_s
+
+    def _clock(self) -> float:
+        if self._batch.x.is_cuda:
+            torch.cuda.synchronize()
+        return perf_counter()
 
     def _book(self, live: LiveStorages) -> None:
         parameters = list(self._state.modules.parameters())
