@@ -1,0 +1,235 @@
+"""Architectures and the input block against torchvision, numpy, and counts from the literature."""
+
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from effdl.archs.adapt import InputBlock
+from effdl.archs.chain import Arch, BlockChain
+from effdl.archs.classifier import Classifier
+from effdl.archs.cnn import VGG13, Cnn4, Vgg13
+from effdl.archs.mlp import Mlp
+from effdl.config import build_choice, choices
+from effdl.datasets.problem import Facts
+from effdl.errors import ConfigError
+from effdl.training.loop import reseed
+
+SHAPES = {"digits": (1, 8, 8), "mnist": (1, 28, 28), "cifar": (3, 32, 32), "96 pixels": (3, 96, 96), "wide": (3, 40, 33)}
+BLOCKS = {"cnn4": 3, "mlp": 2, "vgg13": 10, "vgg13_bn": 10}  # the thesis's "layers" without the classifier
+
+
+def facts(shape: tuple[int, ...], outputs: int = 10) -> Facts:
+    return Facts(shape, "classes", outputs, 100, 0, 100, 10)
+
+
+def build(name: str, shape: tuple[int, ...]) -> tuple[Arch, BlockChain]:
+    arch = build_choice("arch", name)
+    arch.check(facts(shape))
+    reseed(0)
+    return arch, arch.build(facts(shape))
+
+
+def test_every_arch_is_covered() -> None:
+    assert choices("arch") == sorted(BLOCKS)
+
+
+@pytest.mark.parametrize("data", SHAPES)
+@pytest.mark.parametrize("name", BLOCKS)
+def test_every_arch_takes_raw_images_of_every_set(name: str, data: str) -> None:
+    shape = SHAPES[data]
+    arch, chain = build(name, shape)
+    x = torch.randint(0, 256, (2, *shape), dtype=torch.uint8)
+    with torch.no_grad():
+        logits = chain.eval()(x)
+        assert logits.shape == (2, 10) and logits.isfinite().all() and logits.std() > 0
+        z = chain.input(x)
+        outputs = [z := block(z) for block in chain.blocks]
+    assert len(chain) == BLOCKS[name] == arch.facts(facts(shape)).blocks
+    assert chain.shapes(shape) == [tuple(z.shape[1:]) for z in outputs]
+    assert all(next(block.parameters(), None) is not None for block in chain.blocks)
+
+
+def test_mlp_takes_vectors_and_any_widths() -> None:
+    chain = Mlp(hidden=(392, 50, 7)).build(facts((784,)))
+    assert [p.shape[0] for name, p in chain.named_parameters() if name.endswith("weight")] == [392, 50, 7, 10]
+    assert chain(torch.rand(3, 784)).shape == (3, 10) and len(chain) == 3
+
+
+@pytest.mark.parametrize("name", ["cnn4", "vgg13", "vgg13_bn"])
+def test_convolutional_nets_refuse_vectors_and_too_small_images(name: str) -> None:
+    arch = build_choice("arch", name)
+    with pytest.raises(ConfigError, match=r"^arch: .*try arch=mlp$"):
+        arch.check(facts((64,)))
+    with pytest.raises(ConfigError, match=r"^arch\.size: images of 4 pixels .*"):
+        (Cnn4() if name == "cnn4" else Vgg13(size=4)).check(facts((1, 4, 4)))
+    Cnn4(size=8).check(facts((1, 4, 4)))
+
+
+def convolutions(module: nn.Module) -> list[tuple[int, int]]:
+    return [(m.in_channels, m.out_channels) for m in module.modules() if isinstance(m, nn.Conv2d)]
+
+
+def count(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def test_vgg13s_convolutional_part_is_torchvisions() -> None:
+    with torch.device("meta"):
+        plain, normed = torchvision.models.vgg13().features, torchvision.models.vgg13_bn().features
+    ours, ours_normed = (Vgg13(batch_norm=bn).build(facts((3, 32, 32))).blocks for bn in (False, True))
+    assert convolutions(ours) == convolutions(ours_normed) == convolutions(plain)
+    assert count(ours) == count(plain)
+    # Before batch normalisation a bias has no effect: ours leaves it out, torchvision's keeps it.
+    biases = sum(width for widths in VGG13 for width in widths)
+    assert biases == 2 * (64 + 128 + 256 + 512 + 512)
+    assert count(ours_normed) == count(normed) - biases
+    kinds = (nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.MaxPool2d)
+    for a, b in ((ours, plain), (ours_normed, normed)):
+        assert [k for m in a.modules() for k in kinds if isinstance(m, k)] == [k for m in b for k in kinds if isinstance(m, k)]
+
+
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_vgg13_with_torchvisions_weights_gives_torchvisions_features(batch_norm: bool) -> None:
+    with torch.device("meta"):
+        theirs = (torchvision.models.vgg13_bn() if batch_norm else torchvision.models.vgg13()).features
+    theirs.to_empty(device="cpu")
+    reseed(1)
+    ours = Vgg13(batch_norm=batch_norm).build(facts((3, 32, 32))).blocks
+    of = {kind: [m for m in ours.modules() if isinstance(m, kind)] for kind in (nn.Conv2d, nn.BatchNorm2d)}
+    for layer in theirs:
+        if isinstance(layer, nn.Conv2d | nn.BatchNorm2d):
+            layer.reset_parameters()
+            missing, unexpected = layer.load_state_dict(of[type(layer)].pop(0).state_dict(), strict=False)
+            assert not unexpected and missing == (["bias"] if batch_norm and isinstance(layer, nn.Conv2d) else [])
+            if batch_norm and isinstance(layer, nn.Conv2d):
+                nn.init.zeros_(layer.bias)
+    x = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        ours_out, theirs_out = ours.eval()(x), theirs.eval()(x)
+    assert theirs_out.std() > 0
+    torch.testing.assert_close(ours_out, theirs_out, rtol=1e-6, atol=1e-7)
+
+
+def test_cnn4_and_mlp_have_the_parameters_counted_by_hand() -> None:
+    # 28 -> 14 -> 7 -> 3 pixels: three convolutions with bias, then 128 · 3 · 3 features to 10 classes
+    convolved = (9 * 1 + 1) * 32 + (9 * 32 + 1) * 64 + (9 * 64 + 1) * 128
+    assert count(build("cnn4", (1, 28, 28))[1]) == convolved + (128 * 9 + 1) * 10
+    assert count(build("mlp", (1, 28, 28))[1]) == 785 * 256 + 257 * 128 + 129 * 10
+
+
+def test_vgg13s_head_is_512_512_classes_with_dropout() -> None:
+    head = Vgg13().build(facts((3, 32, 32))).head
+    linear = [(m.in_features, m.out_features) for m in head.modules() if isinstance(m, nn.Linear)]
+    assert linear == [(512, 512), (512, 512), (512, 10)]
+    assert [m.p for m in head.modules() if isinstance(m, nn.Dropout)] == [0.5, 0.5]
+
+
+@pytest.mark.parametrize("size", [1, 3, 7, 9, 32])
+def test_the_classifier_pools_only_maps_that_are_larger(size: int) -> None:
+    z = torch.rand(2, 4, 8, 8)
+    head = Classifier((4, 8, 8), 10, size).double()
+    pooled = nn.AdaptiveAvgPool2d(size)(z.double()) if size < 8 else z.double()
+    assert torch.equal(head(z.double()), head.layers[-1](pooled.flatten(1)))
+    assert head.layers[-1].in_features == 4 * min(size, 8) ** 2
+
+
+def test_the_input_block_standardises_with_numpys_mean_and_deviation() -> None:
+    generator = np.random.default_rng(0)
+    x = generator.integers(0, 256, (9000, 3, 4, 5), dtype=np.uint8)  # more than one chunk of 4,096
+    x[:, 2] = 7  # a channel that never varies
+    block = InputBlock((3, 4, 5)).double()
+    block.fit(torch.from_numpy(x))
+    mean, std = x.astype(np.float64).mean((0, 2, 3)), x.astype(np.float64).std((0, 2, 3))
+    std[2] = 1
+    np.testing.assert_allclose(block.mean.numpy().ravel(), mean, rtol=1e-12)
+    np.testing.assert_allclose(block.std.numpy().ravel(), std, rtol=1e-12)
+    expected = (x[:7] - mean[:, None, None]) / std[:, None, None]
+    np.testing.assert_allclose(block(torch.from_numpy(x[:7])).numpy(), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_the_input_block_standardises_vectors_by_feature() -> None:
+    x = np.random.default_rng(0).normal(3, 5, (50, 6))
+    block = InputBlock((6,)).double()
+    block.fit(torch.from_numpy(x))
+    np.testing.assert_allclose(block(torch.from_numpy(x)).numpy(), (x - x.mean(0)) / x.std(0), rtol=1e-10, atol=1e-12)
+
+
+def enlarged_by_numpy(x: np.ndarray, size: int) -> np.ndarray:
+    """Whole-factor enlargement by repeating pixels, then zeros around, one more below and right where the rest is odd."""
+    height, width = x.shape[-2:]
+    if min(height, width) >= size:
+        return x
+    factor = max(f for f in range(1, size + 1) if f == 1 or f * max(height, width) <= size)
+    x = x.repeat(factor, -2).repeat(factor, -1)
+    rows, columns = max(0, size - x.shape[-2]), max(0, size - x.shape[-1])
+    sides = ((rows // 2, rows - rows // 2), (columns // 2, columns - columns // 2))
+    return np.pad(x, ((0, 0), (0, 0), *sides))
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "size"), [(8, 8, 32), (8, 8, 27), (28, 28, 32), (5, 9, 32), (9, 5, 9), (40, 33, 32)]
+)
+def test_images_are_enlarged_by_whole_factors_then_padded_with_raw_zeros(height: int, width: int, size: int) -> None:
+    x = np.random.default_rng(1).integers(1, 256, (3, 2, height, width), dtype=np.uint8)
+    block = InputBlock((2, height, width), size).double()
+    block.fit(torch.from_numpy(x))
+    mean, std = block.mean.numpy(), block.std.numpy()
+    expected = (enlarged_by_numpy(x, size).astype(np.float64) - mean) / std
+    assert expected.shape[2:] == (max(height, size), max(width, size))
+    np.testing.assert_allclose(block(torch.from_numpy(x)).numpy(), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_the_input_block_is_frozen_and_saved_with_the_network() -> None:
+    _, chain = build("cnn4", (1, 8, 8))
+    assert isinstance(chain.input, InputBlock) and not list(chain.input.parameters())
+    assert {"input.mean", "input.std"} <= chain.state_dict().keys()
+
+
+def linear() -> nn.Linear:
+    return nn.Linear(3, 3)
+
+
+def test_a_parameter_free_layer_joins_the_block_before_it_and_a_leading_one_the_block_after() -> None:
+    first, second = linear(), linear()
+    layers = OrderedDict(
+        flat=nn.Flatten(), lift=nn.Tanh(), one=first, act=nn.ReLU(), drop=nn.Dropout(), two=second, last=nn.ReLU()
+    )
+    chain = BlockChain(layers, linear())
+    assert chain.names == ["one", "two"]
+    assert [type(m) for m in chain.blocks[0]] == [nn.Flatten, nn.Tanh, nn.Linear, nn.ReLU, nn.Dropout]
+    assert [type(m) for m in chain.blocks[1]] == [nn.Linear, nn.ReLU]
+    assert chain.blocks[0][2] is first and chain.blocks[1][0] is second
+    x = torch.rand(4, 3)
+    chain.eval()
+    assert torch.equal(chain(x), chain.head(nn.Sequential(*layers.values())(x)))
+    with pytest.raises(ConfigError, match="at least one block with parameters"):
+        BlockChain([nn.ReLU()], linear())
+
+
+def test_slices_and_crops_share_weights_and_keep_names_and_input() -> None:
+    _, chain = build("cnn4", (1, 8, 8))
+    part, cropped = chain[1:3], chain.cropped(2)
+    assert [name for name, _ in part.named_children()] == ["conv2", "conv3"] and cropped.names == ["conv1", "conv2"]
+    assert part[0] is chain.blocks[1] and cropped.blocks[1] is chain.blocks[1] and cropped.input is chain.input
+    x = torch.randint(0, 17, (2, 1, 8, 8), dtype=torch.uint8)
+    before = cropped(x)
+    with torch.no_grad():
+        chain.blocks[1][0].weight.mul_(2)
+    assert not torch.equal(cropped(x), before)
+    head = nn.Flatten()
+    assert torch.equal(chain.cropped(2).with_head(head)(x), cropped(x).flatten(1))
+    assert len(chain) == 3 and isinstance(chain.head, Classifier)  # the chain itself is as it was
+
+
+def test_asking_for_shapes_leaves_modes_and_statistics_alone() -> None:
+    _, chain = build("vgg13_bn", (1, 8, 8))
+    chain.train()
+    chain.blocks[0].eval()
+    modes, state = [m.training for m in chain.modules()], {k: v.clone() for k, v in chain.state_dict().items()}
+    assert chain.shapes((1, 8, 8))[0] == (64, 32, 32)
+    assert [m.training for m in chain.modules()] == modes
+    assert all(torch.equal(v, state[k]) for k, v in chain.state_dict().items())

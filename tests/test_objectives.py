@@ -1,0 +1,152 @@
+"""Objectives against canonical gradients, finite differences, plain Python and scikit-learn, in float64."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import accuracy_score, mean_squared_error
+from torch import Tensor, nn
+
+from effdl.archs.chain import BlockChain
+from effdl.config import build_choice, choices
+from effdl.datasets.problem import Samples
+from effdl.objectives.losses import LinearMse, SigmoidBce, SoftmaxCe, TanhMse
+from effdl.objectives.objective import Objective
+from effdl.training.loop import evaluate, reduce_loss
+
+OBJECTIVES: dict[str, Objective] = {name: build_choice("objective", name) for name in choices("objective")}
+LOW_HIGH = {"softmax_ce": (0, 1), "linear_mse": (0, 1), "sigmoid_bce": (0, 1), "tanh_mse": (-1, 1)}
+GENERATOR = torch.Generator().manual_seed(0)
+LOGITS = torch.randn(6, 4, dtype=torch.float64, generator=GENERATOR)
+CLASSES = torch.tensor([0, 3, 1, 1, 2, 0])
+REALS = torch.rand(6, 4, dtype=torch.float64, generator=GENERATOR)
+
+
+def coded(name: str) -> Tensor:
+    """Class targets as the objective codes them, spelled out."""
+    low, high = LOW_HIGH[name]
+    return torch.tensor([[high if k == c else low for k in range(4)] for c in CLASSES.tolist()], dtype=torch.float64)
+
+
+def gradient(objective: Objective, y: Tensor) -> Tensor:
+    logits = LOGITS.clone().requires_grad_()
+    (found,) = torch.autograd.grad(objective.loss(logits, y).sum(), logits)
+    return found
+
+
+def units(name: str, logits: Tensor) -> Tensor:
+    """The output units from their definitions."""
+    exponential = logits.exp()
+    return {
+        "softmax_ce": exponential / exponential.sum(1, keepdim=True),
+        "linear_mse": logits,
+        "sigmoid_bce": exponential / (1 + exponential),
+        "tanh_mse": (exponential - 1 / exponential) / (exponential + 1 / exponential),
+    }[name]
+
+
+def canonical(name: str, t: Tensor) -> Tensor:
+    """dE/da: y − t where loss and units match (§4.2, §4.3), (y − t)(1 − y²) for tanh with the squared error (§3.1)."""
+    y = units(name, LOGITS)
+    return (y - t) * (1 - y**2) if name == "tanh_mse" else y - t
+
+
+def test_every_objective_is_covered() -> None:
+    assert sorted(OBJECTIVES) == sorted(LOW_HIGH)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_the_gradient_is_the_canonical_one(name: str) -> None:
+    torch.testing.assert_close(gradient(OBJECTIVES[name], CLASSES), canonical(name, coded(name)), rtol=1e-12, atol=1e-14)
+    if "vectors" in OBJECTIVES[name].takes:
+        torch.testing.assert_close(gradient(OBJECTIVES[name], REALS), canonical(name, REALS), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_the_gradient_equals_finite_differences(name: str) -> None:
+    targets = [CLASSES, REALS] if "vectors" in OBJECTIVES[name].takes else [CLASSES]
+    for y in targets:
+        assert torch.autograd.gradcheck(lambda a, y=y: OBJECTIVES[name].loss(a, y), LOGITS.clone().requires_grad_())
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_the_output_units_are_what_their_names_say(name: str) -> None:
+    torch.testing.assert_close(OBJECTIVES[name].units(LOGITS), units(name, LOGITS), rtol=1e-12, atol=1e-14)
+
+
+def loss_by_hand(name: str, logits: list[float], t: list[float]) -> float:
+    y = units(name, torch.tensor([logits], dtype=torch.float64))[0].tolist()
+    if name == "softmax_ce":
+        return -sum(tk * math.log(yk) for tk, yk in zip(t, y, strict=True))
+    if name == "sigmoid_bce":
+        return -sum(tk * math.log(yk) + (1 - tk) * math.log(1 - yk) for tk, yk in zip(t, y, strict=True))
+    return 0.5 * sum((yk - tk) ** 2 for tk, yk in zip(t, y, strict=True))
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_losses_are_per_sample_and_equal_those_worked_out_one_by_one(name: str) -> None:
+    losses = OBJECTIVES[name].loss(LOGITS, CLASSES)
+    by_hand = [loss_by_hand(name, a, t) for a, t in zip(LOGITS.tolist(), coded(name).tolist(), strict=True)]
+    assert losses.shape == (6,)
+    np.testing.assert_allclose(losses.numpy(), by_hand, rtol=1e-12)
+    if "vectors" in OBJECTIVES[name].takes:
+        by_hand = [loss_by_hand(name, a, t) for a, t in zip(LOGITS.tolist(), REALS.tolist(), strict=True)]
+        np.testing.assert_allclose(OBJECTIVES[name].loss(LOGITS, REALS).numpy(), by_hand, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["softmax_ce", "sigmoid_bce"])
+def test_large_outputs_give_finite_losses(name: str) -> None:
+    logits = torch.tensor([[1e4, -1e4, 0.0, 0.0]])
+    losses = OBJECTIVES[name].loss(logits, torch.tensor([1]))
+    assert losses.isfinite().all() and losses.item() > 1e4
+
+
+def test_targets_low_and_high_can_be_chosen() -> None:
+    loss = LinearMse(low=0, high=16).loss(LOGITS, CLASSES)  # §4.3 uses {0, 16}
+    t = 16 * coded("linear_mse")
+    torch.testing.assert_close(loss, 0.5 * ((LOGITS - t) ** 2).sum(1), rtol=1e-12, atol=0)
+    narrow = TanhMse(low=-0.9, high=0.9).loss(LOGITS, CLASSES)
+    torch.testing.assert_close(narrow, 0.5 * ((LOGITS.tanh() - 0.9 * coded("tanh_mse")) ** 2).sum(1), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_evaluate_gives_scikit_learns_accuracy_and_the_mean_loss(name: str) -> None:
+    x = torch.randn(50, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    y = torch.arange(50) % 4
+    model = BlockChain([nn.Sequential(nn.Linear(5, 5), nn.Dropout(0.5))], nn.Linear(5, 4)).double().train()
+    modes = [m.training for m in model.modules()]
+    found = evaluate(model, Samples(x, y).batches(8), OBJECTIVES[name])  # batches of 8, the last of 2
+    assert [m.training for m in model.modules()] == modes
+    with torch.no_grad():
+        outputs = model.eval()(x)
+    assert set(found) == {"loss", "acc"}
+    assert found["acc"] == pytest.approx(accuracy_score(y.numpy(), outputs.numpy().argmax(1)), abs=1e-12)
+    t = [[LOW_HIGH[name][k == c] for k in range(4)] for c in y.tolist()]
+    by_hand = [loss_by_hand(name, a, tk) for a, tk in zip(outputs.tolist(), t, strict=True)]
+    assert found["loss"] == pytest.approx(np.mean(by_hand), rel=1e-10)
+
+
+@pytest.mark.parametrize("name", [n for n, o in OBJECTIVES.items() if "vectors" in o.takes])
+def test_evaluate_gives_scikit_learns_mean_squared_error_of_the_units(name: str) -> None:
+    x = torch.randn(50, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    y = torch.rand(50, 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    found = evaluate(nn.Identity(), Samples(x, y).batches(8), OBJECTIVES[name])
+    assert set(found) == {"loss", "mse"}
+    assert found["mse"] == pytest.approx(mean_squared_error(y.numpy(), units(name, x).numpy()), rel=1e-12)
+
+
+def test_evaluate_of_nothing_is_nothing() -> None:
+    assert evaluate(nn.Identity(), iter(()), SoftmaxCe()) == {}
+
+
+def test_the_reduction_is_the_mean_weighted_where_there_are_weights() -> None:
+    losses, weights = torch.tensor([1.0, 2.0, 4.0]), torch.tensor([1.0, 0.0, 3.0])
+    assert reduce_loss(losses, None).item() == pytest.approx(np.mean([1, 2, 4]))
+    assert reduce_loss(losses, weights).item() == pytest.approx(np.average([1, 2, 4], weights=[1, 0, 3]))
+
+
+def test_only_softmax_refuses_real_targets() -> None:
+    assert {name for name, o in OBJECTIVES.items() if "vectors" not in o.takes} == {"softmax_ce"}
+    assert all("classes" in o.takes for o in OBJECTIVES.values())
+    assert isinstance(OBJECTIVES["sigmoid_bce"], SigmoidBce)
