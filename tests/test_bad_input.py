@@ -1,0 +1,265 @@
+"""Bad input as a user meets it: one clear line from `python run.py`, an exit code, and nothing left behind."""
+
+import fcntl
+import json
+import os
+import shutil
+import signal
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from command import IdxSet, answer, files, finish, flipped, numbers, run, run_here, start, wait_for
+
+IMAGES, LABELS, TEST_LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-labels-idx1-ubyte"
+TINY = IdxSet.OVERRIDES
+LONG = (*TINY, "method.epochs=150")
+Damage = Callable[[IdxSet], object]
+Row = tuple[tuple[str, ...], int, tuple[str, ...]]
+
+
+def config(overrides: str, *words: str) -> Row:
+    return tuple(overrides.split()), 2, words
+
+
+def data(damage: Damage, *words: str, more: str = "") -> tuple[Damage, Row]:
+    return damage, ((*TINY, *more.split()), 3, words)
+
+
+def magic(s: IdxSet) -> None:
+    s.rewrite(IMAGES, lambda content: struct.pack(">I", 0x802) + content[4:])
+
+
+# Each in a process of its own: one row at least for each kind of bad input.
+ROWS: dict[str, Row] = {
+    "unknown choice": config("arch=cnn5", "arch=cnn5", "cnn4", "vgg13_bn"),
+    "unknown key": config("method.epoch=3", "method.epoch:", "epochs", "segment_size"),
+    "wrong type": config("method.epochs=many", "method.epochs:", "integer", "many"),
+    "out of range": config("optimizer.momentum=1.5", "optimizer.momentum:", "less than 1", "1.5"),
+    "impossible pair": config("dataset=sine arch=mlp", "objective:", "linear_mse"),
+    "batch larger than the data": config("dataset.batch_size=1300", "dataset.batch_size:", "1300", "1200"),
+    "image too small": config("arch.widths=[4,4,4,4]", "arch.size", "8 pixels", "arch.size=16"),
+    "sweep with a bad value": config("-m method.epochs=1,0", "method.epochs:", "0"),
+    "data set not there": (("dataset=mnist",), 3, ("MNIST", "data", "EFFDL_DATA", "download")),
+    "no GPU": ((*TINY, "hardware=gpu"), 5, ("hardware.device=cuda", "hardware=cpu")),
+    "results below a file": (("results=a_file/results",), 4, ("a_file", "Not a directory", "results")),
+}
+DATA_ROWS = {
+    "truncated file": data(lambda s: s.rewrite(IMAGES, lambda content: content[:-5]), IMAGES, "truncated"),
+    "wrong magic number": data(magic, IMAGES, "0x00000802", "0x00000803"),
+    "wrong checksum": data(lambda s: s.compress(IMAGES, lambda content: flipped(content, -6)), f"{IMAGES}.gz", "CRC"),
+    "label out of range": data(lambda s: s.relabel(LABELS, 3, 10), "label 10", "0..9"),
+    "class missing": data(lambda s: s.relabel(TEST_LABELS, 7, 8), "class 7", "test split"),
+}
+# Their variants, in this process.
+MORE: dict[str, Row] = {
+    "unknown nested choice": config("method/decision=poll", "method/decision=poll", "down_conv", "vgg"),
+    "unknown root key": config("sede=3", "sede:", "seed", "test_every"),
+    "unknown group": config("model=cnn4", "model:", "arch"),
+    "unknown group with a slash": config("model/head=cnn4", "model/head:", "method/decision"),
+    "key of another choice": config("method=backprop method.lr_factor=0.8", "method.lr_factor:", "epochs", "checkpoint"),
+    "added key": config("+method.lrfactor=0.8", "method.lrfactor:", "lr_factor"),
+    "unknown option": config("--epochs 3", "--epochs", "key=value"),
+    "no value": config("method.epochs", "method.epochs"),
+    "unclosed list": config("method.epochs=[1", "method.epochs=[1"),
+    "group set to null": config("optimizer=null", "optimizer=null"),
+    "missing environment variable": config("+dataset.root=${oc.env:EFFDL_NOT_SET}", "dataset", "EFFDL_NOT_SET"),
+    "true is no number": config("dataset.batch_size=true", "dataset.batch_size:", "integer", "True"),
+    "list too long": config("method.epochs=[1,2,3,4]", "method.epochs", "4 segments", "3"),
+    "not finite": config("optimizer.lr=nan", "optimizer.lr:", "finite"),
+    "workers": config("workers=0", "workers:", "from 1"),
+    "seed": config("seed=-1", "seed:", "from 0"),
+    "test_every": config("test_every=step", "test_every:", "epoch, segment, run"),
+    "not a class of the group": config("method._target_=effdl.archs.mlp.Mlp", "method._target_", "Method"),
+    "class that is not there": config("method._target_=effdl.Nothing", "method._target_", "effdl.Nothing"),
+    "images from vectors": config("dataset=sine objective=linear_mse", "arch:", "arch=mlp"),
+    "method without optimizer": config("optimizer=none", "optimizer:", "sgd"),
+    "nothing left to train on": config("dataset.val_size=1442", "dataset.val_size:", "1442"),
+    "results without a name": config("results=null", "results:", "folder"),
+    "results that no folder can be": (("results=/proc/effdl",), 4, ("/proc/effdl", "results")),
+    "results that are a file": (("results=a_file",), 4, ("a_file", "results")),
+    "sweep without -m": config("method=dll,backprop", "method=dll,backprop", "-m"),
+    "sweep with an unknown choice": config("-m method=dll,dlll", "method=dlll", "backprop"),
+    "sweep with an unknown key": config("-m seed=0,1 method.epoch=3", "method.epoch:", "epochs"),
+    "sweep over Hydra itself": config("-m hydra.job.name=a,b", "hydra.job.name"),
+    "sweep below a file": (("-m", "seed=0,1", "results=a_file/results"), 4, ("a_file", "Not a directory", "results")),
+}
+MORE_DATA = {
+    "truncated header": data(lambda s: s.rewrite(LABELS, lambda content: content[:6]), LABELS, "truncated"),
+    "truncated gzip": data(lambda s: s.compress(IMAGES, lambda c: c[:-20]), f"{IMAGES}.gz", "cannot be read"),
+    "no gzip": data(lambda s: s.compress(LABELS, lambda c: b"<html>not found</html>"), f"{LABELS}.gz", "cannot be read"),
+    "fewer labels": data(lambda s: s.write(LABELS, s.labels(LABELS)[:-1]), "400 training images", "399 labels"),
+    "class missing from training": data(lambda s: None, "class", "training split", "limit", more="dataset.train_limit=20"),
+    "class missing from validation": data(lambda s: None, "class", "validation split", more="dataset.val_size=5"),
+}
+
+
+def check(code: int, out: str, err: str, row: Row) -> None:
+    """The exit code, one line on standard error with all the words in it, nothing on standard output."""
+    _, expected, words = row
+    assert code == expected, err
+    lines = err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("effdl: "), err
+    assert [word for word in words if word not in lines[0]] == [], lines[0]
+    assert out == ""
+
+
+def prepare(name: str, rows: dict[str, Row], data_rows: dict[str, tuple[Damage, Row]], folder: Path) -> tuple[Row, set[str]]:
+    """The row and what is in the folder before."""
+    (folder / "a_file").write_text("not a folder")
+    damage, row = data_rows[name] if name in data_rows else ((lambda s: None), rows[name])
+    if name != "data set not there":
+        damage(IdxSet(folder))
+    return row, files(folder)
+
+
+def without_cost(stderr: str) -> str:
+    """What a run says of its cost and where it is, is no error."""
+    return "".join(line for line in stderr.splitlines(True) if line.startswith("effdl: "))
+
+
+@pytest.mark.parametrize("name", [*ROWS, *DATA_ROWS])
+def test_bad_input_gets_one_line_and_leaves_nothing_behind(name: str, tmp_path: Path) -> None:
+    row, before = prepare(name, ROWS, DATA_ROWS, tmp_path)
+    done = run(*row[0], cwd=tmp_path)
+    check(done.returncode, done.stdout, done.stderr, row)
+    assert files(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", [*MORE, *MORE_DATA])
+def test_variants_of_bad_input_get_one_line_too(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    row, before = prepare(name, MORE, MORE_DATA, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EFFDL_DATA", "data")
+    code = run_here(*row[0])
+    check(code, *capfd.readouterr(), row)
+    assert files(tmp_path) == before
+
+
+OUT_OF_MEMORY = ("out of memory", "dataset.batch_size", "method=dll", "method.checkpoint=block")
+
+
+@pytest.mark.parametrize(
+    ("limit", "overrides", "code", "words"),
+    [
+        (("FSIZE", "100"), (), 4, ("File too large", "free some space")),
+        (("FSIZE", "5000"), ("arch.hidden=[100]",), 4, ("checkpoint", "File too large", "free some space")),
+        (("AS", "200000000"), ("arch.hidden=[8000,8000]",), 5, OUT_OF_MEMORY),
+        (("AS", "200000000"), ("arch=cnn4", "arch.widths=[16000]", "dataset.batch_size=300"), 5, OUT_OF_MEMORY),
+    ],
+    ids=["disk full at once", "disk full at a checkpoint", "no memory for weights", "no memory for activations"],
+)
+def test_running_out_gets_one_line_and_leaves_nothing_behind(
+    limit: tuple[str, str], overrides: tuple[str, ...], code: int, words: tuple[str, ...], tmp_path: Path
+) -> None:
+    IdxSet(tmp_path)
+    before = files(tmp_path)
+    overrides = (*(o for o in TINY if not (o.startswith("arch") and "arch=cnn4" in overrides)), *overrides)
+    done = run(*limit, *overrides, cwd=tmp_path, script="tests/limited.py")
+    check(done.returncode, done.stdout, without_cost(done.stderr), (overrides, code, words))
+    assert files(tmp_path) == before
+
+
+def test_disk_that_fills_up_keeps_the_checkpoint_and_the_same_command_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    IdxSet(tmp_path)
+    full = run("FSIZE", "20000", *LONG, cwd=tmp_path, script="tests/limited.py")
+    assert full.returncode == 4
+    assert "metrics.jsonl: File too large; free some space" in without_cost(full.stderr)
+    (checkpoint,) = tmp_path.glob("results/runs/*/checkpoint")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EFFDL_DATA", "data")
+    assert run_here(*LONG) == 0
+    assert run_here(*LONG, "results=undisturbed") == 0
+    assert numbers(checkpoint.parent) == numbers(tmp_path / "undisturbed" / "runs" / checkpoint.parent.name)
+
+
+def test_divergence_is_final_says_where_and_is_answered_from_its_record(tmp_path: Path) -> None:
+    IdxSet(tmp_path)
+    overrides = (*TINY, "optimizer.lr=1e30", "method.epochs=2")
+    first = run(*overrides, cwd=tmp_path)
+    assert first.returncode == 6
+    (line,) = without_cost(first.stderr).splitlines()
+    assert "diverged" in line and "segment 1 of 1, epoch 1, step" in line and "optimizer.lr" in line
+    said = answer(first)
+    assert said["status"] == "diverged" and said["summary"] == {}
+    folder = tmp_path / said["path"]
+    assert json.loads((folder / "summary.json").read_text())["reason"] == said["reason"]
+    assert not (folder / "checkpoint").exists()
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    again = run(*overrides, cwd=tmp_path)
+    assert (again.returncode, answer(again)) == (6, said)
+    assert again.stderr == line + "\n"
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_failing_runs_of_a_sweep_leave_the_others_finished(tmp_path: Path) -> None:
+    IdxSet(tmp_path)
+    done = run("-m", *TINY, "optimizer.lr=0.05,1e30", "dataset.train_limit=200,20", "workers=2", cwd=tmp_path)
+    runs = answer(done)["runs"]
+    assert [one["status"] for one in runs] == ["finished", "error", "diverged", "error"]
+    assert "training split" in runs[1]["reason"] and "segment 1 of 1" in runs[2]["reason"]
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("effdl: 3 of 4 runs did not finish")
+    assert "Traceback" not in done.stderr
+    kept = {path.name for path in (tmp_path / "results" / "runs").iterdir()}
+    assert kept == {runs[0]["run_id"], runs[2]["run_id"]}
+
+
+def test_sweep_in_which_no_run_can_start_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    IdxSet(tmp_path)
+    before = files(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EFFDL_DATA", "data")
+    assert run_here("-m", *TINY, "dataset.train_limit=20", "seed=0") == 1
+    (one,) = json.loads(capfd.readouterr().out)["runs"]
+    assert one["status"] == "error" and "training split" in one["reason"]
+    assert files(tmp_path) == before
+
+
+def test_second_process_asked_for_the_same_run_says_so_waits_and_answers_from_the_record(tmp_path: Path) -> None:
+    IdxSet(tmp_path)
+    finished = answer(run(*TINY, cwd=tmp_path))
+    folder = tmp_path / finished["path"]
+    summary = (folder / "summary.json").read_bytes()
+    (folder / "summary.json").unlink()
+    with (folder / "lock").open("r+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        second = start(*TINY, cwd=tmp_path)
+        assert second.stderr is not None
+        said = second.stderr.readline()
+        (folder / "summary.json").write_bytes(summary)
+    done = finish(second)
+    assert "another process" in said and finished["run_id"] in said
+    assert done.returncode == 0
+    assert answer(done) == finished
+
+
+def test_damaged_checkpoint_and_record_line_are_named_set_aside_and_the_rest_used(tmp_path: Path) -> None:
+    IdxSet(tmp_path)
+    killed = start(*LONG, cwd=tmp_path)
+    checkpoints = wait_for(lambda: list(tmp_path.glob("results/runs/*/checkpoint")), killed)
+    metrics = checkpoints[0].with_name("metrics.jsonl")
+    wait_for(lambda: metrics.read_bytes().count(b"\n") > 40, killed)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.communicate()
+    folder = checkpoints[0].parent.relative_to(tmp_path / "results")
+    shutil.copytree(tmp_path / "results", tmp_path / "other")
+    checkpoints[0].write_bytes(flipped(checkpoints[0].read_bytes(), -3000, bit=5))
+    first, *rest = metrics.read_bytes().splitlines(True)
+    (tmp_path / "other" / folder / "metrics.jsonl").write_bytes(b"\x00\xff" + first[2:] + b"".join(rest))
+    anew, going_on = (finish(p) for p in [start(*LONG, cwd=tmp_path), start(*LONG, "results=other", cwd=tmp_path)])
+    assert anew.returncode == going_on.returncode == 0
+    assert "checkpoint is damaged" in anew.stderr and (checkpoints[0].with_name("checkpoint.damaged")).exists()
+    assert "metrics.jsonl: 1 damaged line(s) set aside" in going_on.stderr
+    assert first[2:] in (tmp_path / "other" / folder / "metrics.jsonl.damaged").read_bytes()
+    lines, summary = numbers(tmp_path / "results" / folder)
+    other_lines, other_summary = numbers(tmp_path / "other" / folder)
+    assert other_lines == lines[1:]
+    assert other_summary["network/sha256"] == summary["network/sha256"]
