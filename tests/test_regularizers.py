@@ -135,6 +135,7 @@ def test_segment_i_learns_at_base_times_factor_to_the_i(base: Any) -> None:
     method = Segmentwise(epochs=1, lr_factor=0.8, weight_decay_factor=1.15)
     method.fit(tiny.problem(), tiny.chain(), Run.in_memory(watched))
     groups = [group for optimizer in watched.trained for group in optimizer.param_groups]
+    assert [len(group["params"]) for group in groups] == [3 + 2] * 3  # a block's and its decision block's, nothing below
     assert [g["lr"] for g in groups] == pytest.approx([base.lr, base.lr * 0.8, base.lr * 0.64], rel=1e-12)
     decays = [base.weight_decay, base.weight_decay * 1.15, base.weight_decay * 1.3225]
     assert [g["weight_decay"] for g in groups] == pytest.approx(decays, rel=1e-12)
