@@ -24,13 +24,13 @@ Result = dict[str, Any]
 def execute(specs: Sequence[Spec], root: Path, workers: int = 1, reporter: Reporter | None = None) -> list[Result]:
     """Carry out Specs, each once, resuming what was begun; results in the order of the specs.
 
-    A lone run works in this process with all cores. Several share ``workers`` processes with one thread each. A result is
-    a run's summary, or {"status": "error" | "died", "reason": ...}: one failed run leaves the others alone, and a run whose
-    worker died is tried once more.
+    A lone run works in this process with the threads that torch takes by itself (all cores, or OMP_NUM_THREADS); several
+    share ``workers`` processes with one thread each. A result is a run's summary, or {"status": "error" | "died", "reason":
+    ...}: one failed run leaves the others alone, and a run whose worker died is tried once more.
     """
     reporter = reporter or Silent()
     if len(specs) == 1:
-        result = _attempt(specs[0], root, reporter, threads=os.cpu_count())
+        result = _attempt(specs[0], root, reporter, threads=None)
         reporter.done(result)
         return [result]
     done = [_answer(spec, root, reporter) for spec in specs]
