@@ -247,8 +247,15 @@ def identity(spec: Spec, fingerprint: str) -> dict[str, Any]:
         cls = type(setting)
         values = {f.name: getattr(setting, f.name) for f in fields(setting) if f.name not in cls.not_identity}
         defaults = {f.name: f.default for f in fields(setting)}
-        changed = {name: named(value) for name, value in values.items() if value != defaults[name]}
-        return {"class": cls.__qualname__, "version": cls.numerics_version, **changed}
+        changed = {name: named(value) for name, value in values.items() if value != defaults[name] or revised(value)}
+        known = cls.__qualname__ if cls.__module__.startswith("effdl.") else f"{cls.__module__}.{cls.__qualname__}"
+        return {"class": known, "version": cls.numerics_version, **changed}
+
+    def revised(value: Any) -> bool:
+        """A nested setting that gives other numbers than it did at first, though it is the default."""
+        if not is_setting(value):
+            return False
+        return type(value).numerics_version > 1 or any(revised(getattr(value, f.name)) for f in fields(value))
 
     settings = {group: named(setting) for group, setting in spec.settings().items() if group not in NOT_IDENTITY}
     extra = {} if spec.test_every == "epoch" else {"test_every": spec.test_every}

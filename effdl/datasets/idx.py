@@ -6,7 +6,7 @@ import os
 import struct
 import zlib
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -32,6 +32,8 @@ class Idx(Dataset):
     root: folder that holds the sets, by default the environment variable EFFDL_DATA, else ``data``.
     download: fetch missing files through torchvision. Source: thesis §6.4 (MNIST and Fashion-MNIST).
     """
+
+    not_identity: ClassVar[frozenset[str]] = frozenset({"root", "download"})
 
     variant: Variant = "MNIST"
     val_size: Size = 5000
