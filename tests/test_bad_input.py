@@ -66,7 +66,7 @@ MORE: dict[str, Row] = {
     "group set to null": config("optimizer=null", "optimizer=null"),
     "missing environment variable": config("+dataset.root=${oc.env:EFFDL_NOT_SET}", "dataset", "EFFDL_NOT_SET"),
     "true is no number": config("dataset.batch_size=true", "dataset.batch_size:", "integer", "True"),
-    "list too long": config("method.epochs=[1,2,3,4]", "method.epochs", "4 segments", "3"),
+    "list too long": config("method.epochs=[1,2,3,4,5]", "method.epochs", "5 segments", "3"),
     "not finite": config("optimizer.lr=nan", "optimizer.lr:", "finite"),
     "workers": config("workers=0", "workers:", "from 1"),
     "seed": config("seed=-1", "seed:", "from 0"),

@@ -55,7 +55,7 @@ class Segmentwise(Method):
 
     def check(self, problem: Facts, arch: ArchFacts, hardware: Hardware) -> None:
         segments = len(spans(arch.blocks, self.segment_size))
-        if isinstance(self.epochs, tuple) and len(self.epochs) > segments:
+        if isinstance(self.epochs, tuple) and len(self.epochs) > segments + 1:  # the last is for all others, if there are any
             raise ConfigError(f"method.epochs names {len(self.epochs)} segments, this network has {segments}")
 
     def fit(self, problem: Problem, model: BlockChain, run: RunHandle) -> nn.Module:

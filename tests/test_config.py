@@ -1,0 +1,365 @@
+"""Every YAML against its class, specs that survive a round trip, and what a run's name hangs on."""
+
+import json
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import MISSING, fields, replace
+from functools import cache
+from importlib import import_module
+from inspect import isabstract
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from effdl.config import (
+    CONFIGS,
+    GROUPS,
+    MAY_BE_NONE,
+    Spec,
+    build,
+    build_choice,
+    build_setting,
+    choices,
+    compose,
+    dump,
+    is_setting,
+    run_id,
+)
+from effdl.datasets.digits import Digits
+from effdl.datasets.idx import Idx
+from effdl.errors import ConfigError, RecordError
+from effdl.methods.backprop import Backprop
+from effdl.methods.segmentwise import Segmentwise
+from effdl.objectives.losses import LinearMse
+from effdl.records.carry import carry_out
+from effdl.training.decision import DownConv, Pool
+from effdl.training.optim import AdamW, MultiStep, Sgd
+
+MEMBERS = {
+    "dataset": ["digits", "fashion_mnist", "idx", "mnist", "sine"],
+    "arch": ["cnn4", "mlp", "vgg13", "vgg13_bn"],
+    "objective": ["linear_mse", "sigmoid_bce", "softmax_ce", "tanh_mse"],
+    "optimizer": ["adam_w", "none", "sgd"],
+    "optimizer/schedule": ["multi_step", "none"],
+    "method": ["backprop", "dll", "dll_first_results", "dll_regularized", "segmentwise"],
+    "method/decision": ["down_conv", "down_conv_4", "pool", "vgg"],
+    "hardware": ["cpu", "gpu", "hardware"],
+    "logger": ["none"],
+}
+CLASSES = {"dataset": 3, "arch": 3, "objective": 4, "optimizer": 2, "optimizer/schedule": 1}
+CLASSES |= {"method": 2, "method/decision": 2, "hardware": 1}
+CHOICES = [(group, name) for group, names in MEMBERS.items() for name in names]
+BUILT = [(group, name) for group, name in CHOICES if name != "none"]
+
+
+def snake(name: str) -> str:
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+
+
+@cache
+def composed(*overrides: str) -> DictConfig:
+    return compose(overrides)
+
+
+def node(group: str, name: str) -> Any:
+    return OmegaConf.select(composed(f"{group}={name}"), group.replace("/", "."))
+
+
+def spec(*overrides: str) -> Spec:
+    return build(composed(*overrides))
+
+
+def concrete_classes(group: str) -> set[type]:
+    """Classes of the package that a choice of the group may name, found by importing its folder."""
+    module, _, name = GROUPS[group].partition(":")
+    base = getattr(import_module(module), name)
+    folder = Path(import_module(module).__file__ or "").parent
+    found: set[type] = set()
+    for path in folder.glob("*.py"):
+        members = vars(import_module(f"{module.rpartition('.')[0]}.{path.stem}")).values()
+        found |= {m for m in members if isinstance(m, type) and issubclass(m, base) and not isabstract(m)}
+    return found
+
+
+# --- every YAML
+
+
+def test_the_folders_hold_the_groups_and_members_listed_here() -> None:
+    folders = {path.parent.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml")} - {"."}
+    assert folders == set(MEMBERS) == set(GROUPS)
+    assert {group: choices(group) for group in GROUPS} == MEMBERS
+    assert len(BUILT) == 28 and len(CHOICES) == 31
+
+
+@pytest.mark.parametrize(("group", "name"), BUILT)
+def test_a_composed_choice_has_exactly_the_fields_of_its_class_and_builds(group: str, name: str) -> None:
+    config = node(group, name)
+    made = build_setting(OmegaConf.to_container(config), group)
+    assert is_setting(made) and f"{type(made).__module__}.{type(made).__qualname__}" == config["_target_"]
+    assert set(config) - {"_target_"} == {f.name for f in fields(made)}
+    assert build_choice(group, name) == made
+
+
+@pytest.mark.parametrize(("group", "name"), CHOICES)
+def test_every_choice_begins_with_its_line_for_the_help_page(group: str, name: str) -> None:
+    lines = (CONFIGS / group / f"{name}.yaml").read_text().splitlines()
+    first = next(line for line in lines if not line.startswith("# @package"))
+    assert first.startswith("# ") and first.endswith(".") and 15 < len(first) < 130
+
+
+@pytest.mark.parametrize("group", [g for g in GROUPS if g != "logger"])
+def test_each_class_has_one_yaml_of_its_name_with_its_defaults_and_all_others_are_presets(group: str) -> None:
+    classes = {snake(cls.__name__): cls for cls in concrete_classes(group)}
+    own = set(classes) & set(choices(group))
+    assert own == set(classes) and len(classes) == {"dataset": 3, "arch": 3, "objective": 4, "optimizer": 2}.get(
+        group, len(own)
+    )
+    for name, cls in classes.items():
+        assert build_choice(group, name) == cls()
+        assert all(f.default is not MISSING for f in fields(cls))
+    presets = set(choices(group)) - own - {"none"}
+    assert {type(build_choice(group, name)) for name in presets} <= set(classes.values())
+
+
+@pytest.mark.parametrize("group", sorted(MAY_BE_NONE - {"method/decision"}))
+def test_none_is_the_absence_of_a_choice(group: str) -> None:
+    assert node(group, "none") is None and build_choice(group, "none") is None
+
+
+def test_the_presets_say_what_the_thesis_says() -> None:
+    assert spec("method=dll").method == Segmentwise()
+    first_results = Segmentwise(epochs=(30, 40, 50, 60))  # of §6.4, whose 4-layer network has three layers below the last
+    assert spec("method=dll_first_results", "arch=cnn4").method == first_results
+    assert spec("method=dll_regularized").method == Segmentwise(
+        epochs=300,
+        decision=DownConv(convs=4),
+        lr_factor=0.8,
+        weight_decay_factor=1.15,
+        input_dropout=0.8,
+        gradient_dropout=0.6,
+    )
+    assert spec("method/decision=vgg").method.decision == Pool(size=7, hidden=(512, 512), dropout=0.5)
+
+
+# --- building
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        (),
+        ("method=backprop", "method.checkpoint=block", "arch=mlp", "arch.hidden=[392,50]", "optimizer=adam_w"),
+        ("method=dll_regularized", "optimizer/schedule=multi_step", "seed=7", "test_every=run"),
+        ("dataset=sine", "arch=mlp", "objective=linear_mse", "hardware.threads=2", "method/decision=vgg"),
+        ("method=dll_first_results", "arch=vgg13_bn", "optimizer.weight_decay=8e-5"),
+    ],
+)
+def test_a_spec_survives_being_written_and_read(overrides: tuple[str, ...]) -> None:
+    made = spec(*overrides)
+    again = build(json.loads(json.dumps(dump(made))))
+    assert again == made and run_id(again, "data") == run_id(made, "data")
+    assert made != replace(made, seed=made.seed + 1)
+
+
+def test_nested_groups_are_chosen_by_their_full_path() -> None:
+    assert spec("method/decision=down_conv", "method.decision.channels=8").method.decision == DownConv(channels=8)
+    made = spec("optimizer=adam_w", "optimizer/schedule=multi_step", "optimizer.schedule.gamma=0.2")
+    assert made.optimizer == AdamW(schedule=MultiStep(gamma=0.2))
+    assert spec().optimizer == Sgd() and spec().optimizer.schedule is None
+
+
+def test_a_method_that_learns_by_an_optimizer_says_so_when_there_is_none() -> None:
+    config = composed("optimizer=none")
+    assert config.optimizer is None
+    with pytest.raises(ConfigError, match=r"^optimizer: Segmentwise needs one: adam_w, sgd$"):
+        build(config)
+
+
+OUTSIDE = """
+from torch import nn
+from effdl.methods.method import Method
+from effdl.setting import Count, setting
+
+@setting
+class {name}(Method):
+    '''From outside the package.'''
+    epochs: Count = 3
+
+    def fit(self, problem, model, run):
+        return model.eval()
+
+    def network(self, model, problem, objective, notes):
+        return model
+"""
+
+
+@pytest.fixture
+def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    (tmp_path / "their_rules.py").write_text(OUTSIDE.format(name="Nothing") + OUTSIDE.format(name="Backprop"))
+    monkeypatch.syspath_prepend(tmp_path)
+    yield
+    sys.modules.pop("their_rules", None)
+
+
+def their(name: str, **values: Any) -> Spec:
+    return build({**dump(spec()), "method": {"_target_": f"their_rules.{name}", **values}})
+
+
+@pytest.mark.usefixtures("outside")
+def test_a_method_from_outside_the_package_is_named_by_its_target_alone() -> None:
+    made = their("Nothing", epochs=5)
+    assert type(made.method).__module__ == "their_rules" and made.method.epochs == 5
+    assert build(dump(made)) == made
+    with pytest.raises(ConfigError, match=r"^method\.epochs: "):
+        their("Nothing", epochs=0)
+    with pytest.raises(ConfigError, match=r"^method\.epoch: unknown key; there are epochs$"):
+        their("Nothing", epoch=5)
+    assert run_id(their("Backprop"), "data") != run_id(spec("method=backprop", "method.epochs=3"), "data")
+
+
+def test_a_class_of_another_group_is_refused() -> None:
+    wrong = {**dump(spec()), "method": dump(spec())["arch"]}
+    with pytest.raises(ConfigError, match=r"^method\._target_: effdl\.archs\.cnn\.Cnn4 is no Method"):
+        build(wrong)
+    nested = dump(spec())
+    nested["method"]["decision"] = {"_target_": "effdl.training.optim.MultiStep"}
+    with pytest.raises(ConfigError, match=r"^method\.decision\._target_: .* is no Decision"):
+        build(nested)
+    with pytest.raises(ConfigError, match=r"^arch\._target_: .* is no Arch"):
+        build({**dump(spec()), "arch": {"_target_": "builtins.print"}})
+    with pytest.raises(ConfigError, match=r"^arch: .* has no _target_; name a choice"):
+        build({**dump(spec()), "arch": {"widths": [3]}})
+
+
+@pytest.mark.parametrize(
+    ("override", "text"),
+    [
+        ("dataset.batch_size=true", "dataset.batch_size: "),
+        ("dataset.batch_size=64.0", "dataset.batch_size: "),
+        ("method.drop_raw_input=1", "method.drop_raw_input: "),
+        ("optimizer.lr=inf", "optimizer.lr: "),
+        ("optimizer.lr=abc", "optimizer.lr: "),
+        ("method.gradient_dropout=1.0", "method.gradient_dropout: "),
+        ("arch.widths=[]", "arch.widths: "),
+        ("arch.widths=[3,0]", "arch.widths.1: "),
+        ("method.decision.size=0", "method.decision.size: "),
+        ("seed=-1", "seed: "),
+        ("seed=1.5", "seed: "),
+        ("test_every=never", "test_every: "),
+    ],
+)
+def test_values_of_the_wrong_type_or_range_name_their_key(override: str, text: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{re.escape(text)}") as error:
+        spec(override)
+    assert "\n" not in str(error.value)
+
+
+# --- identity
+
+
+def name_of(*overrides: str, data: str = "data") -> str:
+    return run_id(spec(*overrides), data)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "optimizer.lr=0.05",
+        "arch.widths=[32,64,128]",
+        "method=segmentwise",
+        "method.decision.size=1",
+        "method/decision=pool",
+        "dataset.val_size=242",
+        "test_every=epoch",
+        "hardware=hardware",
+        "results=/elsewhere",
+        "workers=7",
+        "logger=none",
+    ],
+)
+def test_a_runs_name_does_not_hang_on_spelled_out_defaults_places_or_workers(override: str) -> None:
+    assert name_of(override) == name_of()
+
+
+def test_a_runs_name_does_not_hang_on_where_the_data_lie_or_come_from() -> None:
+    made = replace(spec(), dataset=Idx())
+    for dataset in (Idx(root="/elsewhere"), Idx(download=True)):
+        assert run_id(replace(made, dataset=dataset), "data") == run_id(made, "data")
+
+
+CHANGES = [
+    "seed=1",
+    "test_every=run",
+    "test_every=segment",
+    "dataset.val_size=100",
+    "dataset.train_limit=1000",
+    "dataset.batch_size=32",
+    "arch=mlp",
+    "arch.widths=[32,64]",
+    "arch.size=16",
+    "objective=linear_mse",
+    "optimizer=adam_w",
+    "optimizer.lr=0.1",
+    "optimizer.weight_decay=8e-5",
+    "optimizer.nesterov=true",
+    "optimizer/schedule=multi_step",
+    "method=backprop",
+    "method.epochs=11",
+    "method.epochs=[10,11]",
+    "method.segment_size=2",
+    "method/decision=vgg",
+    "method.decision.size=2",
+    "method.choose=last",
+    "method.patience=3",
+    "method.keep_features_mib=0",
+    "hardware.threads=1",
+    "hardware=gpu",
+]
+
+
+def test_a_runs_name_changes_with_everything_that_its_numbers_hang_on() -> None:
+    names = [name_of(), name_of(data="other data"), *(name_of(change) for change in CHANGES)]
+    assert len(set(names)) == len(names)
+    assert all(re.fullmatch(r"[0-9a-f]{16}", name) for name in names)
+
+
+@pytest.mark.parametrize("cls", [Segmentwise, Digits, Sgd, Pool])
+def test_a_new_numerics_version_is_a_new_name_even_of_a_nested_default(cls: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, other = (
+        name_of(),
+        name_of("method=backprop", "optimizer=adam_w", "dataset=sine", "arch=mlp", "objective=linear_mse"),
+    )
+    monkeypatch.setattr(cls, "numerics_version", cls.numerics_version + 1)  # type: ignore[attr-defined]
+    assert name_of() != before
+    after = name_of("method=backprop", "optimizer=adam_w", "dataset=sine", "arch=mlp", "objective=linear_mse")
+    assert after == other  # runs without that class keep their names
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(AttributeError):
+        Backprop().epochs = 3  # type: ignore[misc]
+    with pytest.raises(AttributeError):
+        spec().seed = 3  # type: ignore[misc]
+    assert LinearMse() == LinearMse() and LinearMse(high=2.0) != LinearMse()
+
+
+def test_a_default_that_changed_without_a_new_version_is_found_on_the_record(tmp_path: Path) -> None:
+    made = replace(
+        spec("method=backprop", "method.epochs=1", "arch=mlp", "arch.hidden=[4]", "hardware.threads=1"), test_every="run"
+    )
+    done = carry_out(made, tmp_path)
+    assert done["status"] == "finished" and carry_out(made, tmp_path) == done
+    record = tmp_path / "runs" / done["run_id"] / "spec.json"
+    stored = json.loads(record.read_text())
+    stored["config"]["optimizer"]["momentum"] = 0.8  # what the default was when this record was made
+    record.write_text(json.dumps(stored))
+    with pytest.raises(RecordError, match=r"its record says optimizer\.momentum=0\.8, asked for is 0\.9") as error:
+        carry_out(made, tmp_path)
+    assert "numerics_version" in str(error.value) and "\n" not in str(error.value)
+    stored["config"]["optimizer"]["momentum"] = 0.9
+    stored["config"]["dataset"].pop("train_limit")  # a field that is newer than the record
+    record.write_text(json.dumps(stored))
+    assert carry_out(made, tmp_path) == done
