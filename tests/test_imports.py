@@ -1,0 +1,91 @@
+"""Imports run one way, and heavy packages are imported where they are used: read from the source of every module."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+GROUND = {"errors", "rng", "setting"}
+PARTS = GROUND | {"objectives", "datasets", "archs"}
+# What each part of effdl may import of effdl beside itself. reproduce → records → config; methods → training → parts.
+MAY = {
+    "errors": set(),
+    "rng": set(),
+    "setting": set(),
+    "objectives": GROUND,
+    "datasets": GROUND | {"objectives"},
+    "archs": GROUND | {"datasets", "objectives"},
+    "training": PARTS,
+    "methods": PARTS | {"training"},
+    "probes": PARTS | {"training"},
+    "filters": PARTS | {"training"},
+    "estimators": PARTS | {"training", "methods"},
+    "config": {"errors", "setting"},
+    "records": PARTS | {"training", "config"},
+    "reproduce": PARTS | {"config", "records"},
+    "cli": {"config", "errors", "records", "reproduce"},
+}
+LIGHT = ("cli", "config", "errors", "rng", "setting", "records/store", "records/execute", "records/report", "__init__")
+MODULES = sorted([*(ROOT / "effdl").rglob("*.py"), ROOT / "run.py", *(ROOT / "hydra_plugins").rglob("*.py")])
+
+
+def imported(path: Path) -> Iterator[tuple[str, bool]]:
+    """Each module that a file imports, and whether on top, that is at its own import."""
+    tree = ast.parse(path.read_text())
+    nested = {id(n) for f in ast.walk(tree) if isinstance(f, ast.FunctionDef) for n in ast.walk(f)}
+    typing = [n for n in ast.walk(tree) if isinstance(n, ast.If) and "TYPE_CHECKING" in ast.unparse(n.test)]
+    nested |= {id(n) for block in typing for n in ast.walk(block)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, id(node) not in nested) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            module = node.module or ""
+            names = [f"{module}.{alias.name}" for alias in node.names] if module == "effdl" else [module]
+            yield from ((name, id(node) not in nested) for name in names)
+
+
+def part(path: Path) -> str:
+    return path.relative_to(ROOT / "effdl").with_suffix("").parts[0]
+
+
+def test_every_module_was_found() -> None:
+    parts = {part(path) for path in MODULES if path.is_relative_to(ROOT / "effdl")}
+    assert {"archs", "datasets", "methods", "objectives", "records", "training", "cli", "config"} <= parts
+    assert parts - {"__init__"} <= set(MAY)
+    assert len(MODULES) >= 35
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in MODULES if p.is_relative_to(ROOT / "effdl")], ids=lambda p: str(p.relative_to(ROOT))
+)
+def test_imports_run_one_way(path: Path) -> None:
+    own = part(path)
+    targets = {name.split(".")[1] for name, _ in imported(path) if name.startswith("effdl.")}
+    assert targets - {own} <= MAY.get(own, set())
+
+
+def test_methods_and_training_never_see_records_or_configs() -> None:
+    seen = {name for p in MODULES if p.parent.name in ("methods", "training") for name, _ in imported(p)}
+    assert {
+        name for name in seen if name.startswith(("effdl.records", "effdl.config", "effdl.cli", "hydra", "omegaconf"))
+    } == set()
+
+
+def test_hydra_is_imported_where_configs_are_composed_and_nowhere_else() -> None:
+    users = {p.relative_to(ROOT).as_posix() for p in MODULES for name, _ in imported(p) if name.split(".")[0] == "hydra"}
+    assert users == {"run.py", "effdl/config.py", "hydra_plugins/effdl_launcher.py"}
+
+
+def test_vision_libraries_are_imported_inside_functions_only() -> None:
+    heavy = ("torchvision", "timm", "sklearn", "wandb")
+    on_top = [(p, name) for p in MODULES for name, top in imported(p) if top and name.split(".")[0] in heavy]
+    assert on_top == []
+
+
+@pytest.mark.parametrize("name", LIGHT)
+def test_what_the_help_page_needs_does_not_import_torch(name: str) -> None:
+    tops = {module.split(".")[0] for module, top in imported(ROOT / "effdl" / f"{name}.py") if top}
+    assert tops.isdisjoint({"torch", "numpy", "pandas", "safetensors", "matplotlib"})
