@@ -112,10 +112,14 @@ class Problem:
 
     def train(self, epoch: int) -> Iterator[Batch]:
         """Epoch ``epoch``'s batches in its own random order."""
+        return self.ordered(self._train, epoch)
+
+    def ordered(self, samples: Samples, epoch: int) -> Iterator[Batch]:
+        """The epoch's batches out of ``samples``, one for each training sample: features take the place of inputs."""
         generator = torch.Generator().manual_seed(seed_for(self.seed, "order", epoch))
-        order = torch.randperm(self.num_train, generator=generator).to(self._train.y.device)
+        order = torch.randperm(self.num_train, generator=generator).to(samples.y.device)
         for index in order.split(cut(self.num_train, self.batch_size)):
-            yield Batch(self._train.x[index], self._train.y[index], index)
+            yield Batch(samples.x[index], samples.y[index], index)
 
     def val(self) -> Iterator[Batch]:
         return self._val.batches(self.batch_size)

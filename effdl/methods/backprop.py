@@ -19,9 +19,11 @@ from effdl.training.segment import DecisionLoss
 class Backprop(Method):
     """End-to-end backpropagation, the baseline of every table.
 
-    epochs: 100 in table 6.1, 300 in table 6.2. checkpoint: "block" recomputes each block's activations in the backward
-    pass instead of keeping them (Chen et al. 2016): the same numbers for less memory and more time. patience: stop after
-    so many epochs without a better validation score. keep_features_mib: bound for standardised inputs kept in memory.
+    epochs: 100 in table 6.1, 300 in table 6.2.
+    checkpoint: "block" recomputes each block's activations in the backward pass instead of keeping them (Chen et al. 2016):
+        the same numbers for less memory and more time.
+    patience: stop after so many epochs without a better validation score, with the last weights.
+    keep_features_mib: standardised inputs are kept in memory where they fit this bound.
     """
 
     epochs: Count = 10

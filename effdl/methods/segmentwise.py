@@ -36,7 +36,8 @@ class Segmentwise(Method):
     gradient_dropout: p of dropout on the gradients that leave the decision block, the same in all epochs (0.3 to 0.6).
     choose: "validation" ends the network at the segment that did best on the validation set, "last" at the last; the thesis
         chose by test accuracy, effdl never does.
-    patience: stop a segment after so many epochs without a better validation score; ours, off in the thesis.
+    patience: stop a segment after so many epochs without a better validation score, with its last weights; ours, off in the
+        thesis.
     keep_features_mib: a trained segment's outputs are kept in memory where they fit this bound, else a feednet computes them.
     """
 

@@ -40,7 +40,7 @@ class BottomUp:
 
     choose: "validation" takes the segment whose network did best on the validation set after its last epoch, ties going to
         the earlier one; "last", or an empty validation set, takes the last (Algorithm 3).
-    patience: stop a segment after so many epochs without a better validation score (ours, not the thesis's).
+    patience: stop a segment after so many epochs without a better validation score, with its last epoch's weights (ours).
     """
 
     plans: list[SegmentPlan]

@@ -50,14 +50,10 @@ class Feeder:
 
     def train(self, epoch: int) -> Iterator[Batch]:
         """The epoch's batches in the problem's order, x being the prefix's outputs."""
-        return map(self._feed_train, self.problem.train(epoch))
+        return map(self._feed, self.problem.ordered(self._train, epoch) if self.kept_bytes else self.problem.train(epoch))
 
     def val(self) -> Iterator[Batch]:
         return map(self._feed, self._val.batches(self.problem.batch_size))
-
-    def stored(self, batch: Batch) -> Batch:
-        """The batch with what is stored as x (raw inputs or kept features), before the feednet."""
-        return replace(batch, x=self._train.x[batch.index])
 
     def features(self, x: Tensor) -> Tensor:
         """The feednet: outputs of the frozen prefix for stored x, no graph kept."""
@@ -66,11 +62,8 @@ class Feeder:
                 x = module(x)
         return x
 
-    def _feed_train(self, batch: Batch) -> Batch:
-        return self._feed(self.stored(batch))
-
     def _feed(self, batch: Batch) -> Batch:
-        return replace(batch, x=self.features(batch.x))
+        return replace(batch, x=self.features(batch.x)) if self._pending else batch
 
     def _forward_all(self, samples: Samples) -> Tensor:
         """Outputs for a whole split, filled chunk by chunk."""
