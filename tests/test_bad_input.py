@@ -197,6 +197,23 @@ def test_divergence_is_final_says_where_and_is_answered_from_its_record(tmp_path
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
+def test_loss_that_is_not_finite_on_validation_only_is_a_divergence_too_and_on_test_only_is_null(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    IdxSet(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EFFDL_DATA", "data")
+    one_step = (*TINY, "optimizer.lr=1e13", "objective=linear_mse", "method=backprop")  # weights stay finite, squares do not
+    assert run_here(*one_step, "dataset.batch_size=300") == 6
+    out, err = capfd.readouterr()
+    assert "validation loss is inf after segment 1 of 1, epoch 1" in without_cost(err)
+    assert json.loads(out)["status"] == "diverged"
+    assert run_here(*one_step, "dataset.batch_size=400", "dataset.val_size=0") == 0
+    out, _ = capfd.readouterr()
+    assert json.loads(out)["summary"]["test/loss"] is None
+    assert "Infinity" not in out and "NaN" not in out
+
+
 def test_failing_runs_of_a_sweep_leave_the_others_finished(tmp_path: Path) -> None:
     IdxSet(tmp_path)
     done = run("-m", *TINY, "optimizer.lr=0.05,1e30", "dataset.train_limit=200,20", "workers=2", cwd=tmp_path)

@@ -1,6 +1,7 @@
 """Run: what a method holds while it learns: seeds, optimizer, records, checkpoints; the test split stays inside."""
 
 import hashlib
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -123,11 +124,14 @@ class Run:
         with self.timer("test"):
             self._append({"segment": segment, "epoch": epoch, **self.test_numbers(model)})
 
-    def test_numbers(self, model: nn.Module) -> dict[str, float]:
-        """Loss and accuracy (or mean squared error) on the test split; for the record, not for methods."""
+    def test_numbers(self, model: nn.Module) -> dict[str, float | None]:
+        """Loss and accuracy (or mean squared error) on the test split; for the record, not for methods.
+
+        A number that is not finite is None: it must not stop a run, which would tell of the test split, and JSON has none.
+        """
         assert self._test is not None and self._objective is not None
         numbers = evaluate(model, self._test.batches(self._batch_size), self._objective)
-        return {f"test/{name}": value for name, value in numbers.items()}
+        return {f"test/{name}": value if math.isfinite(value) else None for name, value in numbers.items()}
 
     def note(self, **facts: Any) -> None:
         self.notes.update(facts)
@@ -165,7 +169,7 @@ class Run:
         """The numbers of summary.json: everything under the name by which tables ask for it."""
         best = {}
         for name, choose in (("test/acc", max), ("test/mse", min)):
-            if values := [line[name] for line in self.lines if name in line]:
+            if values := [line[name] for line in self.lines if line.get(name) is not None]:
                 best[f"{name}_best_{self._test_every}"] = choose(values)
         chosen = self.notes.get("segment_chosen")
         of_chosen = [line for line in self.lines if line["segment"] == chosen and "train/loss" in line]

@@ -1,5 +1,6 @@
 """The segmentwise engine: train segments from the bottom up, each to its end (thesis Algorithm 3)."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -112,6 +113,9 @@ class BottomUp:
                 loss = self._one_epoch(i, state, feeder, passes + epoch)
             with self.run.timer("eval"):
                 val = evaluate(local, feeder.val(), self.problem.objective)
+            if not math.isfinite(val.get("loss", 0.0)):
+                where = f"segment {i + 1} of {len(self.plans)}, epoch {epoch + 1}"
+                raise Diverged(f"validation loss is {val['loss']} after {where}: try a smaller optimizer.lr")
             history.append(score(val))
             self.run.record(i, epoch, train_loss=loss, **{f"val_{k}": v for k, v in val.items()})
             last = state.epoch == plan.epochs or self._is_stale(history)
