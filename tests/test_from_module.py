@@ -50,7 +50,7 @@ class ResidualNet(nn.Module):
         x = self.block1(x)
         x = self.pool(self.relu(x))
         x = F.relu(x + self.norm(self.conv2(x)), inplace=True)
-        x = F.relu(self.conv3(x), True)
+        x = torch.dropout(F.relu(self.conv3(x), True), 0.3, self.training)
         x = self.pool(x).mean((2, 3))
         x = F.dropout(x, 0.3, training=self.training)
         return self.fc(x.view(x.size(0), -1))
@@ -74,6 +74,15 @@ class Twice(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.c(self.b(self.a(self.b(x))))
+
+
+class Functional(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c(F.leaky_relu(self.b(F.relu(self.a(x)))).flatten(1))
 
 
 class Unused(nn.Sequential):
@@ -236,6 +245,18 @@ def test_an_activation_stays_with_the_layer_before_it_and_pooling_and_flattening
     assert [type(m).__name__ for m in chain.head] == ["AdaptiveAvgPool2d", "Flatten", "Linear"]
     mlp = BlockChain.from_module(nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3)))
     assert [type(m).__name__ for m in mlp.blocks[1]] == ["Linear", "Tanh"] and type(mlp.head) is nn.Linear
+
+
+def test_a_functional_activation_stays_with_its_layer_too() -> None:
+    reseed(0)
+    module = Functional()
+    chain = BlockChain.from_module(module)
+    x = torch.randn(5, 6)
+    a = module.a(x).relu()
+    b = F.leaky_relu(module.b(a))
+    assert chain.names == ["a", "b"]
+    assert torch.equal(chain.blocks[0](x), a) and torch.equal(chain.blocks[1](a), b)
+    assert torch.equal(chain.head(b), module(x))
 
 
 ERRORS: dict[str, tuple[nn.Module, list[str] | None, str | None, str]] = {

@@ -16,7 +16,7 @@ from effdl.datasets.problem import Batch, Facts
 from effdl.objectives.losses import SoftmaxCe
 from effdl.training.decision import Decision, Pool
 from effdl.training.loop import reseed
-from effdl.training.memory import KINDS, Memory, Rehearsal
+from effdl.training.memory import KINDS, LiveStorages, Memory, Rehearsal
 from effdl.training.optim import AdamW, Optimizer, Sgd
 from effdl.training.segment import DecisionLoss, SegmentState
 
@@ -187,6 +187,15 @@ def test_fake_tensors_give_the_real_count_to_the_byte_and_kinds_sum_to_the_peak(
     fake = Rehearsal(state, feednet, batch(2), fake=True).memory()
     assert fake == real
     assert set(real.by_kind) == set(KINDS) and sum(real.by_kind.values()) == real.peak
+
+
+def test_a_view_counts_the_whole_storage_that_it_keeps_alive_once() -> None:
+    live, whole = LiveStorages(), torch.zeros(10)
+    live.book([whole[2:4], whole[:1], None], "feednet")
+    with live:
+        half = whole[:5].clone()
+    assert live.memory() == Memory(40 + 20, {kind: {"feednet": 40, "activation": 20}.get(kind, 0) for kind in KINDS})
+    assert half.numel() == 5
 
 
 def test_all_decision_blocks_are_among_the_cases() -> None:
