@@ -240,7 +240,10 @@ def holder_of(lock: Path, leader: int) -> int | None:
 
 def kill(process: subprocess.Popen[str]) -> None:
     os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
+    process.wait()  # not for the end of its output, which a child left behind would hold open
+    for pipe in (process.stdout, process.stderr):
+        assert pipe is not None
+        pipe.close()
 
 
 def metrics_lines(results: Path) -> int:
