@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import MISSING, fields, replace
@@ -217,7 +218,19 @@ def test_a_method_from_outside_the_package_is_named_by_its_target_alone() -> Non
         their("Nothing", epochs=0)
     with pytest.raises(ConfigError, match=r"^method\.epoch: unknown key; there are epochs$"):
         their("Nothing", epoch=5)
-    assert run_id(their("Backprop"), "data") != run_id(spec("method=backprop", "method.epochs=3"), "data")
+    assert run_id(their("Backprop"), "data") != run_id(spec("method=backprop"), "data")  # a namesake is another method
+
+
+@pytest.mark.usefixtures("outside")
+def test_a_new_field_with_a_default_changes_no_old_name(tmp_path: Path) -> None:
+    before, changed = (run_id(their("Nothing", **values), "data") for values in ({}, {"epochs": 5}))
+    module = tmp_path / "their_rules.py"
+    module.write_text(module.read_text().replace("    epochs: Count = 3\n", "    epochs: Count = 3\n    newer: Count = 1\n"))
+    sys.modules.pop("their_rules")
+    shutil.rmtree(tmp_path / "__pycache__", ignore_errors=True)
+    assert their("Nothing").method.newer == 1
+    assert [run_id(their("Nothing", **v), "data") for v in ({}, {"epochs": 5})] == [before, changed]
+    assert run_id(their("Nothing", newer=2), "data") not in (before, changed)
 
 
 def test_a_class_of_another_group_is_refused() -> None:
