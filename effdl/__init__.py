@@ -17,7 +17,7 @@ _HOMES = {
     "SigmoidBce": "effdl.objectives.losses",
     "TanhMse": "effdl.objectives.losses",
     "Sgd": "effdl.training.optim",
-    "AdamW": "effdl.training.optim",
+    "Adamw": "effdl.training.optim",
     "Pool": "effdl.training.decision",
     "DownConv": "effdl.training.decision",
     "SegmentState": "effdl.training.segment",

@@ -13,7 +13,7 @@ from typing import Any
 CASES = [
     ["method=backprop", "method.epochs=2"],
     ["method=backprop", "method.checkpoint=block", "arch=vgg13_bn", "dataset.train_limit=128", "method.epochs=1"],
-    ["method=dll", "method.epochs=2", "method.input_dropout=0.5", "method.gradient_dropout=0.5", "optimizer=adam_w"],
+    ["method=dll", "method.epochs=2", "method.input_dropout=0.5", "method.gradient_dropout=0.5", "optimizer=adamw"],
     ["method=dll", "method/decision=down_conv", "method.epochs=2", "method.keep_features_mib=0"],
     ["dataset=sine", "objective=linear_mse", "arch=mlp", "method.epochs=2", "optimizer.lr=0.01"],
 ]

@@ -172,7 +172,7 @@ LEAKS = {
     **{name: (f"method={name}",) for name in config.choices("method")},
     "dropouts": ("method=dll", "method.input_dropout=0.4", "method.gradient_dropout=0.5"),
     "patience": ("method=dll", "method.patience=1", "method.epochs=4"),
-    "adam, schedule": ("method=dll", "optimizer=adam_w", "optimizer/schedule=multi_step"),
+    "adam, schedule": ("method=dll", "optimizer=adamw", "optimizer/schedule=multi_step"),
 }
 
 

@@ -37,13 +37,13 @@ from effdl.methods.segmentwise import Segmentwise
 from effdl.objectives.losses import LinearMse
 from effdl.records.carry import carry_out
 from effdl.training.decision import DownConv, Pool
-from effdl.training.optim import AdamW, MultiStep, Sgd
+from effdl.training.optim import Adamw, MultiStep, Sgd
 
 MEMBERS = {
     "dataset": ["digits", "fashion_mnist", "idx", "mnist", "sine"],
     "arch": ["cnn4", "mlp", "vgg13", "vgg13_bn"],
     "objective": ["linear_mse", "sigmoid_bce", "softmax_ce", "tanh_mse"],
-    "optimizer": ["adam_w", "none", "sgd"],
+    "optimizer": ["adamw", "none", "sgd"],
     "optimizer/schedule": ["multi_step", "none"],
     "method": ["backprop", "dll", "dll_first_results", "dll_regularized", "segmentwise"],
     "method/decision": ["down_conv", "down_conv_4", "pool", "vgg"],
@@ -152,7 +152,7 @@ def test_the_presets_say_what_the_thesis_says() -> None:
     "overrides",
     [
         (),
-        ("method=backprop", "method.checkpoint=block", "arch=mlp", "arch.hidden=[392,50]", "optimizer=adam_w"),
+        ("method=backprop", "method.checkpoint=block", "arch=mlp", "arch.hidden=[392,50]", "optimizer=adamw"),
         ("method=dll_regularized", "optimizer/schedule=multi_step", "seed=7", "test_every=run"),
         ("dataset=sine", "arch=mlp", "objective=linear_mse", "hardware.threads=2", "method/decision=vgg"),
         ("method=dll_first_results", "arch=vgg13_bn", "optimizer.weight_decay=8e-5"),
@@ -167,15 +167,15 @@ def test_a_spec_survives_being_written_and_read(overrides: tuple[str, ...]) -> N
 
 def test_nested_groups_are_chosen_by_their_full_path() -> None:
     assert spec("method/decision=down_conv", "method.decision.channels=8").method.decision == DownConv(channels=8)
-    made = spec("optimizer=adam_w", "optimizer/schedule=multi_step", "optimizer.schedule.gamma=0.2")
-    assert made.optimizer == AdamW(schedule=MultiStep(gamma=0.2))
+    made = spec("optimizer=adamw", "optimizer/schedule=multi_step", "optimizer.schedule.gamma=0.2")
+    assert made.optimizer == Adamw(schedule=MultiStep(gamma=0.2))
     assert spec().optimizer == Sgd() and spec().optimizer.schedule is None
 
 
 def test_a_method_that_learns_by_an_optimizer_says_so_when_there_is_none() -> None:
     config = composed("optimizer=none")
     assert config.optimizer is None
-    with pytest.raises(ConfigError, match=r"^optimizer: Segmentwise needs one: adam_w, sgd$"):
+    with pytest.raises(ConfigError, match=r"^optimizer: Segmentwise needs one: adamw, sgd$"):
         build(config)
 
 
@@ -314,7 +314,7 @@ CHANGES = [
     "arch.widths=[32,64]",
     "arch.size=16",
     "objective=linear_mse",
-    "optimizer=adam_w",
+    "optimizer=adamw",
     "optimizer.lr=0.1",
     "optimizer.weight_decay=8e-5",
     "optimizer.nesterov=true",
@@ -343,11 +343,11 @@ def test_a_runs_name_changes_with_everything_that_its_numbers_hang_on() -> None:
 def test_a_new_numerics_version_is_a_new_name_even_of_a_nested_default(cls: type, monkeypatch: pytest.MonkeyPatch) -> None:
     before, other = (
         name_of(),
-        name_of("method=backprop", "optimizer=adam_w", "dataset=sine", "arch=mlp", "objective=linear_mse"),
+        name_of("method=backprop", "optimizer=adamw", "dataset=sine", "arch=mlp", "objective=linear_mse"),
     )
     monkeypatch.setattr(cls, "numerics_version", cls.numerics_version + 1)  # type: ignore[attr-defined]
     assert name_of() != before
-    after = name_of("method=backprop", "optimizer=adam_w", "dataset=sine", "arch=mlp", "objective=linear_mse")
+    after = name_of("method=backprop", "optimizer=adamw", "dataset=sine", "arch=mlp", "objective=linear_mse")
     assert after == other  # runs without that class keep their names
 
 

@@ -25,10 +25,10 @@ from effdl.rng import seed_for
 from effdl.training.decision import Pool
 from effdl.training.loop import evaluate, reseed
 from effdl.training.memory import Rehearsal
-from effdl.training.optim import AdamW, Optimizer, Sgd
+from effdl.training.optim import Adamw, Optimizer, Sgd
 from effdl.training.segment import DecisionLoss, SegmentState
 
-SGD, ADAM = Sgd(lr=0.05, weight_decay=1e-3, momentum=0.9), AdamW(lr=0.01, weight_decay=0.1)
+SGD, ADAM = Sgd(lr=0.05, weight_decay=1e-3, momentum=0.9), Adamw(lr=0.01, weight_decay=0.1)
 EPOCHS, STEPS = 4, 5  # 20 steps on the tiny problem
 
 

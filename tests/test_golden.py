@@ -21,7 +21,7 @@ from effdl.methods.segmentwise import Segmentwise
 from effdl.objectives.losses import SoftmaxCe
 from effdl.records.run import Run
 from effdl.training.decision import DownConv, Pool
-from effdl.training.optim import AdamW, MultiStep, Optimizer, Sgd
+from effdl.training.optim import Adamw, MultiStep, Optimizer, Sgd
 
 GOLDEN = Path(__file__).parent / "golden"
 STEPS = 5
@@ -29,10 +29,10 @@ SGD = Sgd(lr=0.05, weight_decay=1e-3, schedule=MultiStep(milestones=(0.5,)))
 DROPOUTS: dict[str, Any] = {"lr_factor": 0.8, "weight_decay_factor": 1.15, "input_dropout": 0.5, "gradient_dropout": 0.4}
 TRACES: dict[str, tuple[Method, Optimizer]] = {
     "backprop": (Backprop(epochs=1), SGD),
-    "backprop_adamw": (Backprop(epochs=1), AdamW(weight_decay=0.1)),
+    "backprop_adamw": (Backprop(epochs=1), Adamw(weight_decay=0.1)),
     "backprop_checkpointed": (Backprop(epochs=1, checkpoint="block"), SGD),
     "dll": (Segmentwise(epochs=1), SGD),
-    "dll_regularized": (Segmentwise(epochs=1, decision=DownConv(convs=4), **DROPOUTS), AdamW(weight_decay=0.1)),
+    "dll_regularized": (Segmentwise(epochs=1, decision=DownConv(convs=4), **DROPOUTS), Adamw(weight_decay=0.1)),
     "segments_of_two": (Segmentwise(epochs=1, segment_size=2, decision=Pool(size=2, hidden=(8,), dropout=0.5)), SGD),
 }
 

@@ -17,7 +17,7 @@ from effdl.objectives.losses import SoftmaxCe
 from effdl.training.decision import Decision, Pool
 from effdl.training.loop import reseed
 from effdl.training.memory import KINDS, LiveStorages, Memory, Rehearsal
-from effdl.training.optim import AdamW, Optimizer, Sgd
+from effdl.training.optim import Adamw, Optimizer, Sgd
 from effdl.training.segment import DecisionLoss, SegmentState
 
 MNIST = Facts((1, 28, 28), "classes", 10, 60000, 0, 10000, 128)
@@ -157,7 +157,7 @@ ORACLE_CASES: dict[str, Callable[[], tuple[SegmentState, nn.Module]]] = {
     "cnn4 middle": lambda: middle("cnn4"),
     "vgg13_bn backprop": lambda: backprop("vgg13_bn"),
     "vgg13_bn middle": lambda: middle("vgg13_bn"),
-    "cnn4 backprop AdamW": lambda: backprop("cnn4", optimizer=AdamW()),
+    "cnn4 backprop Adamw": lambda: backprop("cnn4", optimizer=Adamw()),
     "cnn4 middle down_conv": lambda: middle("cnn4", build_choice("method/decision", "down_conv")),
 }
 
@@ -172,7 +172,7 @@ def test_peak_equals_torchs_memory_tracker_to_the_byte(case: str, size: int) -> 
 FAKE_CASES: dict[str, Callable[[], tuple[SegmentState, nn.Module]]] = {
     **ORACLE_CASES,
     "vgg13_bn checkpointed": lambda: backprop("vgg13_bn", checkpoint=True),
-    "cnn4 checkpointed AdamW": lambda: backprop("cnn4", checkpoint=True, optimizer=AdamW()),
+    "cnn4 checkpointed Adamw": lambda: backprop("cnn4", checkpoint=True, optimizer=Adamw()),
     **{
         f"cnn4 middle {name}": lambda name=name: middle("cnn4", build_choice("method/decision", name))  # type: ignore[misc]
         for name in choices("method/decision")

@@ -17,7 +17,7 @@ from effdl.records.run import Run
 from effdl.rng import seed_for
 from effdl.training.decision import Pool
 from effdl.training.loop import reseed
-from effdl.training.optim import AdamW, MultiStep, Sgd
+from effdl.training.optim import Adamw, MultiStep, Sgd
 from effdl.training.segment import DecisionLoss, SegmentState
 
 SGD = Sgd(lr=0.05, weight_decay=1e-3)
@@ -129,7 +129,7 @@ def test_without_forward_dropout_inputs_stay_whole() -> None:
     assert watch.zeros == [[0.0] * 2] * 2
 
 
-@pytest.mark.parametrize("base", [SGD, AdamW(lr=0.01, weight_decay=0.1)], ids=["sgd", "adamw"])
+@pytest.mark.parametrize("base", [SGD, Adamw(lr=0.01, weight_decay=0.1)], ids=["sgd", "adamw"])
 def test_segment_i_learns_at_base_times_factor_to_the_i(base: Any) -> None:
     watched = tiny.WatchedOptimizer(base)
     method = Segmentwise(epochs=1, lr_factor=0.8, weight_decay_factor=1.15)

@@ -21,7 +21,7 @@ from effdl.records.report import Silent
 from effdl.records.run import Run
 from effdl.records.store import Store
 
-SMALL = (*IdxSet.OVERRIDES, "arch.hidden=[12,8]", "method.epochs=6", "method.input_dropout=0.3", "optimizer=adam_w")
+SMALL = (*IdxSet.OVERRIDES, "arch.hidden=[12,8]", "method.epochs=6", "method.input_dropout=0.3", "optimizer=adamw")
 # Wide enough that a checkpoint takes a moment to write.
 WIDE = (
     *IdxSet.OVERRIDES,

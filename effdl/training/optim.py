@@ -77,7 +77,7 @@ class Sgd(Optimizer):
 
 
 @setting
-class AdamW(Optimizer):
+class Adamw(Optimizer):
     """Adam with decoupled weight decay, the optimizer of §6.7 (table 6.3: lr 1e-3..1e-2, weight decay 1e-6..1e-5)."""
 
     lr: Positive = 3e-3
