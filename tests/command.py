@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from effdl.records.report import Silent
+
 ROOT = Path(__file__).parents[1]
 CLASSES, SIDE = 10, 4
 
@@ -137,6 +139,16 @@ class IdxSet:
         path = self.folder / name
         (self.folder / f"{name}.gz").write_bytes(change(gzip.compress(path.read_bytes())))
         path.unlink()
+
+
+class Heard(Silent):
+    """Keeps what a run says."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
 
 
 def flipped(data: bytes, position: int, bit: int = 0) -> bytes:

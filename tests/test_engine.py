@@ -114,7 +114,7 @@ def test_checkpointing_takes_less_memory() -> None:
         state = segment(model, 0, 3, decision=model.head, checkpoint=checkpoint is not None)
         rehearsed.append(Rehearsal(state, model.input, next(problem.train(0))).memory().peak)
         Backprop(epochs=1, checkpoint=checkpoint).fit(problem, model, run)
-        counted.append(run.notes["accounted_peak_bytes"])
+        counted.append(run.notes["memory/accounted_peak_bytes"])
     assert rehearsed[0] < 0.8 * rehearsed[1]
     assert counted == rehearsed
 
@@ -299,8 +299,8 @@ def test_kept_features_equal_the_feednet() -> None:
         networks.append(method.fit(tiny.problem(), tiny.chain().double(), run).state_dict())
         notes.append(run.notes)
     samples = 60 * tiny.SIDE**2 * 8
-    assert [n["kept_features_bytes"] for n in notes] == [0, samples * max(tiny.WIDTHS[:-1])]
-    assert [n["feature_passes"] for n in notes] == [0, 3]
+    assert [n["memory/kept_features_bytes"] for n in notes] == [0, samples * max(tiny.WIDTHS[:-1])]
+    assert [n["data/feature_passes"] for n in notes] == [0, 3]
     torch.testing.assert_close(*networks, rtol=1e-10, atol=1e-12)
 
 

@@ -98,7 +98,7 @@ def test_other_test_labels_move_no_weight_and_no_number_but_test_numbers(choice:
         torch.rand(3)
         network = method.fit(tiny.problem(), tiny.chain(), run)
         lines = [{k: v for k, v in line.items() if not k.startswith(("time/", "test/"))} for line in run.lines]
-        results.append([network.state_dict(), lines, run.notes["segment_chosen"]])
+        results.append([network.state_dict(), lines, run.notes["segment/chosen"]])
         tested.append([line["test/loss"] for line in run.lines if "test/loss" in line])
     assert tiny.same(*results)
     assert len(tested[0]) == EPOCHS * len(parts(method, 3))
@@ -112,7 +112,7 @@ def test_every_method_takes_real_targets(method: Method) -> None:
     model = BlockChain([nn.Linear(4, 6), nn.Sequential(nn.Linear(6, 6), nn.Tanh())], nn.Linear(6, 2))
     run = Run.in_memory(Sgd(lr=0.02, momentum=0))
     network = method.fit(problem, model, run)
-    chosen = [line["val/mse"] for line in run.lines if line["segment"] == run.notes["segment_chosen"]]
+    chosen = [line["val/mse"] for line in run.lines if line["segment"] == run.notes["segment/chosen"]]
     assert chosen[-1] == evaluate(network, problem.val(), problem.objective)["mse"]
     assert chosen[-1] < chosen[0]
 

@@ -55,7 +55,7 @@ def test_the_network_ends_at_the_segment_that_validates_best() -> None:
     network, run, scores = fit(Segmentwise(epochs=15), xor(200, 1), xor(100, 2), linear_wide_dead())
     low, high, dead = final(scores)
     assert high > 0.85 > 0.7 > max(low, dead)
-    assert run.notes["segment_chosen"] == 1
+    assert run.notes["segment/chosen"] == 1
     assert len(network) == 2
     assert evaluate(network, xor(100, 2).batches(20), SoftmaxCe())["acc"] == high
 
@@ -63,7 +63,7 @@ def test_the_network_ends_at_the_segment_that_validates_best() -> None:
 def test_choose_last_ends_at_the_last_segment() -> None:
     network, run, scores = fit(Segmentwise(epochs=8, choose="last"), xor(200, 1), xor(100, 2), linear_wide_dead())
     assert final(scores)[2] < final(scores)[1]
-    assert run.notes["segment_chosen"] == 2
+    assert run.notes["segment/chosen"] == 2
     assert len(network) == 3
 
 
@@ -71,7 +71,7 @@ def test_without_a_validation_set_the_network_ends_at_the_last_segment() -> None
     train = xor(100, 1)
     network, run, scores = fit(Segmentwise(epochs=2, patience=1), train, train.take(torch.arange(0)), linear_wide_dead())
     assert scores == [[], [], []]
-    assert run.notes["segment_chosen"] == 2
+    assert run.notes["segment/chosen"] == 2
     assert len(network) == 3
     assert len(run.lines) == 3 * 2
 
@@ -80,7 +80,7 @@ def test_equal_validation_goes_to_the_earlier_segment() -> None:
     model = BlockChain([nn.Linear(2, 4), nn.Sequential(nn.Linear(4, 4), nn.Tanh()), nn.Linear(4, 4)], nn.Linear(4, 2))
     network, run, scores = fit(Segmentwise(epochs=6), halves(100, 1), halves(50, 2), model)
     assert final(scores) == [1.0, 1.0, 1.0]
-    assert run.notes["segment_chosen"] == 0
+    assert run.notes["segment/chosen"] == 0
     assert len(network) == 1
 
 

@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import IdxSet, answer, finish, flipped, numbers, run, run_here, start, wait_for
+from command import Heard, IdxSet, answer, finish, flipped, numbers, run, run_here, start, wait_for
 from torch import nn
 
 from effdl import config
 from effdl.records.execute import execute
-from effdl.records.report import Silent
 from effdl.records.run import Run
 from effdl.records.store import Store
 
@@ -43,14 +42,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 class Stop(BaseException):
     """As abrupt as a kill can be within a process: nothing catches it."""
-
-
-class Heard(Silent):
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.lines.append(text)
 
 
 def stopped_after(records: int, overrides: tuple[str, ...], results: Path) -> Path:
@@ -161,9 +152,13 @@ def test_interrupt_stops_with_one_line_and_the_same_command_goes_on(
         if segment == 1:
             os.kill(os.getpid(), signal.SIGINT)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Run, "test", interrupted)
-        assert run_here(*SMALL) == 130
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background has it ignored
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(Run, "test", interrupted)
+            assert run_here(*SMALL) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert capfd.readouterr().err.splitlines()[-1] == "effdl: interrupted; the same command goes on where this one stopped"
     (run_folder,) = (folder / "results" / "runs").iterdir()
     assert (run_folder / "checkpoint").exists() and is_free(run_folder / "lock")

@@ -35,7 +35,10 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What is known of a problem before its data are read."""
+    """What is known of a problem before its data are read.
+
+    target_range: closed bounds of real targets, None where they are not known.
+    """
 
     input_shape: tuple[int, ...]
     targets: TargetKind
@@ -44,6 +47,7 @@ class Facts:
     val: int
     test: int
     batch_size: int
+    target_range: tuple[float, float] | None = None
 
     @property
     def is_image(self) -> bool:
@@ -92,6 +96,11 @@ class Problem:
         self.batch_size = batch_size
         self.seed = seed
         self._train, self._val = train, val
+
+    def to(self, device: torch.device) -> "Problem":
+        """The same problem with its data on a device."""
+        train, val = self._train.to(device), self._val.to(device)
+        return Problem(train, val, self.objective, outputs=self.outputs, batch_size=self.batch_size, seed=self.seed)
 
     @property
     def input_shape(self) -> tuple[int, ...]:

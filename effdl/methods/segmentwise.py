@@ -65,7 +65,7 @@ class Segmentwise(Method):
         return BottomUp(plans, problem, model, run, keep, self.choose, self.patience).fit()
 
     def network(self, model: BlockChain, problem: Facts, objective: Objective, notes: Mapping[str, Any]) -> nn.Module:
-        _, stop = spans(len(model), self.segment_size)[notes["segment_chosen"]]
+        _, stop = spans(len(model), self.segment_size)[notes["segment/chosen"]]
         shape = model.shapes(problem.input_shape)[stop - 1]
         return model.cropped(stop).with_head(self.decision.build(shape, problem.outputs))
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as save_tensors
 from torch import nn
@@ -18,8 +19,9 @@ from effdl.archs.adapt import InputBlock
 from effdl.archs.chain import BlockChain
 from effdl.datasets.problem import Dataset, Facts, Problem, Samples, check_classes, split
 from effdl.errors import Diverged, EffdlError, FitFailed, HardwareError, RecordError
+from effdl.records.logger import Log
 from effdl.records.report import Reporter, Silent
-from effdl.records.run import Run
+from effdl.records.run import Run, digest
 from effdl.records.store import Say, Store, write_atomically, write_json
 from effdl.rng import seed_for
 from effdl.training.loop import reseed
@@ -53,18 +55,22 @@ def _carry_out(spec: config.Spec, root: Path, reporter: Reporter, threads: int |
     store = Store(root, config.run_id(spec, print_of_data), reporter.say)
     if (done := _finished(store, spec)) is not None:
         return done
-    device = spec.hardware.open((store.spec() or {}).get("threads", threads))
+    before = torch.get_num_threads()
+    spec.hardware.open(threads)
     train, test = spec.dataset.load()
-    problem = open_problem(spec, train.to(device), test)
+    problem = open_problem(spec, train, test)
     with store.owned():
         try:
-            _describe(store, spec, print_of_data)
+            begun_with = _describe(store, spec, print_of_data)
             if (done := _finished(store, spec)) is not None:
                 return done
-            return _fit(spec, store, problem, test.to(device), reporter)
+            device = spec.hardware.open(begun_with)
+            return _fit(spec, store, problem.to(device), test.to(device), reporter)
         except BaseException:
             store.discard_if_empty()
             raise
+        finally:
+            torch.set_num_threads(before)
 
 
 @lru_cache(maxsize=64)
@@ -97,30 +103,40 @@ def build_network(spec: config.Spec, problem: Problem, device: torch.device) -> 
 
 
 def _fit(spec: config.Spec, store: Store, problem: Problem, test: Samples, reporter: Reporter) -> dict[str, Any]:
-    name = f"{label(spec)} ({store.path.name[:6]})"
+    name = name_of(spec)
+    log = Log(spec.logger, reporter.say, store.path.name, config.dump(spec))
     run = Run(
         spec.seed,
         spec.optimizer,
         test=test,
         objective=spec.objective,
         store=store,
+        log=log,
         reporter=reporter,
         test_every=spec.test_every,
         batch_size=problem.batch_size,
         name=name,
     )
-    head = {"run_id": store.path.name, "name": name, "path": str(store.path), "seed": spec.seed}
+    head = {"run_id": store.path.name, "name": name, "seed": spec.seed}
     try:
-        with run.timer("wall"):
-            network = spec.method.fit(problem, build_network(spec, problem, test.y.device), run)
-        metrics = run.summary(network)
+        network = spec.method.fit(problem, build_network(spec, problem, test.y.device), run)
+        metrics = run.summary(network, problem.val())
         write_atomically(store.path / "network.safetensors", _network_bytes(network))
         summary = {**head, "status": "finished", "summary": metrics}
     except (Diverged, FitFailed) as error:
         status = "diverged" if isinstance(error, Diverged) else "failed"
         summary = {**head, "status": status, "reason": str(error), "summary": {}}
     store.finish(summary)
-    return summary
+    log.close(summary)
+    return {**summary, "path": str(store.path)}
+
+
+def name_of(spec: config.Spec) -> str:
+    """The label with the first digits of the run's id, as its progress shows it; without them where the data are missing."""
+    try:
+        return f"{label(spec)} ({config.run_id(spec, fingerprint(spec.dataset))[:6]})"
+    except EffdlError:
+        return label(spec)
 
 
 def label(spec: config.Spec) -> str:
@@ -133,7 +149,7 @@ def load_network(path: str | Path) -> nn.Module:
     """The network that a finished run saved, in eval mode; takes inputs as the data set stores them, gives logits.
 
     Raises:
-        RecordError: no finished run there.
+        RecordError: no finished run there, or its weights are not those that it recorded.
     """
     path = Path(path)
     store = Store(path.parent.parent, path.name, lambda text: None)
@@ -142,27 +158,39 @@ def load_network(path: str | Path) -> nn.Module:
         raise RecordError(f"{path}: no finished run with a network here")
     settings = {group: config.build_setting(stored["config"][group], group) for group in ("arch", "method", "objective")}
     facts = Facts(**{**stored["facts"], "input_shape": tuple(stored["facts"]["input_shape"])})
-    network: nn.Module = settings["method"].network(
-        settings["arch"].build(facts), facts, settings["objective"], summary["summary"]
-    )
-    network.load_state_dict(load_file(path / "network.safetensors"))
+    metrics = summary["summary"]
+    network: nn.Module = settings["method"].network(settings["arch"].build(facts), facts, settings["objective"], metrics)
+    file = path / "network.safetensors"
+    try:
+        network.load_state_dict(load_file(file))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise RecordError(f"{file} cannot be loaded: {' '.join(str(error).split())[:200]}") from None
+    if digest(network) != metrics["network/sha256"]:
+        raise RecordError(f"{file} is damaged: its weights are not those that the run recorded")
     return network.eval()
 
 
 def _finished(store: Store, spec: config.Spec) -> dict[str, Any] | None:
     """The summary if the run is done; a record of another config under the same name is an error."""
     summary = store.summary()
-    stored = store.spec() if summary is not None else None
-    if summary is None or stored is None:
+    if summary is None or store.spec() is None:
         return None
+    _compare(store, spec)
+    return {**summary, "path": str(store.path)}
+
+
+def _compare(store: Store, spec: config.Spec) -> None:
+    """Raise a RecordError where the stored config is another than the one asked for."""
+    stored = store.spec()
+    if stored is None:
+        return
     ours, theirs = _flat(config.dump(spec, identity_only=True)), _flat(stored["config"])
     if differing := [key for key in ours if key in theirs and ours[key] != theirs[key]]:
         key = differing[0]
         raise RecordError(
-            f"{store.path}: its record says {key}={theirs[key]}, asked for is {ours[key]}: a default changed without a new "
-            "numerics_version; move the record away to run again"
+            f"{store.path}: its record says {key}={theirs[key]}, asked for is {ours[key]}: most likely a default changed "
+            "without a new numerics_version; move the record away to run again"
         )
-    return summary
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -172,34 +200,42 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _describe(store: Store, spec: config.Spec, fingerprint: str) -> None:
-    if store.spec() is not None:
-        return
+def _describe(store: Store, spec: config.Spec, print_of_data: str) -> int:
+    """Write spec.json and provenance.json, or compare with what stands there; returns the threads that the run began with."""
+    if (stored := store.spec()) is not None:
+        _compare(store, spec)
+        threads: int = stored["threads"]
+        return threads
     facts = spec.dataset.facts()
     write_json(store.path / "provenance.json", provenance())
     write_json(
         store.path / "spec.json",
         {
             "config": config.dump(spec),
-            "identity": config.identity(spec, fingerprint),
+            "identity": config.identity(spec, print_of_data),
             "facts": {name: getattr(facts, name) for name in Facts.__slots__},
             "threads": torch.get_num_threads(),
         },
     )
+    return torch.get_num_threads()
 
 
 @lru_cache(maxsize=1)
 def provenance() -> dict[str, Any]:
     """What made these numbers but is not part of a run's identity."""
+    home = Path(__file__).resolve().parents[2]
 
-    def git(*args: str) -> str:
-        home = Path(__file__).parent
-        result = subprocess.run(["git", "-C", str(home), *args], capture_output=True, text=True, check=False)
-        return result.stdout.strip()
+    def git(*args: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", str(home), *args], capture_output=True, text=True, check=True)
+        except (OSError, subprocess.CalledProcessError):  # no git, or no checkout
+            return None
+        return done.stdout.strip()
 
+    ours = git("rev-parse", "--show-toplevel") == str(home)  # not a checkout around an installed package
     return {
-        "commit": git("rev-parse", "HEAD"),
-        "dirty": bool(git("status", "--porcelain")),
+        "commit": git("rev-parse", "HEAD") if ours else None,
+        "dirty": bool(git("status", "--porcelain")) if ours else None,
         "command": " ".join(sys.argv),
         "python": platform.python_version(),
         "torch": torch.__version__,

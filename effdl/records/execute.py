@@ -25,18 +25,22 @@ def execute(specs: Sequence[Spec], root: Path, workers: int = 1, reporter: Repor
     """Carry out Specs, each once, resuming what was begun; results in the order of the specs.
 
     A lone run works in this process with the threads that torch takes by itself (all cores, or OMP_NUM_THREADS); several
-    share ``workers`` processes with one thread each. A result is a run's summary, or {"status": "error" | "died", "reason":
-    ...}: one failed run leaves the others alone, and a run whose worker died is tried once more.
+    share ``workers`` processes with one thread each, or a single one where a GPU is asked for. Equal Specs run once. A
+    result is a run's summary, or {"status": "error" | "died", "reason": ...}: one failed run leaves the others alone, and a
+    run whose worker died is tried once more.
     """
     reporter = reporter or Silent()
     if len(specs) == 1:
         result = _attempt(specs[0], root, reporter, threads=None)
         reporter.done(result)
         return [result]
-    done = [_answer(spec, root, reporter) for spec in specs]
-    left = [spec for spec, result in zip(specs, done, strict=True) if result is None]
-    fresh = iter(_Pool(left, root, workers, reporter).run() if left else [])
-    return [next(fresh) if result is None else result for result in done]
+    results: dict[Spec, Result | None] = {spec: _answer(spec, root, reporter) for spec in dict.fromkeys(specs)}
+    left = [spec for spec, result in results.items() if result is None]
+    if any(spec.hardware.device != "cpu" for spec in left):
+        workers = 1
+    fresh = _Pool(left, root, workers, reporter).run() if left else []
+    results.update(zip(left, fresh, strict=True))
+    return [summary for spec in specs if (summary := results[spec]) is not None]
 
 
 def _answer(spec: Spec, root: Path, reporter: Reporter) -> Result | None:
@@ -53,16 +57,16 @@ def _answer(spec: Spec, root: Path, reporter: Reporter) -> Result | None:
 
 
 def _attempt(spec: Spec, root: Path, reporter: Reporter, threads: int | None) -> Result:
-    from effdl.records.carry import carry_out, label
+    from effdl.records.carry import carry_out, name_of
 
     try:
         return carry_out(spec, root, reporter, threads)
     except EffdlError as error:
-        return {"name": label(spec), "seed": spec.seed, "status": "error", "reason": str(error), "exit_code": error.exit_code}
+        return {"name": name_of(spec), "seed": spec.seed, "status": "error", "reason": str(error), "exit_code": error.exit_code}
     except Exception as error:
         trace = traceback.format_exc()
         return {
-            "name": label(spec),
+            "name": name_of(spec),
             "seed": spec.seed,
             "status": "error",
             "reason": one_line(error),
@@ -162,9 +166,9 @@ class _Pool:
 
 
 def _name(spec: Spec) -> str:
-    from effdl.records.carry import label
+    from effdl.records.carry import name_of
 
-    return label(spec)
+    return name_of(spec)
 
 
 class _Relay:

@@ -3,15 +3,16 @@
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
-from effdl.datasets.problem import Samples
+from effdl.datasets.problem import Batch, Samples
 from effdl.objectives.objective import Objective
+from effdl.records.logger import Log
 from effdl.records.report import Progress, Reporter, Silent
 from effdl.records.store import Store
 from effdl.rng import seed_for
@@ -27,11 +28,12 @@ class Run:
     """One Spec carried out, or, by `in_memory`, a method used from Python without any files.
 
     Args:
-        seed: of all random streams.
+        seed: of all random streams but the data's order and split, which come from the problem's own seed.
         optimizer: setting from which segments get theirs.
         test: the test split, or None. Methods cannot read it; `test` writes its numbers to the record only.
         objective: for measuring on the test split.
         store: where records go; None keeps them in ``lines`` and ``notes`` alone.
+        log: sees each line too.
         reporter: where progress is shown.
         test_every: "epoch", "segment" or "run": when `test` really measures.
     """
@@ -44,6 +46,7 @@ class Run:
         test: Samples | None = None,
         objective: Objective | None = None,
         store: Store | None = None,
+        log: Log | None = None,
         reporter: Reporter | None = None,
         test_every: str = "epoch",
         batch_size: int = 256,
@@ -51,15 +54,14 @@ class Run:
     ) -> None:
         self._seed, self._optimizer = seed, optimizer
         self._test, self._objective, self._batch_size = test, objective, batch_size
-        self._store, self._reporter, self._test_every = store, reporter or Silent(), test_every
+        self._store, self._log, self._reporter, self._test_every = store, log, reporter or Silent(), test_every
         self.name = name
         self.lines: list[dict[str, Any]] = []
         self.notes: dict[str, Any] = {}
         self.times: dict[str, float] = {}
-        self._started = self._saved_at = time.perf_counter()
+        self._started = self._saved_at = self._wall_from = time.perf_counter()
         self._save_cost = 0.0
-        self._weights: list[float] = []
-        self._expected_s: float | None = None
+        self._plan: dict[str, list[float]] = {"epochs": [], "epoch_s": []}  # of each segment, as expected
         self._first_fraction: float | None = None
         self._show_at = 0.0
 
@@ -86,37 +88,39 @@ class Run:
         peak = max(costs, key=lambda c: c.memory.peak).memory
         tests = -(-len(self._test) // self._batch_size) if self._test is not None else 0
         seconds = [segment_seconds(cost, tests, self._test_every) for cost in costs]
-        self._weights = [s / cost.epochs for s, cost in zip(seconds, costs, strict=True)]
-        self._expected_s = sum(seconds)
+        self._plan = {
+            "epochs": [float(c.epochs) for c in costs],
+            "epoch_s": [s / cost.epochs for s, cost in zip(seconds, costs, strict=True)],
+        }
         self.note(
-            accounted_peak_bytes=peak.peak,
-            segment_peak_bytes=[c.memory.peak for c in costs],
-            peak_by_kind=peak.by_kind,
-            estimate_s=sum(seconds),
-            epoch_weights=self._weights,
-            epochs_planned=[c.epochs for c in costs],
+            memory_accounted_peak_bytes=peak.peak,
+            memory_resident_peak_bytes=max(c.memory.peak + c.idle_bytes + c.kept_bytes for c in costs),
+            memory_segment_peak_bytes=[c.memory.peak for c in costs],
+            **{f"memory_peak_{kind}_bytes": count for kind, count in peak.by_kind.items()},
+            time_estimate_s=sum(seconds),
         )
         self._reporter.cost(self.name, sum(seconds), costs)
         self._started = time.perf_counter()
 
-    def progress(self, segment: int, segments: int, epoch: int, epochs: int, step: int, steps: int) -> None:
+    def progress(self, segment: int, segments: int, epoch: int, epochs: int, step: int, steps: int) -> bool:
         now = time.perf_counter()
         if now < self._show_at:
-            return
+            return False
         self._show_at = now + SHOW_EVERY_S
         fraction = self._fraction(segment, epoch + step / steps)
         if self._first_fraction is None:
             self._first_fraction = fraction
         done = fraction - self._first_fraction
         elapsed = now - self._started
-        left = elapsed * (1 - fraction) / done if done > 0.02 else (self._expected_s or 0.0) * (1 - fraction)
+        left = elapsed * (1 - fraction) / done if done > 0.02 else self.notes.get("time/estimate_s", 0.0) * (1 - fraction)
         scores: dict[str, Any] = next((line for line in reversed(self.lines) if "val/acc" in line or "val/mse" in line), {})
         shown = {k: v for k, v in scores.items() if k in ("val/acc", "val/mse")}
         self._reporter.progress(Progress(self.name, segment, segments, epoch, epochs, fraction, left, shown))
+        return True
 
     def record(self, segment: int, epoch: int, **metrics: float) -> None:
-        named = {name.replace("_", "/", 1): value for name, value in metrics.items()}
-        self._append({"segment": segment, "epoch": epoch, **named, "time/train_s": self.times.get("train", 0.0)})
+        time_s = {"time/train_s": self.times.get("train", 0.0)}
+        self._append({"segment": segment, "epoch": epoch, **slashed(metrics), **time_s})
 
     def test(self, model: nn.Module, segment: int, epoch: int, last: bool) -> None:
         if self._test is None or self._test_every == "run" or (self._test_every == "segment" and not last):
@@ -134,7 +138,7 @@ class Run:
         return {f"test/{name}": value if math.isfinite(value) else None for name, value in numbers.items()}
 
     def note(self, **facts: Any) -> None:
-        self.notes.update(facts)
+        self.notes.update(slashed(facts))
 
     @contextmanager
     def timer(self, name: str) -> Iterator[None]:
@@ -149,7 +153,8 @@ class Run:
         start = time.perf_counter()
         if self._store is None or start - self._saved_at < self._save_cost / CHECKPOINT_SHARE:
             return
-        self._store.save({"method": state(), "notes": self.notes, "times": self.times})
+        self._count_wall()
+        self._store.save({"method": state(), "notes": self.notes, "times": self.times, "plan": self._plan})
         self._saved_at = time.perf_counter()
         self._save_cost = self._saved_at - start
 
@@ -159,35 +164,28 @@ class Run:
         state, self.lines = self._store.load()
         if state is None:
             return None
-        self.notes, self.times = state["notes"], state["times"]
-        self._weights = self.notes["epoch_weights"]
-        self._expected_s = self.notes["estimate_s"]
+        self.notes, self.times, self._plan = state["notes"], state["times"], state["plan"]
         method: dict[str, Any] = state["method"]
         return method
 
-    def summary(self, network: nn.Module) -> dict[str, Any]:
-        """The numbers of summary.json: everything under the name by which tables ask for it."""
-        best = {}
+    def summary(self, network: nn.Module, val: Iterable[Batch]) -> dict[str, Any]:
+        """The numbers of summary.json: of the network on both splits, of its training, and what the method noted."""
+        best: dict[str, float] = {}
         for name, choose in (("test/acc", max), ("test/mse", min)):
             if values := [line[name] for line in self.lines if line.get(name) is not None]:
                 best[f"{name}_best_{self._test_every}"] = choose(values)
-        chosen = self.notes.get("segment_chosen")
-        of_chosen = [line for line in self.lines if line["segment"] == chosen and "train/loss" in line]
-        last = {k: v for k, v in of_chosen[-1].items() if k.startswith(("val/", "train/"))} if of_chosen else {}
-        kinds = {f"memory/peak_{kind}_bytes": size for kind, size in self.notes.get("peak_by_kind", {}).items()}
+        validated = evaluate(network, val, self._objective) if self._objective is not None else {}
+        chosen = self.notes.get("segment/chosen")
+        of_network = [line for line in self.lines if "train/loss" in line and chosen in (None, line["segment"])]
+        self._count_wall()
         return {
             **(self.test_numbers(network) if self._test is not None else {}),
-            **last,
+            **{f"val/{name}": value for name, value in validated.items()},
+            **({"train/loss": of_network[-1]["train/loss"]} if of_network else {}),
             **best,
-            "memory/accounted_peak_bytes": self.notes.get("accounted_peak_bytes"),
-            "memory/segment_peak_bytes": self.notes.get("segment_peak_bytes"),
-            **kinds,
-            "memory/kept_features_bytes": self.notes.get("kept_features_bytes", 0),
+            **self.notes,
             "data/train_passes": sum("train/loss" in line for line in self.lines),
-            "data/feature_passes": self.notes.get("feature_passes", 0),
-            "segment_chosen": chosen,
             "network/sha256": digest(network),
-            "time/estimate_s": self.notes.get("estimate_s"),
             **{f"time/{name}_s": value for name, value in self.times.items()},
         }
 
@@ -195,13 +193,26 @@ class Run:
         self.lines.append(line)
         if self._store is not None:
             self._store.append(line)
+        if self._log is not None:
+            self._log.line(line)
+
+    def _count_wall(self) -> None:
+        """Add the time since the last count to ``time/wall_s``, which a resumed run goes on with."""
+        now = time.perf_counter()
+        self.times["wall"] = self.times.get("wall", 0.0) + now - self._wall_from
+        self._wall_from = now
 
     def _fraction(self, segment: int, epochs_done: float) -> float:
         """Share of the expected time that is done."""
-        planned = self.notes.get("epochs_planned", [])
-        total = sum(w * e for w, e in zip(self._weights, planned, strict=True))
-        below = sum(w * e for w, e in zip(self._weights[:segment], planned[:segment], strict=True))
-        return min(1.0, (below + self._weights[segment] * epochs_done) / total) if total else 0.0
+        epoch_s, epochs = self._plan["epoch_s"], self._plan["epochs"]
+        total = sum(s * e for s, e in zip(epoch_s, epochs, strict=True))
+        below = sum(s * e for s, e in zip(epoch_s[:segment], epochs[:segment], strict=True))
+        return min(1.0, (below + epoch_s[segment] * epochs_done) / total) if total else 0.0
+
+
+def slashed(named: Mapping[str, Any]) -> dict[str, Any]:
+    """Keyword names as tables ask for them: train_loss -> train/loss."""
+    return {name.replace("_", "/", 1): value for name, value in named.items()}
 
 
 def segment_seconds(cost: SegmentCost, test_batches: int, test_every: str) -> float:

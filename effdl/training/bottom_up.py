@@ -1,15 +1,16 @@
 """The segmentwise engine: train segments from the bottom up, each to its end (thesis Algorithm 3)."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from effdl.archs.chain import BlockChain
-from effdl.datasets.problem import Problem
+from effdl.datasets.problem import Batch, Problem
 from effdl.errors import Diverged
 from effdl.training.feeding import Feeder
 from effdl.training.handle import RunHandle, SegmentCost
@@ -52,6 +53,10 @@ class BottomUp:
     choose: Literal["validation", "last"] = "validation"
     patience: int | None = None
 
+    def __post_init__(self) -> None:
+        ends = [(a.stop, b.start) for a, b in pairwise(self.plans)]
+        assert all(stop == start for stop, start in ends), "segments that overlap need the weights of the best kept too"
+
     def fit(self) -> nn.Module:
         saved = self.run.load()
         self.chain.eval()
@@ -78,7 +83,7 @@ class BottomUp:
             feeder.advance(*self.chain[plan.start : plan.stop])
         assert best is not None
         chosen = best["segment"]
-        self.run.note(segment_chosen=chosen, kept_features_bytes=most_kept, feature_passes=feature_passes)
+        self.run.note(segment_chosen=chosen, memory_kept_features_bytes=most_kept, data_feature_passes=feature_passes)
         return self._predictor(chosen, shapes, best["local_loss"])
 
     def _state(self, i: int, plan: SegmentPlan, shape: tuple[int, ...]) -> SegmentState:
@@ -139,23 +144,12 @@ class BottomUp:
         return len(history) - 1 - max(range(len(history)), key=history.__getitem__, default=0) >= self.patience
 
     def _one_epoch(self, i: int, state: SegmentState, feeder: Feeder, number: int) -> float:
-        """Drain one epoch; mean training loss. Raises Diverged at the first loss, or any weight, that is not finite."""
-        plan, epoch, losses = self.plans[i], state.epoch, []
-        steps = self.problem.steps
-        for batch in state.train_epoch(feeder.train(number)):
-            assert batch.loss is not None
-            losses.append(batch.loss.sum())
-            del batch
-            self.run.progress(i, len(self.plans), epoch, plan.epochs, len(losses), steps)
-        total = torch.stack(losses)
-        where = f"segment {i + 1} of {len(self.plans)}, epoch {epoch + 1}"
-        if not total.isfinite().all():
-            step = int((~total.isfinite()).nonzero()[0]) + 1
-            raise Diverged(f"loss is {total[step - 1].item()} at {where}, step {step}: try a smaller optimizer.lr")
-        for name, tensor in state.modules.state_dict().items():
-            if tensor.is_floating_point() and not tensor.isfinite().all():
-                raise Diverged(f"weight {name} is not finite after {where}: try a smaller optimizer.lr")
-        return float(total.double().sum()) / self.problem.num_train
+        epoch, epochs, segments = state.epoch, self.plans[i].epochs, len(self.plans)
+
+        def progress(step: int) -> bool:
+            return self.run.progress(i, segments, epoch, epochs, step, self.problem.steps)
+
+        return drain_epoch(state, feeder.train(number), f"segment {i + 1} of {segments}, epoch {epoch + 1}", progress)
 
     def _predictor(self, segment: int, shapes: list[tuple[int, ...]], weights: dict[str, Tensor]) -> nn.Module:
         plan = self.plans[segment]
@@ -169,6 +163,7 @@ class BottomUp:
         batch = next(self.problem.train(0))
         like = next(self.chain.parameters())
         samples = self.problem.num_train + self.problem.num_val
+        total, kept_bytes = held_bytes(self.chain), 0
         for i, plan in enumerate(self.plans):
             state = self._state(i, plan, shapes[plan.stop - 1])
             feednet = nn.Sequential(self.chain.input, *self.chain[: plan.start])
@@ -176,15 +171,69 @@ class BottomUp:
             feed_s, step_s = rehearsal.seconds()
             shape = shapes[plan.start - 1] if plan.start else None
             values = torch.Size(shape).numel() if shape else self._input_values(batch.x)
-            kept = samples * values * like.element_size() <= self.keep_bytes
+            needed = samples * values * like.element_size()
+            kept = needed + kept_bytes <= self.keep_bytes
+            kept_bytes = needed if kept else kept_bytes
             val_steps = -(-self.problem.num_val // self.problem.batch_size)
-            steps = self.problem.steps
-            costs.append(SegmentCost(plan.epochs, steps, val_steps, feed_s, step_s, kept, rehearsal.memory()))
+            used = held_bytes(self.chain.input, *self.chain[: plan.stop], *self._shared(state))
+            costs.append(
+                SegmentCost(
+                    plan.epochs,
+                    self.problem.steps,
+                    val_steps,
+                    feed_s,
+                    step_s,
+                    kept,
+                    rehearsal.memory(),
+                    total - used,
+                    kept_bytes,
+                )
+            )
         return costs
+
+    def _shared(self, state: SegmentState) -> list[nn.Module]:
+        """The chain's own head where the segment learns with it."""
+        return [self.chain.head] if any(m is self.chain.head for m in state.local_loss.modules()) else []
 
     def _input_values(self, x: Tensor) -> int:
         with torch.no_grad():
             return int(self.chain.input(x[:1]).numel())
+
+
+def drain_epoch(state: SegmentState, batches: Iterable[Batch], where: str, progress: Callable[[int], bool]) -> float:
+    """Let a segment learn from one epoch; mean training loss over the samples seen.
+
+    Args:
+        where: names the segment and epoch in an error.
+        progress: step (from 1) -> whether it showed something; the loss is looked at then, since looking at every step
+            would wait for the device.
+
+    Raises:
+        Diverged: a loss, or at the end a weight, is not finite.
+    """
+    losses: list[Tensor] = []
+    samples = 0
+    for batch in state.train_epoch(batches):
+        assert batch.loss is not None
+        losses.append(batch.loss.sum())
+        samples += len(batch.loss)
+        del batch
+        if progress(len(losses)) and not losses[-1].isfinite():
+            break
+    total = torch.stack(losses)
+    if not total.isfinite().all():
+        step = int((~total.isfinite()).nonzero()[0]) + 1
+        raise Diverged(f"loss is {total[step - 1].item()} at {where}, step {step}: try a smaller optimizer.lr")
+    for name, tensor in state.modules.state_dict().items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise Diverged(f"weight {name} is not finite after {where}: try a smaller optimizer.lr")
+    return float(total.double().sum()) / samples
+
+
+def held_bytes(*modules: nn.Module) -> int:
+    """Bytes of the modules' weights and buffers, each once."""
+    held = {id(t): t.nbytes for m in modules for t in (*m.parameters(), *m.buffers())}
+    return sum(held.values())
 
 
 def score(metrics: dict[str, float]) -> float:

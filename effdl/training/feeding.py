@@ -36,14 +36,14 @@ class Feeder:
         self._pending.extend(blocks)
 
     def keep(self) -> bool:
-        """Replace what is stored by the prefix's outputs if those fit; returns whether the features are kept."""
+        """Replace what is kept by the prefix's outputs if both fit for a moment; returns whether features are kept."""
         if not self._pending:
             return True
-        samples = self.problem.num_train + self.problem.num_val
-        needed = samples * self.features(self._train.x[:1])[0].nbytes
-        if needed > self.limit_bytes:
+        like = self.features(self._train.x[:1])[0]
+        needed = (self.problem.num_train + self.problem.num_val) * like.nbytes
+        if needed + self.kept_bytes > self.limit_bytes:
             return False
-        self._train, self._val = (Samples(self._forward_all(part), part.y) for part in (self._train, self._val))
+        self._train, self._val = (Samples(self._forward_all(part, like), part.y) for part in (self._train, self._val))
         self._pending = []
         self.kept_bytes = needed
         return True
@@ -65,11 +65,9 @@ class Feeder:
     def _feed(self, batch: Batch) -> Batch:
         return replace(batch, x=self.features(batch.x)) if self._pending else batch
 
-    def _forward_all(self, samples: Samples) -> Tensor:
-        """Outputs for a whole split, filled chunk by chunk."""
-        shape = self.features(self._train.x[:1]).shape[1:]
-        dtype = self.features(self._train.x[:1]).dtype
-        out = torch.empty(len(samples), *shape, dtype=dtype, device=samples.x.device)
+    def _forward_all(self, samples: Samples, like: Tensor) -> Tensor:
+        """Outputs for a whole split, filled chunk by chunk; ``like`` is one sample's."""
+        out = like.new_empty(len(samples), *like.shape)
         for start in range(0, len(samples), self.problem.batch_size):
             chunk = samples.x[start : start + self.problem.batch_size]
             out[start : start + len(chunk)] = self.features(chunk)

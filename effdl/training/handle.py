@@ -17,7 +17,8 @@ class SegmentCost:
     """What one segment will cost: counted bytes, and seconds measured on one batch.
 
     steps, val_steps: batches of an epoch and of the validation set. feed_s: the whole frozen prefix forward; step_s: one
-    training step without it. kept: features are stored, not fed.
+    training step without it. kept: features are stored, not fed. idle_bytes: weights of the network that this segment does not
+    need, which lie in memory all the same. kept_bytes: features stored while it trains.
     """
 
     epochs: int
@@ -27,6 +28,8 @@ class SegmentCost:
     step_s: float
     kept: bool
     memory: Memory
+    idle_bytes: int = 0
+    kept_bytes: int = 0
 
 
 class RunHandle(Protocol):
@@ -47,8 +50,8 @@ class RunHandle(Protocol):
     def expect(self, costs: list[SegmentCost]) -> None:
         """Say beforehand what the run will cost."""
 
-    def progress(self, segment: int, segments: int, epoch: int, epochs: int, step: int, steps: int) -> None:
-        """Show how far it is; called every step, costs next to nothing."""
+    def progress(self, segment: int, segments: int, epoch: int, epochs: int, step: int, steps: int) -> bool:
+        """Show how far it is, and return whether something was shown; called every step, costs next to nothing."""
 
     def record(self, segment: int, epoch: int, **metrics: float) -> None:
         """Write one line of metrics, keys like ``train_loss`` becoming ``train/loss``."""
@@ -57,7 +60,7 @@ class RunHandle(Protocol):
         """Let the run measure a network on the test split; nothing comes back, so nothing can be chosen by it."""
 
     def note(self, **facts: Any) -> None:
-        """Facts for the summary; survive a resume."""
+        """Facts for the summary, keys like ``segment_chosen`` becoming ``segment/chosen``; JSON values; survive a resume."""
 
     def timer(self, name: str) -> AbstractContextManager[None]:
         """Adds the seconds spent within to ``time/<name>_s``."""

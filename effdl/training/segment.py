@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _NormBase
 from torch.utils.checkpoint import checkpoint
 
 from effdl.archs.chain import BlockChain
@@ -136,9 +136,11 @@ class SegmentState:
         x = batch.x.detach()  # whatever made x, no gradient goes below the segment
         p = self.input_dropout(self.epoch)
         outputs = self.forward(F.dropout(x, p) if p > 0 else x)
-        if batch.x._version != version:
-            raise ConfigError("a segment must not begin with an in-place operation: it overwrites what the one below yields")
+        yielded = outputs._version
         loss = self.local_loss(outputs, batch)
+        if batch.x._version != version or outputs._version != yielded:
+            part = "segment" if batch.x._version != version else "decision block"
+            raise ConfigError(f"a {part} must not begin with an in-place operation: it overwrites what the one below yields")
         reduce_loss(loss, batch.sample_weight).backward()
         return replace(batch, x=outputs.detach(), loss=loss.detach())
 
@@ -170,8 +172,8 @@ def checkpointed(block: nn.Module, x: Tensor) -> Tensor:
 
 @contextmanager
 def still_statistics(module: nn.Module) -> Iterator[None]:
-    """Within, training-mode batch normalisation leaves its running statistics alone (a recomputation would count twice)."""
-    norms = [m for m in module.modules() if isinstance(m, _BatchNorm)]
+    """Within, training-mode normalisation leaves its running statistics alone: a recomputation would count twice."""
+    norms = [m for m in module.modules() if isinstance(m, _NormBase)]
     before = [(m.momentum, None if m.num_batches_tracked is None else m.num_batches_tracked.clone()) for m in norms]
     for norm in norms:
         norm.momentum = 0.0

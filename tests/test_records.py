@@ -1,0 +1,181 @@
+"""Records answer only for what was asked, hold all that was noted, and do not depend on a logger."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from command import Heard
+from torch import nn
+
+from effdl import config, load_network
+from effdl.errors import RecordError
+from effdl.records import carry
+from effdl.records.execute import execute
+from effdl.records.logger import Logger
+from effdl.records.run import Run
+from effdl.records.store import Store
+from effdl.setting import setting
+
+QUICK = ("arch=mlp", "arch.hidden=[8,8]", "method.epochs=2", "dataset.train_limit=300")
+
+
+def spec(*overrides: str) -> config.Spec:
+    return config.build(config.compose([*QUICK, *overrides]))
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> Path:
+    """The folder of a finished run."""
+    return Path(carry.carry_out(spec(), tmp_path / "results")["path"])
+
+
+class Stop(BaseException):
+    """Ends a run as abruptly as can be within a process."""
+
+
+def interrupt(monkeypatch: pytest.MonkeyPatch, asked: config.Spec, root: Path) -> Path:
+    """The folder of a run that ended after its first checkpoint."""
+    save = Run.save
+
+    def save_and_stop(self: Run, state: Any) -> None:
+        save(self, state)
+        raise Stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "save", save_and_stop)
+        with pytest.raises(Stop):
+            carry.carry_out(asked, root)
+    (folder,) = (root / "runs").iterdir()
+    assert (folder / "checkpoint").exists()
+    return folder
+
+
+def test_unfinished_run_of_another_config_is_not_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = interrupt(monkeypatch, spec(), tmp_path)
+    stored = json.loads((folder / "spec.json").read_text())
+    stored["config"]["optimizer"]["momentum"] = 0.5  # as if the default had been that when the run began
+    (folder / "spec.json").write_text(json.dumps(stored))
+    with pytest.raises(RecordError, match=r"optimizer\.momentum=0\.5"):
+        carry.carry_out(spec(), tmp_path)
+    assert (folder / "checkpoint").exists()
+
+
+def test_wall_time_adds_up_over_sessions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupt(monkeypatch, spec(), tmp_path)
+    summary = carry.carry_out(spec(), tmp_path)["summary"]
+    assert summary["time/wall_s"] > summary["time/train_s"]
+
+
+def test_record_answers_with_where_it_lies_now(finished: Path) -> None:
+    moved = finished.parents[1].with_name("moved")
+    shutil.move(finished.parents[1], moved)
+    answered = carry.carry_out(spec(), moved)
+    assert Path(answered["path"]) == moved / "runs" / finished.name
+    assert isinstance(load_network(answered["path"]), nn.Module)
+
+
+@pytest.mark.parametrize("damage", ["flip", "remove"])
+def test_saved_network_that_is_not_the_recorded_one_is_refused(damage: str, finished: Path) -> None:
+    file = finished / "network.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-3] ^= 1
+    file.unlink()
+    if damage == "flip":
+        file.write_bytes(data)
+    with pytest.raises(RecordError, match=r"network\.safetensors"):
+        load_network(finished)
+
+
+def test_runs_where_there_is_no_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    carry.provenance.cache_clear()
+    try:
+        path = Path(carry.carry_out(spec(), tmp_path / "results")["path"])
+        assert json.loads((path / "provenance.json").read_text())["commit"] is None
+    finally:
+        carry.provenance.cache_clear()
+
+
+def test_what_a_method_notes_stands_in_the_summary_and_survives_a_resume(tmp_path: Path) -> None:
+    store = Store(tmp_path, "run", print)
+    with store.owned():
+        run = Run(store=store)
+        run.note(rank_effective=5)
+        run.record(0, 0, train_loss=1.0)
+        run.save(lambda: {"a": 1})
+        again = Run(store=store)
+        assert again.load() == {"a": 1}
+    summary = again.summary(nn.Linear(2, 2), [])
+    assert summary["rank/effective"] == 5
+    assert summary["train/loss"] == 1.0
+
+
+def test_summary_holds_the_returned_networks_validation_numbers(finished: Path) -> None:
+    summary = json.loads((finished / "summary.json").read_text())["summary"]
+    lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    last = [line for line in lines if line["segment"] == summary["segment/chosen"] and "val/acc" in line][-1]
+    assert summary["val/acc"] == last["val/acc"]
+    assert summary["memory/resident_peak_bytes"] > summary["memory/accounted_peak_bytes"]
+
+
+def test_equal_specs_run_once(tmp_path: Path) -> None:
+    results = execute([spec("method=dll"), spec("method=segmentwise")], tmp_path, workers=2)
+    assert [r["status"] for r in results] == ["finished", "finished"]
+    assert len({r["run_id"] for r in results}) == 1 == len(list((tmp_path / "runs").iterdir()))
+
+
+def test_threads_of_one_run_do_not_stay_for_the_next(tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    carry.carry_out(spec(f"hardware.threads={before + 1}"), tmp_path)
+    assert torch.get_num_threads() == before
+
+
+seen: list[Mapping[str, Any]] = []
+
+
+class Recorder:
+    def log(self, line: Mapping[str, Any]) -> None:
+        seen.append(line)
+
+    def close(self, summary: Mapping[str, Any]) -> None:
+        seen.append(summary)
+
+
+class Breaks:
+    def log(self, line: Mapping[str, Any]) -> None:
+        raise OSError("no network")
+
+    def close(self, summary: Mapping[str, Any]) -> None:
+        raise AssertionError("closed after it failed")
+
+
+@setting
+class Mirror(Logger):
+    """Keeps what it is shown, or fails at the first line."""
+
+    breaks: bool = False
+
+    def open(self, run_id: str, config: Mapping[str, Any]) -> Recorder | Breaks:
+        return Breaks() if self.breaks else Recorder()
+
+
+def test_logger_sees_every_line_and_changes_nothing(tmp_path: Path, finished: Path) -> None:
+    seen.clear()
+    logged = carry.carry_out(replace(spec(), logger=Mirror()), tmp_path / "logged")
+    assert logged["run_id"] == finished.name
+    lines = [json.loads(line) for line in (Path(logged["path"]) / "metrics.jsonl").read_text().splitlines()]
+    assert seen[:-1] == lines
+    assert seen[-1]["summary"]["network/sha256"] == logged["summary"]["network/sha256"]
+
+
+def test_logger_that_fails_is_said_in_one_line_and_the_run_goes_on(tmp_path: Path) -> None:
+    heard = Heard()
+    result = carry.carry_out(replace(spec(), logger=Mirror(breaks=True)), tmp_path, heard)
+    assert result["status"] == "finished"
+    (line,) = heard.lines
+    assert "no network" in line
