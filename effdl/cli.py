@@ -2,10 +2,10 @@
 
 import json
 import os
-import shutil
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from effdl import config
 from effdl.errors import ConfigError, EffdlError, RecordError, one_line
 
 _results: list[dict[str, Any]] = []  # of this process's runs, in order; Hydra gives no way to return them
-_sweep_folder: list[Path] = []  # that Hydra writes multirun.yaml into, before it looks whether the runs can be composed
+_sweeps: list["_SweepFolder"] = []  # of this process's sweeps
 
 FLAGS = {"-m", "--multirun", "-c", "--cfg", "--resolve", "-p", "--package", "-i", "--info", "-r", "--run", "-h", "--help"}
 FLAGS |= {"-cp", "--config-path", "-cn", "--config-name", "-cd", "--config-dir", "-sc", "--shell-completion"}
@@ -32,7 +32,7 @@ def main(entry: Callable[[], Any]) -> None:
     """Run Hydra's entry point; prints the JSON line, or one line on standard error, and exits with a code that says which."""
     arguments = sys.argv[1:]
     _results.clear()
-    _sweep_folder.clear()
+    _sweeps.clear()
     if {"-h", "--help"} & set(arguments):
         print(help_page())
         return
@@ -70,18 +70,37 @@ def sweep(composed: Sequence[Any]) -> list[dict[str, Any]]:
     return results
 
 
+@dataclass(frozen=True)
+class _SweepFolder:
+    """What there was where Hydra writes multirun.yaml, which it does before it looks whether the runs can be composed.
+
+    The folder is one that the user may have named, with anything in it.
+    """
+
+    multirun: Path
+    content: bytes | None
+    missing: tuple[Path, ...]
+
+
 def begin_sweep(folder: str) -> None:
-    """Note where Hydra is going to write for this sweep."""
-    _sweep_folder.append(Path(folder))
+    """Note what there is where Hydra is going to write for this sweep."""
+    path = Path(folder).resolve()
+    multirun = path / "multirun.yaml"
+    missing = tuple(p for p in (path, *path.parents) if not p.exists())
+    _sweeps.append(_SweepFolder(multirun, multirun.read_bytes() if multirun.is_file() else None, missing))
 
 
 def discard_sweep() -> None:
-    """Remove what Hydra wrote for a sweep that left no record, and the folders that are empty without it."""
-    for folder in _sweep_folder:
-        shutil.rmtree(folder, ignore_errors=True)
-        with suppress(OSError):  # not empty, or never made
-            folder.parent.rmdir()
-            folder.parent.parent.rmdir()
+    """Take back what Hydra wrote for a sweep that left no record: its file, and folders it made that are empty again."""
+    for sweep in _sweeps:
+        with suppress(OSError):  # never made
+            if sweep.content is None:
+                sweep.multirun.unlink()
+            else:
+                sweep.multirun.write_bytes(sweep.content)
+        for folder in sweep.missing:
+            with suppress(OSError):  # not empty, or never made
+                folder.rmdir()
 
 
 def _execute(specs: list[config.Spec], composed: Any) -> list[dict[str, Any]]:
@@ -94,7 +113,7 @@ def _execute(specs: list[config.Spec], composed: Any) -> list[dict[str, Any]]:
     from effdl.records.report import Console
 
     with Console(len(specs)) as console:
-        return execute(specs, Path(str(results)), workers or os.cpu_count() or 1, console)
+        return execute(specs, Path(str(results)), workers or len(os.sched_getaffinity(0)), console)
 
 
 def _answer(results: list[dict[str, Any]], many: bool) -> None:

@@ -240,6 +240,21 @@ def test_sweep_in_which_no_run_can_start_leaves_nothing_behind(
     assert files(tmp_path) == before
 
 
+@pytest.mark.parametrize("named", ["precious", "precious/new/newer"])
+@pytest.mark.parametrize("own", ["thesis.txt", "multirun.yaml"])
+def test_failing_sweep_takes_back_its_own_file_from_a_folder_of_the_user_and_nothing_else(
+    own: str, named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "precious" / "empty").mkdir(parents=True)
+    (tmp_path / "precious" / own).write_text("ten years of work")
+    before = files(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert run_here("-m", f"hydra.sweep.dir={named}", "seed=0,1", "dataset.batch_size=99999") == 2
+    assert "dataset.batch_size" in capfd.readouterr().err
+    assert files(tmp_path) == before
+    assert (tmp_path / "precious" / own).read_text() == "ten years of work"
+
+
 def test_second_process_asked_for_the_same_run_says_so_waits_and_answers_from_the_record(tmp_path: Path) -> None:
     IdxSet(tmp_path)
     finished = answer(run(*TINY, cwd=tmp_path))
