@@ -46,7 +46,7 @@ MEMBERS = {
     "optimizer": ["adamw", "none", "sgd"],
     "optimizer/schedule": ["multi_step", "none"],
     "method": ["backprop", "dll", "dll_first_results", "dll_regularized", "segmentwise"],
-    "method/decision": ["down_conv", "down_conv_4", "pool", "vgg"],
+    "method/decision": ["down_conv", "down_conv_4", "linear", "pool", "vgg"],
     "hardware": ["cpu", "gpu", "hardware"],
     "logger": ["none"],
 }
@@ -92,7 +92,7 @@ def test_the_folders_hold_the_groups_and_members_listed_here() -> None:
     folders = {path.parent.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml")} - {"."}
     assert folders == set(MEMBERS) == set(GROUPS)
     assert {group: choices(group) for group in GROUPS} == MEMBERS
-    assert len(BUILT) == 28 and len(CHOICES) == 31
+    assert len(BUILT) == 29 and len(CHOICES) == 32
 
 
 @pytest.mark.parametrize(("group", "name"), BUILT)
@@ -132,8 +132,14 @@ def test_none_is_the_absence_of_a_choice(group: str) -> None:
 
 def test_the_presets_say_what_the_thesis_says() -> None:
     assert spec("method=dll").method == Segmentwise()
-    first_results = Segmentwise(epochs=(30, 40, 50, 60))  # of §6.4, whose 4-layer network has three layers below the last
+    # §6.4: its 4-layer network has three layers below the last, and a single affine decision-layer.
+    first_results = Segmentwise(epochs=(30, 40, 50, 60), decision=Pool(size=None))
     assert spec("method=dll_first_results", "arch=cnn4").method == first_results
+    assert (
+        spec("method=dll_first_results", "method/decision=vgg").method.decision == spec("method/decision=vgg").method.decision
+    )
+    assert spec("method=dll").optimizer == spec("method=dll_first_results").optimizer == Sgd()
+    assert spec("method=dll_regularized").optimizer == Adamw(lr=3e-3, weight_decay=1e-6, schedule=MultiStep())
     assert spec("method=dll_regularized").method == Segmentwise(
         epochs=300,
         decision=DownConv(convs=4),

@@ -199,7 +199,7 @@ def test_a_view_counts_the_whole_storage_that_it_keeps_alive_once() -> None:
 
 
 def test_all_decision_blocks_are_among_the_cases() -> None:
-    assert choices("method/decision") == ["down_conv", "down_conv_4", "pool", "vgg"]
+    assert choices("method/decision") == ["down_conv", "down_conv_4", "linear", "pool", "vgg"]
 
 
 def test_checkpointing_lowers_backprops_peak() -> None:

@@ -162,8 +162,8 @@ def test_the_last_entry_of_epochs_holds_for_all_further_segments() -> None:
     assert [line["segment"] for line in run.lines] == [0, 1, 1, 1, 2, 2, 2]
 
 
-def test_the_folder_of_decision_blocks_has_four() -> None:
-    assert DECISIONS == ["down_conv", "down_conv_4", "pool", "vgg"]
+def test_the_folder_of_decision_blocks_has_five() -> None:
+    assert DECISIONS == ["down_conv", "down_conv_4", "linear", "pool", "vgg"]
 
 
 @pytest.mark.parametrize("arch", ["cnn4", "vgg13_bn"])
@@ -197,6 +197,14 @@ def test_the_vgg_decision_block_has_three_linear_layers_on_seven_by_seven() -> N
     linears = [(m.in_features, m.out_features) for m in block.modules() if isinstance(m, nn.Linear)]
     assert linears == [(64 * 7 * 7, 512), (512, 512), (512, 10)]
     assert [m.p for m in block.modules() if isinstance(m, nn.Dropout)] == [0.5, 0.5]
+
+
+def test_the_linear_decision_block_is_one_affine_map_of_the_whole_output() -> None:
+    block = build_choice("method/decision", "linear").build((3, 5, 4), 10).double()
+    weight, bias = block.parameters()
+    assert weight.shape == (10, 3 * 5 * 4) and bias.shape == (10,)
+    z = torch.randn(6, 3, 5, 4, dtype=torch.float64)
+    torch.testing.assert_close(block(z), torch.einsum("bf,kf->bk", z.reshape(6, 60), weight) + bias)
 
 
 def test_down_convolutions_stop_at_a_side_of_one() -> None:

@@ -21,11 +21,12 @@ class Decision(Setting, ABC):
 class Pool(Decision):
     """Average pooling to ``size`` × ``size``, then linear layers ("down-pooling").
 
+    size: None takes the whole map; without hidden layers that is the single affine decision-layer of §6.2.1 and §6.4.
     hidden and dropout: linear layers in between, each with ReLU and dropout; VGG's own three layers are hidden
     [512, 512], dropout 0.5 (§6.4), with 7 × 7 here because unpooled the first layer's would have 34M weights.
     """
 
-    size: Count = 1
+    size: Count | None = 1
     hidden: tuple[Count, ...] = ()
     dropout: Probability = 0.0
 
