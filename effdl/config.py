@@ -92,6 +92,11 @@ def composition_error(error: BaseException, overrides: Sequence[str] = ()) -> Co
         "reference_type",
     )
     text = " ".join(line for line in lines if not line.startswith(noise))
+    if match := re.match(r"In '(.+)/(.+?)': Could not override '(.+?)'", text):
+        rivals = [o for o in overrides if o.startswith(f"{match[3].split('/')[0]}=")]
+        return ConfigError(
+            f"{match[1]}={match[2]}: chooses {match[3]}, which does not go with {' '.join(rivals) or 'the rest'}"
+        )
     if match := re.match(r"Could not override '(.+?)'", text):
         return ConfigError(f"{match[1]}: unknown key; {_instead(match[1], overrides)}")
     if match := re.match(r"Ambiguous value for argument '(.+?)'", text):

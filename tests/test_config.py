@@ -151,6 +151,17 @@ def test_the_presets_say_what_the_thesis_says() -> None:
     assert spec("method/decision=vgg").method.decision == Pool(size=7, hidden=(512, 512), dropout=0.5)
 
 
+def test_the_users_own_optimizer_wins_over_that_of_a_preset() -> None:
+    preset = "method=dll_regularized"
+    assert spec(preset, "optimizer=sgd").optimizer == spec("optimizer=sgd", preset).optimizer == Sgd(schedule=MultiStep())
+    assert spec(preset, "optimizer=sgd", "optimizer/schedule=none").optimizer == Sgd()
+    assert spec(preset, "optimizer.lr=0.01", "optimizer.schedule.gamma=0.2").optimizer == Adamw(
+        lr=0.01, schedule=MultiStep(gamma=0.2)
+    )
+    with pytest.raises(ConfigError, match=r"^method=dll_regularized: .*optimizer/schedule.* optimizer=none$"):
+        spec(preset, "optimizer=none")
+
+
 # --- building
 
 
