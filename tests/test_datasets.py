@@ -5,6 +5,7 @@ import hashlib
 import math
 import os
 import struct
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -130,6 +131,13 @@ def test_the_environment_names_the_folder_unless_root_does(tmp_path: Path, monke
     with pytest.raises(DataError, match=r"dataset\.root or EFFDL_DATA .* dataset\.download=true") as error:
         Idx(root=str(tmp_path / "there")).facts()
     assert str(tmp_path / "there" / "MNIST" / "raw") in str(error.value)
+
+
+def test_a_download_without_torchvision_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torchvision", None)  # as if it were not installed
+    with pytest.raises(DataError, match=r"pip install 'effdl\[vision\]'") as error:
+        Idx(root=str(tmp_path), download=True).facts()
+    assert "\n" not in str(error.value)
 
 
 def test_damaged_files_are_named_in_one_line(tmp_path: Path) -> None:

@@ -82,8 +82,12 @@ class Idx(Dataset):
         )
 
     def _fetch(self) -> None:
-        from torchvision import datasets
-
+        try:
+            from torchvision import datasets
+        except ImportError as error:
+            raise DataError(
+                f"no {self.variant} under {self._folder}: downloads need torchvision ({error}): pip install 'effdl[vision]'"
+            ) from None
         try:
             getattr(datasets, self.variant)(str(self._folder.parent.parent), download=True)
         except (OSError, RuntimeError) as error:
