@@ -190,8 +190,8 @@ def _locate(target: str, where: str) -> Any:
 def check(spec: Spec) -> None:
     """Raise a ConfigError for a combination that cannot run; reads no images."""
     problem = spec.dataset.facts()
-    if problem.targets not in spec.objective.takes:
-        fitting = [c for c in choices("objective") if problem.targets in build_choice("objective", c).takes]
+    if reason := _misfit(spec.objective, problem):
+        fitting = [c for c in choices("objective") if not _misfit(build_choice("objective", c), problem)]
         raise ConfigError(
             f"objective: {type(spec.objective).__name__} does not take targets that are {problem.targets}; "
             f"this data set needs one of {', '.join(fitting)}"
@@ -208,6 +208,16 @@ def check(spec: Spec) -> None:
         raise ConfigError(f"dataset.batch_size: {spec.dataset.batch_size} is larger than the {problem.train} training samples")
     spec.arch.check(problem)
     spec.method.check(problem, spec.arch.facts(problem), spec.hardware)
+
+
+def _misfit(objective: Any, problem: Any) -> str | None:
+    """Why an objective cannot have a problem's targets, None if it can."""
+    if problem.targets not in objective.takes:
+        return f"does not take targets that are {problem.targets}"
+    ours, theirs = objective.target_range, problem.target_range
+    if problem.targets == "vectors" and ours and theirs and not ours[0] <= theirs[0] <= theirs[1] <= ours[1]:
+        return f"takes real targets in [{ours[0]:g}, {ours[1]:g}], not in [{theirs[0]:g}, {theirs[1]:g}]"
+    return None
 
 
 def choices(group: str) -> list[str]:

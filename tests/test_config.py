@@ -287,6 +287,30 @@ def test_values_of_the_wrong_type_or_range_name_their_key(override: str, text: s
     assert "\n" not in str(error.value)
 
 
+def test_real_targets_must_lie_where_the_output_units_can_reach_them() -> None:
+    def sine(objective: str) -> Spec:
+        return spec("dataset=sine", "arch=mlp", f"objective={objective}")
+
+    assert sine("linear_mse") and sine("tanh_mse") and spec("objective=sigmoid_bce")  # classes are coded within any range
+    with pytest.raises(ConfigError, match=r"^objective: SigmoidBce .*\[0, 1\].*\[-1, 1\].* linear_mse, tanh_mse$"):
+        sine("sigmoid_bce")
+    with pytest.raises(ConfigError, match=r"^objective: SoftmaxCe .*vectors.* linear_mse, tanh_mse$"):
+        sine("softmax_ce")
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_configs_are_the_packages_own_before_any_that_lie_beside_it(installed: bool, tmp_path: Path) -> None:
+    package = tmp_path / "effdl"
+    package.mkdir()
+    for path in (CONFIGS.parent / "effdl").glob("*.py"):
+        shutil.copy(path, package)
+    for folder in [tmp_path / "configs", *([package / "configs"] if installed else [])]:
+        folder.mkdir()
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from effdl.config import CONFIGS; print(CONFIGS)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert Path(done.stdout.strip()) == (package if installed else tmp_path) / "configs"
+
+
 # --- identity
 
 

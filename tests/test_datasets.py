@@ -211,8 +211,10 @@ def test_sine_is_two_periods_with_its_own_test_draw() -> None:
     assert len(set(train.x.flatten().tolist()) & set(test.x.flatten().tolist())) < 5  # equal floats by chance, no shared draw
     again, _ = Sine(samples=2000).load()
     assert torch.equal(train.x, again.x)
+    low, high = Sine(samples=2000).facts().target_range or (0, 0)
+    assert low <= train.y.min() < low + 0.01 and high - 0.01 < train.y.max() <= high
     assert Sine(samples=2000).fingerprint() != Sine().fingerprint()
-    assert Sine(samples=2000, val_size=100).facts() == Facts((1,), "vectors", 1, 1900, 100, 2000, 128)
+    assert Sine(samples=2000, val_size=100).facts() == Facts((1,), "vectors", 1, 1900, 100, 2000, 128, (-1.0, 1.0))
 
 
 # --- splits

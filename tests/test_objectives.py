@@ -102,6 +102,13 @@ def test_large_outputs_give_finite_losses(name: str) -> None:
     assert losses.isfinite().all() and losses.item() > 1e4
 
 
+def test_target_ranges_are_what_the_output_units_reach() -> None:
+    large = torch.tensor([[-1e3, 1e3]], dtype=torch.float64)
+    reached = {name: tuple(o.units(large)[0].tolist()) for name, o in OBJECTIVES.items() if "vectors" in o.takes}
+    ranges = {name: OBJECTIVES[name].target_range for name in reached}
+    assert {name: limits or (-1e3, 1e3) for name, limits in ranges.items()} == reached
+
+
 def test_targets_low_and_high_can_be_chosen() -> None:
     loss = LinearMse(low=0, high=16).loss(LOGITS, CLASSES)  # §4.3 uses {0, 16}
     t = 16 * coded("linear_mse")

@@ -22,7 +22,7 @@ class Sine(Dataset):
 
     def facts(self) -> Facts:
         train, val = self.split_sizes(self.samples)
-        return Facts((1,), "vectors", 1, train, val, self.samples, self.batch_size)
+        return Facts((1,), "vectors", 1, train, val, self.samples, self.batch_size, (-1.0, 1.0))
 
     def fingerprint(self) -> str:
         return f"formula: sin 2 pi x, {self.samples} samples"

@@ -54,6 +54,7 @@ class SigmoidBce(Objective):
     """Sigmoid units with binary cross-entropy summed over outputs, gradient σ(a) − t (§4.3); real targets in [0, 1]."""
 
     takes: ClassVar[frozenset[TargetKind]] = frozenset({"classes", "vectors"})
+    target_range: ClassVar[tuple[float, float] | None] = (0.0, 1.0)
 
     def loss(self, outputs: Tensor, y: Tensor) -> Tensor:
         return F.binary_cross_entropy_with_logits(outputs, one_hot(y, outputs, 0.0, 1.0), reduction="none").sum(1)
@@ -69,6 +70,7 @@ class TanhMse(Objective):
     low: Real = -1.0
     high: Real = 1.0
     takes: ClassVar[frozenset[TargetKind]] = frozenset({"classes", "vectors"})
+    target_range: ClassVar[tuple[float, float] | None] = (-1.0, 1.0)
 
     def loss(self, outputs: Tensor, y: Tensor) -> Tensor:
         return half_squared_error(outputs.tanh(), one_hot(y, outputs, self.low, self.high))

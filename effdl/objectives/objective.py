@@ -11,9 +11,13 @@ TargetKind = Literal["classes", "vectors"]
 
 
 class Objective(Setting, ABC):
-    """What a network's outputs mean and how far they are from the targets."""
+    """What a network's outputs mean and how far they are from the targets.
+
+    target_range: closed bounds that real targets must lie in, None for any: what the output units can reach.
+    """
 
     takes: ClassVar[frozenset[TargetKind]]
+    target_range: ClassVar[tuple[float, float] | None] = None
 
     @abstractmethod
     def loss(self, outputs: Tensor, y: Tensor) -> Tensor:
