@@ -271,6 +271,7 @@ def test_a_class_of_another_group_is_refused() -> None:
         ("dataset.batch_size=64.0", "dataset.batch_size: "),
         ("method.drop_raw_input=1", "method.drop_raw_input: "),
         ("optimizer.lr=inf", "optimizer.lr: "),
+        ("optimizer={momentum:0,nesterov:true}", "optimizer.nesterov=true needs optimizer.momentum "),
         ("optimizer.lr=abc", "optimizer.lr: "),
         ("method.gradient_dropout=1.0", "method.gradient_dropout: "),
         ("arch.widths=[]", "arch.widths: "),

@@ -62,6 +62,10 @@ class Sgd(Optimizer):
     momentum: Probability = 0.9
     nesterov: Switch = False
 
+    def __post_init__(self) -> None:
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("optimizer.nesterov=true needs optimizer.momentum above 0")
+
     def build(
         self, parameters: Iterable[nn.Parameter], lr_scale: float = 1.0, weight_decay_scale: float = 1.0
     ) -> torch.optim.Optimizer:
