@@ -15,7 +15,8 @@ from pydantic import ValidationError
 from effdl.errors import ConfigError
 from effdl.setting import Setting
 
-CONFIGS = next(p for p in (Path(__file__).parents[1] / "configs", Path(__file__).parent / "configs") if p.is_dir())
+# A wheel's own, else the repository's; beside an installed package could stand anybody's folder of that name.
+CONFIGS = next(p for p in (Path(__file__).parent / "configs", Path(__file__).parents[1] / "configs") if p.is_dir())
 
 # Group -> the class its choices must be: "module:Class", imported when a choice is built. Nested groups by their full path.
 GROUPS = {
@@ -193,8 +194,7 @@ def check(spec: Spec) -> None:
     if reason := _misfit(spec.objective, problem):
         fitting = [c for c in choices("objective") if not _misfit(build_choice("objective", c), problem)]
         raise ConfigError(
-            f"objective: {type(spec.objective).__name__} does not take targets that are {problem.targets}; "
-            f"this data set needs one of {', '.join(fitting)}"
+            f"objective: {type(spec.objective).__name__} {reason}; this data set needs one of {', '.join(fitting)}"
         )
     if spec.method.takes_optimizer and spec.optimizer is None:
         raise ConfigError(
