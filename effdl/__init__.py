@@ -23,6 +23,7 @@ _HOMES = {
     "SegmentState": "effdl.training.segment",
     "DecisionLoss": "effdl.training.segment",
     "evaluate": "effdl.training.loop",
+    "Rehearsal": "effdl.training.memory",
     "Backprop": "effdl.methods.backprop",
     "Segmentwise": "effdl.methods.segmentwise",
     "Run": "effdl.records.run",

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import effdl
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
@@ -27,6 +29,13 @@ def test_python_example_trains_a_timm_model_layer_by_layer(tmp_path: Path) -> No
     assert accuracy > 0.9
     assert re.search(r"peak training memory by layer: \[\d+(, \d+)+\]", done.stdout)
     assert not list(tmp_path.glob("results*")), "Run.in_memory writes nothing"
+
+
+def test_every_public_name_and_every_class_of_the_readmes_table_can_be_imported() -> None:
+    (inside,) = re.findall(r"## What is inside\n(.*?)\n\n[^|\n]", README, flags=re.DOTALL)
+    classes = set(re.findall(r"`([A-Z]\w*)`", inside))
+    assert {"BlockChain", "SegmentState", "Rehearsal"} <= classes and len(classes) >= 5
+    assert {name for name in {*effdl.__all__, *classes} if getattr(effdl, name).__name__ != name} == set()
 
 
 def test_make_targets_of_the_readme_exist() -> None:
