@@ -1,0 +1,140 @@
+"""What a run's name hangs on, and what it does not."""
+
+import json
+import re
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import pytest
+from omegaconf import DictConfig
+
+from effdl.config import (
+    Spec,
+    build,
+    compose,
+    run_id,
+)
+from effdl.datasets.digits import Digits
+from effdl.datasets.idx import Idx
+from effdl.errors import RecordError
+from effdl.methods.backprop import Backprop
+from effdl.methods.segmentwise import Segmentwise
+from effdl.objectives.losses import LinearMse
+from effdl.records.carry import carry_out
+from effdl.training.decision import Pool
+from effdl.training.optim import Sgd
+
+
+@cache
+def composed(*overrides: str) -> DictConfig:
+    return compose(overrides)
+
+
+def spec(*overrides: str) -> Spec:
+    return build(composed(*overrides))
+
+
+def name_of(*overrides: str, data: str = "data") -> str:
+    return run_id(spec(*overrides), data)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "optimizer.lr=0.05",
+        "arch.widths=[32,64,128]",
+        "method=segmentwise",
+        "method.decision.size=1",
+        "method/decision=pool",
+        "dataset.val_size=242",
+        "test_every=epoch",
+        "hardware=hardware",
+        "results=/elsewhere",
+        "workers=7",
+        "logger=none",
+    ],
+)
+def test_a_runs_name_does_not_hang_on_spelled_out_defaults_places_or_workers(override: str) -> None:
+    assert name_of(override) == name_of()
+
+
+def test_a_runs_name_does_not_hang_on_where_the_data_lie_or_come_from() -> None:
+    made = replace(spec(), dataset=Idx())
+    for dataset in (Idx(root="/elsewhere"), Idx(download=True)):
+        assert run_id(replace(made, dataset=dataset), "data") == run_id(made, "data")
+
+
+CHANGES = [
+    "seed=1",
+    "test_every=run",
+    "test_every=segment",
+    "dataset.val_size=100",
+    "dataset.train_limit=1000",
+    "dataset.batch_size=32",
+    "arch=mlp",
+    "arch.widths=[32,64]",
+    "arch.size=16",
+    "objective=linear_mse",
+    "optimizer=adamw",
+    "optimizer.lr=0.1",
+    "optimizer.weight_decay=8e-5",
+    "optimizer.nesterov=true",
+    "optimizer/schedule=multi_step",
+    "method=backprop",
+    "method.epochs=11",
+    "method.epochs=[10,11]",
+    "method.segment_size=2",
+    "method/decision=vgg",
+    "method.decision.size=2",
+    "method.choose=last",
+    "method.patience=3",
+    "method.keep_features_mib=0",
+    "hardware.threads=1",
+    "hardware=gpu",
+]
+
+
+def test_a_runs_name_changes_with_everything_that_its_numbers_hang_on() -> None:
+    names = [name_of(), name_of(data="other data"), *(name_of(change) for change in CHANGES)]
+    assert len(set(names)) == len(names)
+    assert all(re.fullmatch(r"[0-9a-f]{16}", name) for name in names)
+
+
+@pytest.mark.parametrize("cls", [Segmentwise, Digits, Sgd, Pool])
+def test_a_new_numerics_version_is_a_new_name_even_of_a_nested_default(cls: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, other = (
+        name_of(),
+        name_of("method=backprop", "optimizer=adamw", "dataset=sine", "arch=mlp", "objective=linear_mse"),
+    )
+    monkeypatch.setattr(cls, "numerics_version", cls.numerics_version + 1)  # type: ignore[attr-defined]
+    assert name_of() != before
+    after = name_of("method=backprop", "optimizer=adamw", "dataset=sine", "arch=mlp", "objective=linear_mse")
+    assert after == other  # runs without that class keep their names
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(AttributeError):
+        Backprop().epochs = 3  # type: ignore[misc]
+    with pytest.raises(AttributeError):
+        spec().seed = 3  # type: ignore[misc]
+    assert LinearMse() == LinearMse() and LinearMse(high=2.0) != LinearMse()
+
+
+def test_a_default_that_changed_without_a_new_version_is_found_on_the_record(tmp_path: Path) -> None:
+    made = replace(
+        spec("method=backprop", "method.epochs=1", "arch=mlp", "arch.hidden=[4]", "hardware.threads=1"), test_every="run"
+    )
+    done = carry_out(made, tmp_path)
+    assert done["status"] == "finished" and carry_out(made, tmp_path) == done
+    record = tmp_path / "runs" / done["run_id"] / "spec.json"
+    stored = json.loads(record.read_text())
+    stored["config"]["optimizer"]["momentum"] = 0.8  # what the default was when this record was made
+    record.write_text(json.dumps(stored))
+    with pytest.raises(RecordError, match=r"its record says optimizer\.momentum=0\.8, asked for is 0\.9") as error:
+        carry_out(made, tmp_path)
+    assert "numerics_version" in str(error.value) and "\n" not in str(error.value)
+    stored["config"]["optimizer"]["momentum"] = 0.9
+    stored["config"]["dataset"].pop("train_limit")  # a field that is newer than the record
+    record.write_text(json.dumps(stored))
+    assert carry_out(made, tmp_path) == done
