@@ -1,5 +1,6 @@
 """The command line: the help page, one-line errors, and the one place that prints the JSON line."""
 
+import gc
 import json
 import os
 import sys
@@ -40,6 +41,7 @@ def main(entry: Callable[[], Any]) -> None:
     many = bool({"-m", "--multirun"} & set(arguments))
     if many and not any(a.startswith("hydra/launcher=") for a in arguments):
         sys.argv.append("hydra/launcher=effdl")
+    gc.disable()  # what the imports make stays; looking through it again and again takes a second
     try:
         if unknown := [a for a in arguments if a.startswith("-") and a.split("=")[0] not in FLAGS]:
             raise ConfigError(f"{unknown[0]}: unknown option; values are given as key=value, see --help")
@@ -52,6 +54,8 @@ def main(entry: Callable[[], Any]) -> None:
     except Exception as error:
         discard_sweep()
         _stop_for(error, arguments)
+    finally:
+        gc.enable()
     if not any("path" in result for result in _results):
         discard_sweep()
     _answer(_results, many)
@@ -112,6 +116,8 @@ def _execute(specs: list[config.Spec], composed: Any) -> list[dict[str, Any]]:
     from effdl.records.execute import execute
     from effdl.records.report import Console
 
+    gc.freeze()
+    gc.enable()
     with Console(len(specs)) as console:
         return execute(specs, Path(str(results)), workers or len(os.sched_getaffinity(0)), console)
 
