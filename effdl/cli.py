@@ -119,7 +119,7 @@ def _execute(specs: list[config.Spec], composed: Any) -> list[dict[str, Any]]:
     gc.freeze()
     gc.enable()
     with Console(len(specs)) as console:
-        return execute(specs, Path(str(results)), workers or len(os.sched_getaffinity(0)), console)
+        return execute(specs, Path(str(results)), workers or os.cpu_count() or 1, console)
 
 
 def _answer(results: list[dict[str, Any]], many: bool) -> None:
