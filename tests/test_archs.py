@@ -1,6 +1,7 @@
 """Architectures and the input block against torchvision, numpy, and counts from the literature."""
 
 from collections import OrderedDict
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,15 +12,17 @@ from torch import nn
 from effdl.archs.adapt import InputBlock
 from effdl.archs.chain import Arch, BlockChain
 from effdl.archs.classifier import Classifier
-from effdl.archs.cnn import VGG13, Cnn4, Vgg13
+from effdl.archs.cnn import Cnn4
 from effdl.archs.mlp import Mlp
+from effdl.archs.vgg import Vgg
 from effdl.config import build_choice, choices
 from effdl.datasets.problem import Facts
 from effdl.errors import ConfigError
 from effdl.training.loop import reseed
 
 SHAPES = {"digits": (1, 8, 8), "mnist": (1, 28, 28), "cifar": (3, 32, 32), "96 pixels": (3, 96, 96), "wide": (3, 40, 33)}
-BLOCKS = {"cnn4": 3, "mlp": 2, "vgg13": 10, "vgg13_bn": 10}  # the thesis's "layers" without the classifier
+# The thesis's "layers", without the classifier.
+BLOCKS = {"cnn4": 3, "mlp": 2, "vgg": 10, "vgg13": 10, "vgg13_bn": 10, "vgg19": 16, "vgg19_bn": 16}
 
 
 def facts(shape: tuple[int, ...], outputs: int = 10) -> Facts:
@@ -59,13 +62,13 @@ def test_mlp_takes_vectors_and_any_widths() -> None:
     assert chain(torch.rand(3, 784)).shape == (3, 10) and len(chain) == 3
 
 
-@pytest.mark.parametrize("name", ["cnn4", "vgg13", "vgg13_bn"])
+@pytest.mark.parametrize("name", ["cnn4", "vgg13", "vgg13_bn", "vgg19", "vgg19_bn"])
 def test_convolutional_nets_refuse_vectors_and_too_small_images(name: str) -> None:
     arch = build_choice("arch", name)
     with pytest.raises(ConfigError, match=r"^arch: .*try arch=mlp$"):
         arch.check(facts((64,)))
     with pytest.raises(ConfigError, match=r"^arch\.size: images of 4 pixels .*"):
-        (Cnn4() if name == "cnn4" else Vgg13(size=4)).check(facts((1, 4, 4)))
+        (arch if name == "cnn4" else replace(arch, size=4)).check(facts((1, 4, 4)))
     Cnn4(size=8).check(facts((1, 4, 4)))
 
 
@@ -77,15 +80,20 @@ def count(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def test_vgg13s_convolutional_part_is_torchvisions() -> None:
+def theirs(depth: int, batch_norm: bool) -> nn.Module:
+    """torchvision's convolutional part, without memory."""
     with torch.device("meta"):
-        plain, normed = torchvision.models.vgg13().features, torchvision.models.vgg13_bn().features
-    ours, ours_normed = (Vgg13(batch_norm=bn).build(facts((3, 32, 32))).blocks for bn in (False, True))
+        return getattr(torchvision.models, f"vgg{depth}" + "_bn" * batch_norm)().features
+
+
+@pytest.mark.parametrize(("depth", "convs"), [(13, (2, 2, 2, 2, 2)), (19, (2, 2, 4, 4, 4))])
+def test_vggs_convolutional_part_is_torchvisions(depth: int, convs: tuple[int, ...]) -> None:
+    plain, normed = theirs(depth, False), theirs(depth, True)
+    ours, ours_normed = (build(f"vgg{depth}{bn}", (3, 32, 32))[1].blocks for bn in ("", "_bn"))
     assert convolutions(ours) == convolutions(ours_normed) == convolutions(plain)
     assert count(ours) == count(plain)
     # Before batch normalisation a bias has no effect: ours leaves it out, torchvision's keeps it.
-    biases = sum(width for widths in VGG13 for width in widths)
-    assert biases == 2 * (64 + 128 + 256 + 512 + 512)
+    biases = sum(n * width for n, width in zip(convs, (64, 128, 256, 512, 512), strict=True))
     assert count(ours_normed) == count(normed) - biases
     kinds = (nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.MaxPool2d)
     for a, b in ((ours, plain), (ours_normed, normed)):
@@ -93,14 +101,13 @@ def test_vgg13s_convolutional_part_is_torchvisions() -> None:
 
 
 @pytest.mark.parametrize("batch_norm", [False, True])
-def test_vgg13_with_torchvisions_weights_gives_torchvisions_features(batch_norm: bool) -> None:
-    with torch.device("meta"):
-        theirs = (torchvision.models.vgg13_bn() if batch_norm else torchvision.models.vgg13()).features
-    theirs.to_empty(device="cpu")
+@pytest.mark.parametrize("depth", [13, 19])
+def test_vgg_with_torchvisions_weights_gives_torchvisions_features(depth: int, batch_norm: bool) -> None:
+    peer = theirs(depth, batch_norm).to_empty(device="cpu")
     reseed(1)
-    ours = Vgg13(batch_norm=batch_norm).build(facts((3, 32, 32))).blocks
+    ours = Vgg(depth=depth, batch_norm=batch_norm).build(facts((3, 32, 32))).blocks
     of = {kind: [m for m in ours.modules() if isinstance(m, kind)] for kind in (nn.Conv2d, nn.BatchNorm2d)}
-    for layer in theirs:
+    for layer in peer:
         if isinstance(layer, nn.Conv2d | nn.BatchNorm2d):
             layer.reset_parameters()
             missing, unexpected = layer.load_state_dict(of[type(layer)].pop(0).state_dict(), strict=False)
@@ -109,7 +116,7 @@ def test_vgg13_with_torchvisions_weights_gives_torchvisions_features(batch_norm:
                 nn.init.zeros_(layer.bias)
     x = torch.rand(2, 3, 32, 32)
     with torch.no_grad():
-        ours_out, theirs_out = ours.eval()(x), theirs.eval()(x)
+        ours_out, theirs_out = ours.eval()(x), peer.eval()(x)
     assert theirs_out.std() > 0
     torch.testing.assert_close(ours_out, theirs_out, rtol=1e-6, atol=1e-7)
 
@@ -121,8 +128,8 @@ def test_cnn4_and_mlp_have_the_parameters_counted_by_hand() -> None:
     assert count(build("mlp", (1, 28, 28))[1]) == 785 * 256 + 257 * 128 + 129 * 10
 
 
-def test_vgg13s_head_is_512_512_classes_with_dropout() -> None:
-    head = Vgg13().build(facts((3, 32, 32))).head
+def test_vggs_head_is_512_512_classes_with_dropout() -> None:
+    head = Vgg().build(facts((3, 32, 32))).head
     linear = [(m.in_features, m.out_features) for m in head.modules() if isinstance(m, nn.Linear)]
     assert linear == [(512, 512), (512, 512), (512, 10)]
     assert [m.p for m in head.modules() if isinstance(m, nn.Dropout)] == [0.5, 0.5]

@@ -37,7 +37,7 @@ from effdl.training.optim import Adamw, MultiStep, Sgd
 
 MEMBERS = {
     "dataset": ["digits", "fashion_mnist", "idx", "mnist", "sine"],
-    "arch": ["cnn4", "mlp", "vgg13", "vgg13_bn"],
+    "arch": ["cnn4", "mlp", "vgg", "vgg13", "vgg13_bn", "vgg19", "vgg19_bn"],
     "objective": ["linear_mse", "sigmoid_bce", "softmax_ce", "tanh_mse"],
     "optimizer": ["adamw", "none", "sgd"],
     "optimizer/schedule": ["multi_step", "none"],
@@ -88,7 +88,7 @@ def test_the_folders_hold_the_groups_and_members_listed_here() -> None:
     folders = {path.parent.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml")} - {"."}
     assert folders == set(MEMBERS) == set(GROUPS)
     assert {group: choices(group) for group in GROUPS} == MEMBERS
-    assert len(BUILT) == 29 and len(CHOICES) == 32
+    assert len(BUILT) == 32 and len(CHOICES) == 35
 
 
 @pytest.mark.parametrize(("group", "name"), BUILT)
@@ -273,6 +273,7 @@ def test_a_class_of_another_group_is_refused() -> None:
         ("arch.widths=[]", "arch.widths: "),
         ("arch.widths=[3,0]", "arch.widths.1: "),
         ("method.decision.size=0", "method.decision.size: "),
+        ("arch=vgg arch.depth=16", "arch.depth: "),
         ("seed=-1", "seed: "),
         ("seed=1.5", "seed: "),
         ("test_every=never", "test_every: "),
@@ -280,7 +281,7 @@ def test_a_class_of_another_group_is_refused() -> None:
 )
 def test_values_of_the_wrong_type_or_range_name_their_key(override: str, text: str) -> None:
     with pytest.raises(ConfigError, match=f"^{re.escape(text)}") as error:
-        spec(override)
+        spec(*override.split())
     assert "\n" not in str(error.value)
 
 

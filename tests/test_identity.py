@@ -59,6 +59,10 @@ def test_a_runs_name_does_not_hang_on_spelled_out_defaults_places_or_workers(ove
     assert name_of(override) == name_of()
 
 
+def test_a_preset_that_says_only_defaults_has_the_name_of_its_class() -> None:
+    assert name_of("arch=vgg13") == name_of("arch=vgg") == name_of("arch=vgg19", "arch.depth=13")
+
+
 def test_a_runs_name_does_not_hang_on_where_the_data_lie_or_come_from() -> None:
     made = replace(spec(), dataset=Idx())
     for dataset in (Idx(root="/elsewhere"), Idx(download=True)):
@@ -75,6 +79,10 @@ CHANGES = [
     "arch=mlp",
     "arch.widths=[32,64]",
     "arch.size=16",
+    "arch=vgg13",
+    "arch=vgg13_bn",
+    "arch=vgg19",
+    "arch=vgg19_bn",
     "objective=linear_mse",
     "optimizer=adamw",
     "optimizer.lr=0.1",

@@ -10,7 +10,8 @@ from torch import nn
 from torch.distributed._tools.mem_tracker import MemTracker
 
 from effdl.archs.chain import BlockChain
-from effdl.archs.cnn import Cnn4, Vgg13
+from effdl.archs.cnn import Cnn4
+from effdl.archs.vgg import Vgg
 from effdl.config import build_choice, choices
 from effdl.datasets.problem import Batch, Facts
 from effdl.objectives.losses import SoftmaxCe
@@ -21,7 +22,7 @@ from effdl.training.optim import Adamw, Optimizer, Sgd
 from effdl.training.segment import DecisionLoss, SegmentState
 
 MNIST = Facts((1, 28, 28), "classes", 10, 60000, 0, 10000, 128)
-ARCHS = {"cnn4": Cnn4(), "vgg13_bn": Vgg13(batch_norm=True)}
+ARCHS = {"cnn4": Cnn4(), "vgg13_bn": Vgg(batch_norm=True)}
 
 
 def segment(
