@@ -36,7 +36,7 @@ from effdl.training.decision import DownConv, Pool
 from effdl.training.optim import Adamw, MultiStep, Sgd
 
 MEMBERS = {
-    "dataset": ["digits", "fashion_mnist", "idx", "mnist", "sine"],
+    "dataset": ["digits", "fashion_mnist", "idx", "kmnist", "mnist", "sine"],
     "arch": ["cnn4", "mlp", "vgg", "vgg13", "vgg13_bn", "vgg19", "vgg19_bn"],
     "objective": ["linear_mse", "sigmoid_bce", "softmax_ce", "tanh_mse"],
     "optimizer": ["adamw", "none", "sgd"],
@@ -88,7 +88,7 @@ def test_the_folders_hold_the_groups_and_members_listed_here() -> None:
     folders = {path.parent.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml")} - {"."}
     assert folders == set(MEMBERS) == set(GROUPS)
     assert {group: choices(group) for group in GROUPS} == MEMBERS
-    assert len(BUILT) == 32 and len(CHOICES) == 35
+    assert len(BUILT) == 33 and len(CHOICES) == 36
 
 
 @pytest.mark.parametrize(("group", "name"), BUILT)

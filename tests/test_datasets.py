@@ -84,13 +84,13 @@ def write_idx(path: Path, array: np.ndarray, *, zipped: bool = False, magic: int
         path.write_bytes(data)
 
 
-def tiny_set(root: Path, zipped: bool = False) -> list[np.ndarray]:
+def tiny_set(root: Path, zipped: bool = False, variant: str = "MNIST") -> list[np.ndarray]:
     generator = np.random.default_rng(0)
     arrays = []
     for name, count in zip(FILES, (40, 40, 20, 20), strict=True):
         shape = (count, 5, 7) if "images" in name else (count,)
         arrays.append(generator.integers(0, 256, shape) if "images" in name else np.arange(count) % 10)
-        write_idx(root / "MNIST" / "raw" / name, arrays[-1], zipped=zipped)
+        write_idx(root / variant / "raw" / name, arrays[-1], zipped=zipped)
     return arrays
 
 
@@ -138,6 +138,27 @@ def test_a_download_without_torchvision_says_what_to_install(tmp_path: Path, mon
     with pytest.raises(DataError, match=r"pip install 'effdl\[vision\]'") as error:
         Idx(root=str(tmp_path), download=True).facts()
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("variant", ["MNIST", "FashionMNIST", "KMNIST"])
+def test_every_variant_lies_where_torchvision_keeps_it(variant: str, tmp_path: Path) -> None:
+    import torchvision.datasets
+
+    tiny_set(tmp_path, variant=variant)
+    dataset = Idx(root=str(tmp_path), variant=variant)  # type: ignore[arg-type]
+    for samples, training in zip(dataset.load(), (True, False), strict=True):
+        theirs = getattr(torchvision.datasets, variant)(str(tmp_path), train=training)
+        assert torch.equal(samples.x.squeeze(1), theirs.data) and torch.equal(samples.y, theirs.targets)
+    assert theirs.mirrors and theirs.resources  # where dataset.download=true would fetch it
+
+
+def test_a_set_with_one_split_says_which_file_is_missing_and_what_to_do(tmp_path: Path) -> None:
+    tiny_set(tmp_path, zipped=True, variant="KMNIST")
+    for name in FILES[:2]:
+        (tmp_path / "KMNIST" / "raw" / f"{name}.gz").unlink()
+    with pytest.raises(DataError, match=r"^KMNIST is incomplete .*EFFDL_DATA .*dataset\.download=true$") as error:
+        Idx(root=str(tmp_path), variant="KMNIST").facts()
+    assert f"({FILES[0]}[.gz] is missing)" in str(error.value) and "\n" not in str(error.value)
 
 
 def test_damaged_files_are_named_in_one_line(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from effdl.datasets.problem import Dataset, Facts, Samples
 from effdl.errors import DataError
 from effdl.setting import Size, Switch, setting
 
-Variant = Literal["MNIST", "FashionMNIST"]
+Variant = Literal["MNIST", "FashionMNIST", "KMNIST"]
 IMAGES, LABELS = 0x00000803, 0x00000801
 FILES = (
     ("train-images-idx3-ubyte", IMAGES),
@@ -30,7 +30,7 @@ class Idx(Dataset):
     """A set of 28×28 grey images in four IDX files, as torchvision keeps them: <root>/<variant>/raw/, `.gz` or not.
 
     root: folder that holds the sets, by default the environment variable EFFDL_DATA, else ``data``.
-    download: fetch missing files through torchvision. Source: thesis §6.4 (MNIST and Fashion-MNIST).
+    download: fetch missing files through torchvision. Source: thesis §6.4 (MNIST, Fashion-MNIST and KMNIST).
     """
 
     not_identity: ClassVar[frozenset[str]] = frozenset({"root", "download"})
@@ -76,9 +76,11 @@ class Idx(Dataset):
         if self.download:
             self._fetch()
             return self._folder / name
+        some = any((self._folder / f"{other}{end}").is_file() for other, _ in FILES for end in ("", ".gz"))
+        what = f"{self.variant} is incomplete" if some else f"no {self.variant}"
         raise DataError(
-            f"no {self.variant} under {self._folder} ({name}[.gz] is missing): point dataset.root or EFFDL_DATA to the "
-            "folder that holds it, or add dataset.download=true"
+            f"{what} under {self._folder} ({name}[.gz] is missing): "
+            "point dataset.root or EFFDL_DATA to the folder that holds all of it, or add dataset.download=true"
         )
 
     def _fetch(self) -> None:
