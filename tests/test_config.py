@@ -44,7 +44,7 @@ MEMBERS = {
     "method": ["backprop", "dll", "dll_first_results", "dll_regularized", "segmentwise"],
     "method/decision": ["down_conv", "down_conv_4", "linear", "pool", "vgg"],
     "hardware": ["cpu", "gpu", "hardware"],
-    "logger": ["none"],
+    "logger": ["none", "wandb"],
 }
 CLASSES = {"dataset": 3, "arch": 3, "objective": 4, "optimizer": 2, "optimizer/schedule": 1}
 CLASSES |= {"method": 2, "method/decision": 2, "hardware": 1}
@@ -88,7 +88,7 @@ def test_the_folders_hold_the_groups_and_members_listed_here() -> None:
     folders = {path.parent.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml")} - {"."}
     assert folders == set(MEMBERS) == set(GROUPS)
     assert {group: choices(group) for group in GROUPS} == MEMBERS
-    assert len(BUILT) == 33 and len(CHOICES) == 36
+    assert len(BUILT) == 34 and len(CHOICES) == 37
 
 
 @pytest.mark.parametrize(("group", "name"), BUILT)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from command import Heard
+from command import Heard, numbers
 from torch import nn
 
 from effdl import config, load_network
@@ -139,33 +139,34 @@ seen: list[Mapping[str, Any]] = []
 
 
 class Recorder:
-    def log(self, line: Mapping[str, Any]) -> None:
+    def __init__(self, fails_at: int | None) -> None:
+        self.fails_at = fails_at
+
+    def log(self, step: int, line: Mapping[str, Any]) -> None:
+        if step == self.fails_at:
+            raise OSError("no network")
+        assert step == len(seen)
         seen.append(line)
 
-    def close(self, summary: Mapping[str, Any]) -> None:
-        seen.append(summary)
-
-
-class Breaks:
-    def log(self, line: Mapping[str, Any]) -> None:
-        raise OSError("no network")
-
-    def close(self, summary: Mapping[str, Any]) -> None:
-        raise AssertionError("closed after it failed")
+    def close(self, summary: Mapping[str, Any] | None) -> None:
+        if self.fails_at is not None:
+            raise OSError("closed after it failed" if len(seen) == self.fails_at else "cannot close")
+        seen.append(summary or {})
 
 
 @setting
 class Mirror(Logger):
-    """Keeps what it is shown, or fails at the first line."""
+    """Keeps what it is shown, or fails at a line."""
 
-    breaks: bool = False
+    fails_at: int | None = None
 
-    def open(self, run_id: str, config: Mapping[str, Any]) -> Recorder | Breaks:
-        return Breaks() if self.breaks else Recorder()
+    def open(self, folder: Path, name: str, config: Mapping[str, Any]) -> Recorder:
+        seen.clear()
+        assert folder.parent.name == "runs" and folder.name[:6] in name and config["seed"] == 0
+        return Recorder(self.fails_at)
 
 
 def test_logger_sees_every_line_and_changes_nothing(tmp_path: Path, finished: Path) -> None:
-    seen.clear()
     logged = carry.carry_out(replace(spec(), logger=Mirror()), tmp_path / "logged")
     assert logged["run_id"] == finished.name
     lines = [json.loads(line) for line in (Path(logged["path"]) / "metrics.jsonl").read_text().splitlines()]
@@ -173,9 +174,20 @@ def test_logger_sees_every_line_and_changes_nothing(tmp_path: Path, finished: Pa
     assert seen[-1]["summary"]["network/sha256"] == logged["summary"]["network/sha256"]
 
 
-def test_logger_that_fails_is_said_in_one_line_and_the_run_goes_on(tmp_path: Path) -> None:
+def test_logger_of_a_resumed_run_sees_all_lines_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = replace(spec(), logger=Mirror())
+    interrupt(monkeypatch, asked, tmp_path)
+    before, stop = seen[:-1], seen[-1]
+    assert stop == {} and before
+    logged = carry.carry_out(asked, tmp_path)
+    lines = [json.loads(line) for line in (Path(logged["path"]) / "metrics.jsonl").read_text().splitlines()]
+    assert seen[: len(before)] == before and seen[:-1] == lines and len(lines) > len(before)
+
+
+@pytest.mark.parametrize("fails_at", [0, 3, 1000])
+def test_logger_that_fails_is_said_in_one_line_and_the_run_is_as_without(fails_at: int, tmp_path: Path, finished: Path) -> None:
     heard = Heard()
-    result = carry.carry_out(replace(spec(), logger=Mirror(breaks=True)), tmp_path, heard)
-    assert result["status"] == "finished"
+    result = carry.carry_out(replace(spec(), logger=Mirror(fails_at=fails_at)), tmp_path / "logged", heard)
+    assert result["status"] == "finished" and numbers(Path(result["path"])) == numbers(finished)
     (line,) = heard.lines
-    assert "no network" in line
+    assert line == f"logger: OSError: {'cannot close' if fails_at == 1000 else 'no network'}; the run goes on without it"

@@ -65,7 +65,8 @@ def _carry_out(spec: config.Spec, root: Path, reporter: Reporter, threads: int |
             if (done := _finished(store, spec)) is not None:
                 return done
             device = spec.hardware.open(begun_with)
-            return _fit(spec, store, problem.to(device), test.to(device), reporter)
+            with Log(spec.logger, reporter.say, store.path, name_of(spec), config.dump(spec)) as log:
+                return _fit(spec, store, problem.to(device), test.to(device), log, reporter)
         except BaseException:
             store.discard_if_empty()
             raise
@@ -102,9 +103,8 @@ def build_network(spec: config.Spec, problem: Problem, device: torch.device) -> 
     return model
 
 
-def _fit(spec: config.Spec, store: Store, problem: Problem, test: Samples, reporter: Reporter) -> dict[str, Any]:
+def _fit(spec: config.Spec, store: Store, problem: Problem, test: Samples, log: Log, reporter: Reporter) -> dict[str, Any]:
     name = name_of(spec)
-    log = Log(spec.logger, reporter.say, store.path.name, config.dump(spec))
     run = Run(
         spec.seed,
         spec.optimizer,

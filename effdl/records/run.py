@@ -165,6 +165,8 @@ class Run:
         if state is None:
             return None
         self.notes, self.times, self._plan = state["notes"], state["times"], state["plan"]
+        if self._log is not None:
+            self._log.show(self.lines)
         method: dict[str, Any] = state["method"]
         return method
 
@@ -194,7 +196,7 @@ class Run:
         if self._store is not None:
             self._store.append(line)
         if self._log is not None:
-            self._log.line(line)
+            self._log.show(self.lines)
 
     def _count_wall(self) -> None:
         """Add the time since the last count to ``time/wall_s``, which a resumed run goes on with."""
