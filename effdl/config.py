@@ -27,11 +27,16 @@ GROUPS = {
     "optimizer/schedule": "effdl.training.optim:Schedule",
     "method": "effdl.methods.method:Method",
     "method/decision": "effdl.training.decision:Decision",
+    "filter": "effdl.filters.filter:Filter",
+    "probe": "effdl.probes.probe:Probe",
     "hardware": "effdl.training.hardware:Hardware",
     "logger": "effdl.records.logger:Logger",
 }
-MAY_BE_NONE = {"optimizer", "optimizer/schedule", "method/decision", "logger"}
+MAY_BE_NONE = {"optimizer", "optimizer/schedule", "method/decision", "filter", "logger"}
+SEVERAL = {"probe"}  # of these any number may be chosen: {name: choice}, and a tuple in the Spec
 NOT_IDENTITY = {"logger"}
+LEFT_OUT_UNUSED = {"filter", "probe"}  # groups that came after the first records, whose names must stay what they are
+SWEEP = re.compile(r"(\[[^]]*\]|\{[^}]*\})|,.*")  # outside of brackets, what follows the first value
 PLACES = ("results", "workers")  # root keys that say where and how, not what
 TEST_EVERY = ("epoch", "segment", "run")
 
@@ -41,6 +46,7 @@ class Spec:
     """A validated config: everything that a run's numbers depend on, and its seed.
 
     test_every: how often networks under training are measured on the test split, for the record only.
+    probe: by name, so that equal choices are equal Specs.
     """
 
     dataset: Any
@@ -52,6 +58,8 @@ class Spec:
     logger: Any
     seed: int = 0
     test_every: str = "epoch"
+    filter: Any = None
+    probe: tuple[Any, ...] = ()
 
     def settings(self) -> dict[str, Any]:
         return {group: getattr(self, group) for group in GROUPS if "/" not in group}
@@ -110,7 +118,7 @@ def _instead(key: str, overrides: Sequence[str]) -> str:
     """What could stand in the place of an unknown key, given the other overrides (of a sweep, its first run)."""
     if "/" in key:
         return f"there are the groups {', '.join(GROUPS)}"
-    others = [o.split(",")[0] for o in overrides if "=" in o and o.partition("=")[0].lstrip("+") != key]
+    others = [SWEEP.sub(r"\1", o) for o in overrides if "=" in o and o.partition("=")[0].lstrip("+") != key]
     parent = key.rpartition(".")[0]
     try:
         composed = compose(others)
@@ -133,7 +141,7 @@ def build(config: DictConfig | Mapping[str, Any]) -> Spec:
     known = {f.name for f in fields(Spec)}
     if unknown := sorted(set(plain) - known):
         raise ConfigError(f"{unknown[0]}: unknown key; there are {', '.join(sorted(known))}")
-    settings = {group: build_setting(plain.get(group), group) for group in GROUPS if "/" not in group}
+    settings = {g: (_build_several if g in SEVERAL else build_setting)(plain.get(g), g) for g in GROUPS if "/" not in g}
     seed, test_every = plain.get("seed", 0), plain.get("test_every", "epoch")
     if type(seed) is not int or seed < 0:
         raise ConfigError(f"seed: a whole number from 0, not {seed!r}")
@@ -144,9 +152,20 @@ def build(config: DictConfig | Mapping[str, Any]) -> Spec:
     return spec
 
 
-def build_setting(node: Any, group: str) -> Any:
+def _build_several(nodes: Any, group: str) -> tuple[Any, ...]:
+    """The choices of a group of which several may be chosen, each under its name, in the order of the names."""
+    if nodes is not None and (not isinstance(nodes, Mapping) or "_target_" in nodes):
+        raise ConfigError(f"{group}: {nodes!r} is no choice of {group}s by name, as {group}=[{','.join(choices(group))}] makes")
+    built = {name: build_setting(node, group, f"{group}.{name}") for name, node in sorted((nodes or {}).items())}
+    for name, made in built.items():
+        if name != made.snake_name():  # which is the prefix of what it records
+            raise ConfigError(f"{group}.{name}: {type(made).__name__} belongs under {group}.{made.snake_name()}")
+    return tuple(built.values())
+
+
+def build_setting(node: Any, group: str, key: str | None = None) -> Any:
     """One config node as the frozen object that its ``_target_`` names; errors name the full key."""
-    dotted = group.replace("/", ".")
+    dotted = key or group.replace("/", ".")
     if node is None:
         if group in MAY_BE_NONE:
             return None
@@ -200,12 +219,18 @@ def check(spec: Spec) -> None:
         raise ConfigError(
             f"optimizer: {type(spec.method).__name__} needs one: {', '.join(c for c in choices('optimizer') if c != 'none')}"
         )
+    if spec.filter is not None and not spec.method.takes_filter:
+        raise ConfigError(f"filter: {type(spec.method).__name__} trains on all samples, leave it out or say filter=none")
+    if spec.probe and not spec.method.takes_probes:
+        raise ConfigError(f"probe: {type(spec.method).__name__} has no epochs after which to measure, say probe=none")
     if not spec.method.takes_optimizer and spec.optimizer is not None:
         raise ConfigError(f"optimizer: {type(spec.method).__name__} uses none, leave it out or say optimizer=none")
     if problem.train < 1:
         raise ConfigError(f"dataset.val_size: {spec.dataset.val_size} leaves no training samples")
     if spec.dataset.batch_size > problem.train:
         raise ConfigError(f"dataset.batch_size: {spec.dataset.batch_size} is larger than the {problem.train} training samples")
+    if spec.filter is not None:
+        spec.filter.check(problem)
     spec.arch.check(problem)
     spec.method.check(problem, spec.arch.facts(problem), spec.hardware)
 
@@ -228,7 +253,10 @@ def choices(group: str) -> list[str]:
 def build_choice(group: str, name: str) -> Any:
     """A choice of a group, all values as its YAML and the ones it builds on have them."""
     node = OmegaConf.select(compose([f"{group}={name}"]), group.replace("/", "."))
-    return build_setting(None if node is None else OmegaConf.to_container(node), group)
+    plain = None if node is None else OmegaConf.to_container(node)
+    if group in SEVERAL:
+        return next(iter(_build_several(plain, group)), None)
+    return build_setting(plain, group)
 
 
 def is_setting(value: Any) -> bool:
@@ -247,7 +275,8 @@ def dump(spec: Spec, *, identity_only: bool = False) -> dict[str, Any]:
         return {"_target_": target, **{name: plain(getattr(setting, name)) for name in names}}
 
     groups = {g: s for g, s in spec.settings().items() if not (identity_only and g in NOT_IDENTITY)}
-    return {**{group: plain(s) for group, s in groups.items()}, "seed": spec.seed, "test_every": spec.test_every}
+    built = {g: {one.snake_name(): plain(one) for one in s} if g in SEVERAL else plain(s) for g, s in groups.items()}
+    return {**built, "seed": spec.seed, "test_every": spec.test_every}
 
 
 def identity(spec: Spec, fingerprint: str) -> dict[str, Any]:
@@ -272,7 +301,8 @@ def identity(spec: Spec, fingerprint: str) -> dict[str, Any]:
             return False
         return type(value).numerics_version > 1 or any(revised(getattr(value, f.name)) for f in fields(value))
 
-    settings = {group: named(setting) for group, setting in spec.settings().items() if group not in NOT_IDENTITY}
+    used = {g: s for g, s in spec.settings().items() if g not in NOT_IDENTITY and (s or g not in LEFT_OUT_UNUSED)}
+    settings = {g: {one.snake_name(): named(one) for one in s} if g in SEVERAL else named(s) for g, s in used.items()}
     extra = {} if spec.test_every == "epoch" else {"test_every": spec.test_every}
     return {**settings, **extra, "seed": spec.seed, "data": fingerprint}
 

@@ -1,5 +1,6 @@
 """What every choice in a config is: a frozen, validated dataclass that its YAML names by ``_target_``."""
 
+import re
 from typing import Annotated, Any, ClassVar, TypeVar, cast, dataclass_transform
 
 from pydantic import ConfigDict, Field
@@ -25,6 +26,11 @@ class Setting:
 
     numerics_version: ClassVar[int] = 1
     not_identity: ClassVar[frozenset[str]] = frozenset()
+
+    @classmethod
+    def snake_name(cls) -> str:
+        """The class's name in snake case: the stem of the YAML with its defaults, the key of a choice among several."""
+        return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)

@@ -20,6 +20,7 @@ from effdl.config import (
     CONFIGS,
     GROUPS,
     MAY_BE_NONE,
+    SEVERAL,
     Spec,
     build,
     build_choice,
@@ -43,6 +44,8 @@ MEMBERS = {
     "optimizer/schedule": ["multi_step", "none"],
     "method": ["backprop", "dll", "dll_first_results", "dll_regularized", "segmentwise"],
     "method/decision": ["down_conv", "down_conv_4", "linear", "pool", "vgg"],
+    "filter": ["none", "random_subset"],
+    "probe": ["none", "stable_rank"],
     "hardware": ["cpu", "gpu", "hardware"],
     "logger": ["none", "wandb"],
 }
@@ -62,7 +65,8 @@ def composed(*overrides: str) -> DictConfig:
 
 
 def node(group: str, name: str) -> Any:
-    return OmegaConf.select(composed(f"{group}={name}"), group.replace("/", "."))
+    found = OmegaConf.select(composed(f"{group}={name}"), group.replace("/", "."))
+    return next(iter(found.values()), None) if group in SEVERAL else found
 
 
 def spec(*overrides: str) -> Spec:
@@ -88,7 +92,7 @@ def test_the_folders_hold_the_groups_and_members_listed_here() -> None:
     folders = {path.parent.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml")} - {"."}
     assert folders == set(MEMBERS) == set(GROUPS)
     assert {group: choices(group) for group in GROUPS} == MEMBERS
-    assert len(BUILT) == 34 and len(CHOICES) == 37
+    assert len(BUILT) == 36 and len(CHOICES) == 41
 
 
 @pytest.mark.parametrize(("group", "name"), BUILT)
@@ -121,7 +125,7 @@ def test_each_class_has_one_yaml_of_its_name_with_its_defaults_and_all_others_ar
     assert {type(build_choice(group, name)) for name in presets} <= set(classes.values())
 
 
-@pytest.mark.parametrize("group", sorted(MAY_BE_NONE - {"method/decision"}))
+@pytest.mark.parametrize("group", sorted((MAY_BE_NONE | SEVERAL) - {"method/decision"}))
 def test_none_is_the_absence_of_a_choice(group: str) -> None:
     assert node(group, "none") is None and build_choice(group, "none") is None
 
@@ -169,6 +173,7 @@ def test_the_users_own_optimizer_wins_over_that_of_a_preset() -> None:
         ("method=dll_regularized", "optimizer/schedule=multi_step", "seed=7", "test_every=run"),
         ("dataset=sine", "arch=mlp", "objective=linear_mse", "hardware.threads=2", "method/decision=vgg"),
         ("method=dll_first_results", "arch=vgg13_bn", "optimizer.weight_decay=8e-5"),
+        ("filter=random_subset", "filter.share=0.25", "probe=[stable_rank]", "probe.stable_rank.every=3"),
     ],
 )
 def test_a_spec_survives_being_written_and_read(overrides: tuple[str, ...]) -> None:

@@ -60,7 +60,8 @@ def test_a_loss_that_is_not_finite_is_noticed_when_progress_is_shown_and_named_b
 def test_training_loss_is_the_mean_over_the_samples_seen() -> None:
     state, batches = sick_state(10)
     short = [replace(b, **{k: getattr(b, k)[:n] for k in ("x", "y", "index")}) for b, n in zip(batches, (8, 3), strict=False)]
-    assert drain_epoch(state, short, "here", lambda step: False) == pytest.approx(1.0)
+    loss, samples = drain_epoch(state, short, "here", lambda step: False)
+    assert loss == pytest.approx(1.0) and samples == 11
 
 
 def test_recomputation_leaves_instance_statistics_alone() -> None:

@@ -52,6 +52,8 @@ def name_of(*overrides: str, data: str = "data") -> str:
         "hardware=hardware",
         "results=/elsewhere",
         "workers=7",
+        "filter=none",
+        "probe=none",
         "logger=none",
     ],
 )
@@ -98,6 +100,10 @@ CHANGES = [
     "method.choose=last",
     "method.patience=3",
     "method.keep_features_mib=0",
+    "filter=random_subset",
+    "filter={_target_:effdl.filters.random_subset.RandomSubset,share:0.25}",
+    "probe=stable_rank",
+    "+probe.stable_rank={_target_:effdl.probes.stable_rank.StableRank,every:2}",
     "hardware.threads=1",
     "hardware=gpu",
 ]
@@ -107,6 +113,22 @@ def test_a_runs_name_changes_with_everything_that_its_numbers_hang_on() -> None:
     names = [name_of(), name_of(data="other data"), *(name_of(change) for change in CHANGES)]
     assert len(set(names)) == len(names)
     assert all(re.fullmatch(r"[0-9a-f]{16}", name) for name in names)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ((), "9304667963df23fa"),
+        (("method=backprop", "arch=mlp", "optimizer=adamw", "test_every=segment", "seed=3"), "4fdb4df4720745c1"),
+        (("method=dll_regularized", "arch.size=16", "hardware=gpu", "test_every=run"), "9f3fce7be76ffa80"),
+        (
+            ("dataset=sine", "arch=mlp", "objective=linear_mse", "hardware.threads=2", "method/decision=vgg", "seed=5"),
+            "56adfe000df116ce",
+        ),
+    ],
+)
+def test_names_given_before_there_were_filters_and_probes_are_what_they_were(overrides: tuple[str, ...], expected: str) -> None:
+    assert name_of(*overrides) == expected  # worked out by commit 67ba481
 
 
 @pytest.mark.parametrize("cls", [Segmentwise, Digits, Sgd, Pool])

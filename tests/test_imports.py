@@ -23,7 +23,7 @@ MAY = {
     "filters": PARTS | {"training"},
     "estimators": PARTS | {"training", "methods"},
     "config": {"errors", "setting"},
-    "records": PARTS | {"training", "config"},
+    "records": PARTS | {"training", "config", "filters", "probes"},
     "reproduce": PARTS | {"config", "records"},
     "cli": {"config", "errors", "records", "reproduce"},
 }

@@ -1,7 +1,7 @@
 """Training and validation data as iterators of batches; the contract that data sets and methods share."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -28,9 +28,31 @@ class Batch:
     sample_weight: Tensor | None = None
     loss: Tensor | None = None
 
+    def __len__(self) -> int:
+        return len(self.y)
+
     def to(self, device: torch.device) -> "Batch":
-        moved = {k: v.to(device) for k in self.__slots__ if (v := getattr(self, k)) is not None}
-        return replace(self, **moved)
+        return self._map(lambda tensor: tensor.to(device))
+
+    def take(self, index: Tensor) -> "Batch":
+        """The samples at these positions within the batch, copied."""
+        return self._map(lambda tensor: tensor[index])
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        return replace(self, **{k: change(v) for k in self.__slots__ if (v := getattr(self, k)) is not None})
+
+
+def concatenate(batches: Sequence[Batch]) -> Batch:
+    """Batches in their order as one; what is None in one must be None in all."""
+    if len(batches) == 1:
+        return batches[0]
+    joined: dict[str, Tensor] = {}
+    for name in Batch.__slots__:
+        parts = [part for batch in batches if (part := getattr(batch, name)) is not None]
+        assert len(parts) in (0, len(batches)), f"{name} is known of some batches only"
+        if parts:
+            joined[name] = torch.cat(parts)
+    return Batch(**joined)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Full backpropagation: the segmentwise engine with one segment that holds the whole network."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import nn
 
@@ -25,6 +25,9 @@ class Backprop(Method):
     patience: stop after so many epochs without a better validation score, with the last weights.
     keep_features_mib: standardised inputs are kept in memory where they fit this bound.
     """
+
+    takes_filter: ClassVar[bool] = True
+    takes_probes: ClassVar[bool] = True
 
     epochs: Count = 10
     checkpoint: Literal["block"] | None = None

@@ -18,9 +18,13 @@ class Method(Setting, ABC):
     """A learning rule.
 
     ``takes_optimizer``: whether it updates by an optimizer; with False, ``optimizer`` must be none.
+    ``takes_filter``: whether it trains on what `RunHandle.filter` leaves, and ``takes_probes``: whether it calls
+    `RunHandle.probe`; with False a configured filter or probe is an error, not silence.
     """
 
     takes_optimizer: ClassVar[bool] = True
+    takes_filter: ClassVar[bool] = False
+    takes_probes: ClassVar[bool] = False
 
     def check(self, problem: Facts, arch: ArchFacts, hardware: Hardware) -> None:
         """Raise a ConfigError for a combination that cannot work; called before any data are read."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 from torch import nn
@@ -40,6 +40,9 @@ class Segmentwise(Method):
         thesis.
     keep_features_mib: a trained segment's outputs are kept in memory where they fit this bound, else a feednet computes them.
     """
+
+    takes_filter: ClassVar[bool] = True
+    takes_probes: ClassVar[bool] = True
 
     epochs: Count | Annotated[tuple[Count, ...], Field(min_length=1)] = 10
     segment_size: Count = 1

@@ -110,6 +110,8 @@ def _fit(spec: config.Spec, store: Store, problem: Problem, test: Samples, log: 
         spec.optimizer,
         test=test,
         objective=spec.objective,
+        filter=spec.filter,
+        probes=spec.probe,
         store=store,
         log=log,
         reporter=reporter,

@@ -1,9 +1,8 @@
 """Run: what a method holds while it learns: seeds, optimizer, records, checkpoints; the test split stays inside."""
 
 import hashlib
-import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,8 +10,12 @@ import torch
 from torch import nn
 
 from effdl.datasets.problem import Batch, Samples
+from effdl.filters.filter import Filter
 from effdl.objectives.objective import Objective
+from effdl.probes.probe import Probe, look
+from effdl.records.estimate import test_seconds, training_seconds
 from effdl.records.logger import Log
+from effdl.records.measure import Measure, finite
 from effdl.records.report import Progress, Reporter, Silent
 from effdl.records.store import Store
 from effdl.rng import seed_for
@@ -32,6 +35,8 @@ class Run:
         optimizer: setting from which segments get theirs.
         test: the test split, or None. Methods cannot read it; `test` writes its numbers to the record only.
         objective: for measuring on the test split.
+        filter: drops training samples.
+        probes: measure at the ends of epochs.
         store: where records go; None keeps them in ``lines`` and ``notes`` alone.
         log: sees each line too.
         reporter: where progress is shown.
@@ -45,6 +50,8 @@ class Run:
         *,
         test: Samples | None = None,
         objective: Objective | None = None,
+        filter: Filter | None = None,
+        probes: Sequence[Probe] = (),
         store: Store | None = None,
         log: Log | None = None,
         reporter: Reporter | None = None,
@@ -53,7 +60,8 @@ class Run:
         name: str = "run",
     ) -> None:
         self._seed, self._optimizer = seed, optimizer
-        self._test, self._objective, self._batch_size = test, objective, batch_size
+        self._objective, self._filter, self._probes = objective, filter, probes
+        self._measure = Measure(test, objective, batch_size) if test is not None and objective is not None else None
         self._store, self._log, self._reporter, self._test_every = store, log, reporter or Silent(), test_every
         self.name = name
         self.lines: list[dict[str, Any]] = []
@@ -74,6 +82,10 @@ class Run:
     def schedule(self) -> Schedule | None:
         return self._optimizer.schedule if self._optimizer else None
 
+    @property
+    def filter(self) -> Filter | None:
+        return self._filter
+
     def seed(self, stream: str, *counters: int) -> int:
         return seed_for(self._seed, stream, *counters)
 
@@ -86,15 +98,17 @@ class Run:
 
     def expect(self, costs: list[SegmentCost]) -> None:
         peak = max(costs, key=lambda c: c.memory.peak).memory
-        tests = -(-len(self._test) // self._batch_size) if self._test is not None else 0
-        seconds = [segment_seconds(cost, tests, self._test_every) for cost in costs]
+        seconds = [training_seconds(cost) for cost in costs]
+        if (measure := self._measure) is not None:
+            tests = test_seconds(costs, measure.batches, self._test_every, measure.fits)
+            seconds = [training + test for training, test in zip(seconds, tests, strict=True)]
         self._plan = {
             "epochs": [float(c.epochs) for c in costs],
             "epoch_s": [s / cost.epochs for s, cost in zip(seconds, costs, strict=True)],
         }
         self.note(
             memory_accounted_peak_bytes=peak.peak,
-            memory_resident_peak_bytes=max(c.memory.peak + c.idle_bytes + c.kept_bytes for c in costs),
+            memory_resident_peak_bytes=max(c.memory.peak + c.idle_bytes + c.kept_bytes + c.filter_bytes for c in costs),
             memory_segment_peak_bytes=[c.memory.peak for c in costs],
             **{f"memory_peak_{kind}_bytes": count for kind, count in peak.by_kind.items()},
             time_estimate_s=sum(seconds),
@@ -122,20 +136,23 @@ class Run:
         time_s = {"time/train_s": self.times.get("train", 0.0)}
         self._append({"segment": segment, "epoch": epoch, **slashed(metrics), **time_s})
 
+    def freeze(self, *modules: nn.Module, keep_bytes: int = 0) -> None:
+        if self._measure is not None:
+            self._measure.freeze(*modules, keep_bytes=keep_bytes)
+
     def test(self, model: nn.Module, segment: int, epoch: int, last: bool) -> None:
-        if self._test is None or self._test_every == "run" or (self._test_every == "segment" and not last):
+        if self._measure is None or self._test_every == "run" or (self._test_every == "segment" and not last):
             return
         with self.timer("test"):
-            self._append({"segment": segment, "epoch": epoch, **self.test_numbers(model)})
+            self._append({"segment": segment, "epoch": epoch, **self._measure.above(model, last)})
 
-    def test_numbers(self, model: nn.Module) -> dict[str, float | None]:
-        """Loss and accuracy (or mean squared error) on the test split; for the record, not for methods.
-
-        A number that is not finite is None: it must not stop a run, which would tell of the test split, and JSON has none.
-        """
-        assert self._test is not None and self._objective is not None
-        numbers = evaluate(model, self._test.batches(self._batch_size), self._objective)
-        return {f"test/{name}": value if math.isfinite(value) else None for name, value in numbers.items()}
+    def probe(self, blocks: nn.Sequential, segment: int, epoch: int, last: bool) -> None:
+        for probe in self._probes:
+            if last or (epoch + 1) % probe.every == 0:
+                name = probe.snake_name()
+                with self.timer("probe"):
+                    measured = look(probe, blocks, self.seed(f"probe/{name}", segment, epoch))
+                self._append({"segment": segment, "epoch": epoch, **{f"{name}/{k}": finite(v) for k, v in measured.items()}})
 
     def note(self, **facts: Any) -> None:
         self.notes.update(slashed(facts))
@@ -178,15 +195,19 @@ class Run:
                 best[f"{name}_best_{self._test_every}"] = choose(values)
         validated = evaluate(network, val, self._objective) if self._objective is not None else {}
         chosen = self.notes.get("segment/chosen")
-        of_network = [line for line in self.lines if "train/loss" in line and chosen in (None, line["segment"])]
+        passes = [line for line in self.lines if "train/loss" in line]
+        of_network = [line for line in passes if chosen in (None, line["segment"])]
+        samples = [line.get("data/samples") for line in passes]  # not counted in lines of a run begun by an older version
+        tested = self._measure.whole(network) if self._measure is not None else {}
         self._count_wall()
         return {
-            **(self.test_numbers(network) if self._test is not None else {}),
+            **tested,
             **{f"val/{name}": value for name, value in validated.items()},
             **({"train/loss": of_network[-1]["train/loss"]} if of_network else {}),
             **best,
             **self.notes,
-            "data/train_passes": sum("train/loss" in line for line in self.lines),
+            "data/train_passes": len(passes),
+            **({"data/train_samples": sum(samples)} if None not in samples else {}),
             "network/sha256": digest(network),
             **{f"time/{name}_s": value for name, value in self.times.items()},
         }
@@ -215,15 +236,6 @@ class Run:
 def slashed(named: Mapping[str, Any]) -> dict[str, Any]:
     """Keyword names as tables ask for them: train_loss -> train/loss."""
     return {name.replace("_", "/", 1): value for name, value in named.items()}
-
-
-def segment_seconds(cost: SegmentCost, test_batches: int, test_every: str) -> float:
-    """Expected seconds of one segment. A forward pass is taken as a third of a training step."""
-    forward, feed = cost.step_s / 3, 0.0 if cost.kept else cost.feed_s
-    epoch = cost.steps * (cost.step_s + feed) + cost.val_steps * (forward + feed)
-    tests = {"epoch": cost.epochs, "segment": 1, "run": 0}[test_every]
-    keep = (cost.steps + cost.val_steps) * cost.feed_s if cost.kept else 0.0
-    return cost.epochs * epoch + tests * test_batches * (cost.feed_s + forward) + keep
 
 
 def digest(network: nn.Module) -> str:

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from effdl.archs.chain import BlockChain
-from effdl.datasets.problem import Batch, Problem
-from effdl.errors import Diverged
+from effdl.datasets.problem import Batch, Problem, cut
+from effdl.errors import Diverged, FitFailed
 from effdl.training.feeding import Feeder
-from effdl.training.handle import RunHandle, SegmentCost
+from effdl.training.handle import RunHandle, SampleFilter, SegmentCost
 from effdl.training.loop import evaluate, reseed
 from effdl.training.memory import Rehearsal
 from effdl.training.segment import LocalLoss, SegmentState
@@ -61,6 +61,7 @@ class BottomUp:
         saved = self.run.load()
         self.chain.eval()
         shapes = self.chain.shapes(self.problem.input_shape)
+        self.run.freeze(self.chain.input, keep_bytes=self.keep_bytes)
         if saved is None:
             self.run.expect(self._costs(shapes))
         else:
@@ -81,6 +82,7 @@ class BottomUp:
                     history = saved["history"]
                 best = self._train(i, state, feeder, best, history)
             feeder.advance(*self.chain[plan.start : plan.stop])
+            self.run.freeze(*self.chain[plan.start : plan.stop], keep_bytes=self.keep_bytes)
         assert best is not None
         chosen = best["segment"]
         self.run.note(segment_chosen=chosen, memory_kept_features_bytes=most_kept, data_feature_passes=feature_passes)
@@ -110,21 +112,21 @@ class BottomUp:
         """Train segment i to its end; returns the best segment so far. history: its validation scores by epoch."""
         plan = self.plans[i]
         passes = sum(p.epochs for p in self.plans[:i])
-        predictor = state.local_loss.predictor(self.chain.cropped(plan.stop))
         local = state.local_loss.predictor(BlockChain(dict(state.blocks.named_children()), nn.Identity()))
         while state.epoch < plan.epochs and not self._is_stale(history):
             epoch = state.epoch
             with self.run.timer("train"):
-                loss = self._one_epoch(i, state, feeder, passes + epoch)
+                loss, samples = self._one_epoch(i, state, feeder, passes + epoch)
             with self.run.timer("eval"):
                 val = evaluate(local, feeder.val(), self.problem.objective)
             if not math.isfinite(val.get("loss", 0.0)):
                 where = f"segment {i + 1} of {len(self.plans)}, epoch {epoch + 1}"
                 raise Diverged(f"validation loss is {val['loss']} after {where}: try a smaller optimizer.lr")
             history.append(score(val))
-            self.run.record(i, epoch, train_loss=loss, **{f"val_{k}": v for k, v in val.items()})
+            self.run.record(i, epoch, train_loss=loss, data_samples=samples, **{f"val_{k}": v for k, v in val.items()})
             last = state.epoch == plan.epochs or self._is_stale(history)
-            self.run.test(predictor, i, epoch, last)
+            self.run.test(local, i, epoch, last)
+            self.run.probe(state.blocks, i, epoch, last)
             self.run.save(
                 lambda: {
                     "segment": i,
@@ -143,13 +145,21 @@ class BottomUp:
             return False
         return len(history) - 1 - max(range(len(history)), key=history.__getitem__, default=0) >= self.patience
 
-    def _one_epoch(self, i: int, state: SegmentState, feeder: Feeder, number: int) -> float:
+    def _one_epoch(self, i: int, state: SegmentState, feeder: Feeder, number: int) -> tuple[float, int]:
         epoch, epochs, segments = state.epoch, self.plans[i].epochs, len(self.plans)
+        steps = self._steps
 
         def progress(step: int) -> bool:
-            return self.run.progress(i, segments, epoch, epochs, step, self.problem.steps)
+            return self.run.progress(i, segments, epoch, epochs, step, steps)
 
-        return drain_epoch(state, feeder.train(number), f"segment {i + 1} of {segments}, epoch {epoch + 1}", progress)
+        batches = feeder.train(number, self.run.filter, self.run.seed("filter", i, epoch))
+        return drain_epoch(state, batches, f"segment {i + 1} of {segments}, epoch {epoch + 1}", progress)
+
+    @property
+    def _steps(self) -> int:
+        """Expected steps of an epoch."""
+        share = self.run.filter.expected_share if self.run.filter is not None else 1.0
+        return max(1, len(cut(round(share * self.problem.num_train), self.problem.batch_size)))
 
     def _predictor(self, segment: int, shapes: list[tuple[int, ...]], weights: dict[str, Tensor]) -> nn.Module:
         plan = self.plans[segment]
@@ -163,7 +173,8 @@ class BottomUp:
         batch = next(self.problem.train(0))
         like = next(self.chain.parameters())
         samples = self.problem.num_train + self.problem.num_val
-        total, kept_bytes = held_bytes(self.chain), 0
+        total, kept_bytes, stored_s = held_bytes(self.chain), 0, 0.0
+        steps, filter = self._steps, self.run.filter
         for i, plan in enumerate(self.plans):
             state = self._state(i, plan, shapes[plan.stop - 1])
             feednet = nn.Sequential(self.chain.input, *self.chain[: plan.start])
@@ -171,25 +182,34 @@ class BottomUp:
             feed_s, step_s = rehearsal.seconds()
             shape = shapes[plan.start - 1] if plan.start else None
             values = torch.Size(shape).numel() if shape else self._input_values(batch.x)
-            needed = samples * values * like.element_size()
+            feature_bytes = values * like.element_size()
+            needed = samples * feature_bytes
             kept = needed + kept_bytes <= self.keep_bytes
             kept_bytes = needed if kept else kept_bytes
-            val_steps = -(-self.problem.num_val // self.problem.batch_size)
-            used = held_bytes(self.chain.input, *self.chain[: plan.stop], *self._shared(state))
             costs.append(
                 SegmentCost(
-                    plan.epochs,
-                    self.problem.steps,
-                    val_steps,
-                    feed_s,
-                    step_s,
-                    kept,
-                    rehearsal.memory(),
-                    total - used,
-                    kept_bytes,
+                    epochs=plan.epochs,
+                    batches=self.problem.steps,
+                    steps=steps,
+                    fed_steps=self.problem.steps if filter is not None and filter.sees == "features" else steps,
+                    val_steps=-(-self.problem.num_val // self.problem.batch_size),
+                    feed_s=feed_s,
+                    stored_s=min(stored_s, feed_s),
+                    step_s=step_s,
+                    kept=kept,
+                    memory=rehearsal.memory(),
+                    idle_bytes=total - held_bytes(self.chain.input, *self.chain[: plan.stop], *self._shared(state)),
+                    kept_bytes=kept_bytes,
+                    filter_bytes=0 if filter is None else self._chosen(filter) * max(feature_bytes, batch.x[0].nbytes),
+                    feature_bytes=feature_bytes,
                 )
             )
+            stored_s = feed_s if kept else stored_s
         return costs
+
+    def _chosen(self, filter: SampleFilter) -> int:
+        """Samples of a chunk that a filter has chosen and that wait for their step."""
+        return round(filter.expected_share * min(filter.chunk, self.problem.num_train)) + self.problem.batch_size
 
     def _shared(self, state: SegmentState) -> list[nn.Module]:
         """The chain's own head where the segment learns with it."""
@@ -200,8 +220,10 @@ class BottomUp:
             return int(self.chain.input(x[:1]).numel())
 
 
-def drain_epoch(state: SegmentState, batches: Iterable[Batch], where: str, progress: Callable[[int], bool]) -> float:
-    """Let a segment learn from one epoch; mean training loss over the samples seen.
+def drain_epoch(
+    state: SegmentState, batches: Iterable[Batch], where: str, progress: Callable[[int], bool]
+) -> tuple[float, int]:
+    """Let a segment learn from one epoch; mean training loss over the samples stepped on, and how many they were.
 
     Args:
         where: names the segment and epoch in an error.
@@ -210,6 +232,7 @@ def drain_epoch(state: SegmentState, batches: Iterable[Batch], where: str, progr
 
     Raises:
         Diverged: a loss, or at the end a weight, is not finite.
+        FitFailed: there were no samples.
     """
     losses: list[Tensor] = []
     samples = 0
@@ -220,6 +243,8 @@ def drain_epoch(state: SegmentState, batches: Iterable[Batch], where: str, progr
         del batch
         if progress(len(losses)) and not losses[-1].isfinite():
             break
+    if not losses:
+        raise FitFailed(f"nothing to train on at {where}: the filter dropped every sample")
     total = torch.stack(losses)
     if not total.isfinite().all():
         step = int((~total.isfinite()).nonzero()[0]) + 1
@@ -227,7 +252,7 @@ def drain_epoch(state: SegmentState, batches: Iterable[Batch], where: str, progr
     for name, tensor in state.modules.state_dict().items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise Diverged(f"weight {name} is not finite after {where}: try a smaller optimizer.lr")
-    return float(total.double().sum()) / samples
+    return float(total.double().sum()) / samples, samples
 
 
 def held_bytes(*modules: nn.Module) -> int:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from effdl.datasets.problem import Batch, Problem, Samples
+from effdl.training.handle import SampleFilter
 
 
 class Feeder:
@@ -48,9 +49,18 @@ class Feeder:
         self.kept_bytes = needed
         return True
 
-    def train(self, epoch: int) -> Iterator[Batch]:
-        """The epoch's batches in the problem's order, x being the prefix's outputs."""
-        return map(self._feed, self.problem.ordered(self._train, epoch) if self.kept_bytes else self.problem.train(epoch))
+    def train(self, epoch: int, filter: SampleFilter | None = None, seed: int = 0) -> Iterator[Batch]:
+        """The epoch's batches in the problem's order, x being the prefix's outputs; only what a filter keeps of them.
+
+        seed: of the filter. What it drops without a look at the features is not fed.
+        """
+        stored = self.problem.ordered(self._train, epoch) if self.kept_bytes else self.problem.train(epoch)
+        if filter is None:
+            return map(self._feed, stored)
+        size = self.problem.batch_size
+        if filter.sees == "index":
+            return map(self._feed, filter.apply(stored, size, seed))
+        return filter.apply(map(self._feed, stored), size, seed)
 
     def val(self) -> Iterator[Batch]:
         return map(self._feed, self._val.batches(self.problem.batch_size))

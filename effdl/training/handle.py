@@ -1,13 +1,14 @@
 """What a method may ask of the run that carries it. `records.Run` is one; methods never import records."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import nn
 
+from effdl.datasets.problem import Batch
 from effdl.training.memory import Memory
 from effdl.training.optim import Schedule
 
@@ -16,20 +17,45 @@ from effdl.training.optim import Schedule
 class SegmentCost:
     """What one segment will cost: counted bytes, and seconds measured on one batch.
 
-    steps, val_steps: batches of an epoch and of the validation set. feed_s: the whole frozen prefix forward; step_s: one
-    training step without it. kept: features are stored, not fed. idle_bytes: weights of the network that this segment does not
-    need, which lie in memory all the same. kept_bytes: features stored while it trains.
+    batches, steps, val_steps: batches of an epoch, of what a filter leaves of it, and of the validation set. fed_steps: of an
+    epoch, as many as go through the frozen prefix where it is not kept. feed_s: the whole prefix forward; stored_s: of it,
+    the part below what is stored when the segment begins; step_s: one training step without it. kept: features are stored,
+    not fed. idle_bytes: weights of the network that this segment does not need, which lie in memory all the same. kept_bytes:
+    features stored while it trains; filter_bytes: samples that a filter has chosen, before their step; feature_bytes: of one
+    sample at the segment's input.
     """
 
     epochs: int
+    batches: int
     steps: int
+    fed_steps: int
     val_steps: int
     feed_s: float
+    stored_s: float
     step_s: float
     kept: bool
     memory: Memory
-    idle_bytes: int = 0
-    kept_bytes: int = 0
+    idle_bytes: int
+    kept_bytes: int
+    filter_bytes: int
+    feature_bytes: int
+
+
+class SampleFilter(Protocol):
+    """What the engine needs of a filter, see `filters.filter.Filter`."""
+
+    sees: ClassVar[Literal["index", "features"]]
+
+    @property
+    def chunk(self) -> int:
+        """Samples that it looks at at once."""
+
+    @property
+    def expected_share(self) -> float:
+        """The share of the samples that it keeps in an epoch."""
+
+    def apply(self, batches: Iterable[Batch], batch_size: int, seed: int) -> Iterator[Batch]:
+        """What it keeps of an epoch's batches, regrouped."""
 
 
 class RunHandle(Protocol):
@@ -38,6 +64,10 @@ class RunHandle(Protocol):
     @property
     def schedule(self) -> Schedule | None:
         """Learning rate by epoch; restarts with every segment."""
+
+    @property
+    def filter(self) -> SampleFilter | None:
+        """What drops training samples, seeded by ``seed("filter", segment, epoch)``; validation data go past it."""
 
     def seed(self, stream: str, *counters: int) -> int:
         """Seed of a random stream at a point of this run, see `rng.seed_for`."""
@@ -56,8 +86,21 @@ class RunHandle(Protocol):
     def record(self, segment: int, epoch: int, **metrics: float) -> None:
         """Write one line of metrics, keys like ``train_loss`` becoming ``train/loss``."""
 
+    def probe(self, blocks: nn.Sequential, segment: int, epoch: int, last: bool) -> None:
+        """Let the configured probes look at the named blocks that have learned; last: in this segment's last epoch."""
+
+    def freeze(self, *modules: nn.Module, keep_bytes: int = 0) -> None:
+        """On top of what was frozen before, these modules no longer change, and networks given to `test` begin above them.
+
+        keep_bytes: the test split's features at this height may be kept where they fit, so that lower blocks are not called
+        again; a bound of its own, beside that of training features.
+        """
+
     def test(self, model: nn.Module, segment: int, epoch: int, last: bool) -> None:
-        """Let the run measure a network on the test split; nothing comes back, so nothing can be chosen by it."""
+        """Let the run measure a network on the test split; nothing comes back, so nothing can be chosen by it.
+
+        model: from the outputs of what was frozen, or from stored inputs, to logits.
+        """
 
     def note(self, **facts: Any) -> None:
         """Facts for the summary, keys like ``segment_chosen`` becoming ``segment/chosen``; JSON values; survive a resume."""

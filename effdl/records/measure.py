@@ -1,0 +1,188 @@
+"""Measuring on the test split: its features at the frozen prefix are kept, and no network is measured twice."""
+
+import hashlib
+import math
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from effdl.archs.chain import BlockChain
+from effdl.datasets.problem import Batch, Samples
+from effdl.objectives.objective import Objective
+from effdl.setting import Setting
+from effdl.training.loop import evaluate, switch_mode
+
+Numbers = dict[str, float | None]
+Key = tuple[Any, ...] | None  # of a network, step by step; None where it cannot be told from all others
+OWN = {"_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"}  # of every module, and described by their content
+PLAIN = (int, float, str, bool, type(None), torch.dtype, torch.device)
+
+
+class Measure:
+    """The test split: measured for the record, shown to nobody.
+
+    Features are kept batch by batch as the whole network would have made them, so numbers are the whole network's bit for bit.
+    Their bytes are not in the account of training memory: who does not watch the test split while training never has them.
+    """
+
+    def __init__(self, samples: Samples, objective: Objective, batch_size: int) -> None:
+        self._raw = list(samples.batches(batch_size))  # views, no copies
+        self._samples, self._objective = len(samples), objective
+        self._known: dict[tuple[Any, ...], Numbers] = {}
+        self._frozen: list[nn.Module] = []
+        self._frozen_key: Key = ()
+        self._limit_bytes = 0
+        self.release()
+
+    @property
+    def batches(self) -> int:
+        return len(self._raw)
+
+    @property
+    def kept_bytes(self) -> int:
+        return sum(batch.x.nbytes for batch in self._kept) if self._kept is not self._raw else 0
+
+    def fits(self, sample_bytes: float, kept_bytes: float) -> bool:
+        """Whether features of this size may be kept while ``kept_bytes`` are there, for a moment both."""
+        return self._samples * sample_bytes + kept_bytes <= self._limit_bytes
+
+    def release(self) -> None:
+        """Keep no features any longer."""
+        self._kept, self._pending = self._raw, list(self._frozen)
+        self._ahead: tuple[Key, list[Tensor]] | None = None
+
+    def freeze(self, *modules: nn.Module, keep_bytes: int) -> None:
+        """See `RunHandle.freeze`. What the last measurement found these modules to put out need not be computed again."""
+        self._limit_bytes = keep_bytes
+        frozen, ahead = key_of(*modules), self._ahead
+        self._frozen += modules
+        self._frozen_key = joined(self._frozen_key, frozen)
+        self._pending += modules
+        self._ahead = None
+        if ahead is not None and frozen is not None and ahead[0] == frozen:
+            self._kept = [replace(b, x=x) for b, x in zip(self._raw, ahead[1], strict=True)]
+            self._pending = []
+
+    def above(self, model: nn.Module, last: bool) -> Numbers:
+        """Numbers of ``model`` on top of what is frozen. last: its blocks have learned, they may be frozen next."""
+        restore = switch_mode(nn.ModuleList([*self._pending, model]), False)  # nothing may learn from the test split
+        try:
+            self._raise_kept()
+            if not last:
+                return self._numbers(model, map(self._feed, self._kept))
+            key = joined(self._frozen_key, key_of(model))
+            numbers = self._remembering_blocks(model)
+        finally:
+            restore()
+        if key is not None:
+            self._known[key] = numbers
+        return numbers
+
+    def whole(self, network: nn.Module) -> Numbers:
+        """Numbers of a network from stored inputs to logits, measured unless this very one was."""
+        self.release()
+        key = key_of(network) if self._known else None
+        if key is not None and key in self._known:
+            return self._known[key]
+        return self._numbers(network, self._raw)
+
+    def _raise_kept(self) -> None:
+        """Bring what is kept up to where the frozen modules end, if it fits."""
+        if self._pending and self._kept and self.fits(self._feed(_first(self._kept[0])).x.nbytes, self.kept_bytes):
+            self._kept, self._pending = [self._feed(batch) for batch in self._kept], []
+
+    @torch.no_grad()
+    def _feed(self, batch: Batch) -> Batch:
+        x = batch.x
+        for module in self._pending:
+            x = module(x)
+        return replace(batch, x=x)
+
+    def _remembering_blocks(self, model: nn.Module) -> Numbers:
+        """Measure, and hold on to what the blocks put out on the way, where it fits: most likely they are frozen next."""
+        if type(model) is not BlockChain or (key := key_of(model.input, model.blocks)) is None:
+            return self._numbers(model, map(self._feed, self._kept))
+        outputs: list[tuple[Tensor, int]] = []
+
+        def hold(module: nn.Module, args: Any, out: Tensor) -> None:
+            if self.fits(out.untyped_storage().nbytes() / len(out), self.kept_bytes):
+                outputs.append((out, out._version))
+
+        handle = model.blocks.register_forward_hook(hold)
+        try:
+            numbers = self._numbers(model, map(self._feed, self._kept))
+        finally:
+            handle.remove()
+        whole = len(outputs) == self.batches and all(out._version == v for out, v in outputs)  # the head overwrote none
+        self._ahead = (key, [out for out, _ in outputs]) if whole else None
+        return numbers
+
+    def _numbers(self, model: nn.Module, batches: Iterable[Batch]) -> Numbers:
+        """A number that is not finite is None: it must not stop a run, which would tell of the test split; JSON has none."""
+        return {f"test/{k}": finite(v) for k, v in evaluate(model, batches, self._objective).items()}
+
+
+def finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def key_of(*modules: nn.Module) -> Key:
+    """What these modules, called one after another, compute in eval mode: equal keys, equal numbers; None if it cannot be told.
+
+    Chains and sequences count as their steps, so that a network has the same key in whatever parts it is handed over. A step
+    is described by the classes, plain attributes and tensors of all its modules. Anything else that could change what it
+    computes (a hook, a function or object kept as an attribute) makes it one that cannot be told.
+    """
+    key: Key = ()
+    for module in modules:
+        if type(module) is BlockChain and not _peculiar(module):
+            part = key_of(module.input, module.blocks, module.head)
+        elif type(module) is nn.Sequential and not _peculiar(module):
+            part = key_of(*module)
+        elif type(module) is nn.Identity and not _peculiar(module):
+            part = ()
+        else:
+            part = _step(module)
+        key = joined(key, part)
+    return key
+
+
+def joined(one: Key, other: Key) -> Key:
+    return None if one is None or other is None else (*one, *other)
+
+
+def _step(module: nn.Module) -> Key:
+    sha, classes = hashlib.sha256(), []
+    for name, part in module.named_modules(remove_duplicate=False):
+        own = {k: v for k, v in vars(part).items() if k not in OWN and k != "training"}
+        if not _is_plain(own):
+            return None
+        classes.append(type(part))
+        sha.update(repr((name, sorted(own.items()))).encode())
+        for key, tensor in [*part._parameters.items(), *part._buffers.items()]:
+            sha.update(repr((key, tensor is None or (tensor.dtype, tensor.shape, tensor.stride(), tensor.device))).encode())
+            if tensor is not None:
+                sha.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return ((sha.hexdigest(), *classes),)
+
+
+def _peculiar(container: nn.Module) -> bool:
+    """Whether a chain or sequence does more than to call its parts."""
+    return any(bool(v) for k, v in vars(container).items() if k not in OWN and k != "training")
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether the value's repr says all of it."""
+    if type(value) in (list, tuple, torch.Size):
+        return all(map(_is_plain, value))
+    if type(value) in (dict, OrderedDict):
+        return all(map(_is_plain, value)) and all(map(_is_plain, value.values()))
+    return type(value) in PLAIN or isinstance(value, Setting)
+
+
+def _first(batch: Batch) -> Batch:
+    return batch.take(torch.arange(1, device=batch.y.device))
