@@ -111,7 +111,7 @@ def test_every_choice_begins_with_its_line_for_the_help_page(group: str, name: s
     assert first.startswith("# ") and first.endswith(".") and 15 < len(first) < 130
 
 
-@pytest.mark.parametrize("group", [g for g in GROUPS if g != "logger"])
+@pytest.mark.parametrize("group", GROUPS)
 def test_each_class_has_one_yaml_of_its_name_with_its_defaults_and_all_others_are_presets(group: str) -> None:
     classes = {snake(cls.__name__): cls for cls in concrete_classes(group)}
     own = set(classes) & set(choices(group))
