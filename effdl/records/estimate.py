@@ -13,7 +13,7 @@ def training_seconds(cost: SegmentCost) -> float:
     return cost.epochs * epoch + keep
 
 
-def test_seconds(
+def measuring_seconds(
     costs: Sequence[SegmentCost], batches: int, test_every: str, fits: Callable[[float, float], bool]
 ) -> list[float]:
     """Expected seconds that each segment's measurements on the test split take, as `records.measure` makes them.

@@ -13,7 +13,7 @@ from effdl.datasets.problem import Batch, Samples
 from effdl.filters.filter import Filter
 from effdl.objectives.objective import Objective
 from effdl.probes.probe import Probe, look
-from effdl.records.estimate import test_seconds, training_seconds
+from effdl.records.estimate import measuring_seconds, training_seconds
 from effdl.records.logger import Log
 from effdl.records.measure import Measure, finite
 from effdl.records.report import Progress, Reporter, Silent
@@ -100,7 +100,7 @@ class Run:
         peak = max(costs, key=lambda c: c.memory.peak).memory
         seconds = [training_seconds(cost) for cost in costs]
         if (measure := self._measure) is not None:
-            tests = test_seconds(costs, measure.batches, self._test_every, measure.fits)
+            tests = measuring_seconds(costs, measure.batches, self._test_every, measure.fits)
             seconds = [training + test for training, test in zip(seconds, tests, strict=True)]
         self._plan = {
             "epochs": [float(c.epochs) for c in costs],
@@ -198,7 +198,8 @@ class Run:
         passes = [line for line in self.lines if "train/loss" in line]
         of_network = [line for line in passes if chosen in (None, line["segment"])]
         samples = [line.get("data/samples") for line in passes]  # not counted in lines of a run begun by an older version
-        tested = self._measure.whole(network) if self._measure is not None else {}
+        with self.timer("test"):
+            tested = self._measure.whole(network) if self._measure is not None else {}
         self._count_wall()
         return {
             **tested,
