@@ -19,8 +19,11 @@ $(VENV)/.installed: pyproject.toml
 demo: $(VENV)/.installed ## the main job on real digits: layer-wise learning against backprop, under 90 s
 	@$(PY) scripts/demo.py
 
-readme: $(VENV)/.installed ## rewrite the README's table from the demo's runs
-	@$(PY) scripts/demo.py --readme
+table-% fig-% dfa-fig-% claims-%: $(VENV)/.installed ## a table or figure of the theses: make table-6.1 SCALE=small
+	@$(PY) -m effdl run $@ $(if $(SCALE),--scale $(SCALE))
+
+readme: $(VENV)/.installed ## rewrite the README's results from the ledger alone
+	@$(PY) scripts/readme.py
 
 test: $(VENV)/.installed ## the suite, under 8 minutes on 2 cores; EFFDL_DATA names the folder of the image sets
 	$(PY) -m pytest -n 2

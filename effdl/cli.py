@@ -50,15 +50,23 @@ def main(entry: Callable[[], Any]) -> None:
         else:  # the same without Hydra's second composition, which would be half of the time to answer from a record
             run(config.compose(arguments))
     except KeyboardInterrupt:
-        _stop("interrupted; the same command goes on where this one stopped", 130)
+        stop("interrupted; the same command goes on where this one stopped", 130)
     except Exception as error:
         discard_sweep()
-        _stop_for(error, arguments)
+        stop_for(error, arguments)
     finally:
         gc.enable()
     if not any("path" in result for result in _results):
         discard_sweep()
     _answer(_results, many)
+
+
+def run_overrides(arguments: Sequence[str]) -> int:
+    """One run from overrides, answered as run.py does."""
+    _results.clear()
+    run(config.compose(arguments))
+    _answer(_results, many=False)
+    return 0
 
 
 def run(composed: Any) -> None:
@@ -142,23 +150,23 @@ def _answer(results: list[dict[str, Any]], many: bool) -> None:
         sys.exit(1 if many else codes.get(bad[0]["status"]) or bad[0].get("exit_code", 1))
 
 
-def _stop(line: str, code: int) -> None:
+def stop(line: str, code: int) -> None:
     print(f"effdl: {line}", file=sys.stderr)
     sys.exit(code)
 
 
-def _stop_for(error: Exception, arguments: Sequence[str]) -> None:
+def stop_for(error: Exception, arguments: Sequence[str]) -> None:
     """One line for each kind of error: the user's, Hydra's, which are the user's too, the disk's, and ours."""
     if isinstance(error, EffdlError):
-        _stop(one_line(error), error.exit_code)
+        stop(one_line(error), error.exit_code)
     if type(error).__module__.split(".")[0] in ("hydra", "omegaconf", "antlr4"):
-        _stop(one_line(config.composition_error(error, arguments)), ConfigError.exit_code)
+        stop(one_line(config.composition_error(error, arguments)), ConfigError.exit_code)
     if isinstance(error, OSError) and error.filename:
         reason = f"{error.filename}: {error.strerror}; point `results` to a folder that can be written"
-        _stop(reason, RecordError.exit_code)
+        stop(reason, RecordError.exit_code)
     if os.environ.get("EFFDL_DEBUG"):
         raise error
-    _stop(f"{one_line(error)} (this should not happen; EFFDL_DEBUG=1 shows where)", 1)
+    stop(f"{one_line(error)} (this should not happen; EFFDL_DEBUG=1 shows where)", 1)
 
 
 def help_page() -> str:
@@ -170,7 +178,7 @@ def help_page() -> str:
         default = _defaults().get(group)
         for name in config.choices(group):
             mark = "*" if name == default else " "
-            lines.append(f" {mark} {name:<20} {_first_comment(config.CONFIGS / group / f'{name}.yaml')}")
+            lines.append(f" {mark} {name:<20} {about(group, name)}")
         lines.append("")
     lines += [
         "Root keys: seed (0), test_every (epoch, segment, run), results (folder of the records), workers (of a sweep).",
@@ -204,6 +212,8 @@ def _defaults() -> dict[str, str]:
     return found
 
 
-def _first_comment(path: Path) -> str:
-    comments = (line[1:].strip() for line in path.read_text().splitlines() if line.startswith("#"))
+def about(group: str, name: str) -> str:
+    """A choice's line: the first comment of its YAML."""
+    lines = (config.CONFIGS / group / f"{name}.yaml").read_text().splitlines()
+    comments = (line[1:].strip() for line in lines if line.startswith("#"))
     return next((line for line in comments if not line.startswith("@")), "")

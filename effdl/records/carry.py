@@ -103,22 +103,24 @@ def build_network(spec: config.Spec, problem: Problem, device: torch.device) -> 
     return model
 
 
-def _fit(spec: config.Spec, store: Store, problem: Problem, test: Samples, log: Log, reporter: Reporter) -> dict[str, Any]:
-    name = name_of(spec)
-    run = Run(
+def open_run(spec: config.Spec, test: Samples, **places: Any) -> Run:
+    """The run of a Spec; ``places``: where it keeps and shows itself (store, log, reporter, name)."""
+    return Run(
         spec.seed,
         spec.optimizer,
         test=test,
         objective=spec.objective,
         filter=spec.filter,
         probes=spec.probe,
-        store=store,
-        log=log,
-        reporter=reporter,
         test_every=spec.test_every,
-        batch_size=problem.batch_size,
-        name=name,
+        batch_size=spec.dataset.batch_size,
+        **places,
     )
+
+
+def _fit(spec: config.Spec, store: Store, problem: Problem, test: Samples, log: Log, reporter: Reporter) -> dict[str, Any]:
+    name = name_of(spec)
+    run = open_run(spec, test, store=store, log=log, reporter=reporter, name=name)
     head = {"run_id": store.path.name, "name": name, "seed": spec.seed}
     try:
         network = spec.method.fit(problem, build_network(spec, problem, test.y.device), run)

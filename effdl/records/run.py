@@ -112,6 +112,7 @@ class Run:
             memory_segment_peak_bytes=[c.memory.peak for c in costs],
             **{f"memory_peak_{kind}_bytes": count for kind, count in peak.by_kind.items()},
             time_estimate_s=sum(seconds),
+            time_segment_estimate_s=seconds,
         )
         self._reporter.cost(self.name, sum(seconds), costs)
         self._started = time.perf_counter()

@@ -1,0 +1,165 @@
+"""The console command ``effdl``: list, plan, run, status, report, publish."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from effdl import cli, config
+from effdl.errors import ConfigError
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command; errors are one line on standard error and an exit code that says which kind."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        options = parser().parse_args(given)
+        code = options.command(options)
+        sys.stdout.flush()
+    except BrokenPipeError:  # such as `effdl list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except KeyboardInterrupt:
+        cli.stop("interrupted; the same command goes on where this one stopped", 130)
+    except Exception as error:
+        cli.stop_for(error, given)
+    sys.exit(code)
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser("effdl", description="Tables and figures of the theses, and single runs.")
+    commands = top.add_subparsers(required=True, metavar="command")
+
+    def add(name: str, command: object, about: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=about, description=about)
+        made.set_defaults(command=command)
+        made.add_argument("--results", default="results", type=Path, help="folder of records and ledger (results)")
+        return made
+
+    for name, command, about in (
+        ("plan", plan, "what an artefact or a single run would cost"),
+        ("run", run, "run an artefact, or a single run as run.py does"),
+    ):
+        made = add(name, command, about)
+        made.add_argument("what", nargs="*", help="an artefact's id, or overrides such as method=dll arch=vgg13_bn")
+        _add_scale(made)
+        made.add_argument("--cell", help="only these cells: axis=level,axis=level")
+        made.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (one a core)")
+        made.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    for name, command, about in (
+        ("report", report, "published numbers beside ours, from the ledger, else from the runs made here"),
+        ("publish", publish, "add the runs made here to the committed ledger"),
+    ):
+        made = add(name, command, about)
+        made.add_argument("what", help="an artefact's id")
+        _add_scale(made)
+    add("list", list_all, "every artefact, and every choice of every group").add_argument("--json", action="store_true")
+    add("status", status, "every artefact and claim: declared, run, held").add_argument("--json", action="store_true")
+    return top
+
+
+def _add_scale(made: argparse.ArgumentParser) -> None:
+    made.add_argument("--scale", help="paper, medium, small or smoke; small where it is declared")
+
+
+def plan(options: argparse.Namespace) -> int:
+    """Print what an artefact or one run would cost."""
+    from effdl.reproduce import console
+
+    if not _is_artefact(options.what):
+        from effdl.records.plan import cost
+
+        spec = config.build(config.compose(options.what))
+        found = cost(spec)
+        print(json.dumps(found.to_json()) if options.json else console.cost_of_run(" ".join(options.what), found))
+        return 0
+    declaration, scale = _declared(options)
+    surveyed = _survey(declaration, scale, options)
+    with console.tracking() as track:
+        planned = console.Plan(declaration, scale, surveyed, options.workers, track)
+    print(json.dumps(planned.to_json()) if options.json else planned.text())
+    return 0
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run an artefact and report it, or run one Spec."""
+    if not _is_artefact(options.what):
+        return cli.run_overrides([*options.what, f"results={options.results}"])
+    from effdl.reproduce import conduct
+
+    if (line := _why_not(options.what[0])) is not None:
+        print(line)
+        return 0
+    declaration, scale = _declared(options)
+    return conduct.conduct(declaration, scale, _survey(declaration, scale, options), options.results, options.workers)
+
+
+def report(options: argparse.Namespace) -> int:
+    """Print an artefact's report and draw its figure."""
+    from effdl.reproduce import conduct
+
+    declaration, scale = _declared(options)
+    lines, source = conduct.lines_of(declaration, scale, options.results)
+    print(f"effdl: from {source}", file=sys.stderr)
+    conduct.show(declaration, scale, lines, options.results)
+    return 0
+
+
+def publish(options: argparse.Namespace) -> int:
+    """Write an artefact's ended runs into the ledger."""
+    from effdl.reproduce import ledger
+
+    declaration, scale = _declared(options)
+    ledger.publish(declaration, scale, options.results, lambda text: print(text, file=sys.stderr))
+    return 0
+
+
+def list_all(options: argparse.Namespace) -> int:
+    """Print every artefact and every choice."""
+    from effdl.reproduce import catalogue
+
+    found = catalogue.everything()
+    print(json.dumps(found) if options.json else catalogue.list_text(found))
+    return 0
+
+
+def status(options: argparse.Namespace) -> int:
+    """Print what is declared, run and held."""
+    from effdl.reproduce import catalogue
+
+    found = catalogue.status(options.results)
+    print(json.dumps(found) if options.json else catalogue.status_text(found))
+    return 0
+
+
+def _is_artefact(what: Sequence[str]) -> bool:
+    return len(what) == 1 and "=" not in what[0]
+
+
+def _why_not(name: str) -> str | None:
+    from effdl.reproduce import catalogue
+
+    return catalogue.why_not(name)
+
+
+def _declared(options: argparse.Namespace) -> tuple[Any, str]:
+    """The declaration and the scale asked for. Raises ConfigError: unknown, not declared, or no such scale."""
+    from effdl.reproduce import artefact, catalogue
+
+    name = options.what if isinstance(options.what, str) else options.what[0]
+    if (line := catalogue.why_not(name)) is not None:
+        raise ConfigError(line)
+    declaration = artefact.load(name)
+    scales = list(declaration.artefact.scales)
+    scale = options.scale or ("small" if "small" in scales else scales[0])
+    declaration.scale(scale)
+    return declaration, scale
+
+
+def _survey(declaration: Any, scale: str, options: argparse.Namespace) -> list[Any]:
+    from effdl.reproduce.survey import survey
+
+    return survey(declaration, scale, options.results, options.cell)

@@ -1,0 +1,1 @@
+"""Published results, what we make beside them, and whether it holds."""

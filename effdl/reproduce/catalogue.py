@@ -1,0 +1,130 @@
+"""What there is: every artefact and claim of both theses, declared or not, and how far each has come."""
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from effdl import cli, config
+from effdl.errors import ConfigError, EffdlError
+from effdl.reproduce import artefact, published
+from effdl.reproduce.artefact import Declaration
+
+THESIS = {"oland": "Øland", "demirbilek": "Demirbilek"}
+
+
+def why_not(name: str) -> str | None:
+    """One line on what an artefact is and why it does not run; None where it is declared.
+
+    Raises:
+        ConfigError: there is no such artefact.
+    """
+    if name in artefact.declared():
+        return None
+    if (row := published.artefacts().get(name)) is not None:
+        what = f"{name} ({row['title']}; {THESIS[row['source']]})"
+        if row["nature"] == "borrowed-image":
+            return f"{what} is a picture that the thesis borrowed from others; there is nothing to run"
+        kind = f"{row['nature']}, {row['cost_class']}" if row["cost_class"] not in ("", "none") else row["nature"]
+        return f"{what} is not declared yet, so it does not run ({kind})"
+    chapters = dict.fromkeys(published.chapter(claim) for claim in published.claims())
+    if name.startswith("claims-") and (chapter := name.removeprefix("claims-")) in chapters:
+        count = sum(published.chapter(claim) == chapter for claim in published.claims())
+        return f"{name} ({count} claims of the text, less those that tables answer) is not declared yet, so it does not run"
+    raise ConfigError(f"{name}: no such artefact; effdl list names them all")
+
+
+def everything() -> dict[str, Any]:
+    """{"artefacts": {id: {title, kind, nature, declared}}, "groups": {group: {choice: its line}}}."""
+    ours = artefact.declared()
+    rows = published.artefacts()
+    found = {
+        name: {key: row[key] for key in ("title", "kind", "nature")} | {"declared": name in ours} for name, row in rows.items()
+    }
+    for name, path in ours.items():
+        if name not in rows:
+            found[name] = {"title": artefact.read(path).title, "kind": "ours", "nature": "experiment", "declared": True}
+    groups = {group: {choice: cli.about(group, choice) for choice in config.choices(group)} for group in config.GROUPS}
+    return {"artefacts": found, "groups": groups}
+
+
+def list_text(found: Mapping[str, Any]) -> str:
+    lines = ["Artefacts (* declared):"]
+    for name, told in found["artefacts"].items():
+        lines.append(f" {'*' if told['declared'] else ' '} {name:<14} {told['title']} ({told['nature']})")
+    for group, choices in found["groups"].items():
+        lines += ["", f"{group}:"] + [f"   {name:<20} {about}" for name, about in choices.items()]
+    return "\n".join(lines)
+
+
+def status(root: Path) -> dict[str, Any]:
+    """How far each artefact and each claim has come, from the ledger and the records here.
+
+    Returns:
+        {"artefacts": {id: {"declared", "scales": {scale: {"done", "left", "no_data", "verdicts"}}}},
+        "claims": {id: {"answered_by", "verdicts"}}}; a wrong declaration or ledger stands as {"error": one line}.
+    """
+    artefacts: dict[str, Any] = {name: {"declared": False} for name in published.artefacts()}
+    claims: dict[str, Any] = {name: {"answered_by": None, "verdicts": {}} for name in published.claims()}
+    for name, path in artefact.declared().items():
+        try:
+            declaration = artefact.read(path)
+            artefacts[name] = {
+                "declared": True,
+                "scales": {s: _scale(declaration, s, root) for s in declaration.artefact.scales},
+            }
+            _answer(declaration, root, claims)
+        except EffdlError as error:
+            artefacts[name] = {"declared": True, "error": str(error)}
+    return {"artefacts": artefacts, "claims": claims}
+
+
+def status_text(found: Mapping[str, Any]) -> str:
+    lines = ["Artefacts:"]
+    undeclared = [name for name, told in found["artefacts"].items() if not told["declared"]]
+    for name, told in found["artefacts"].items():
+        if "error" in told:
+            lines.append(f"  {name:<14} {told['error']}")
+        for scale, counts in told.get("scales", {}).items():
+            runs = f"{counts['done']} of {counts['done'] + counts['left']} runs done"
+            missing = f", {counts['no_data']} cells without data" if counts["no_data"] else ""
+            verdicts = ", ".join(f"{count} {word}" for word, count in counts["verdicts"].items()) or "nothing published"
+            lines.append(f"  {name:<14} {scale:<7} {runs}{missing}; {verdicts}")
+    lines += [f"  not declared ({len(undeclared)}): {' '.join(undeclared)}", "", "Claims:"]
+    for name, told in found["claims"].items():
+        words = "; ".join(f"{scale}: {', '.join(words)}" for scale, words in told["verdicts"].items())
+        lines.append(f"  {name:<38} {told['answered_by'] or 'not declared'}{' ' if words else ''}{words}")
+    return "\n".join(lines)
+
+
+def _scale(declaration: Declaration, scale: str, root: Path) -> dict[str, Any]:
+    from effdl.reproduce.survey import survey
+
+    surveyed = survey(declaration, scale, root)
+    verdicts = Counter(one.verdict.word for one in _published_verdicts(declaration, scale, root))
+    return {
+        "done": sum(one.done for one in surveyed),
+        "left": sum(len(one.left) for one in surveyed),
+        "no_data": sum(one.reason is not None for one in surveyed),
+        "verdicts": dict(verdicts),
+    }
+
+
+def _answer(declaration: Declaration, root: Path, claims: dict[str, Any]) -> None:
+    """Note for each claim of the theses which declaration answers it, and how."""
+    for claim in declaration.artefact.claims.values():
+        if claim.answers:
+            claims[claim.answers]["answered_by"] = declaration.artefact.id
+    for scale in declaration.artefact.scales:
+        for one in _published_verdicts(declaration, scale, root):
+            if one.claim.answers:
+                claims[one.claim.answers]["verdicts"].setdefault(scale, []).append(one.verdict.word)
+
+
+def _published_verdicts(declaration: Declaration, scale: str, root: Path) -> list[Any]:
+    from effdl.reproduce.frame import frame
+    from effdl.reproduce.judge import judged
+    from effdl.reproduce.ledger import read
+
+    lines = [line for line in read(root, declaration.artefact.id) if line["scale"] == scale]
+    return judged(declaration, scale, frame(declaration, scale, lines)) if lines else []

@@ -1,0 +1,59 @@
+"""Run an artefact: say what it costs, carry out what is left, report."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from effdl.errors import DataError, RecordError
+from effdl.reproduce import figure, ledger
+from effdl.reproduce.artefact import Declaration
+from effdl.reproduce.frame import frame
+from effdl.reproduce.ledger import Line
+from effdl.reproduce.report import command, report
+from effdl.reproduce.survey import Surveyed
+
+
+def conduct(declaration: Declaration, scale: str, surveyed: list[Surveyed], root: Path, workers: int) -> int:
+    """Plan, run, report; the exit code is 1 if a run neither finished nor diverged."""
+    from effdl.records.execute import execute
+    from effdl.records.report import Console
+    from effdl.reproduce.console import Plan, tracking
+
+    left = list(dict.fromkeys(spec for one in surveyed for spec in one.left))
+    results = []
+    if left:
+        with tracking() as track:
+            print(Plan(declaration, scale, surveyed, workers, track).text() + "\n", file=sys.stderr, flush=True)
+        with Console(len(left)) as console:
+            results = execute(left, root, workers, console)
+    if not any(one.specs for one in surveyed):
+        raise DataError(surveyed[0].reason)
+    show(declaration, scale, ledger.collect(declaration, scale, root), root)
+    broken = [result for result in results if result["status"] in ("error", "died")]
+    if broken:
+        line = f"{len(broken)} of {len(results)} runs did not end ({broken[0]['reason']}); the same command tries them again"
+        print(f"effdl: {line}", file=sys.stderr)
+    return int(bool(broken))
+
+
+def lines_of(declaration: Declaration, scale: str, root: Path) -> tuple[list[Line], str]:
+    """The artefact's lines at a scale and where they are from: the ledger, else the runs made here.
+
+    Raises:
+        RecordError: neither has any, or a ledger line was edited.
+    """
+    name = declaration.artefact.id
+    published = [line for line in ledger.read(root, name) if line["scale"] == scale]
+    if published:
+        return published, str(ledger.ledger_path(root, name))
+    here = ledger.collect(declaration, scale, root)
+    if any(line["runs"] for line in here):
+        return here, f"{root / 'runs'}, not published"
+    raise RecordError(f"{name}: nothing has been run at scale {scale}; {command(declaration, scale)}")
+
+
+def show(declaration: Declaration, scale: str, lines: Sequence[Line], root: Path) -> None:
+    """The report on standard output, and the figure into a file that its last line names."""
+    print(report(declaration, scale, lines))
+    path = figure.write(declaration, scale, frame(declaration, scale, lines), root)
+    print(f"Figure: {path}")

@@ -1,0 +1,102 @@
+"""Plans as people read them, and a bar for what takes longer than three seconds."""
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from effdl.records.report import duration, size
+from effdl.reproduce.artefact import Declaration
+from effdl.reproduce.survey import Surveyed, costs
+
+T = TypeVar("T")
+QUIET_S = 3.0
+
+
+@contextmanager
+def tracking() -> Iterator[Callable[[Iterable[Any], str, int], Iterable[Any]]]:
+    """(items, what, how many) -> the items, with a bar and time left on a terminal, else a line every few seconds."""
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import Progress
+
+        with Progress(console=Console(stderr=True), transient=True) as progress:
+            yield lambda items, what, total: progress.track(items, total=total, description=what)
+        return
+    yield _plain_lines
+
+
+def _plain_lines(items: Iterable[T], what: str, total: int) -> Iterator[T]:
+    start = said = time.monotonic()
+    for i, item in enumerate(items):
+        now = time.monotonic()
+        if now - said > QUIET_S and i:
+            said = now
+            print(f"effdl: {what} {i}/{total}, {duration((now - start) * (total - i) / i)} left", file=sys.stderr, flush=True)
+        yield item
+
+
+class Plan:
+    """What the cells of an artefact still need. Measures a few steps of each kind of run."""
+
+    def __init__(self, declaration: Declaration, scale: str, surveyed: list[Surveyed], workers: int, track: Any) -> None:
+        self.declaration, self.scale, self.surveyed, self.workers = declaration, scale, surveyed, workers
+        self.cost = {one.cell.name: cost for one, cost in costs(surveyed, track)}
+
+    @property
+    def left(self) -> int:
+        return len({spec for one in self.surveyed for spec in one.left})
+
+    @property
+    def seconds(self) -> float:
+        """Of all that is left, shared by the workers; equal Specs run once."""
+        of_spec: dict[Any, float] = {spec: self.cost[one.cell.name].seconds for one in self.surveyed for spec in one.left}
+        return sum(of_spec.values()) / max(1, min(self.workers, len(of_spec)))
+
+    def to_json(self) -> dict[str, Any]:
+        cells = {
+            one.cell.name: {"done": one.done, "left": len(one.left), **self.cost[one.cell.name].to_json()}
+            if one.specs
+            else {"reason": one.reason}
+            for one in self.surveyed
+        }
+        return {
+            "artefact": self.declaration.artefact.id,
+            "scale": self.scale,
+            "runs": len({spec for one in self.surveyed for spec in one.specs}),
+            "left": self.left,
+            "time/estimate_s": self.seconds,
+            "cells": cells,
+        }
+
+    def text(self) -> str:
+        scale = self.declaration.scale(self.scale)
+        lines = [f"{self.declaration.artefact.id} at scale {self.scale}: {scale.about}", ""]
+        width = max(len(one.cell.name) for one in self.surveyed)
+        lines.append(f"{'cell':<{width}}  {'done':>4}  {'left':>4}  {'a run':>7}  {'memory':>8}  of backprop")
+        for one in self.surveyed:
+            if not one.specs:
+                lines.append(f"{one.cell.name:<{width}}  no data: {one.reason}")
+                continue
+            cost = self.cost[one.cell.name]
+            lines.append(
+                f"{one.cell.name:<{width}}  {one.done:>4}  {len(one.left):>4}  {duration(cost.seconds):>7}"
+                f"  {size(cost.peak_bytes):>8}  {cost.share:>6.0%}"
+            )
+        workers = f"{self.workers} process{'es' if self.workers > 1 else ''}"
+        lines += ["", f"{self.left} runs left: about {duration(self.seconds)} with {workers} on this machine"]
+        return "\n".join(lines)
+
+
+def cost_of_run(overrides: str, cost: Any) -> str:
+    """One run's plan, by segment."""
+    lines = [
+        f"{overrides}: about {duration(cost.seconds)} on this machine, peak training memory {size(cost.peak_bytes)}, "
+        f"{cost.share:.0%} of full backprop's {size(cost.backprop_bytes)}",
+        "",
+        "segment    memory  of backprop     time",
+    ]
+    for i, (peak, seconds) in enumerate(zip(cost.segment_bytes, cost.segment_seconds, strict=True), 1):
+        lines.append(f"{i:>7}  {size(peak):>8}  {peak / cost.backprop_bytes:>11.0%}  {duration(seconds):>7}")
+    return "\n".join(lines)

@@ -1,0 +1,84 @@
+"""An artefact's picture: drawn by the function beside its declaration, else each cell as a point with its interval."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from effdl.reproduce.artefact import Cell, Declaration
+from effdl.reproduce.frame import beside
+from effdl.reproduce.judge import Runs, values
+from effdl.reproduce.verdict import interval
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+MARKERS = "osD^vP*X"
+GREYS = ("0.0", "0.45", "0.7", "0.85")
+STYLE: Any = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "savefig.dpi": 150, "svg.hashsalt": "effdl"}
+
+
+def figure_path(root: Path, name: str, scale: str) -> Path:
+    return root / "figures" / f"{name}.{scale}.png"
+
+
+def write(declaration: Declaration, scale: str, runs: Runs, root: Path) -> Path:
+    """Draw into a PNG file and return its path."""
+    import matplotlib as mpl
+
+    path = figure_path(root, declaration.artefact.id, scale)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with mpl.rc_context(STYLE):
+        drawn = draw(declaration, scale, runs)
+        drawn.savefig(path, metadata={"Software": None}, bbox_inches="tight")
+    return path
+
+
+def draw(declaration: Declaration, scale: str, runs: Runs) -> "Figure":
+    """The figure of a declaration. Its own ``draw(declaration, scale, runs) -> Figure`` where it has one."""
+    module = beside(declaration)
+    if module is not None and hasattr(module, "draw"):
+        own: Figure = module.draw(declaration, scale, runs)
+        return own
+    from matplotlib import figure
+
+    drawn = figure.Figure(figsize=(7, 3.5), layout="constrained")
+    points(drawn.subplots(), declaration, scale, runs)
+    return drawn
+
+
+def points(axes: "Axes", declaration: Declaration, scale: str, runs: Runs) -> None:
+    """Rows of the table along x; for each column's cell the mean with its 95% t-interval, and what the thesis prints."""
+    artefact = declaration.artefact
+    cells = [cell for cell in declaration.cells(scale) if set(cell.at) == set(artefact.axes)]
+    rows = list(dict.fromkeys(_row(declaration, cell) for cell in cells))
+    levels = list(artefact.axes[artefact.columns])
+    for i, level in enumerate(levels):
+        of_level = [cell for cell in cells if cell.at[artefact.columns] == level]
+        shift = 0.16 * (i - (len(levels) - 1) / 2)
+        places = [rows.index(_row(declaration, cell)) + shift for cell in of_level]
+        _points(axes, declaration, runs, of_level, places, i)
+        printed = [(x, cell.published) for x, cell in zip(places, of_level, strict=True) if cell.published is not None]
+        for x, value in printed:
+            axes.plot(x, value, "_", markersize=9, color="0.5", label="printed" if (i, x) == (0, printed[0][0]) else None)
+    axes.set_xticks(range(len(rows)), [row.replace(", ", "\n") for row in rows])
+    axes.set_xlim(-0.5, len(rows) - 0.5)
+    axes.set_ylabel(f"{artefact.metric} ({artefact.unit})" if artefact.unit else artefact.metric)
+    axes.set_title(f"{artefact.id}, scale {scale}; bars: 95% t-interval over seeds", loc="left", fontsize=9)
+    axes.legend(frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1, 1), ncols=len(levels) + 1)
+
+
+def _points(axes: "Axes", declaration: Declaration, runs: Runs, cells: list[Cell], places: list[float], i: int) -> None:
+    artefact = declaration.artefact
+    label: Any = declaration.label(artefact.columns, cells[0].at[artefact.columns])
+    for x, cell in zip(places, cells, strict=True):
+        found = list(values(runs, cell, artefact.metric, artefact.unit).values())
+        if not found:
+            continue
+        measured = interval(found)
+        reach = 0.0 if len(found) == 1 else measured.high - measured.mean
+        axes.errorbar(x, measured.mean, reach, fmt=MARKERS[i], color=GREYS[i], capsize=2, markersize=4, label=label)
+        label = None
+
+
+def _row(declaration: Declaration, cell: Cell) -> str:
+    return ", ".join(declaration.label(axis, cell.at[axis]) for axis in declaration.artefact.rows)

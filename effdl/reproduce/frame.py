@@ -1,0 +1,50 @@
+"""Ledger lines as a table of runs, with what a declaration's own functions add and draw."""
+
+import importlib.util
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+import pandas as pd
+
+from effdl.errors import ConfigError
+from effdl.reproduce.artefact import Declaration
+from effdl.reproduce.judge import NO_RUNS, Runs
+from effdl.reproduce.ledger import Line
+
+
+def frame(declaration: Declaration, scale: str, lines: Sequence[Line]) -> Runs:
+    """One row a run: cell, its axes, seed, run_id, status, reason, every number, the series, and the declaration's measures.
+
+    A cell of which the ledger only knows why it has no runs has one row, of status NO_RUNS.
+    """
+    rows: list[dict[str, Any]] = []
+    for line in lines:
+        if line["scale"] != scale:
+            continue
+        head = {"cell": line["cell"], **dict(part.split("=") for part in line["cell"].split(","))}
+        if not line["runs"]:
+            rows.append({**head, "run_id": None, "seed": -1, "status": NO_RUNS, "reason": line["reason"]})
+        for run in line["runs"]:
+            told = {key: run.get(key) for key in ("run_id", "seed", "status", "reason", "series")}
+            rows.append({**head, **told, **run["numbers"], **run["times"]})
+    runs = pd.DataFrame(rows, columns=None if rows else ["cell", "seed", "status", "reason", "run_id"])
+    module = beside(declaration)
+    if module is not None and hasattr(module, "measures") and len(runs):
+        runs = module.measures(runs)
+    return runs
+
+
+def beside(declaration: Declaration) -> ModuleType | None:
+    """The module beside a declaration, of its name: ``measures(runs) -> runs``, ``draw(table) -> Figure``."""
+    path = declaration.path.with_suffix(".py")
+    if not path.is_file():
+        return None
+    spec = importlib.util.spec_from_file_location(f"experiments.{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise ConfigError(f"{path}: {type(error).__name__}: {' '.join(str(error).split())}") from error
+    return module

@@ -1,0 +1,177 @@
+"""The ledger: committed lines, one per cell and provenance, from which tables, figures and verdicts are made."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from effdl import config
+from effdl.errors import DataError, RecordError
+from effdl.reproduce import declared
+from effdl.reproduce.artefact import Cell, Declaration, specs
+
+Line = dict[str, Any]
+POINTS = 500  # of a series, at most
+PROVENANCE = ("commit", "dirty", "python", "torch", "machine", "cpus", "gpu")
+
+
+def ledger_path(root: Path, name: str) -> Path:
+    return root / "ledger" / f"{name}.jsonl"
+
+
+def read(root: Path, name: str) -> list[Line]:
+    """An artefact's lines, in their order; none where nothing was published.
+
+    Raises:
+        RecordError: a line was edited or is no line.
+    """
+    path = ledger_path(root, name)
+    lines = []
+    for number, text in enumerate(path.read_text().splitlines() if path.is_file() else [], 1):
+        try:
+            line = json.loads(text)
+            intact = line.pop("checksum") == checksum(line)
+        except (ValueError, KeyError, AttributeError):
+            raise RecordError(f"{path}, line {number}: is no line of a ledger; restore the file") from None
+        if not intact:
+            raise RecordError(
+                f"{path}, line {number} ({line['cell']}): was edited, its checksum differs; restore it or publish again"
+            )
+        lines.append(line)
+    return lines
+
+
+def checksum(line: Line) -> str:
+    """SHA-256 over all of a line but the checksum itself."""
+    return hashlib.sha256(_canonical(line).encode()).hexdigest()
+
+
+def collect(declaration: Declaration, scale: str, root: Path, cells: Sequence[Cell] | None = None) -> list[Line]:
+    """Lines of the runs that have ended here, finished or not; a cell without data has a line that says so."""
+    lines: dict[str, Line] = {}
+    for cell in cells if cells is not None else declaration.cells(scale):
+        try:
+            made = specs(cell)
+        except DataError:
+            empty = {"artefact": declaration.artefact.id, "scale": scale, "cell": cell.name, "reason": "no data"}
+            lines[cell.name] = {**empty, "runs": []}
+            continue
+        for spec in made:
+            found = _run(declaration, scale, cell, spec, root)
+            if found is not None:
+                line, run = found
+                lines.setdefault(_canonical(line), {**line, "runs": []})["runs"].append(run)
+    return list(lines.values())
+
+
+def publish(declaration: Declaration, scale: str, root: Path, say: Callable[[str], None]) -> Path:
+    """Add what has ended here to the committed lines; what stands there stays, unless the declaration no longer makes it.
+
+    Raises:
+        RecordError: nothing has been run, or a line was edited.
+    """
+    from effdl.records.store import write_atomically
+
+    name = declaration.artefact.id
+    before, fresh = read(root, name), collect(declaration, scale, root)
+    kept = list(_current(declaration, scale, before, say))
+    present = {line["cell"] for line in kept if line["scale"] == scale}
+    known = {run["run_id"] for line in kept for run in line["runs"]}
+    merged = {_canonical({**line, "runs": None}): line for line in kept}
+    merged |= {_canonical(line): line for line in fresh if "reason" in line and line["cell"] not in present}
+    added = 0
+    for line in fresh:
+        runs = [run for run in line["runs"] if run["run_id"] not in known]
+        if runs:
+            home = merged.setdefault(_canonical({**line, "runs": None}), {**line, "runs": []})
+            home["runs"] = sorted([*home["runs"], *runs], key=lambda run: run["seed"])
+            added += len(runs)
+    if not any(line["scale"] == scale and line["runs"] for line in merged.values()):
+        raise RecordError(f"{name}: nothing has been run at scale {scale}; effdl run {name} --scale {scale}")
+    path = ledger_path(root, name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    texts = sorted(_canonical({**line, "checksum": checksum(line)}) for line in merged.values())
+    write_atomically(path, ("\n".join(texts) + "\n").encode())
+    say(f"{path}: {added} runs added, {len(known)} were there")
+    return path
+
+
+def run_ids(line: Line) -> list[str]:
+    """The run_ids that a line's spec, seeds and data fingerprint give, computed anew."""
+    spec = config.build({**line["spec"], "logger": None}, checked=False)
+    return [config.run_id(replace(spec, seed=run["seed"]), line["data"]) for run in line["runs"]]
+
+
+def _current(declaration: Declaration, scale: str, lines: list[Line], say: Callable[[str], None]) -> Iterator[Line]:
+    """Lines without the runs of this scale that the declaration no longer makes; where there are no data, all stay."""
+    from effdl.records.carry import fingerprint
+
+    valid: dict[str, set[str]] = {}
+    for cell in declaration.cells(scale):
+        try:
+            valid[cell.name] = {config.run_id(spec, fingerprint(spec.dataset)) for spec in specs(cell)}
+        except DataError:
+            valid[cell.name] = {run["run_id"] for line in lines for run in line["runs"]}
+    for line in lines:
+        if line["scale"] != scale:
+            yield line
+            continue
+        if "reason" in line:  # said anew where it still holds
+            continue
+        runs = [run for run in line["runs"] if run["run_id"] in valid.get(line["cell"], set())]
+        if len(runs) < len(line["runs"]):
+            say(f"{line['cell']}: {len(line['runs']) - len(runs)} published runs are no longer declared; dropped")
+        if runs:
+            yield {**line, "runs": runs}
+
+
+def _run(declaration: Declaration, scale: str, cell: Cell, spec: config.Spec, root: Path) -> tuple[Line, Line] | None:
+    """A run that has ended: what its line says, and its own entry."""
+    from effdl.records.carry import fingerprint
+    from effdl.records.store import Store
+
+    data = fingerprint(spec.dataset)
+    store = Store(root, config.run_id(spec, data), lambda text: None)
+    summary, stored = store.summary(), store.spec()
+    if summary is None or stored is None:
+        return None
+    provenance = json.loads((store.path / "provenance.json").read_text())
+    name = declaration.artefact.id
+    line = {
+        "artefact": name,
+        "scale": scale,
+        "cell": cell.name,
+        "command": f"effdl run {name} --scale {scale} --cell {cell.name}",
+        "spec": config.dump(spec, identity_only=True) | {"seed": 0},
+        "data": data,
+        "declaration": declared.at(declaration, scale, provenance["commit"]),
+        "provenance": {**{key: provenance[key] for key in PROVENANCE}, "threads": stored["threads"]},
+    }
+    metrics = summary["summary"]
+    run = {
+        "run_id": store.path.name,
+        "seed": spec.seed,
+        "status": summary["status"],
+        **({"reason": summary["reason"]} if "reason" in summary else {}),
+        "numbers": {key: value for key, value in metrics.items() if not key.startswith("time/")},
+        "times": {key: value for key, value in metrics.items() if key.startswith("time/")},
+        "series": _series(store.path / "metrics.jsonl", declaration.artefact.series),
+    }
+    return line, run
+
+
+def _series(path: Path, names: Sequence[str]) -> dict[str, list[list[float]]]:
+    """name -> [segment, epoch, value] of each line that has it, thinned evenly to POINTS with the last one kept."""
+    lines = [json.loads(text) for text in path.read_text().splitlines()] if names and path.is_file() else []
+    series = {}
+    for name in names:
+        points = [[line["segment"], line["epoch"], line[name]] for line in lines if line.get(name) is not None]
+        step = -(-len(points) // POINTS) or 1
+        series[name] = points[::-1][::step][::-1]
+    return series
+
+
+def _canonical(line: Line) -> str:
+    return json.dumps(line, sort_keys=True, separators=(",", ":"), ensure_ascii=False)

@@ -1,0 +1,44 @@
+"""The README's results, from the ledger alone: each block between its markers is written anew, its picture too."""
+
+import re
+from pathlib import Path
+
+from effdl.errors import ConfigError, RecordError
+from effdl.reproduce import artefact, figure, ledger
+from effdl.reproduce.frame import frame
+from effdl.reproduce.report import command, heading, summary
+
+BLOCK = re.compile(r"<!-- results: (?P<name>\S+) (?P<scale>\S+) -->.*?<!-- /results -->", re.DOTALL)
+
+
+def rewrite(text: str, root: Path) -> str:
+    """The README with every block ``<!-- results: table-6.1 small -->`` ... ``<!-- /results -->`` made anew.
+
+    Args:
+        root: the results folder with the ledger; pictures are written into its ``figures``.
+
+    Raises:
+        ConfigError: a block names an artefact or scale that is not declared, or none is there.
+        RecordError: the ledger has nothing of it, or was edited.
+    """
+    if not BLOCK.search(text):
+        raise ConfigError("README.md: has no block <!-- results: artefact scale --> ... <!-- /results -->")
+    return BLOCK.sub(lambda match: _block(match["name"], match["scale"], root), text)
+
+
+def _block(name: str, scale: str, root: Path) -> str:
+    declaration = artefact.load(name)
+    lines = [line for line in ledger.read(root, name) if line["scale"] == scale]
+    if not lines:
+        raise RecordError(f"{name}: the ledger has nothing at scale {scale}; effdl publish {name} --scale {scale}")
+    runs = frame(declaration, scale, lines)
+    picture = figure.write(declaration, scale, runs, root)
+    content = [
+        f"<!-- results: {name} {scale} -->",
+        f"### {heading(declaration)}, scale *{scale}*",
+        f"{declaration.scale(scale).about} Made by `{command(declaration, scale)}`; `effdl report {name}` says more.",
+        summary(declaration, scale, runs).replace("\n## ", "\n#### "),
+        f"![{name}, scale {scale}]({root.name}/{picture.relative_to(root).as_posix()})",
+        "<!-- /results -->",
+    ]
+    return "\n\n".join(content)

@@ -1,0 +1,67 @@
+"""What an artefact's cells need: their Specs, how many have run, what the rest would cost."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from effdl import config
+from effdl.errors import ConfigError, DataError, EffdlError
+from effdl.reproduce.artefact import Cell, Declaration, specs
+
+Track = Callable[[Iterable[Any], str, int], Iterable[Any]]
+
+
+@dataclass
+class Surveyed:
+    """A cell on this machine. specs: none where ``reason`` says that there are no data; left: those that have not ended."""
+
+    cell: Cell
+    specs: list[config.Spec] = field(default_factory=list)
+    left: list[config.Spec] = field(default_factory=list)
+    reason: str | None = None
+
+    @property
+    def done(self) -> int:
+        return len(self.specs) - len(self.left)
+
+
+def survey(declaration: Declaration, scale: str, root: Path, only: str | None = None) -> list[Surveyed]:
+    """Every cell of a scale, or those that ``only`` (axis=level,...) selects. Raises ConfigError."""
+    return [_survey(cell, root) for cell in select(declaration.cells(scale), only)]
+
+
+def select(cells: list[Cell], only: str | None) -> list[Cell]:
+    """The cell of that very name, else all that have these levels. Raises ConfigError where there are none."""
+    if only is None:
+        return cells
+    if exact := [cell for cell in cells if cell.name == only]:
+        return exact
+    where = dict(part.split("=", 1) for part in only.split(",") if "=" in part)
+    found = [cell for cell in cells if where and cell.matches(where)]
+    if not found:
+        raise ConfigError(f"--cell {only}: there is none; cells are named like {cells[0].name}")
+    return found
+
+
+def _survey(cell: Cell, root: Path) -> Surveyed:
+    from effdl.records.carry import finished
+
+    try:
+        made = specs(cell)
+        left = [spec for spec in made if finished(spec, root, lambda text: None) is None]
+    except DataError as error:
+        return Surveyed(cell, reason=str(error))
+    return Surveyed(cell, made, left)
+
+
+def costs(surveyed: list[Surveyed], track: Track) -> Iterator[tuple[Surveyed, Any]]:
+    """Each cell that has Specs with what one of its runs would cost; equal costs are measured once."""
+    from effdl.records.plan import cost
+
+    runnable = [one for one in surveyed if one.specs]
+    for one in track(runnable, "planning", len(runnable)):
+        try:
+            yield one, cost(one.specs[0], threads=1)
+        except EffdlError as error:
+            raise type(error)(f"{one.cell.name}: {error}") from None

@@ -1,0 +1,149 @@
+"""The fixed vocabulary of declarations: what a YAML under experiments/ may say, validated like any config."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from effdl.setting import Count, NonNegative, Real
+
+Where = Mapping[str, str | tuple[str, ...]]  # axis -> level or levels; what is not named is not restricted
+Overrides = dict[str, Any]  # config key or group -> value, as on the command line
+Unit = Literal["percent", "points", "MiB", "s", "layer", "passes", ""]
+Statistic = Literal["mean", "median", "max", "min"]
+SCALE_OF = {"percent": 100.0, "points": 100.0, "MiB": 2.0**-20}
+
+
+class Entry(BaseModel):
+    """Base of all: frozen, and a key that is not listed is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Level(Entry):
+    """One level of an axis. row: its values in the published CSV; null where the thesis has no such cells."""
+
+    label: str | None = None
+    row: dict[str, str] | None = {}
+    set: Overrides = {}
+
+
+class Choice(Entry):
+    """One way to fill in what the text leaves open."""
+
+    label: str
+    set: Overrides = {}
+
+
+class Assumption(Entry):
+    """A setting that the text leaves open. The first choice is ours; a scale's grid says where others run too."""
+
+    why: str
+    choices: dict[str, Choice]
+    where: Where = {}
+
+
+class Rule(Entry):
+    """Overrides, and how many seeds, for some of the cells; later rules win."""
+
+    where: Where = {}
+    set: Overrides = {}
+    seeds: Count | None = None
+
+
+class Variant(Entry):
+    """Cells that also run under other choices of an assumption."""
+
+    choose: dict[str, tuple[str, ...]]
+    where: Where = {}
+    seeds: Count | None = None
+
+
+class Floor(Entry):
+    """What a cell's metric must reach, in the artefact's unit, for its row to be judged; below it is *undertrained*."""
+
+    at_least: Real
+    where: Where = {}
+
+
+class Scale(Entry):
+    """A named set of overrides: how large the artefact is run. about: one line on what it is and takes."""
+
+    about: str
+    seeds: Count = 3
+    rules: tuple[Rule, ...] = ()
+    grid: tuple[Variant, ...] = ()
+    floors: tuple[Floor, ...] = ()
+
+
+class Claim(Entry):
+    """A statement about our cells: compare(left, right) relation value, within a tolerance.
+
+    left, right: restrict the cells of each side; the rest is shared and paired. No right: left's own values. metric: of a
+    run's summary, or one that `measures` makes. compare: of a pair; "saving" is 1 − left/right. relation, value: taken from
+    ``answers`` where it names a claim of claims.csv. tolerance: how far beyond the value still counts as holding, in the
+    unit. each: axes for each combination of whose levels the claim is judged by itself; the others are pooled. note: what a
+    reader should know of how ours is measured.
+    """
+
+    says: str
+    left: Where
+    right: Where | None = None
+    where: Where = {}
+    metric: str | None = None
+    unit: Unit | None = None
+    compare: Literal["difference", "ratio", "saving"] = "difference"
+    relation: Literal[">=", "<=", "~"] | None = None
+    value: Real | None = None
+    tolerance: NonNegative = 0.0
+    each: tuple[str, ...] = ()
+    answers: str | None = None
+    note: str = ""
+
+
+class Column(Entry):
+    """A column of the table of details. share_of: the metric divided by its mean in the cell that this selects."""
+
+    name: str
+    metric: str
+    unit: Unit = ""
+    statistic: Statistic = "mean"
+    spread: bool = False
+    share_of: Where | None = None
+    digits: Count = 2
+
+
+class Published(Entry):
+    """Where the thesis's numbers stand: a CSV file beside the declarations, and its column."""
+
+    csv: str
+    column: str = "value"
+    tolerance: NonNegative = 0.0
+
+
+class Artefact(Entry):
+    """A table or figure, declared once.
+
+    id: as in artefacts.csv, else one of our own. metric, unit, statistic: what a cell shows. axes: their product is the
+    cells. layout: the axes that are rows, and the one that is columns, of the printed table. series: keys of metrics.jsonl
+    that the figure draws.
+    """
+
+    id: str
+    title: str | None = None
+    source: str = ""
+    metric: str
+    unit: Unit = ""
+    statistic: Statistic = "mean"
+    axes: dict[str, dict[str, Level]]
+    rows: tuple[str, ...]
+    columns: str
+    set: Overrides = {}
+    rules: tuple[Rule, ...] = ()
+    assumptions: dict[str, Assumption] = {}
+    scales: dict[str, Scale]
+    claims: dict[str, Claim] = {}
+    details: tuple[Column, ...] = ()
+    series: tuple[str, ...] = ()
+    published: Published | None = None
+    notes: tuple[str, ...] = ()
