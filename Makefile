@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help install demo readme test test-slow lint types check same clean
+.PHONY: help install demo list status readme test test-slow lint types check same clean
 
 help: ## this list
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -17,7 +17,13 @@ $(VENV)/.installed: pyproject.toml
 	@touch $@
 
 demo: $(VENV)/.installed ## the main job on real digits: layer-wise learning against backprop, under 90 s
-	@$(PY) scripts/demo.py
+	@$(PY) -m effdl run demo
+
+list: $(VENV)/.installed ## every table, figure and choice
+	@$(PY) -m effdl list
+
+status: $(VENV)/.installed ## every artefact and claim: declared, run, held
+	@$(PY) -m effdl status
 
 table-% fig-% dfa-fig-% claims-%: $(VENV)/.installed ## a table or figure of the theses: make table-6.1 SCALE=small
 	@$(PY) -m effdl run $@ $(if $(SCALE),--scale $(SCALE))

@@ -165,7 +165,7 @@ def check(declaration: Declaration) -> None:
         raise ConfigError(f"id: {artefact.id} stands in no thesis, so it needs a title")
     if artefact.id in published.artefacts() and (missing := [s for s in ALWAYS if s not in artefact.scales]):
         raise ConfigError(f"scales: {missing[0]} is missing; an artefact of a thesis always has {' and '.join(ALWAYS)}")
-    if sorted((*artefact.rows, artefact.columns)) != sorted(artefact.axes):
+    if sorted((*artefact.rows, *((artefact.columns,) if artefact.columns else ()))) != sorted(artefact.axes):
         raise ConfigError(f"rows, columns: must name each of the axes {', '.join(artefact.axes)} once")
     if twice := set(artefact.axes) & set(artefact.assumptions):
         raise ConfigError(f"assumptions.{min(twice)}: is an axis already")

@@ -51,9 +51,9 @@ def points(axes: "Axes", declaration: Declaration, scale: str, runs: Runs) -> No
     artefact = declaration.artefact
     cells = [cell for cell in declaration.cells(scale) if set(cell.at) == set(artefact.axes)]
     rows = list(dict.fromkeys(_row(declaration, cell) for cell in cells))
-    levels = list(artefact.axes[artefact.columns])
+    levels = list(artefact.axes[artefact.columns]) if artefact.columns else [""]
     for i, level in enumerate(levels):
-        of_level = [cell for cell in cells if cell.at[artefact.columns] == level]
+        of_level = [cell for cell in cells if artefact.columns is None or cell.at[artefact.columns] == level]
         shift = 0.16 * (i - (len(levels) - 1) / 2)
         places = [rows.index(_row(declaration, cell)) + shift for cell in of_level]
         _points(axes, declaration, runs, of_level, places, i)
@@ -69,7 +69,7 @@ def points(axes: "Axes", declaration: Declaration, scale: str, runs: Runs) -> No
 
 def _points(axes: "Axes", declaration: Declaration, runs: Runs, cells: list[Cell], places: list[float], i: int) -> None:
     artefact = declaration.artefact
-    label: Any = declaration.label(artefact.columns, cells[0].at[artefact.columns])
+    label: Any = declaration.label(artefact.columns, cells[0].at[artefact.columns]) if artefact.columns else "ours"
     for x, cell in zip(places, cells, strict=True):
         found = list(values(runs, cell, artefact.metric, artefact.unit).values())
         if not found:

@@ -32,13 +32,14 @@ def _block(name: str, scale: str, root: Path) -> str:
     if not lines:
         raise RecordError(f"{name}: the ledger has nothing at scale {scale}; effdl publish {name} --scale {scale}")
     runs = frame(declaration, scale, lines)
-    picture = figure.write(declaration, scale, runs, root)
     content = [
         f"<!-- results: {name} {scale} -->",
         f"### {heading(declaration)}, scale *{scale}*",
         f"{declaration.scale(scale).about} Made by `{command(declaration, scale)}`; `effdl report {name}` says more.",
         summary(declaration, scale, runs).replace("\n## ", "\n#### "),
-        f"![{name}, scale {scale}]({root.name}/{picture.relative_to(root).as_posix()})",
-        "<!-- /results -->",
     ]
+    if declaration.artefact.picture:
+        picture = figure.write(declaration, scale, runs, root)
+        content.append(f"![{name}, scale {scale}]({root.name}/{picture.relative_to(root).as_posix()})")
+    content.append("<!-- /results -->")
     return "\n\n".join(content)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
-from effdl.reproduce import declared
+from effdl.reproduce import declared, published
 from effdl.reproduce.artefact import Cell, Declaration
 from effdl.reproduce.frame import frame
 from effdl.reproduce.judge import Judged, Runs, absolute, combinations, diverged, judged, missing, undertrained, values
@@ -22,7 +22,7 @@ def report(declaration: Declaration, scale: str, lines: Sequence[Line]) -> str:
         f"# {heading(declaration)}\n\n{declaration.artefact.source}",
         f"Scale *{scale}*: {declaration.scale(scale).about}\n\n`{command(declaration, scale)}`",
         summary(declaration, scale, runs),
-        section("Each cell", details(declaration, scale, runs)),
+        section("Each cell", details(declaration, scale, runs) if declaration.artefact.columns else ""),
         section("Other choices where the text says nothing", _grid(declaration, scale, runs)),
         section("How ours differs from the thesis", "\n".join(_differences(declaration, scale))),
         section("What the text leaves open", "\n".join(_assumptions(declaration))),
@@ -52,7 +52,10 @@ def heading(declaration: Declaration) -> str:
 
 
 def command(declaration: Declaration, scale: str) -> str:
-    return f"make {declaration.artefact.id} SCALE={scale}"
+    by_rule = declaration.artefact.id in published.artefacts() or declaration.artefact.id.startswith("claims-")
+    return (
+        f"make {declaration.artefact.id} SCALE={scale}" if by_rule else f"effdl run {declaration.artefact.id} --scale {scale}"
+    )
 
 
 def section(title: str, content: str) -> str:
@@ -65,29 +68,47 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def table(declaration: Declaration, scale: str, runs: Runs, found: Sequence[Judged]) -> str:
-    """A row for each combination of the row axes; for each column's cell what is printed and what is ours."""
+    """A row for each combination of the row axes: what is printed and what is ours, and the verdicts on the row."""
     artefact = declaration.artefact
     cells = [cell for cell in declaration.cells(scale) if set(cell.at) == set(artefact.axes)]
+    body = _crossed(declaration, scale, runs, cells) if artefact.columns else _listed(declaration, runs, cells)
+    header, rows = next(body), []
+    for row, texts in zip(dict.fromkeys(tuple(cell.at[axis] for axis in artefact.rows) for cell in cells), body, strict=True):
+        of_row = {one.name: one for one in found if tuple(one.at.get(axis) for axis in artefact.rows) == row}
+        labels = [declaration.label(axis, level) for axis, level in zip(artefact.rows, row, strict=True)]
+        rows.append([*labels, *texts, *(_word(of_row[name]) for name in by_row(declaration))])
+    return markdown([*artefact.rows, *header, *(name.replace("_", " ") for name in by_row(declaration))], rows)
+
+
+def _crossed(declaration: Declaration, scale: str, runs: Runs, cells: Sequence[Cell]) -> Iterator[list[str]]:
+    """The header, then each row: for each level of the column axis what is printed, where anything is, and what is ours."""
+    artefact = declaration.artefact
+    assert artefact.columns is not None
     levels = list(artefact.axes[artefact.columns])
-    printed = [level for level in levels if any(c.published is not None for c in cells if c.at[artefact.columns] == level)]
-    columns = by_row(declaration)
-    header = list(artefact.rows)
-    for level in levels:
-        label = declaration.label(artefact.columns, level)
-        header += [f"{label}: printed", "ours"] if level in printed else [f"{label}: ours"]
-    rows = []
+    printed = {cell.at[artefact.columns] for cell in cells if cell.published is not None}
+    labels = {level: declaration.label(artefact.columns, level) for level in levels}
+    yield [t for v in levels for t in ([f"{labels[v]}: printed", "ours"] if v in printed else [f"{labels[v]}: ours"])]
     for row in dict.fromkeys(tuple(cell.at[axis] for axis in artefact.rows) for cell in cells):
-        texts = [declaration.label(axis, level) for axis, level in zip(artefact.rows, row, strict=True)]
+        texts = []
         for level in levels:
-            cell = next(c for c in cells if c.matches({**dict(zip(artefact.rows, row, strict=True)), artefact.columns: level}))
+            where = {**dict(zip(artefact.rows, row, strict=True)), artefact.columns: level}
+            cell = next(cell for cell in cells if cell.matches(where))
             if level in printed:
                 texts.append("" if cell.published is None else f"{cell.published:g}")
             texts.append(_ours(declaration, scale, runs, cell))
-        for name in columns:
-            judgement = next(j for j in found if j.name == name and tuple(j.at[axis] for axis in artefact.rows) == row)
-            texts.append(_word(judgement))
-        rows.append(texts)
-    return markdown([*header, *(name.replace("_", " ") for name in columns)], rows)
+        yield texts
+
+
+def _listed(declaration: Declaration, runs: Runs, cells: Sequence[Cell]) -> Iterator[list[str]]:
+    """The header, then each cell's details."""
+    artefact = declaration.artefact
+    yield ["n", *(column.name for column in artefact.details)]
+    for cell in cells:
+        if reason := missing(runs, cell) or diverged(runs, cell):
+            yield [reason, *("" for _ in artefact.details)]
+        else:
+            count = len(values(runs, cell, artefact.metric))
+            yield [str(count), *(_column(column, cell, cells, runs) for column in artefact.details)]
 
 
 def by_row(declaration: Declaration) -> list[str]:
@@ -102,8 +123,9 @@ def legend(declaration: Declaration, found: Sequence[Judged]) -> str:
         one = next(judgement for judgement in found if judgement.name == name)
         unit = one.claim.unit or declaration.artefact.unit
         sides = " minus ".join(_side(declaration, side) for side in (one.claim.left, one.claim.right) if side)
-        what = f"{sides}, {'points' if unit == 'percent' and one.claim.right else unit}; holds in {_required(one)}"
-        lines.append(f"- *{name.replace('_', ' ')}*: {one.claim.says} ({what}). {one.claim.note}".rstrip())
+        what = f"{sides or declaration.artefact.metric}, {'points' if unit == 'percent' and one.claim.right else unit}"
+        said = f"{one.claim.says} ({what}: the interval lies in {_required(one)}). {one.claim.note}"
+        lines.append(f"- *{name.replace('_', ' ')}*: {said}".rstrip())
     return "\n".join(lines)
 
 
@@ -123,7 +145,7 @@ def claims_table(declaration: Declaration, found: Sequence[Judged]) -> str:
         return ""
     shown = {one.name: one.claim for one in found if one.name not in by_row(declaration)}
     notes = [f"- {claim.says}: {claim.note}" for claim in shown.values() if claim.note]
-    return "\n\n".join([markdown(["claim", "where", "ours", "holds in", "n", "verdict"], rows), "\n".join(notes)]).strip()
+    return "\n\n".join([markdown(["claim", "where", "ours", "must lie in", "n", "verdict"], rows), "\n".join(notes)]).strip()
 
 
 def _side(declaration: Declaration, side: Where) -> str:

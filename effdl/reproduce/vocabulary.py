@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from effdl.setting import Count, NonNegative, Real
+from effdl.setting import Count, NonNegative, Real, Size
 
 Where = Mapping[str, str | tuple[str, ...]]  # axis -> level or levels; what is not named is not restricted
 Overrides = dict[str, Any]  # config key or group -> value, as on the command line
@@ -110,7 +110,7 @@ class Column(Entry):
     statistic: Statistic = "mean"
     spread: bool = False
     share_of: Where | None = None
-    digits: Count = 2
+    digits: Size = 2
 
 
 class Published(Entry):
@@ -125,8 +125,8 @@ class Artefact(Entry):
     """A table or figure, declared once.
 
     id: as in artefacts.csv, else one of our own. metric, unit, statistic: what a cell shows. axes: their product is the
-    cells. layout: the axes that are rows, and the one that is columns, of the printed table. series: keys of metrics.jsonl
-    that the figure draws.
+    cells. rows, columns: the axes that are rows, and the one that is columns, of the printed table; without columns the
+    details are the table. series: keys of metrics.jsonl that the figure draws. picture: whether the README shows it.
     """
 
     id: str
@@ -137,7 +137,7 @@ class Artefact(Entry):
     statistic: Statistic = "mean"
     axes: dict[str, dict[str, Level]]
     rows: tuple[str, ...]
-    columns: str
+    columns: str | None = None
     set: Overrides = {}
     rules: tuple[Rule, ...] = ()
     assumptions: dict[str, Assumption] = {}
@@ -147,3 +147,4 @@ class Artefact(Entry):
     series: tuple[str, ...] = ()
     published: Published | None = None
     notes: tuple[str, ...] = ()
+    picture: bool = True
