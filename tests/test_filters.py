@@ -21,6 +21,7 @@ from effdl.methods.backprop import Backprop
 from effdl.methods.segmentwise import Segmentwise
 from effdl.records.carry import carry_out
 from effdl.records.run import Run
+from effdl.rng import seed_for
 from effdl.setting import Count, setting
 from effdl.training.optim import Sgd
 
@@ -248,6 +249,15 @@ def test_samples_that_were_trained_on_are_recorded_and_validation_is_whole(metho
     assert [line["data/samples"] for line in lines] == [16] * 2 * segments
     assert run.inner.summary(network, [])["data/train_samples"] == 32 * segments
     assert [at[4:] for at in run.said] == [(1, 2), (2, 2)] * 2 * segments  # 16 samples in batches of 8
+
+
+def test_the_engine_draws_another_subset_in_every_epoch_and_segment(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds, apply = [], Filter.apply
+    monkeypatch.setattr(Filter, "apply", lambda *args: seeds.append(args[-1]) or apply(*args))  # type: ignore[func-returns-value]
+    run = run_with(RandomSubset(share=0.5))
+    Segmentwise(epochs=2).fit(tiny.problem(), tiny.chain(), run)
+    assert seeds == [seed_for(0, "filter", i, e) for i in range(3) for e in range(2)]
+    assert RandomSubset.sees == "index"  # it never looks at x, so what it drops is not fed
 
 
 def test_every_epoch_and_segment_draws_another_subset() -> None:
