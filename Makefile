@@ -6,7 +6,7 @@ PY := $(VENV)/bin/python
 .PHONY: help install demo list status readme test test-slow lint types check same clean
 
 help: ## this list
-	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z% -]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 install: $(VENV)/.installed ## make .venv and install effdl with its test tools
 

@@ -28,9 +28,10 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def start(*arguments: str, cwd: Path, script: str = "run.py", **more: str) -> subprocess.Popen[str]:
-    """In a session of its own, so that all its descendants can be found."""
+    """In a session of its own, so that all its descendants can be found. script: a file, or a module to run."""
+    program = [str(ROOT / script)] if script.endswith(".py") else ["-m", script]
     return subprocess.Popen(
-        [sys.executable, str(ROOT / script), *arguments],
+        [sys.executable, *program, *arguments],
         cwd=cwd,
         env=environment(**more),
         stdout=subprocess.PIPE,
@@ -59,8 +60,10 @@ def run_here(*arguments: str) -> int:
     return 0
 
 
-def run(*arguments: str, cwd: Path, script: str = "run.py", **more: str) -> subprocess.CompletedProcess[str]:
-    return finish(start(*arguments, cwd=cwd, script=script, **more))
+def run(
+    *arguments: str, cwd: Path, script: str = "run.py", timeout: float = 240, **more: str
+) -> subprocess.CompletedProcess[str]:
+    return finish(start(*arguments, cwd=cwd, script=script, **more), timeout)
 
 
 def answer(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:

@@ -54,6 +54,13 @@ def lines_of(declaration: Declaration, scale: str, root: Path) -> tuple[list[Lin
 
 def show(declaration: Declaration, scale: str, lines: Sequence[Line], root: Path) -> None:
     """The report on standard output, and the figure into a file that its last line names."""
-    print(report(declaration, scale, lines))
+    text = report(declaration, scale, lines)
+    if sys.stdout.isatty():
+        from rich.console import Console
+        from rich.markdown import Markdown
+
+        Console().print(Markdown(text))
+    else:
+        print(text)
     path = figure.write(declaration, scale, frame(declaration, scale, lines), root)
     print(f"Figure: {path}")
