@@ -34,18 +34,19 @@ def main(entry: Callable[[], Any]) -> None:
     arguments = sys.argv[1:]
     _results.clear()
     _sweeps.clear()
-    if {"-h", "--help"} & set(arguments):
-        print(help_page())
-        return
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     many = bool({"-m", "--multirun"} & set(arguments))
     if many and not any(a.startswith("hydra/launcher=") for a in arguments):
         sys.argv.append("hydra/launcher=effdl")
     gc.disable()  # what the imports make stays; looking through it again and again takes a second
     try:
+        if {"-h", "--help"} & set(arguments):
+            print(help_page())
+            return
         if unknown := [a for a in arguments if a.startswith("-") and a.split("=")[0] not in FLAGS]:
             raise ConfigError(f"{unknown[0]}: unknown option; values are given as key=value, see --help")
         if any(a.startswith("-") for a in arguments):
+            sys.argv += config.search_path()
             entry()
         else:  # the same without Hydra's second composition, which would be half of the time to answer from a record
             run(config.compose(arguments))
@@ -159,7 +160,7 @@ def stop_for(error: Exception, arguments: Sequence[str]) -> None:
     """One line for each kind of error: the user's, Hydra's, which are the user's too, the disk's, and ours."""
     if isinstance(error, EffdlError):
         stop(one_line(error), error.exit_code)
-    if type(error).__module__.split(".")[0] in ("hydra", "omegaconf", "antlr4"):
+    if type(error).__module__.split(".")[0] in ("hydra", "omegaconf", "antlr4", "yaml"):
         stop(one_line(config.composition_error(error, arguments)), ConfigError.exit_code)
     if isinstance(error, OSError) and error.filename:
         reason = f"{error.filename}: {error.strerror}; point `results` to a folder that can be written"
@@ -214,6 +215,6 @@ def _defaults() -> dict[str, str]:
 
 def about(group: str, name: str) -> str:
     """A choice's line: the first comment of its YAML."""
-    lines = (config.CONFIGS / group / f"{name}.yaml").read_text().splitlines()
+    lines = config.config_file(group, name).read_text().splitlines()
     comments = (line[1:].strip() for line in lines if line.startswith("#"))
     return next((line for line in comments if not line.startswith("@")), "")

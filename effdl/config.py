@@ -3,7 +3,9 @@
 import hashlib
 import importlib
 import json
+import os
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from pydantic import ValidationError
 
-from effdl.errors import ConfigError
+from effdl.errors import ConfigError, one_line
 from effdl.setting import Setting
 
 # A wheel's own, else the repository's; beside an installed package could stand anybody's folder of that name.
@@ -71,14 +73,17 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import HydraException
+    from yaml import YAMLError
 
     hydra, running = GlobalHydra.instance(), GlobalHydra.instance().hydra
     hydra.clear()  # a launcher runs within Hydra's own initialisation
     try:
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            return hydra_compose("config", list(overrides))
+            return hydra_compose("config", [*overrides, *search_path()])
     except HydraException as error:
         raise composition_error(error, overrides) from error
+    except YAMLError as error:  # names its file
+        raise ConfigError(one_line(error)) from error
     except ValueError as error:  # such as method=null
         raise ConfigError(f"{' '.join(overrides)}: {error}") from error
     finally:
@@ -205,10 +210,11 @@ def _explain(error: Mapping[str, Any], group: str, names: list[str]) -> str:
 
 def _locate(target: str, where: str) -> Any:
     module, _, name = target.rpartition(".")
+    plugin_folders()
     try:
         return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"{where}._target_: cannot import {target!r} ({error})") from None
+    except Exception as error:  # a plugin's module may do anything
+        raise ConfigError(f"{where}._target_: cannot import {target!r} ({one_line(error)})") from None
 
 
 def check(spec: Spec) -> None:
@@ -250,8 +256,50 @@ def _misfit(objective: Any, problem: Any) -> str | None:
 
 
 def choices(group: str) -> list[str]:
-    """Names of the YAMLs in a group's folder."""
-    return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
+    """Names of a group's YAMLs, plugins' too. Raises ConfigError."""
+    return sorted(path.stem for folder in _config_folders() for path in (folder / group).glob("*.yaml"))
+
+
+def config_file(group: str, name: str) -> Path:
+    """The YAML of a choice. Raises ConfigError."""
+    for folder in _config_folders():
+        if (path := folder / group / f"{name}.yaml").is_file():
+            return path
+    raise ConfigError(f"{group}={name}: unknown choice; there are {', '.join(choices(group))}")
+
+
+def plugin_folders() -> list[Path]:
+    """The folders that EFFDL_PLUGINS names, from now on importable from.
+
+    Each holds choices as ours lie, configs/<group>/<name>.yaml, and the modules of their classes. Raises ConfigError.
+    """
+    folders = [Path(name).resolve() for name in os.environ.get("EFFDL_PLUGINS", "").split(os.pathsep) if name]
+    for folder in folders:
+        if not (folder / "configs").is_dir():
+            raise ConfigError(f"EFFDL_PLUGINS: {folder} is not a folder with configs/<group>/<name>.yaml")
+        if str(folder) not in sys.path:
+            sys.path.append(str(folder))  # last: a plugin's module stands for no other; workers get the path with their job
+    return folders
+
+
+def _config_folders() -> list[Path]:
+    """Ours and those of the plugins; a plugin's choice of an unknown group, or of a name that is taken, is an error."""
+    folders = [CONFIGS]
+    for folder in (plugin / "configs" for plugin in plugin_folders()):
+        for path in sorted(folder.rglob("*.yaml")):
+            if (group := path.parent.relative_to(folder).as_posix()) not in GROUPS:
+                raise ConfigError(f"{path}: {group!r} is no group; there are {', '.join(GROUPS)}")
+            if taken := [other / group / path.name for other in folders if (other / group / path.name).is_file()]:
+                raise ConfigError(f"{path}: {group}={path.stem} is {taken[0]} already; take another name")
+        folders.append(folder)
+    return folders
+
+
+def search_path() -> list[str]:
+    """The override by which Hydra finds the plugins' choices; none without plugins. Raises ConfigError."""
+    plugins = [str(folder).replace("\\", "\\\\").replace("'", "\\'") for folder in _config_folders()[1:]]
+    quoted = ",".join(f"'file://{folder}'" for folder in plugins)
+    return [f"hydra.searchpath=[{quoted}]"] if quoted else []
 
 
 def build_choice(group: str, name: str) -> Any:

@@ -1,0 +1,140 @@
+"""Add a method in three files: CONTRIBUTING's own, written into a folder outside the package, work as it says."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from command import ROOT, answer, environment, run, run_here
+from torch import nn
+
+from effdl import config, load_network
+from effdl.errors import ConfigError
+
+TEXT = (ROOT / "CONTRIBUTING.md").read_text()
+FILES = dict(re.findall(r"^`([\w/.]+)`\n\n```\w+\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL))
+COMMANDS = [line for block in re.findall(r"^```sh\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL) for line in block.splitlines()]
+FAST = ("arch=mlp", "arch.hidden=[8]", "dataset.train_limit=300")
+
+
+@pytest.fixture
+def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder with the three files, in a place whose name needs care; the current folder is another."""
+    folder = tmp_path / "my rules, 'new'"
+    for name, text in FILES.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setenv("EFFDL_PLUGINS", str(folder))
+    monkeypatch.delitem(sys.modules, "readout", raising=False)
+    return folder
+
+
+def test_contributing_holds_three_files_and_the_commands_tried_here() -> None:
+    assert sorted(FILES) == ["configs/method/readout.yaml", "readout.py", "test_readout.py"]
+    begins = ["export EFFDL_PLUGINS=", "python run.py method=", "python run.py -m", "python -m pytest", "PYTHONPATH="]
+    assert len(COMMANDS) == 5 and all(c.startswith(b) for c, b in zip(COMMANDS, begins, strict=True))
+
+
+def test_method_outside_the_package_runs_learns_and_is_loaded_again(plugin: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_here(*shlex.split(COMMANDS[1])[2:], "arch.widths=[8]") == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result["status"] == "finished" and result["summary"]["test/acc"] > 0.8
+    assert isinstance(load_network(result["path"]), nn.Module)
+    stored = json.loads((Path(result["path"]) / "spec.json").read_text())["config"]
+    assert stored["method"] == {"_target_": "readout.Readout", "penalty": 10.0} and stored["optimizer"] is None
+
+
+def test_sweeps_workers_find_it_too(plugin: Path) -> None:
+    done = run(*shlex.split(COMMANDS[2])[2:], *FAST, cwd=Path.cwd(), EFFDL_PLUGINS=str(plugin))
+    runs = answer(done)["runs"]
+    assert [r["status"] for r in runs] == ["finished"] * 6 and len({r["run_id"] for r in runs}) == 6
+    assert sum(r["name"].startswith("readout") for r in runs) == 3
+
+
+def test_it_runs_by_its_target_alone(plugin: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("EFFDL_PLUGINS")
+    command = shlex.split(COMMANDS[4])
+    done = run(*command[3:], *FAST, cwd=Path.cwd(), PYTHONPATH=f"{ROOT}{os.pathsep}{plugin}")
+    assert done.returncode == 0 and answer(done)["status"] == "finished", done.stderr
+    monkeypatch.setenv("EFFDL_PLUGINS", str(plugin))
+    named = config.build(config.compose(["method=readout", "method.penalty=10", *FAST]))
+    assert answer(done)["run_id"] == config.run_id(named, named.dataset.fingerprint())  # however it was named
+
+
+def test_its_own_tests_run(plugin: Path) -> None:
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(plugin)]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "1 passed" in done.stdout, done.stdout
+
+
+def test_it_is_listed_with_its_first_comment(plugin: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert config.choices("method") == ["backprop", "dll", "dll_first_results", "dll_regularized", "readout", "segmentwise"]
+    assert config.config_file("method", "readout") == plugin / "configs" / "method" / "readout.yaml"
+    assert config.plugin_folders() == [plugin]
+    comment = FILES["configs/method/readout.yaml"].splitlines()[0].removeprefix("# ")
+    assert run_here("--help") == 0
+    assert re.search(rf"^   readout +{re.escape(comment)}$", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_unknown_choices_are_answered_with_it(plugin: Path) -> None:
+    for fails in (lambda: config.compose(["method=readot"]), lambda: config.config_file("method", "readot")):
+        with pytest.raises(ConfigError, match=r"^method=readot: unknown choice; there are backprop, .*readout, "):
+            fails()
+    with pytest.raises(ConfigError, match=r"^method\.penalty: .*greater than 0"):
+        config.build(config.compose(["method=readout", "method.penalty=0"]))
+
+
+def test_two_folders_may_be_named_and_none_is_no_plugin(plugin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = tmp_path / "other" / "configs" / "dataset"
+    other.mkdir(parents=True)
+    (other / "few.yaml").write_text("# Few digits.\ndefaults: [digits, _self_]\ntrain_limit: 100\n")
+    monkeypatch.setenv("EFFDL_PLUGINS", f"{plugin}{os.pathsep}{tmp_path / 'other'}{os.pathsep}")
+    made = config.build(config.compose(["method=readout", "dataset=few"]))
+    assert type(made.method).__name__ == "Readout" and made.dataset.train_limit == 100
+    monkeypatch.setenv("EFFDL_PLUGINS", "")
+    assert "readout" not in config.choices("method") and config.plugin_folders() == config.search_path() == []
+
+
+def broken(folder: Path, name: str, text: str) -> None:
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "line"),
+    [
+        ("configs/metod/readout.yaml", "", r"'metod' is no group; there are .*method"),
+        ("configs/method/dll.yaml", "", r"method=dll is .* already; take another name"),
+        ("configs/method/readout.yaml", "# A.\n_target_: [", r"readout\.yaml"),
+        ("configs/method/readout.yaml", "# A.\n_target_: readot.Readout\n", r"cannot import 'readot\.Readout' .*No module"),
+        ("configs/method/readout.yaml", "# A.\n_target_: readout.Readot\n", r"no attribute 'Readot'"),
+        ("readout.py", "def (:\n", r"cannot import .*SyntaxError"),
+        ("readout.py", "1 / 0\n", r"cannot import .*ZeroDivisionError"),
+    ],
+)
+def test_broken_plugins_are_named_in_one_line(
+    name: str, text: str, line: str, plugin: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken(plugin, name, text)
+    assert run_here("method=readout", "optimizer=none") == 2
+    out, err = capsys.readouterr()
+    assert out == "" and len(err.splitlines()) == 1 and re.search(line, err) and list(Path.cwd().iterdir()) == []
+
+
+@pytest.mark.parametrize("arguments", [("--help",), (), ("-m", "seed=0,1")])
+def test_missing_plugin_folder_is_named_in_one_line(
+    arguments: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EFFDL_PLUGINS", "nowhere")
+    assert run_here(*arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith(f"effdl: EFFDL_PLUGINS: {tmp_path / 'nowhere'} is not a folder with ")
+    assert len(err.splitlines()) == 1 and list(tmp_path.iterdir()) == []
