@@ -179,7 +179,7 @@ def help_page() -> str:
         default = _defaults().get(group)
         for name in config.choices(group):
             mark = "*" if name == default else " "
-            lines.append(f" {mark} {name:<20} {about(group, name)}")
+            lines.append(f" {mark} {name:<20} {config.about(group, name)}")
         lines.append("")
     lines += [
         "Root keys: seed (0), test_every (epoch, segment, run), results (folder of the records), workers (of a sweep).",
@@ -211,10 +211,3 @@ def _defaults() -> dict[str, str]:
             path = config.CONFIGS / parent / f"{bases[0]}.yaml"
         found[group] = of(path)[child]
     return found
-
-
-def about(group: str, name: str) -> str:
-    """A choice's line: the first comment of its YAML."""
-    lines = config.config_file(group, name).read_text().splitlines()
-    comments = (line[1:].strip() for line in lines if line.startswith("#"))
-    return next((line for line in comments if not line.startswith("@")), "")

@@ -302,6 +302,13 @@ def search_path() -> list[str]:
     return [f"hydra.searchpath=[{quoted}]"] if quoted else []
 
 
+def about(group: str, name: str) -> str:
+    """A choice's line for lists and help: the first comment of its YAML."""
+    lines = config_file(group, name).read_text().splitlines()
+    comments = (line[1:].strip() for line in lines if line.startswith("#"))
+    return next((line for line in comments if not line.startswith("@")), "")
+
+
 def build_choice(group: str, name: str) -> Any:
     """A choice of a group, all values as its YAML and the ones it builds on have them."""
     node = OmegaConf.select(compose([f"{group}={name}"]), group.replace("/", "."))

@@ -26,8 +26,23 @@ MAY = {
     "records": PARTS | {"training", "config", "filters", "probes"},
     "reproduce": PARTS | {"config", "records"},
     "cli": {"config", "errors", "records", "reproduce"},
+    "commands": {"cli", "config", "errors", "records", "reproduce"},
+    "__main__": {"commands"},
 }
-LIGHT = ("cli", "config", "errors", "rng", "setting", "records/store", "records/execute", "records/report", "__init__")
+REPRODUCE = tuple(f"reproduce/{name}" for name in ("published", "vocabulary", "artefact", "catalogue", "declared", "ledger"))
+LIGHT = (
+    *REPRODUCE,
+    "commands",
+    "cli",
+    "config",
+    "errors",
+    "rng",
+    "setting",
+    "records/store",
+    "records/execute",
+    "records/report",
+    "__init__",
+)
 MODULES = sorted([*(ROOT / "effdl").rglob("*.py"), ROOT / "run.py", *(ROOT / "hydra_plugins").rglob("*.py")])
 
 

@@ -5,11 +5,9 @@ from typing import Any
 
 from effdl import config
 from effdl.errors import ConfigError
-from effdl.methods.backprop import Backprop
 from effdl.records.carry import build_network, open_problem, open_run
 from effdl.records.report import Silent
 from effdl.training.handle import SegmentCost
-from effdl.training.optim import Sgd
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,8 @@ def cost(spec: config.Spec, threads: int | None = None) -> Cost:
 
 def _with_backprop(spec: config.Spec) -> config.Spec:
     """Full backpropagation of the same network on the same data."""
-    return replace(spec, method=Backprop(), optimizer=spec.optimizer or Sgd(), filter=None, probe=())
+    optimizer = spec.optimizer or config.build_choice("optimizer", "sgd")
+    return replace(spec, method=config.build_choice("method", "backprop"), optimizer=optimizer, filter=None, probe=())
 
 
 def _rehearse(spec: config.Spec, threads: int | None) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 from yaml import YAMLError
@@ -114,8 +114,9 @@ class Declaration:
 
 
 def declared() -> dict[str, Path]:
-    """The file of every declared artefact by its id."""
-    return {_id_of(path): path for path in sorted(published.EXPERIMENTS.rglob("*.yaml"))}
+    """The file of every declared artefact by its id: ours, then those of plugin folders."""
+    folders = [published.EXPERIMENTS, *(folder / "experiments" for folder in config.plugin_folders())]
+    return {_id_of(path): path for folder in folders for path in sorted(folder.rglob("*.yaml"))}
 
 
 def load(name: str) -> Declaration:
@@ -142,8 +143,14 @@ def read(path: Path) -> Declaration:
 
 
 def parse(text: str) -> dict[str, Any]:
-    """A declaration's YAML as plain values; a key that stands twice is an error. Raises YAMLError or OmegaConfBaseException."""
-    created = OmegaConf.create(text)
+    """A declaration's YAML as plain values; a key that stands twice is an error. Raises YAMLError, OmegaConfBaseException or
+    ConfigError."""
+    try:
+        created = OmegaConf.create(text)
+    except AssertionError:  # a number
+        created = None
+    if not isinstance(created, DictConfig):
+        raise ConfigError("must be keys with values")
     return {str(key): value for key, value in OmegaConf.to_container(created, resolve=True).items()}  # type: ignore[union-attr]
 
 
@@ -167,14 +174,22 @@ def check(declaration: Declaration) -> None:
         raise ConfigError(f"scales: {missing[0]} is missing; an artefact of a thesis always has {' and '.join(ALWAYS)}")
     if sorted((*artefact.rows, *((artefact.columns,) if artefact.columns else ()))) != sorted(artefact.axes):
         raise ConfigError(f"rows, columns: must name each of the axes {', '.join(artefact.axes)} once")
+    choices = {f"assumptions.{name}.choices": assumption.choices for name, assumption in artefact.assumptions.items()}
+    several: dict[str, Any] = {"scales": artefact.scales, **{f"axes.{a}": artefact.axes[a] for a in artefact.axes}, **choices}
+    if empty := [key for key, named in several.items() if not named]:
+        raise ConfigError(f"{empty[0]}: needs at least one")
     if twice := set(artefact.axes) & set(artefact.assumptions):
         raise ConfigError(f"assumptions.{min(twice)}: is an axis already")
     for key, where in _wheres(artefact):
         _check_where(declaration, key, where)
+    for name, scale in artefact.scales.items():
+        for i, variant in enumerate(scale.grid):
+            if unknown := sorted(set(variant.choose) & set(artefact.axes)):
+                raise ConfigError(f"scales.{name}.grid.{i}.choose.{unknown[0]}: is an axis; a grid chooses among assumptions")
     for name, claim in artefact.claims.items():
         _check_claim(f"claims.{name}", claim, artefact)
-    for scale in artefact.scales:
-        declaration.cells(scale)  # each published number is looked up
+    for name in artefact.scales:
+        declaration.cells(name)  # each published number is looked up
 
 
 def _check_where(declaration: Declaration, key: str, where: Where) -> None:
@@ -187,8 +202,8 @@ def _check_where(declaration: Declaration, key: str, where: Where) -> None:
 
 
 def _check_claim(key: str, claim: Claim, artefact: Artefact) -> None:
-    if claim.answers is not None:
-        published.claim(claim.answers)
+    if claim.answers is not None and claim.answers not in published.claims():
+        raise ConfigError(f"{key}.answers: {claim.answers}: no such claim in claims.csv")
     relation, _ = statement(claim)
     if relation is None:
         raise ConfigError(f"{key}.relation: needs one of >=, <=, ~, since {claim.answers or 'nothing'} prints none")
@@ -248,6 +263,7 @@ def _siblings(loc: tuple[int | str, ...]) -> list[str]:
             annotation = annotation.model_fields[str(part)].annotation
         else:  # a dict's or a tuple's value
             annotation = [arg for arg in get_args(annotation) if arg is not ...][-1]
+        annotation = next(iter(get_args(annotation)), annotation) if type(None) in get_args(annotation) else annotation
     return list(annotation.model_fields)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from effdl import cli, config
+from effdl import config
 from effdl.errors import ConfigError, EffdlError
 from effdl.reproduce import artefact, published
 from effdl.reproduce.artefact import Declaration
@@ -44,7 +44,7 @@ def everything() -> dict[str, Any]:
     for name, path in ours.items():
         if name not in rows:
             found[name] = {"title": artefact.read(path).title, "kind": "ours", "nature": "experiment", "declared": True}
-    groups = {group: {choice: cli.about(group, choice) for choice in config.choices(group)} for group in config.GROUPS}
+    groups = {group: {choice: config.about(group, choice) for choice in config.choices(group)} for group in config.GROUPS}
     return {"artefacts": found, "groups": groups}
 
 

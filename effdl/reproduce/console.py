@@ -77,7 +77,7 @@ class Plan:
         lines.append(f"{'cell':<{width}}  {'done':>4}  {'left':>4}  {'a run':>7}  {'memory':>8}  of backprop")
         for one in self.surveyed:
             if not one.specs:
-                lines.append(f"{one.cell.name:<{width}}  no data: {one.reason}")
+                lines.append(f"{one.cell.name:<{width}}  no data")
                 continue
             cost = self.cost[one.cell.name]
             lines.append(
@@ -85,7 +85,8 @@ class Plan:
                 f"  {size(cost.peak_bytes):>8}  {cost.share:>6.0%}"
             )
         workers = f"{self.workers} process{'es' if self.workers > 1 else ''}"
-        lines += ["", f"{self.left} runs left: about {duration(self.seconds)} with {workers} on this machine"]
+        lines += ["", *dict.fromkeys(one.reason for one in self.surveyed if one.reason)]
+        lines += [f"{self.left} runs left: about {duration(self.seconds)} with {workers} on this machine"]
         return "\n".join(lines)
 
 

@@ -1,6 +1,7 @@
 """What the theses print: every table and figure, every checkable claim, and the numbers of the tables, from CSV files."""
 
 import csv
+import math
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -53,16 +54,19 @@ def number(name: str, where: Mapping[str, str], column: str) -> float:
     """
     table = rows(name)
     for key in (*where, column):
-        if key not in table[0]:
+        if table and key not in table[0]:
             raise ConfigError(f"{name} has no column {key}; there are {', '.join(table[0])}")
     found = [row for row in table if all(row[key] == value for key, value in where.items())]
     said = ", ".join(f"{key}={value}" for key, value in where.items())
     if len(found) != 1:
         raise ConfigError(f"{name} has {len(found) or 'no'} row{'s' if len(found) != 1 else ''} with {said}")
     try:
-        return float(found[0][column])
-    except ValueError:
-        raise ConfigError(f"{name} has {found[0][column]!r} as {column} of {said}, which is no number") from None
+        value = float(found[0][column])
+    except (TypeError, ValueError):  # a row that ends before the column has None there
+        value = math.nan
+    if not math.isfinite(value):
+        raise ConfigError(f"{name} has {found[0][column]!r} as {column} of {said}, which is no number")
+    return value
 
 
 def chapter(claim_id: str) -> str:
