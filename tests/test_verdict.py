@@ -241,6 +241,18 @@ def test_pooled_claim_with_nothing_on_one_side_has_the_reason_of_that_side(tmp_p
     assert (one.verdict.word, one.verdict.interval) == ("no data", None)
 
 
+def test_claim_without_a_right_side_is_over_all_runs_of_all_its_cells(tmp_path: Path) -> None:
+    claim = {"says": "trained", "left": {"method": ["base", "ours"]}, "relation": ">=", "value": 80}
+    (one,) = verdicts(tmp_path, LEVEL, {"claims/level": claim})
+    expected = stats.ttest_1samp([90, 91, 92, 93, 90, 90, 88, 88], 0).confidence_interval(0.95)
+    assert one.verdict.interval is not None and (one.verdict.interval.n, one.verdict.paired) == (8, False)
+    assert bounds(one.verdict.interval) == pytest.approx(tuple(expected))
+
+
+def test_metric_that_no_run_has_is_named(tmp_path: Path) -> None:
+    assert {one.verdict.word for one in verdicts(tmp_path, LEVEL, {"claims/level/metric": "test/accc"})} == {"no test/accc"}
+
+
 def test_run_that_several_cells_share_counts_once(tmp_path: Path) -> None:
     declaration = declare(tmp_path, POOLED)
     told = lines(cells(few_base=[0.9, 0.9], few_ours=[0.9, 0.92], many_base=[0.9, 0.9], many_ours=[0.9, 0.92]))

@@ -213,6 +213,9 @@ def _check_claim(key: str, claim: Claim, artefact: Artefact) -> None:
         raise ConfigError(f"{key}.compare: {claim.compare} needs a right side")
     if claim.right is not None and claim.right == claim.left:
         raise ConfigError(f"{key}.right: is the same as left")
+    levels = (*claim.left.values(), *(claim.right or {}).values())
+    if claim.right is not None and (set(claim.left) != set(claim.right) or not all(isinstance(one, str) for one in levels)):
+        raise ConfigError(f"{key}.right: needs the axes of left, each side one level; what both share belongs in where")
 
 
 def statement(claim: Claim) -> tuple[str | None, float]:

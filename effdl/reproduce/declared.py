@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from effdl.errors import ConfigError
 from effdl.reproduce.artefact import Declaration, parse
 
 FREE = ("says", "note")  # of a claim: words, which may be improved later
@@ -32,7 +33,7 @@ def at(declaration: Declaration, scale: str, commit: str | None) -> dict[str, An
     text, own = _at(declaration.path, commit) if commit else (None, None)
     try:
         raw = parse(text) if text else {}
-    except (YAMLError, OmegaConfBaseException):
+    except (YAMLError, OmegaConfBaseException, ConfigError):
         raw = {}
     return {"commit": own, "fixed": fixed(raw, scale) if raw else {}}
 

@@ -119,11 +119,11 @@ def _judge(
         return so("undertrained")
     unit = claim.unit or artefact.unit
     inner, outer = ("", unit) if claim.compare == "saving" else (unit if claim.compare == "difference" else "", "")
-    apart = {*claim.left, *(claim.right or {})}
+    apart = set(claim.right or {})
     sides = [_keyed(runs, side, metric, inner, apart) for side in (left, right)]
     measured, paired = compare(sides[0], None if claim.right is None else sides[1], claim.compare)
     if measured is None:
-        return so("not run")
+        return so("no pairs" if all(sides) else f"no {metric}")
     measured = _times(measured, SCALE_OF.get(outer, 1.0))
     return so(judge(measured, bounds), measured, paired)
 

@@ -33,12 +33,11 @@ def read(root: Path, name: str) -> list[Line]:
         try:
             line = json.loads(text)
             intact = line.pop("checksum") == checksum(line)
-        except (ValueError, KeyError, AttributeError):
+            where = f"{path}, line {number} ({line['cell']})"
+        except (ValueError, KeyError, TypeError, AttributeError):
             raise RecordError(f"{path}, line {number}: is no line of a ledger; restore the file") from None
         if not intact:
-            raise RecordError(
-                f"{path}, line {number} ({line['cell']}): was edited, its checksum differs; restore it or publish again"
-            )
+            raise RecordError(f"{where}: was edited, its checksum differs; restore it or publish again")
         lines.append(line)
     return lines
 
