@@ -160,6 +160,9 @@ def stop_for(error: Exception, arguments: Sequence[str]) -> None:
     """One line for each kind of error: the user's, Hydra's, which are the user's too, the disk's, and ours."""
     if isinstance(error, EffdlError):
         stop(one_line(error), error.exit_code)
+    if isinstance(error, BrokenPipeError):  # such as `effdl list | head`: nobody reads on, which is no failure of ours
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     if type(error).__module__.split(".")[0] in ("hydra", "omegaconf", "antlr4", "yaml"):
         stop(one_line(config.composition_error(error, arguments)), ConfigError.exit_code)
     if isinstance(error, OSError) and error.filename:

@@ -19,9 +19,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options = parser().parse_args(given)
         code = options.command(options)
         sys.stdout.flush()
-    except BrokenPipeError:  # such as `effdl list | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
     except KeyboardInterrupt:
         cli.stop("interrupted; the same command goes on where this one stopped", 130)
     except Exception as error:

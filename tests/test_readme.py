@@ -2,11 +2,16 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+from matplotlib.image import imread
+
 import effdl
+from effdl.reproduce.readme import rewrite
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -40,6 +45,22 @@ def test_every_public_name_and_every_class_of_the_readmes_table_can_be_imported(
 
 def test_make_targets_of_the_readme_exist() -> None:
     makefile = (ROOT / "Makefile").read_text()
-    targets = re.findall(r"^make ([a-z-]+)", README, flags=re.MULTILINE)
-    assert targets == ["demo", "test"]
-    assert all(re.search(rf"^{target}:.*##", makefile, flags=re.MULTILINE) for target in targets)
+    targets = re.findall(r"^make (\S+)", README, flags=re.MULTILINE)
+    assert targets == ["demo", "test", "table-6.1"]
+    rules = set(re.search(r"^table-.*?(?=:)", makefile, flags=re.MULTILINE)[0].split())
+    patterns = [rule.replace("%", "") for rule in rules]
+    plain = [target for target in targets if not target.startswith(tuple(patterns))]
+    assert all(re.search(rf"^{target}:.*##", makefile, flags=re.MULTILINE) for target in plain)
+
+
+def test_make_readme_moves_nothing(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "results" / "ledger", tmp_path / "results" / "ledger")
+    assert rewrite(README, tmp_path / "results") == README
+    drawn = sorted(path.name for path in (tmp_path / "results" / "figures").iterdir())
+    assert drawn == sorted(path.name for path in (ROOT / "results" / "figures").iterdir())
+    for name in drawn:
+        ours, theirs = (imread(root / "results" / "figures" / name) for root in (tmp_path, ROOT))
+        assert abs(ours.shape[0] - theirs.shape[0]) <= 3 and abs(ours.shape[1] - theirs.shape[1]) <= 3
+        rows, columns = (min(ours.shape[i], theirs.shape[i]) for i in (0, 1))
+        apart = np.abs(ours[:rows, :columns] - theirs[:rows, :columns]).mean()  # of values from 0 to 1
+        assert apart < 0.01

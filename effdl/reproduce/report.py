@@ -68,47 +68,61 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def table(declaration: Declaration, scale: str, runs: Runs, found: Sequence[Judged]) -> str:
-    """A row for each combination of the row axes: what is printed and what is ours, and the verdicts on the row."""
-    artefact = declaration.artefact
-    cells = [cell for cell in declaration.cells(scale) if set(cell.at) == set(artefact.axes)]
-    body = _crossed(declaration, scale, runs, cells) if artefact.columns else _listed(declaration, runs, cells)
-    header, rows = next(body), []
-    for row, texts in zip(dict.fromkeys(tuple(cell.at[axis] for axis in artefact.rows) for cell in cells), body, strict=True):
-        of_row = {one.name: one for one in found if tuple(one.at.get(axis) for axis in artefact.rows) == row}
-        labels = [declaration.label(axis, level) for axis, level in zip(artefact.rows, row, strict=True)]
-        rows.append([*labels, *texts, *(_word(of_row[name]) for name in by_row(declaration))])
-    return markdown([*artefact.rows, *header, *(name.replace("_", " ") for name in by_row(declaration))], rows)
+    """A row for each combination of the row axes: what is printed and what is ours, and the verdicts on the row.
 
-
-def _crossed(declaration: Declaration, scale: str, runs: Runs, cells: Sequence[Cell]) -> Iterator[list[str]]:
-    """The header, then each row: for each level of the column axis what is printed, where anything is, and what is ours."""
-    artefact = declaration.artefact
-    assert artefact.columns is not None
-    levels = list(artefact.axes[artefact.columns])
-    printed = {cell.at[artefact.columns] for cell in cells if cell.published is not None}
-    labels = {level: declaration.label(artefact.columns, level) for level in levels}
-    yield [t for v in levels for t in ([f"{labels[v]}: printed", "ours"] if v in printed else [f"{labels[v]}: ours"])]
-    for row in dict.fromkeys(tuple(cell.at[axis] for axis in artefact.rows) for cell in cells):
-        texts = []
-        for level in levels:
-            where = {**dict(zip(artefact.rows, row, strict=True)), artefact.columns: level}
-            cell = next(cell for cell in cells if cell.matches(where))
-            if level in printed:
-                texts.append("" if cell.published is None else f"{cell.published:g}")
-            texts.append(_ours(declaration, scale, runs, cell))
-        yield texts
-
-
-def _listed(declaration: Declaration, runs: Runs, cells: Sequence[Cell]) -> Iterator[list[str]]:
-    """The header, then each cell's details."""
-    artefact = declaration.artefact
-    yield ["n", *(column.name for column in artefact.details)]
+    Cells under other choices than ours have rows of their own, without verdicts.
+    """
+    artefact, columns = declaration.artefact, by_row(declaration)
+    cells = declaration.cells(scale)
+    rows: dict[tuple[tuple[str, str], ...], list[Cell]] = {}
     for cell in cells:
-        if reason := missing(runs, cell) or diverged(runs, cell):
-            yield [reason, *("" for _ in artefact.details)]
-        else:
-            count = len(values(runs, cell, artefact.metric))
-            yield [str(count), *(_column(column, cell, cells, runs) for column in artefact.details)]
+        rows.setdefault(tuple(pair for pair in cell.at.items() if pair[0] != artefact.columns), []).append(cell)
+    lines = []
+    for row, of_row in rows.items():
+        labels = [declaration.label(axis, level) for axis, level in row]
+        first, choices = labels[: len(artefact.rows)], labels[len(artefact.rows) :]
+        texts = _crossed(declaration, scale, runs, of_row) if artefact.columns else _listed(declaration, runs, of_row[0], cells)
+        verdicts = {one.name: _word(one) for one in found if tuple(one.at.items()) == row}
+        lines.append([", ".join([first[0], *choices]), *first[1:], *texts, *(verdicts.get(name, "") for name in columns)])
+    header = _crossed_header(declaration) if artefact.columns else ["n", *(column.name for column in artefact.details)]
+    return markdown([*artefact.rows, *header, *(name.replace("_", " ") for name in columns)], lines)
+
+
+def _crossed_header(declaration: Declaration) -> list[str]:
+    labels = {level: declaration.label(axis, level) for axis, level in _column_levels(declaration)}
+    printed = _printed_levels(declaration)
+    return [text for v in labels for text in ([f"{labels[v]}: printed", "ours"] if v in printed else [f"{labels[v]}: ours"])]
+
+
+def _crossed(declaration: Declaration, scale: str, runs: Runs, of_row: Sequence[Cell]) -> Iterator[str]:
+    """For each level of the column axis what is printed, where anything is, and what is ours."""
+    printed = _printed_levels(declaration)
+    for axis, level in _column_levels(declaration):
+        cell = next((cell for cell in of_row if cell.at[axis] == level), None)
+        if level in printed:
+            yield "" if cell is None or cell.published is None else f"{cell.published:g}"
+        yield "" if cell is None else _ours(declaration, scale, runs, cell)
+
+
+def _column_levels(declaration: Declaration) -> list[tuple[str, str]]:
+    axis = declaration.artefact.columns
+    assert axis is not None
+    return [(axis, level) for level in declaration.artefact.axes[axis]]
+
+
+def _printed_levels(declaration: Declaration) -> set[str]:
+    """Levels of the column axis that the thesis has numbers of."""
+    levels = declaration.artefact.axes[declaration.artefact.columns or ""].items()
+    return {level for level, told in levels if declaration.artefact.published and told.row is not None}
+
+
+def _listed(declaration: Declaration, runs: Runs, cell: Cell, cells: Sequence[Cell]) -> list[str]:
+    """A cell's details."""
+    artefact = declaration.artefact
+    if reason := missing(runs, cell) or diverged(runs, cell):
+        return [reason, *("" for _ in artefact.details)]
+    count = len(values(runs, cell, artefact.metric))
+    return [str(count), *(_column(column, cell, cells, runs) for column in artefact.details)]
 
 
 def by_row(declaration: Declaration) -> list[str]:
