@@ -62,5 +62,5 @@ def show(declaration: Declaration, scale: str, lines: Sequence[Line], root: Path
         Console().print(Markdown(text))
     else:
         print(text)
-    path = figure.write(declaration, scale, frame(declaration, scale, lines), root)
+    path = figure.write(declaration, scale, frame(declaration, scale, lines), root / "figures")
     print(f"Figure: {path}")

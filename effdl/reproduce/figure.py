@@ -17,15 +17,11 @@ GREYS = ("0.0", "0.45", "0.7", "0.85")
 STYLE: Any = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "savefig.dpi": 150, "svg.hashsalt": "effdl"}
 
 
-def figure_path(root: Path, name: str, scale: str) -> Path:
-    return root / "figures" / f"{name}.{scale}.png"
-
-
-def write(declaration: Declaration, scale: str, runs: Runs, root: Path) -> Path:
-    """Draw into a PNG file and return its path."""
+def write(declaration: Declaration, scale: str, runs: Runs, folder: Path) -> Path:
+    """Draw into a PNG file in a folder and return its path."""
     import matplotlib as mpl
 
-    path = figure_path(root, declaration.artefact.id, scale)
+    path = folder / f"{declaration.artefact.id}.{scale}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context(STYLE):
         drawn = draw(declaration, scale, runs)

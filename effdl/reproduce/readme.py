@@ -15,7 +15,7 @@ def rewrite(text: str, root: Path) -> str:
     """The README with every block ``<!-- results: table-6.1 small -->`` ... ``<!-- /results -->`` made anew.
 
     Args:
-        root: the results folder with the ledger; pictures are written into its ``figures``.
+        root: the results folder; pictures are written beside its ledger.
 
     Raises:
         ConfigError: a block names an artefact or scale that is not declared, or none is there.
@@ -39,7 +39,7 @@ def _block(name: str, scale: str, root: Path) -> str:
         summary(declaration, scale, runs).replace("\n## ", "\n#### "),
     ]
     if declaration.artefact.picture:
-        picture = figure.write(declaration, scale, runs, root)
+        picture = figure.write(declaration, scale, runs, root / "ledger")
         content.append(f"![{name}, scale {scale}]({root.name}/{picture.relative_to(root).as_posix()})")
     content.append("<!-- /results -->")
     return "\n\n".join(content)
