@@ -8,9 +8,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+import command
 import pytest
 
-import command
 from effdl.reproduce import ledger
 
 LEDGERS = sorted(path.stem for path in (command.ROOT / "results" / "ledger").glob("*.jsonl"))
@@ -30,7 +30,7 @@ def test_there_is_a_ledger() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LEDGERS)
-def test_the_cheapest_row_runs_again_from_its_command_to_the_same_numbers_in_the_planned_time(name: str, tmp_path: Path) -> None:
+def test_the_cheapest_row_runs_again_to_the_same_numbers_in_the_planned_time(name: str, tmp_path: Path) -> None:
     line = cheapest(name)
     data = os.environ.get("EFFDL_DATA", "data")
     if name != "demo" and not Path(data, "MNIST").is_dir():
