@@ -2,11 +2,14 @@
 
 import copy
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from effdl.errors import DataError
+from effdl.records.carry import carry_out
 from effdl.reproduce import artefact
 from effdl.reproduce.artefact import Declaration
 
@@ -95,3 +98,18 @@ def _line(cell: str, told: Told, scale: str, metric: str) -> dict[str, Any]:
         run = {"run_id": f"{cell} {seed}", "seed": seed, "status": status, "numbers": numbers, "times": {}, "series": {}}
         runs.append(run)
     return {**head, "provenance": PROVENANCE, "declaration": {"commit": None, "fixed": {}}, "runs": runs}
+
+
+def plugin(folder: Path, changes: Mapping[str, Any] | None = None) -> Path:
+    """A folder for EFFDL_PLUGINS in which the toy is declared, so that commands in other processes know it."""
+    (folder / "configs").mkdir(parents=True)
+    declare(folder / "experiments", changes)
+    return folder
+
+
+def ran(declaration: Declaration, root: Path, scale: str = "smoke") -> None:
+    """Carry out every run of a scale whose data are there, in this process."""
+    for cell in declaration.cells(scale):
+        with suppress(DataError):
+            for spec in artefact.specs(cell):
+                carry_out(spec, root)

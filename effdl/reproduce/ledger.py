@@ -77,12 +77,12 @@ def publish(declaration: Declaration, scale: str, root: Path, say: Callable[[str
     before, fresh = read(root, name), collect(declaration, scale, root)
     kept = list(_current(declaration, scale, before, say))
     present = {line["cell"] for line in kept if line["scale"] == scale}
-    known = {run["run_id"] for line in kept for run in line["runs"]}
+    known = {(line["cell"], run["run_id"]) for line in kept if line["scale"] == scale for run in line["runs"]}
     merged = {_canonical({**line, "runs": None}): line for line in kept}
     merged |= {_canonical(line): line for line in fresh if "reason" in line and line["cell"] not in present}
     added = 0
     for line in fresh:
-        runs = [run for run in line["runs"] if run["run_id"] not in known]
+        runs = [run for run in line["runs"] if (line["cell"], run["run_id"]) not in known]
         if runs:
             home = merged.setdefault(_canonical({**line, "runs": None}), {**line, "runs": []})
             home["runs"] = sorted([*home["runs"], *runs], key=lambda run: run["seed"])
