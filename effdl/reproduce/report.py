@@ -153,6 +153,7 @@ def claims_table(declaration: Declaration, found: Sequence[Judged]) -> str:
         interval = one.verdict.interval
         ours = f"{interval.mean:.2f} {_bounds(interval.low, interval.high)}" if interval else ""
         n = f"{interval.n}{' pairs' if one.verdict.paired else ''}" if interval else ""
+        n += f"; none of {' or '.join(one.without)}" if interval and one.without else ""
         said = f"{one.claim.says} ({one.claim.answers})" if one.claim.answers else one.claim.says
         rows.append([said, where, ours, _required(one), n, f"**{one.verdict.word}**"])
     if not rows:
@@ -285,19 +286,19 @@ def _assumptions(declaration: Declaration) -> Iterator[str]:
 def _provenance(declaration: Declaration, scale: str, lines: Sequence[Line]) -> Iterator[str]:
     """Commits, versions, machine, time; and claims that were not yet declared, or otherwise, when the runs began."""
     ran = [line for line in lines if line["runs"]]
-    for text in dict.fromkeys(_machine(line["provenance"]) for line in ran):
+    for text in sorted({_machine(line["provenance"]) for line in ran}):
         yield f"- {text}"
-    for commit in dict.fromkeys(line["declaration"]["commit"] for line in ran):
+    for commit in sorted({line["declaration"]["commit"] or "" for line in ran}):
         if commit:
             yield f"- Claims and floors stood fixed in commit {commit[:10]}, before these runs."
         else:
             yield "- **That claims and floors stood fixed before these runs is in no commit.**"
-    moved = dict.fromkeys(name for line in ran for name in declared.moved(declaration, scale, line["declaration"]))
+    moved = sorted({name for line in ran for name in declared.moved(declaration, scale, line["declaration"])})
     if moved:
         yield f"- **Declared or changed after the runs: {', '.join(moved)}.**"
-    wall = sum(run["times"].get("time/wall_s", 0.0) for line in ran for run in line["runs"])
+    once = {run["run_id"]: run["times"].get("time/wall_s", 0.0) for line in ran for run in line["runs"]}  # cells may share runs
     if ran:
-        yield f"- {sum(len(line['runs']) for line in ran)} runs, {wall / 60:.0f} minutes of run time in all."
+        yield f"- {len(once)} runs, {math.fsum(once.values()) / 60:.0f} minutes of run time in all."
 
 
 def _machine(provenance: Mapping[str, object]) -> str:

@@ -1,0 +1,181 @@
+"""Claims and floors count if they were committed before their runs; the committed ledger is right in every line."""
+
+import json
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from declared import PROVENANCE, declare, ran
+
+from effdl import config
+from effdl.records import carry
+from effdl.reproduce import artefact, declared, ledger
+from effdl.reproduce.report import report
+
+ROOT = Path(__file__).parents[1]
+Line = dict[str, Any]
+
+# Declarations and the commits that they were fixed in.
+
+
+class Repository:
+    """A git repository that holds the toy's declaration, and a results folder; runs say that they were made at its commit."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.root = folder / "repository", folder / "results"
+        if not self.folder.exists():
+            self.folder.mkdir()
+            self.git("init", "--quiet")
+
+    def run(self, changes: Mapping[str, Any] | None = None) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(carry, "provenance", lambda: {**PROVENANCE, "commit": self.head})
+            ran(declare(self.folder, changes), self.root)
+
+    def git(self, *args: str) -> str:
+        who = ("-c", "user.name=A", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false")
+        done = subprocess.run(["git", *who, *args], cwd=self.folder, check=True, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    @property
+    def head(self) -> str:
+        return self.git("rev-parse", "HEAD")
+
+    def commit(self, changes: Mapping[str, Any] | None = None) -> str:
+        declare(self.folder, changes)
+        (self.folder / "other").write_text(json.dumps(changes))
+        self.git("add", "--all")
+        self.git("commit", "--quiet", "--allow-empty", "-m", "x")
+        return self.head
+
+    def report(self, changes: Mapping[str, Any] | None = None) -> str:
+        declaration = declare(self.folder, changes)
+        return report(declaration, "smoke", ledger.collect(declaration, "smoke", self.root))
+
+
+@pytest.fixture(scope="module")
+def ran_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a repository whose runs were made at the commit of its declaration."""
+    repository = Repository(tmp_path_factory.mktemp("once"))
+    repository.commit()
+    repository.run()
+    return repository.folder.parent
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Repository:
+    return Repository(tmp_path)
+
+
+def test_runs_after_the_commit_of_their_declaration_are_fixed_by_it(repository: Repository) -> None:
+    own = repository.commit()
+    (repository.folder / "other").write_text("a later commit of something else")
+    repository.git("commit", "--quiet", "--all", "-m", "y")
+    assert repository.head != own
+    repository.run()
+    lines = ledger.collect(declare(repository.folder), "smoke", repository.root)
+    assert {(line["declaration"]["commit"], line["provenance"]["commit"]) for line in lines} == {(own, repository.head)}
+    text = repository.report()
+    assert f"stood fixed in commit {own[:10]}, before these runs" in text and "after the runs" not in text
+
+
+LATER: dict[str, tuple[Mapping[str, Any], str | None]] = {
+    "a wider tolerance": ({"claims/level/tolerance": 5}, "claims.level"),
+    "another value": ({"claims/level/value": -1}, "claims.level"),
+    "another relation": ({"claims/level/relation": "<="}, "claims.level"),
+    "other cells": ({"claims/level/where": {"data": "few"}}, "claims.level"),
+    "another metric of all": ({"metric": "val/acc"}, "claims.level"),
+    "a new claim": ({"claims/second": {"says": "s", "left": {}, "relation": ">=", "value": 1}}, "claims.second"),
+    "a floor": ({"scales/smoke/floors": [{"at_least": 5}]}, "floors"),
+    "other words": ({"claims/level/says": "better said", "claims/level/note": "n"}, None),
+    "another title": ({"title": "Another", "notes": ["n"]}, None),
+    "a floor of another scale": ({"scales/paper": {"about": "x", "floors": [{"at_least": 5}]}}, None),
+}
+
+
+@pytest.mark.parametrize("committed", [True, False])
+@pytest.mark.parametrize(("changes", "named"), LATER.values(), ids=LATER)
+def test_what_moved_after_the_runs_is_named_in_the_report_and_words_may_move(
+    changes: Mapping[str, Any], named: str | None, committed: bool, ran_once: Path, tmp_path: Path
+) -> None:
+    repository = Repository(Path(shutil.copytree(ran_once, tmp_path / "copy")))
+    if committed:
+        repository.commit(changes)
+    moved = [line for line in repository.report(changes).splitlines() if "after the runs" in line]
+    assert moved == ([f"- **Declared or changed after the runs: {named}.**"] if named else [])
+
+
+def test_tolerance_that_was_only_in_the_working_tree_before_the_runs_was_not_fixed(repository: Repository) -> None:
+    repository.commit()
+    changes = {"claims/level/tolerance": 5}
+    repository.run(changes)
+    assert "changed after the runs: claims.level." in repository.report(changes)
+
+
+def test_declaration_in_no_commit_is_said_to_be_fixed_by_none(repository: Repository) -> None:
+    repository.git("commit", "--quiet", "--allow-empty", "-m", "x")
+    repository.run()
+    text = repository.report()
+    assert "in no commit" in text and "changed after the runs: claims.level" in text and "fixed in commit" not in text
+
+
+# The ledger of this repository.
+
+COMMITTED = sorted((ROOT / "results" / "ledger").glob("*.jsonl"))
+
+
+def git(*args: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["git", "-C", str(ROOT), *args], capture_output=True, text=True)
+
+
+@pytest.fixture(params=COMMITTED or [None], ids=lambda file: file.stem if file else "none")
+def committed(request: pytest.FixtureRequest) -> list[Line]:
+    if request.param is None:
+        pytest.skip("nothing is published yet: no results/ledger/*.jsonl")
+    lines = ledger.read(ROOT / "results", request.param.stem)
+    assert lines and {line["artefact"] for line in lines} == {request.param.stem}
+    return lines
+
+
+def test_committed_lines_are_sorted_and_their_run_ids_follow_from_their_specs(committed: list[Line]) -> None:
+    texts = ledger.ledger_path(ROOT / "results", committed[0]["artefact"]).read_text().splitlines()
+    assert texts == sorted(texts)
+    for line in committed:
+        assert ("reason" in line) == (not line["runs"]), line["cell"]
+        if line["runs"]:
+            assert ledger.run_ids(line) == [run["run_id"] for run in line["runs"]], line["cell"]
+
+
+def test_committed_lines_are_of_the_cells_and_seeds_that_are_declared(committed: list[Line]) -> None:
+    declaration = artefact.load(committed[0]["artefact"])
+    for scale in {line["scale"] for line in committed}:
+        seeds: dict[str, list[int]] = {}
+        for line in (line for line in committed if line["scale"] == scale):
+            seeds.setdefault(line["cell"], []).extend(run["seed"] for run in line["runs"])
+            assert line["runs"] or line["reason"], line["cell"]
+        for cell in declaration.cells(scale):
+            assert sorted(seeds[cell.name]) in ([], list(range(cell.seeds))), cell.name
+        assert set(seeds) == {cell.name for cell in declaration.cells(scale)}
+
+
+def test_committed_lines_have_the_spec_that_their_cell_now_makes(committed: list[Line]) -> None:
+    declaration = artefact.load(committed[0]["artefact"])
+    for line in (line for line in committed if line["runs"]):
+        (cell,) = [cell for cell in declaration.cells(line["scale"]) if cell.name == line["cell"]]
+        now = config.build(config.compose(cell.overrides), checked=False)
+        assert ledger.run_ids({**line, "spec": config.dump(now, identity_only=True)}) == ledger.run_ids(line), cell.name
+
+
+def test_committed_declarations_are_older_than_their_runs_and_unmoved(committed: list[Line]) -> None:
+    if git("rev-parse", "--is-shallow-repository").stdout.strip() != "false":
+        pytest.skip("no whole git history here")
+    declaration = artefact.load(committed[0]["artefact"])
+    for line in (line for line in committed if line["runs"]):
+        own, then = line["declaration"]["commit"], line["provenance"]["commit"]
+        assert git("merge-base", "--is-ancestor", own, then).returncode == 0, line["cell"]
+        assert git("merge-base", "--is-ancestor", then, "HEAD").returncode == 0, line["cell"]
+        assert declared.moved(declaration, line["scale"], line["declaration"]) == [], line["cell"]
+        assert declared.at(declaration, line["scale"], then) == line["declaration"], line["cell"]

@@ -1,0 +1,155 @@
+"""The report is a function of the ledger alone, and says what it leaves out."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import matplotlib.image
+import numpy as np
+import pytest
+from declared import PROVENANCE, declare, lines, ran
+
+from effdl.errors import RecordError
+from effdl.records import carry
+from effdl.reproduce import conduct, figure, ledger
+from effdl.reproduce.artefact import Declaration
+from effdl.reproduce.frame import frame
+from effdl.reproduce.report import report
+
+PIXELS = 0.02  # mean absolute difference of two pictures that are to be the same, of a full scale of 1
+TOLD = {
+    "data=few,method=base": [0.90, 0.92],
+    "data=few,method=ours": [0.93, 0.95],
+    "data=many,method=base": [0.97, 0.97],
+    "data=many,method=ours": [0.90, 0.92],
+}
+
+
+def text(declaration: Declaration, root: Path) -> str:
+    found, _ = conduct.lines_of(declaration, "smoke", root)
+    return report(declaration, "smoke", found)
+
+
+def picture(declaration: Declaration, told: list[dict[str, Any]], folder: Path) -> "np.ndarray[Any, Any]":
+    folder.mkdir(parents=True, exist_ok=True)
+    return matplotlib.image.imread(figure.write(declaration, "smoke", frame(declaration, "smoke", told), folder))
+
+
+def section(of: str, title: str) -> str:
+    return of.split(f"## {title}\n\n")[1].split("\n\n#")[0]
+
+
+def test_report_and_picture_from_the_ledger_are_those_from_the_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    declaration, root = declare(tmp_path, {"series": ["val/acc"]}), tmp_path / "results"
+    for cpus, seeds in ((4, 1), (2, 2), (3, 3)):  # each cell on three machines
+        monkeypatch.setattr(carry, "provenance", lambda cpus=cpus: {**PROVENANCE, "cpus": cpus})
+        ran(declare(tmp_path, {"scales/smoke/seeds": seeds}), root)
+    declaration = declare(tmp_path, {"series": ["val/acc"], "scales/smoke/seeds": 3})
+    collected = ledger.collect(declaration, "smoke", root)
+    assert len(collected) == 12
+    from_runs, first = text(declaration, root), picture(declaration, collected, tmp_path / "first")
+    assert conduct.lines_of(declaration, "smoke", root)[1].endswith("not published")
+
+    ledger.publish(declaration, "smoke", root, print)
+    assert text(declaration, root) == from_runs and from_runs.count("12 runs, ") == 1
+    fresh = tmp_path / "clone" / "results"
+    shutil.copytree(root / "ledger", fresh / "ledger")
+    assert text(declaration, fresh) == from_runs
+    again = picture(declaration, ledger.read(fresh, "toy"), tmp_path / "again")
+    assert again.shape == first.shape and np.abs(again - first).mean() <= PIXELS / 10
+
+
+def test_pictures_of_other_numbers_are_told_apart(tmp_path: Path) -> None:
+    declaration = declare(tmp_path)
+    first = picture(declaration, lines(TOLD), tmp_path / "first")
+    other = picture(declaration, lines({**TOLD, "data=few,method=ours": [0.99, 0.99]}), tmp_path / "other")
+    assert first.shape != other.shape or np.abs(first - other).mean() > PIXELS / 10
+
+
+def test_report_of_nothing_run_says_what_to_run(tmp_path: Path) -> None:
+    with pytest.raises(RecordError, match=r"^toy: nothing has been run at scale smoke; .*toy.*smoke"):
+        conduct.lines_of(declare(tmp_path), "smoke", tmp_path / "results")
+
+
+def test_table_has_mean_spread_n_and_verdict_of_each_row(tmp_path: Path) -> None:
+    found = report(declare(tmp_path), "smoke", lines(TOLD))
+    assert "| few | 91.00 ± 1.41 (n 2) | 94.00 ± 1.41 (n 2) | **reproduced** [3.00, 3.00] |" in found
+    assert "| many | 97.00 ± 0.00 (n 2) | 91.00 ± 1.41 (n 2) | **inconclusive** [-18.71, 6.71] |" in found  # -6 ± 12.706
+
+
+@pytest.mark.parametrize(
+    ("told", "row"),
+    [
+        ("no data", "| few | 91.00 ± 1.41 (n 2) | no data | **no data** |"),
+        (["diverged", 0.9], "| few | 91.00 ± 1.41 (n 2) | diverged (1 of 2) | **diverged (1 of 2)** |"),
+        ([0.93], "| few | 91.00 ± 1.41 (n 2) | 93.00 (n 1) | **inconclusive** [one value] |"),
+        (None, "| few | 91.00 ± 1.41 (n 2) | not run | **not run** |"),
+    ],
+)
+def test_cell_without_a_verdict_says_why(told: Any, row: str, tmp_path: Path) -> None:
+    changed = {name: values for name, values in {**TOLD, "data=few,method=ours": told}.items() if values is not None}
+    assert row in report(declare(tmp_path), "smoke", lines(changed))
+
+
+def test_baseline_under_its_floor_is_undertrained_in_its_cell_and_its_row(tmp_path: Path) -> None:
+    floor = {"scales/smoke/floors": [{"where": {"method": "base"}, "at_least": 91.5}]}
+    found = report(declare(tmp_path, floor), "smoke", lines(TOLD))
+    assert "| few | 91.00 ± 1.41 (n 2), undertrained | 94.00 ± 1.41 (n 2) | **undertrained** |" in found
+    assert "| many | 97.00 ± 0.00 (n 2) | 91.00 ± 1.41 (n 2) | **inconclusive** " in found
+
+
+def test_pooled_claim_names_the_cells_that_it_is_without(tmp_path: Path) -> None:
+    pooled = declare(tmp_path, {"claims/level/each": []})
+    whole = section(report(pooled, "smoke", lines(TOLD)), "Claims")
+    part = section(report(pooled, "smoke", lines({**TOLD, "data=many,method=ours": "no data"})), "Claims")
+    assert "4 pairs" in whole and "data=many" not in whole
+    assert "2 pairs" in part and "data=many,method=ours" in part
+
+
+def test_runs_that_cells_share_are_counted_once_with_their_time(tmp_path: Path) -> None:
+    told = lines(TOLD)
+    for line in told:
+        for run in line["runs"]:
+            run["run_id"], run["times"] = str(run["seed"]), {"time/wall_s": 60.0}
+    assert "- 2 runs, 2 minutes of run time in all." in report(declare(tmp_path), "smoke", told)
+
+
+def test_details_are_in_their_unit_with_their_statistic_and_share(tmp_path: Path) -> None:
+    details = [
+        {"name": "best", "metric": "test/acc", "unit": "percent", "statistic": "max", "digits": 1},
+        {"name": "share", "metric": "test/acc", "unit": "percent", "share_of": {"method": "base"}, "digits": 1},
+    ]
+    found = section(report(declare(tmp_path, {"details": details}), "smoke", lines(TOLD)), "Each cell")
+    assert "| few, base | 2 | 92.0 | 100.0 |" in found
+    assert "| few, ours | 2 | 95.0 | 103.3 |" in found  # 94 of 91
+    assert "| many, ours | 2 | 92.0 | 93.8 |" in found  # 91 of 97
+
+
+def test_settings_that_differ_from_the_paper_are_listed_with_their_cells(tmp_path: Path) -> None:
+    changes = {
+        "scales/paper": {"about": "All.", "rules": [{"where": {"method": "ours"}, "set": {"method.epochs": 9}}]},
+        "scales/smoke/rules": [{"set": {"optimizer.lr": 0.5}}],
+    }
+    found = section(report(declare(tmp_path, changes), "smoke", lines(TOLD)), "How ours differs from the thesis")
+    assert set(found.splitlines()) == {
+        "- `optimizer.lr`: 0.5 instead of its default (everywhere)",
+        "- `method.epochs`: 1 instead of 9 (ours)",
+    }
+
+
+def grid(tmp_path: Path, nine: list[float]) -> str:
+    changes = {
+        "assumptions": {"width": {"why": "?", "choices": {"a": {"label": "eight"}, "b": {"label": "nine"}}}},
+        "scales/smoke/grid": [{"choose": {"width": ["b"]}}],
+    }
+    under = {f"{name},width=b": nine if "ours" in name else [0.9, 0.9] for name in TOLD}
+    found = report(declare(tmp_path, changes), "smoke", lines({**TOLD, **under}))
+    return section(found, "Other choices where the text says nothing")
+
+
+def test_choices_are_fitted_jointly_over_all_claims_and_none_may_fit(tmp_path: Path) -> None:
+    both = grid(tmp_path, [0.95, 0.95])
+    assert "| nine | 2 | 0 | 0 | 0 |" in both and "| our own | 1 | 0 | 1 | 0 |" in both
+    assert both.endswith("All claims hold together under: nine.")
+    none = grid(tmp_path, [0.80, 0.80])
+    assert "| nine | 0 | 2 | 0 | 0 |" in none and none.endswith("None fits all claims together.")
