@@ -25,8 +25,16 @@ list: $(VENV)/.installed ## every table, figure and choice
 status: $(VENV)/.installed ## every artefact and claim: declared, run, held
 	@$(PY) -m effdl status
 
-table-% fig-% dfa-fig-% claims-%: $(VENV)/.installed ## a table or figure of the theses: make table-6.1 SCALE=small
-	@$(PY) -m effdl run $@ $(if $(SCALE),--scale $(SCALE))
+ARTEFACT = @$(PY) -m effdl run $@ $(if $(SCALE),--scale $(SCALE))
+# One rule each: of several patterns in one rule, make takes table-4.1 and fig-4.1, whose stems agree, for one product.
+table-%: $(VENV)/.installed ## a table or figure of the theses: make table-6.1 SCALE=small
+	$(ARTEFACT)
+fig-%: $(VENV)/.installed
+	$(ARTEFACT)
+dfa-fig-%: $(VENV)/.installed
+	$(ARTEFACT)
+claims-%: $(VENV)/.installed
+	$(ARTEFACT)
 
 readme: $(VENV)/.installed ## rewrite the README's results from the ledger alone
 	@$(PY) scripts/readme.py

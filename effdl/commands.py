@@ -44,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
         made.add_argument("what", nargs="*", help="an artefact's id, or overrides such as method=dll arch=vgg13_bn")
         _add_scale(made)
         made.add_argument("--cell", help="only these cells: axis=level,axis=level")
-        made.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (one a core)")
+        made.add_argument("--workers", type=_count, default=os.cpu_count() or 1, help="processes (one a core)")
         made.add_argument("--json", action="store_true", help="one JSON object on standard output")
     for name, command, about in (
         ("report", report, "published numbers beside ours, from the ledger, else from the runs made here"),
@@ -56,6 +56,12 @@ def parser() -> argparse.ArgumentParser:
     add("list", list_all, "every artefact, and every choice of every group").add_argument("--json", action="store_true")
     add("status", status, "every artefact and claim: declared, run, held").add_argument("--json", action="store_true")
     return top
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"a whole number from 1, not {text!r}")
+    return int(text)
 
 
 def _add_scale(made: argparse.ArgumentParser) -> None:

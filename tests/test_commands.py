@@ -1,0 +1,218 @@
+"""`effdl` as its users call it: what it prints, in how many lines, with which exit code; and every artefact through make."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from command import ROOT, environment, run
+from declared import plugin
+
+from effdl import commands, config
+from effdl.reproduce import artefact, published
+
+
+def effdl(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """The command in this process, which saves seconds of imports: exit code, standard output, standard error."""
+    with pytest.raises(SystemExit) as stopped:
+        commands.main(arguments)
+    told = capsys.readouterr()
+    return int(stopped.value.code or 0), told.out, told.err
+
+
+@pytest.fixture
+def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The options of a results folder, with the toy declared and no data set."""
+    monkeypatch.setenv("EFFDL_PLUGINS", str(plugin(tmp_path / "plugins")))
+    monkeypatch.setenv("EFFDL_DATA", str(tmp_path / "data"))
+    monkeypatch.chdir(tmp_path)
+    return f"--results={tmp_path / 'results'}"
+
+
+def test_list_names_every_artefact_and_every_choice(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = effdl(capsys, "list", "--json")
+    found = json.loads(out)
+    own = set(found["artefacts"]) - set(published.artefacts())
+    assert code == 0 and set(published.artefacts()) <= set(found["artefacts"]) and own <= set(artefact.declared())
+    assert {name for name, told in found["artefacts"].items() if told["declared"]} == set(artefact.declared())
+    files = {path.relative_to(config.CONFIGS).with_suffix("").as_posix() for path in config.CONFIGS.rglob("*/*.yaml")}
+    assert {f"{group}/{name}" for group, names in found["groups"].items() for name in names} == files
+
+    code, out, _ = effdl(capsys, "list")
+    assert code == 0
+    for name in (*found["artefacts"], *(choice.split("/")[-1] for choice in files)):
+        assert re.search(rf"^ [ *] ? ?{re.escape(name)} ", out, re.MULTILINE), name
+
+
+def test_status_shows_every_claim_once_with_its_declaration_or_that_there_is_none(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EFFDL_DATA", str(tmp_path))
+    code, out, _ = effdl(capsys, "status", "--results", str(tmp_path / "results"))
+    assert code == 0 and not (tmp_path / "results").exists()
+    lines = out.split("\nClaims:\n")[1].splitlines()
+    answered = dict(line.split(maxsplit=1) for line in lines)
+    assert len(lines) == len(answered) == 188 and list(answered) == list(published.claims())
+    assert answered["ch6.first_vgg13_peak_lo"] == "table-6.1" == answered["ch6.feednet_memory_saving_hi"]
+    assert answered["ch3.fixed8_saving"] == "not declared"
+    for name in published.artefacts():
+        assert re.search(rf"(^|\s){re.escape(name)}\s", out.split("\nClaims:\n")[0]), name
+    assert re.search(r"^  table-6\.1 +smoke +0 of 36 runs done; nothing published$", out, re.MULTILINE)
+
+
+def test_status_counts_what_has_run_and_what_was_published(capsys: pytest.CaptureFixture[str], toy: str) -> None:
+    assert effdl(capsys, "run", "toy", toy, "--cell", "data=few", "--workers", "1")[0] == 0
+    code, out, err = effdl(capsys, "publish", "toy", toy)
+    assert (code, out) == (0, "") and err.endswith("toy.jsonl: 4 runs added, 0 were there\n")
+    told = json.loads(effdl(capsys, "status", "--json", toy)[1])["artefacts"]["toy"]["scales"]["smoke"]
+    assert {**told, "verdicts": sorted(told["verdicts"])[-1]} == {"done": 4, "left": 4, "no_data": 0, "verdicts": "not run"}
+    assert sum(told["verdicts"].values()) == 2
+
+
+def test_plan_of_an_artefact_is_one_json_object_with_each_cells_cost(capsys: pytest.CaptureFixture[str], toy: str) -> None:
+    code, out, _ = effdl(capsys, "plan", "toy", toy, "--workers", "1", "--json")
+    planned = json.loads(out)
+    assert code == 0 and out.count("\n") == 1 and (planned["runs"], planned["left"]) == (8, 8)
+    seconds = {name: cell["time/estimate_s"] for name, cell in planned["cells"].items()}
+    assert planned["time/estimate_s"] == pytest.approx(2 * sum(seconds.values()))
+    of = planned["cells"]["data=few,method=ours"]
+    assert (of["done"], of["left"], len(of["memory/segment_peak_bytes"])) == (0, 2, 2)
+    assert planned["cells"]["data=few,method=base"]["memory/share_of_backprop"] == 1
+    assert 0 < of["memory/share_of_backprop"] < 1 and not Path("results").exists()
+
+    code, out, _ = effdl(capsys, "plan", "toy", toy)
+    assert code == 0 and out.count("data=") == 4 and re.search(r"^8 runs left: about ", out, re.MULTILINE)
+
+
+def test_plan_of_a_run_is_one_json_object_by_segment(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    run = ("method=dll", "arch=cnn4", "dataset.train_limit=300", "method.epochs=1", f"--results={tmp_path / 'results'}")
+    code, out, _ = effdl(capsys, "plan", *run, "--json")
+    planned = json.loads(out)
+    assert code == 0 and out.count("\n") == 1
+    peaks = planned["memory/segment_peak_bytes"]
+    assert planned["memory/accounted_peak_bytes"] == max(peaks) and len(peaks) == 3
+    whole = max(peaks) / planned["memory/share_of_backprop"]
+    assert planned["memory/segment_share_of_backprop"] == pytest.approx([peak / whole for peak in peaks])
+    assert len(planned["time/segment_estimate_s"]) == 3 and sum(planned["time/segment_estimate_s"]) > 0
+    assert planned["time/estimate_s"] >= sum(planned["time/segment_estimate_s"]) * 0.99
+
+    code, out, _ = effdl(capsys, "plan", *run)
+    assert code == 0 and len(re.findall(r"^ +[123] .* (MiB|KiB) +\d+%", out, re.MULTILINE)) == 3
+    assert not (tmp_path / "results").exists()
+
+
+BORROWED = next(name for name, row in published.artefacts().items() if row["nature"] == "borrowed-image")
+WRONG = {
+    "no such scale": (
+        ("plan", "table-6.1", "--scale", "huge"),
+        2,
+        r"table-6\.1: no scale 'huge'; there are paper, small",
+    ),
+    "no such artefact to plan": (("plan", "table-9.9"), 2, r"table-9\.9: no such artefact; effdl list names them all"),
+    "no such artefact to run": (("run", "table-9.9"), 2, r"table-9\.9: no such artefact"),
+    "no such chapter": (("run", "claims-99"), 2, r"claims-99: no such artefact"),
+    "a report of what is not declared": (("report", "fig-3.1"), 2, r"fig-3\.1 .*is not declared yet"),
+    "a report of what was borrowed": (("report", BORROWED), 2, rf"{re.escape(BORROWED)} .*; there is nothing to run"),
+    "a report of nothing run": (("report", "toy"), 4, r"toy: nothing has been run at scale smoke; .*toy.*smoke"),
+    "nothing run to publish": (("publish", "toy"), 4, r"toy: nothing has been run at scale smoke; .*toy.*smoke"),
+    "no such cell": (
+        ("plan", "toy", "--cell", "data=none"),
+        2,
+        r"--cell data=none: there is none; cells are named like ",
+    ),
+    "no cell at all": (("run", "toy", "--cell", "few"), 2, r"--cell few: there is none"),
+    "no such key": (("plan", "method=dll", "method.nothing=1"), 2, r"method\.nothing: unknown key; there are "),
+    "no such choice": (("run", "method=dlll"), 2, r"method=dlll: unknown choice; there are "),
+}
+
+
+@pytest.mark.parametrize(("arguments", "code", "says"), WRONG.values(), ids=WRONG)
+def test_wrong_command_is_answered_in_one_line_and_writes_nothing(
+    arguments: tuple[str, ...], code: int, says: str, capsys: pytest.CaptureFixture[str], toy: str, tmp_path: Path
+) -> None:
+    found, out, err = effdl(capsys, *arguments, toy)
+    assert (found, out, err.count("\n")) == (code, "", 1)
+    assert re.match(rf"effdl: {says}", err), err
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("workers", ["0", "-1", "two"])
+def test_number_of_workers_below_one_is_refused(workers: str, capsys: pytest.CaptureFixture[str], toy: str) -> None:
+    code, out, err = effdl(capsys, "run", "toy", toy, "--workers", workers)
+    assert code == 2 and out == "" and "--workers" in err.splitlines()[-1]
+
+
+def test_edited_ledger_is_named_by_report_and_publish_and_by_status(
+    capsys: pytest.CaptureFixture[str], toy: str, tmp_path: Path
+) -> None:
+    ledger = tmp_path / "results" / "ledger" / "toy.jsonl"
+    ledger.parent.mkdir(parents=True)
+    ledger.write_text('{"cell":"data=few,method=base","checksum":"0","runs":[]}\n')
+    for command in ("report", "publish"):
+        code, out, err = effdl(capsys, command, "toy", toy)
+        assert (code, out, err.count("\n")) == (4, "", 1) and f"{ledger}, line 1 (data=few,method=base): was edited" in err
+    code, out, _ = effdl(capsys, "status", toy)
+    assert code == 0 and re.search(r"^  toy +.*toy\.jsonl, line 1 .*was edited", out, re.MULTILINE)
+
+
+LIGHT: dict[str, tuple[str, ...]] = {"list": ("list",), "help": ("--help",), "help of run": ("run", "--help")}
+TORCH = """
+import sys
+from effdl.commands import main
+try:
+    main(sys.argv[1:])
+except SystemExit as stop:
+    print(stop.code, *({"torch", "matplotlib"} & set(sys.modules)), file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize("arguments", LIGHT.values(), ids=LIGHT)
+def test_what_only_reads_does_not_wait_for_torch(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    command = [sys.executable, "-c", TORCH, *arguments]
+    done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=True)
+    assert done.stderr.split() == ["0"] and len(done.stdout) > 100
+
+
+def test_reader_that_goes_away_leaves_no_traceback(tmp_path: Path) -> None:
+    shell = f"'{sys.executable}' -m effdl list | head -1"
+    done = subprocess.run(shell, shell=True, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False)
+    assert (done.stdout.count("\n"), done.stderr) == (1, "")
+
+
+def test_module_and_script_are_the_same_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scripts = re.search(r"^effdl = \"(.*)\"$", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert scripts is not None and scripts[1] == f"{commands.main.__module__}:{commands.main.__name__}"
+    done = run("list", cwd=tmp_path, script="effdl")
+    assert (done.returncode, done.stdout) == effdl(capsys, "list")[:2]
+
+
+def make(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """make with this Python instead of a new environment."""
+    python = folder / "venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+    (folder / "venv" / ".installed").touch()
+    command = ["make", "-C", str(ROOT), f"VENV={folder / 'venv'}", *arguments]
+    return subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
+
+
+def test_every_artefact_answers_to_make_with_its_scale(tmp_path: Path) -> None:
+    names = [*published.artefacts(), "claims-3", "claims-7"]
+    done = make("-n", "SCALE=smoke", *names, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert re.findall(r"-m effdl run (\S+) --scale smoke$", done.stdout, re.MULTILINE) == names and len(names) == 82
+    assert len({name.split("-", 1)[1] for name in names}) < len(names)  # table-4.1 and fig-4.1 are two
+
+
+def test_artefacts_that_do_not_run_say_in_one_line_what_they_are_and_why(tmp_path: Path) -> None:
+    undeclared = next(n for n, row in published.artefacts().items() if row["kind"] == "table" and n not in artefact.declared())
+    done = make(BORROWED, undeclared, "claims-7", folder=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    said = [line for line in done.stdout.splitlines() if not line.startswith("make")]
+    assert len(said) == 3
+    assert said[0].startswith(f"{BORROWED} (") and "borrowed" in said[0]
+    assert said[1].startswith(f"{undeclared} (") and "not declared yet" in said[1]
+    assert said[2].startswith("claims-7 (") and "not declared yet" in said[2]
