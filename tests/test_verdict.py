@@ -205,7 +205,7 @@ def test_each_level_is_judged_by_itself_in_the_unit_of_the_claim(tmp_path: Path)
         ("no data", "no data"),
         (["diverged", 0.9], "diverged (1 of 2)"),
         (["failed", "failed"], "failed (2 of 2)"),
-        ([0.92], "inconclusive"),
+        ([0.92], "incomplete (1 of 2)"),
     ],
 )
 def test_cell_without_numbers_gives_its_reason_and_the_others_their_verdict(few_ours: Any, word: str, tmp_path: Path) -> None:
@@ -315,7 +315,7 @@ def test_saving_is_in_percent_of_the_right_side(tmp_path: Path) -> None:
         ("smoke", [0.9954] * 2, "below paper scale"),
         ("paper", [0.9954] * 2, "reproduced"),
         ("paper", [0.9920] * 2, "differs"),
-        ("paper", [0.9954], "inconclusive"),
+        ("paper", [0.9954], "incomplete (1 of 2)"),
         ("paper", ["diverged"], "diverged (1 of 1)"),
         ("paper", "no data", "no data"),
     ],
@@ -328,7 +328,7 @@ def test_published_number_by_itself_is_judged_at_paper_scale_only(scale: str, va
         "axes/data/many": {"row": None},
         "axes/method/base/row": printed,
         "axes/method/ours/row": None,
-        "scales/paper": {"about": "all"},
+        "scales/paper": {"about": "all", "seeds": 2},
     }
     declaration = declare(tmp_path, changes)
     name = "data=few,method=base"

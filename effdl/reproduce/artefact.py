@@ -1,6 +1,7 @@
 """From a declaration to its cells: read and check the YAML, multiply its axes, merge the overrides of each cell."""
 
 import itertools
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -18,6 +19,8 @@ from effdl.reproduce import published
 from effdl.reproduce.vocabulary import Artefact, Claim, Entry, Overrides, Scale, Where
 
 ALWAYS = ("smoke", "paper")  # scales of every artefact of a thesis
+NAME = re.compile(r"[\w.-]+")
+RESERVED = {"cell", "seed", "status", "reason", "run_id", "series"}  # columns of a table of runs
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,11 @@ class Declaration:
             return self.artefact.assumptions[axis].choices[level].label
         return self.artefact.axes[axis][level].label or level
 
+    @property
+    def names(self) -> list[str]:
+        """Of everything that makes up the name of a cell."""
+        return [name for axis, levels in self.open_axes.items() for name in (axis, *levels)]
+
     @cached_property
     def open_axes(self) -> dict[str, list[str]]:
         """Axes and assumptions with their levels and choices: all that a ``where`` may name."""
@@ -82,7 +90,8 @@ class Declaration:
             at = dict(zip(axes, levels, strict=True))
             yield self._cell(at, scale, None)
             for variant in scale.grid:
-                if not Cell(at, {}, 0, None).matches(variant.where):
+                concerned = all(Cell(at, {}, 0, None).matches(self.artefact.assumptions[name].where) for name in variant.choose)
+                if not concerned or not Cell(at, {}, 0, None).matches(variant.where):
                     continue
                 for choices in itertools.product(*variant.choose.values()):
                     yield self._cell(at | dict(zip(variant.choose, choices, strict=True)), scale, variant.seeds)
@@ -178,6 +187,13 @@ def check(declaration: Declaration) -> None:
     several: dict[str, Any] = {"scales": artefact.scales, **{f"axes.{a}": artefact.axes[a] for a in artefact.axes}, **choices}
     if empty := [key for key, named in several.items() if not named]:
         raise ConfigError(f"{empty[0]}: needs at least one")
+    for name in declaration.names:
+        if not NAME.fullmatch(name) or name in RESERVED:
+            raise ConfigError(
+                f"{name!r}: axes, assumptions, levels and choices are named by letters, digits and _ . -, unlike a run's facts"
+            )
+    if artefact.statistic != "mean" and artefact.claims:
+        raise ConfigError(f"statistic: claims are about means, not about a {artefact.statistic}")
     if twice := set(artefact.axes) & set(artefact.assumptions):
         raise ConfigError(f"assumptions.{min(twice)}: is an axis already")
     for key, where in _wheres(artefact):
@@ -202,11 +218,13 @@ def _check_where(declaration: Declaration, key: str, where: Where) -> None:
 
 
 def _check_claim(key: str, claim: Claim, artefact: Artefact) -> None:
-    if claim.answers is not None and claim.answers not in published.claims():
-        raise ConfigError(f"{key}.answers: {claim.answers}: no such claim in claims.csv")
-    relation, _ = statement(claim)
-    if relation is None:
-        raise ConfigError(f"{key}.relation: needs one of >=, <=, ~, since {claim.answers or 'nothing'} prints none")
+    if unknown := [name for name in answered(claim) if name not in published.claims()]:
+        raise ConfigError(f"{key}.answers: {unknown[0]}: no such claim in claims.csv")
+    for relation, _ in statements(claim):
+        if relation is None:
+            raise ConfigError(f"{key}.relation: needs one of >=, <=, ~, since {claim.answers or 'nothing'} prints none")
+    if len(answered(claim)) == 2 and [relation for relation, _ in statements(claim)] != [">=", "<="]:
+        raise ConfigError(f"{key}.answers: two claims must be the lower (>=) and the upper end (<=) of a range")
     if unknown := [axis for axis in claim.each if axis not in artefact.axes]:
         raise ConfigError(f"{key}.each: no axis {unknown[0]!r}; there are {', '.join(artefact.axes)}")
     if claim.right is None and claim.compare != "difference":
@@ -218,11 +236,16 @@ def _check_claim(key: str, claim: Claim, artefact: Artefact) -> None:
         raise ConfigError(f"{key}.right: needs the axes of left, each side one level; what both share belongs in where")
 
 
-def statement(claim: Claim) -> tuple[str | None, float]:
-    """(relation, value) as declared, else as the claim that it answers prints them."""
-    printed = published.claim(claim.answers) if claim.answers else {"comparator": "", "value": "0"}
-    relation = claim.relation or {"=": "~"}.get(printed["comparator"], printed["comparator"]) or None
-    return relation, float(printed["value"]) if claim.value is None else claim.value
+def answered(claim: Claim) -> tuple[str, ...]:
+    """The ids of the claims in claims.csv that a claim answers."""
+    return (claim.answers,) if isinstance(claim.answers, str) else claim.answers or ()
+
+
+def statements(claim: Claim) -> list[tuple[str | None, float]]:
+    """(relation, value) as declared, else as the claims that it answers print them; two are the ends of a range."""
+    printed = [published.claim(name) for name in answered(claim)] or [{"comparator": "", "value": "0"}]
+    relations = [claim.relation or {"=": "~"}.get(row["comparator"], row["comparator"]) or None for row in printed]
+    return [(r, float(row["value"]) if claim.value is None else claim.value) for r, row in zip(relations, printed, strict=True)]
 
 
 def _wheres(artefact: Artefact) -> Iterator[tuple[str, Where]]:

@@ -113,12 +113,14 @@ def _scale(declaration: Declaration, scale: str, root: Path) -> dict[str, Any]:
 def _answer(declaration: Declaration, root: Path, claims: dict[str, Any]) -> None:
     """Note for each claim of the theses which declaration answers it, and how."""
     for claim in declaration.artefact.claims.values():
-        if claim.answers:
-            claims[claim.answers]["answered_by"] = declaration.artefact.id
+        for name in artefact.answered(claim):
+            claims[name]["answered_by"] = declaration.artefact.id
     for scale in declaration.artefact.scales:
         for one in _published_verdicts(declaration, scale, root):
-            if one.claim.answers:
-                claims[one.claim.answers]["verdicts"].setdefault(scale, []).append(one.verdict.word)
+            where = ", ".join(declaration.label(axis, level) for axis, level in one.at.items())
+            for name in artefact.answered(one.claim):
+                said = f"{where}: {one.verdict.word}" if where else one.verdict.word
+                claims[name]["verdicts"].setdefault(scale, []).append(said)
 
 
 def _published_verdicts(declaration: Declaration, scale: str, root: Path) -> list[Any]:

@@ -1,5 +1,6 @@
 """What was declared, and when: a claim's tolerance and a row's floor count if they were committed before the runs."""
 
+import ast
 import hashlib
 import json
 import subprocess
@@ -14,34 +15,57 @@ from yaml import YAMLError
 from effdl.errors import ConfigError
 from effdl.reproduce.artefact import Declaration, parse
 
-FREE = ("says", "note")  # of a claim: words, which may be improved later
+FREE = ("says", "note", "ours")  # of a claim: words, which may be improved later
 
 
-def fixed(raw: Mapping[str, Any], scale: str) -> dict[str, str]:
-    """A digest of each claim, and of the floors of a scale: what must not move once the runs are known."""
+def fixed(raw: Mapping[str, Any], scale: str, beside: str | None) -> dict[str, str]:
+    """Digests of what must not move once the runs are known: claims, floors, seeds, which choices are ours, the measures.
+
+    Args:
+        raw: a declaration as its YAML says it.
+        beside: the source of the module beside it, of which the drawing is free.
+    """
     shared = {key: raw.get(key) for key in ("metric", "unit", "statistic")}
-    claims = {
+    here = (raw.get("scales") or {}).get(scale) or {}
+    seeds = [
+        (rule.get("where"), rule["seeds"]) for rule in [*(raw.get("rules") or []), *here.get("rules", [])] if "seeds" in rule
+    ]
+    contents: dict[str, Any] = {
         f"claims.{name}": {**shared, **{key: value for key, value in claim.items() if key not in FREE}}
         for name, claim in (raw.get("claims") or {}).items()
     }
-    floors = ((raw.get("scales") or {}).get(scale) or {}).get("floors", [])
-    return {name: _digest(content) for name, content in {**claims, "floors": floors}.items()}
+    contents["floors"] = here.get("floors", [])
+    contents["seeds"] = [here.get("seeds"), seeds, here.get("grid", [])]
+    contents["choices"] = {name: list(told["choices"]) for name, told in (raw.get("assumptions") or {}).items()}
+    contents["measures"] = _measuring(beside)
+    return {name: _digest(content) for name, content in contents.items()}
 
 
 def at(declaration: Declaration, scale: str, commit: str | None) -> dict[str, Any]:
     """The declaration as it stood in a commit: its own last commit until then, and what was fixed. Nothing without one."""
     text, own = _at(declaration.path, commit) if commit else (None, None)
+    beside, _ = _at(declaration.path.with_suffix(".py"), commit) if commit else (None, None)
     try:
         raw = parse(text) if text else {}
     except (YAMLError, OmegaConfBaseException, ConfigError):
         raw = {}
-    return {"commit": own, "fixed": fixed(raw, scale) if raw else {}}
+    return {"commit": own, "fixed": fixed(raw, scale, beside) if raw else {}}
 
 
 def moved(declaration: Declaration, scale: str, then: Mapping[str, Any]) -> list[str]:
-    """Claims, or "floors", that are not now as they were fixed ``then``, before the runs."""
-    now = fixed(declaration.raw, scale)
-    return [name for name, digest in now.items() if then["fixed"].get(name) != digest]
+    """What is not now as it was fixed ``then``, before the runs: changed, new, or no longer there."""
+    module = declaration.path.with_suffix(".py")
+    now = fixed(declaration.raw, scale, module.read_text() if module.is_file() else None)
+    return [name for name in {**now, **then["fixed"]} if then["fixed"].get(name) != now.get(name)]
+
+
+def _measuring(source: str | None) -> list[str]:
+    """All that a module does but drawing, without comments, docstrings and layout."""
+    body = ast.parse(source or "").body
+    for node in body:
+        if isinstance(node, ast.FunctionDef) and ast.get_docstring(node) is not None:
+            del node.body[0]
+    return [ast.unparse(n) for n in body if isinstance(n, ast.FunctionDef | ast.Assign) and getattr(n, "name", "") != "draw"]
 
 
 @lru_cache(maxsize=256)

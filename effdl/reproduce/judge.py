@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from effdl.reproduce.artefact import Cell, Declaration, statement
+from effdl.reproduce.artefact import Cell, Declaration, statements
 from effdl.reproduce.verdict import Interval, Verdict, compare, interval, judge, region
 from effdl.reproduce.vocabulary import SCALE_OF, Claim
 
@@ -69,6 +69,12 @@ def diverged(runs: Runs, cell: Cell) -> str | None:
     return None if bad.empty else f"{bad['status'].iloc[0]} ({len(bad)} of {len(of_cell)})"
 
 
+def incomplete(runs: Runs, cell: Cell) -> str | None:
+    """How many of a cell's runs have ended, None where all have: a verdict waits for the number that was declared."""
+    ended = int((runs["cell"] == cell.name).sum())
+    return None if ended >= cell.seeds else f"incomplete ({ended} of {cell.seeds})"
+
+
 def undertrained(declaration: Declaration, scale: str, runs: Runs, cell: Cell) -> bool:
     """Whether the cell's mean is below the floor that its scale declares for it."""
     artefact = declaration.artefact
@@ -80,11 +86,15 @@ def undertrained(declaration: Declaration, scale: str, runs: Runs, cell: Cell) -
 def absolute(declaration: Declaration, scale: str, runs: Runs, cell: Cell) -> str:
     """The verdict on a published number by itself, which only runs at paper scale can have."""
     artefact = declaration.artefact
-    if reason := missing(runs, cell) or diverged(runs, cell):
-        return reason
     if scale != "paper" or cell.published is None or artefact.published is None:
         return "below paper scale"
-    measured = interval(list(values(runs, cell, artefact.metric, artefact.unit).values()))
+    if reason := missing(runs, cell) or diverged(runs, cell) or incomplete(runs, cell):
+        return reason
+    if undertrained(declaration, scale, runs, cell):
+        return "undertrained"
+    if not (found := list(values(runs, cell, artefact.metric, artefact.unit).values())):
+        return f"no {artefact.metric}"
+    measured = interval(found)
     return judge(measured, region("~", cell.published, artefact.published.tolerance))
 
 
@@ -98,9 +108,8 @@ def _judge(
     declaration: Declaration, scale: str, runs: Runs, cells: Sequence[Cell], name: str, claim: Claim, at: Mapping[str, str]
 ) -> Judged:
     artefact = declaration.artefact
-    relation, value = statement(claim)
-    assert relation is not None
-    bounds = region(relation, value, claim.tolerance)
+    regions = [region(str(relation), value, claim.tolerance) for relation, value in statements(claim)]
+    bounds = max(low for low, _ in regions), min(high for _, high in regions)
     left = [cell for cell in cells if cell.matches({**claim.where, **at, **claim.left})]
     right = [cell for cell in cells if claim.right is not None and cell.matches({**claim.where, **at, **claim.right})]
     without = [cell for cell in (*left, *right) if missing(runs, cell)]
@@ -112,7 +121,9 @@ def _judge(
         if all(cell in without for cell in side):
             return so(next((reason for cell in side if (reason := missing(runs, cell))), "no such cells"))
     used = [cell for cell in (*left, *right) if cell not in without]
-    if reason := next((reason for cell in used if (reason := diverged(runs, cell))), None):
+    if not declaration.scale(scale).judged:
+        return so("not judged")
+    if reason := next((reason for cell in used if (reason := diverged(runs, cell) or incomplete(runs, cell))), None):
         return so(reason)
     metric = claim.metric or artefact.metric
     if metric == artefact.metric and any(undertrained(declaration, scale, runs, cell) for cell in used):

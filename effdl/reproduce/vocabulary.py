@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from effdl.setting import Count, NonNegative, Real, Size
+from effdl.setting import Count, NonNegative, Real, Size, Switch
 
 Where = Mapping[str, str | tuple[str, ...]]  # axis -> level or levels; what is not named is not restricted
 Overrides = dict[str, Any]  # config key or group -> value, as on the command line
@@ -67,13 +67,15 @@ class Floor(Entry):
 
 
 class Scale(Entry):
-    """A named set of overrides: how large the artefact is run. about: one line on what it is and takes."""
+    """A named set of overrides: how large the artefact is run. about: one line on what it is and takes. judged: whether its
+    numbers say enough for verdicts."""
 
     about: str
     seeds: Count = 3
     rules: tuple[Rule, ...] = ()
     grid: tuple[Variant, ...] = ()
     floors: tuple[Floor, ...] = ()
+    judged: Switch = True
 
 
 class Claim(Entry):
@@ -81,9 +83,9 @@ class Claim(Entry):
 
     left, right: restrict the cells of each side; the rest is shared and paired. No right: left's own values. metric: of a
     run's summary, or one that `measures` makes. compare: of a pair; "saving" is 1 − left/right. relation, value: taken from
-    ``answers`` where it names a claim of claims.csv. tolerance: how far beyond the value still counts as holding, in the
-    unit. each: axes for each combination of whose levels the claim is judged by itself; the others are pooled. note: what a
-    reader should know of how ours is measured.
+    ``answers`` where it names a claim of claims.csv, or two that are the ends of a range. tolerance: how far beyond the value
+    still counts as holding, in the unit. each: axes for each combination of whose levels the claim is judged by itself; the
+    others are pooled. ours: not the thesis's. note: what a reader should know of how ours is measured.
     """
 
     says: str
@@ -97,7 +99,8 @@ class Claim(Entry):
     value: Real | None = None
     tolerance: NonNegative = 0.0
     each: tuple[str, ...] = ()
-    answers: str | None = None
+    answers: str | tuple[str, str] | None = None
+    ours: Switch = False
     note: str = ""
 
 
