@@ -77,6 +77,8 @@ def plan(options: argparse.Namespace) -> int:
 
         spec = config.build(config.compose(options.what))
         found = cost(spec)
+        if found is None:
+            raise ConfigError(f"method: {type(spec.method).__name__} does not say what it would cost; only a run tells")
         print(json.dumps(found.to_json()) if options.json else console.cost_of_run(" ".join(options.what), found))
         return 0
     declaration, scale = _declared(options)

@@ -4,7 +4,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from effdl import config
-from effdl.errors import ConfigError
 from effdl.records.carry import build_network, open_problem, open_run
 from effdl.records.report import Silent
 from effdl.training.handle import SegmentCost
@@ -50,13 +49,15 @@ class _Asking(Silent):
         raise _Told
 
 
-def cost(spec: config.Spec, threads: int | None = None) -> Cost:
-    """Rehearse a Spec. threads: CPU threads where the Spec leaves them open, one in a sweep.
+def cost(spec: config.Spec, threads: int | None = None) -> Cost | None:
+    """Rehearse a Spec; None where its method does not say what it will cost. threads: CPU threads where the Spec leaves them
+    open, one in a sweep.
 
     Raises:
         EffdlError: no data, or a combination that cannot run.
     """
-    notes = _rehearse(spec, threads)
+    if not (notes := _rehearse(spec, threads)):
+        return None
     full = _rehearse(_with_backprop(spec), threads)
     return Cost(
         notes["time/estimate_s"],
@@ -75,7 +76,8 @@ def _with_backprop(spec: config.Spec) -> config.Spec:
 
 
 def _rehearse(spec: config.Spec, threads: int | None) -> dict[str, Any]:
-    """The notes of a run that stops where it knows its cost, which is the same for all seeds and for data of one form."""
+    """The notes of a run that stops where it knows its cost, which is the same for all seeds and for data of one form; {} where
+    it ended without a word."""
     alike = (spec.dataset.facts(), replace(spec, dataset=None, seed=0, logger=None), threads)
     if alike not in _rehearsed:
         _rehearsed[alike] = _begin(spec, threads)
@@ -91,4 +93,4 @@ def _begin(spec: config.Spec, threads: int | None) -> dict[str, Any]:
         spec.method.fit(problem, build_network(spec, problem, device), run)
     except _Told:
         return run.notes
-    raise ConfigError(f"method: {type(spec.method).__name__} does not say what it would cost")
+    return {}

@@ -81,6 +81,9 @@ class Store:
     def spec(self) -> dict[str, Any] | None:
         return self._read_json("spec.json", "config")
 
+    def provenance(self) -> dict[str, Any] | None:
+        return self._read_json("provenance.json", "commit")
+
     @contextmanager
     def owned(self) -> Iterator[None]:
         """Own the run; waits, saying so, while another process does. The lock dies with its owner, however that ends."""

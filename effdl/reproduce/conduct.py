@@ -23,7 +23,8 @@ def conduct(declaration: Declaration, scale: str, surveyed: list[Surveyed], root
     results = []
     if left:
         with tracking() as track:
-            print(Plan(declaration, scale, surveyed, workers, track).text() + "\n", file=sys.stderr, flush=True)
+            planned = Plan(declaration, scale, [one for one in surveyed if one.left or one.reason], workers, track)
+            print(planned.text() + "\n", file=sys.stderr, flush=True)
         with Console(len(left)) as console:
             results = execute(left, root, workers, console)
     if not any(one.specs for one in surveyed):

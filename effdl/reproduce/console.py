@@ -51,12 +51,17 @@ class Plan:
     @property
     def seconds(self) -> float:
         """Of all that is left, shared by the workers; equal Specs run once."""
-        of_spec: dict[Any, float] = {spec: self.cost[one.cell.name].seconds for one in self.surveyed for spec in one.left}
+        known = [one for one in self.surveyed if self.cost.get(one.cell.name)]
+        of_spec: dict[Any, float] = {spec: self.cost[one.cell.name].seconds for one in known for spec in one.left}
         return sum(of_spec.values()) / max(1, min(self.workers, len(of_spec)))
 
     def to_json(self) -> dict[str, Any]:
         cells = {
-            one.cell.name: {"done": one.done, "left": len(one.left), **self.cost[one.cell.name].to_json()}
+            one.cell.name: {
+                "done": one.done,
+                "left": len(one.left),
+                **(cost.to_json() if (cost := self.cost[one.cell.name]) else {}),
+            }
             if one.specs
             else {"reason": one.reason}
             for one in self.surveyed
@@ -79,11 +84,13 @@ class Plan:
             if not one.specs:
                 lines.append(f"{one.cell.name:<{width}}  no data")
                 continue
-            cost = self.cost[one.cell.name]
-            lines.append(
-                f"{one.cell.name:<{width}}  {one.done:>4}  {len(one.left):>4}  {duration(cost.seconds):>7}"
-                f"  {size(cost.peak_bytes):>8}  {cost.share:>6.0%}"
+            cost, row = self.cost[one.cell.name], f"{one.cell.name:<{width}}  {one.done:>4}  {len(one.left):>4}  "
+            known = (
+                f"{duration(cost.seconds):>7}  {size(cost.peak_bytes):>8}  {cost.share:>6.0%}"
+                if cost
+                else "unknown: only a run tells"
             )
+            lines.append(row + known)
         workers = f"{self.workers} process{'es' if self.workers > 1 else ''}"
         lines += ["", *dict.fromkeys(one.reason for one in self.surveyed if one.reason)]
         lines += [f"{self.left} runs left: about {duration(self.seconds)} with {workers} on this machine"]

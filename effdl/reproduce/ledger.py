@@ -128,15 +128,16 @@ def _current(declaration: Declaration, scale: str, lines: list[Line], say: Calla
 
 def _run(declaration: Declaration, scale: str, cell: Cell, spec: config.Spec, root: Path) -> tuple[Line, Line] | None:
     """A run that has ended: what its line says, and its own entry."""
-    from effdl.records.carry import fingerprint
+    from effdl.records.carry import fingerprint, finished
     from effdl.records.store import Store
 
-    data = fingerprint(spec.dataset)
+    summary, data = finished(spec, root, lambda text: None), fingerprint(spec.dataset)  # of this very config, or an error
     store = Store(root, config.run_id(spec, data), lambda text: None)
-    summary, stored = store.summary(), store.spec()
+    stored, provenance = store.spec(), store.provenance()
     if summary is None or stored is None:
         return None
-    provenance = json.loads((store.path / "provenance.json").read_text())
+    if provenance is None:
+        raise RecordError(f"{store.path}: its provenance.json is lost; move the record away to run again")
     name = declaration.artefact.id
     line = {
         "artefact": name,
@@ -162,13 +163,14 @@ def _run(declaration: Declaration, scale: str, cell: Cell, spec: config.Spec, ro
 
 
 def _series(path: Path, names: Sequence[str]) -> dict[str, list[list[float]]]:
-    """name -> [segment, epoch, value] of each line that has it, thinned evenly to POINTS with the last one kept."""
+    """name -> [segment, epoch, value] of each line that has it, thinned to about POINTS, each segment's last kept."""
     lines = [json.loads(text) for text in path.read_text().splitlines()] if names and path.is_file() else []
     series = {}
     for name in names:
         points = [[line["segment"], line["epoch"], line[name]] for line in lines if line.get(name) is not None]
         step = -(-len(points) // POINTS) or 1
-        series[name] = points[::-1][::step][::-1]
+        ends = {segment: i for i, (segment, _, _) in enumerate(points)}.values()
+        series[name] = [points[i] for i in sorted({*range(len(points))[::-step], *ends})]
     return series
 
 

@@ -25,7 +25,7 @@ def report(declaration: Declaration, scale: str, lines: Sequence[Line]) -> str:
         section("Each cell", details(declaration, scale, runs) if declaration.artefact.columns else ""),
         section("Other choices where the text says nothing", _grid(declaration, scale, runs)),
         section("How ours differs from the thesis", "\n".join(_differences(declaration, scale))),
-        section("What the text leaves open", "\n".join(_assumptions(declaration))),
+        section("What the text leaves open", "\n".join(_assumptions(declaration, runs))),
         section("Provenance", "\n".join(_provenance(declaration, scale, here))),
     ]
     return "\n\n".join(part for part in sections if part) + "\n"
@@ -79,10 +79,11 @@ def table(declaration: Declaration, scale: str, runs: Runs, found: Sequence[Judg
         rows.setdefault(tuple(pair for pair in cell.at.items() if pair[0] != artefact.columns), []).append(cell)
     lines = []
     for row, of_row in rows.items():
-        labels = [declaration.label(axis, level) for axis, level in row]
-        first, choices = labels[: len(artefact.rows)], labels[len(artefact.rows) :]
+        at = dict(row)
+        first = [declaration.label(axis, at[axis]) for axis in artefact.rows]
+        choices = [declaration.label(axis, level) for axis, level in row if axis not in artefact.axes]
         texts = _crossed(declaration, scale, runs, of_row) if artefact.columns else _listed(declaration, runs, of_row[0], cells)
-        verdicts = {one.name: _word(one) for one in found if tuple(one.at.items()) == row}
+        verdicts = {one.name: _word(one) for one in found if one.at == at}
         lines.append([", ".join([first[0], *choices]), *first[1:], *texts, *(verdicts.get(name, "") for name in columns)])
     header = _crossed_header(declaration) if artefact.columns else ["n", *(column.name for column in artefact.details)]
     return markdown([*artefact.rows, *header, *(name.replace("_", " ") for name in columns)], lines)
@@ -201,8 +202,8 @@ def _column(column: Column, cell: Cell, cells: Sequence[Cell], runs: Runs) -> st
         return ""
     if column.share_of is None:
         return _statistic(found, column.statistic, column.digits, column.spread)
-    other = next(c for c in cells if c.matches({**cell.at, **column.share_of}))
-    whole = list(values(runs, other, column.metric).values())
+    other = next((c for c in cells if c.matches({**cell.at, **column.share_of})), None)
+    whole = [] if other is None else list(values(runs, other, column.metric).values())
     if not whole:
         return ""
     mean = math.fsum(whole) / len(whole)
@@ -277,9 +278,11 @@ def _where(declaration: Declaration, some: Sequence[Cell], cells: Sequence[Cell]
     return ", ".join(words) or "everywhere"
 
 
-def _assumptions(declaration: Declaration) -> Iterator[str]:
-    for assumption in declaration.artefact.assumptions.values():
-        first, *others = (choice.label for choice in assumption.choices.values())
+def _assumptions(declaration: Declaration, runs: Runs) -> Iterator[str]:
+    for name, assumption in declaration.artefact.assumptions.items():
+        ran = set(runs[name].dropna()) if name in runs else set()
+        first, *_ = (choice.label for choice in assumption.choices.values())
+        others = [choice.label for key, choice in assumption.choices.items() if key in ran]
         yield f"- {assumption.why} Ours: {first}." + (f" Also run, in part: {'; '.join(others)}." if others else "")
 
 
@@ -293,8 +296,8 @@ def _provenance(declaration: Declaration, scale: str, lines: Sequence[Line]) -> 
             yield f"- Claims and floors stood fixed in commit {commit[:10]}, before these runs."
         else:
             yield "- **That claims and floors stood fixed before these runs is in no commit.**"
-    moved = sorted({name for line in ran for name in declared.moved(declaration, scale, line["declaration"])})
-    if moved:
+    known = [line["declaration"] for line in ran if line["declaration"]["commit"]]
+    if moved := sorted({name for then in known for name in declared.moved(declaration, scale, then)}):
         yield f"- **Declared or changed after the runs: {', '.join(moved)}.**"
     once = {run["run_id"]: run["times"].get("time/wall_s", 0.0) for line in ran for run in line["runs"]}  # cells may share runs
     if ran:

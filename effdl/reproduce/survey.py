@@ -37,9 +37,10 @@ def select(cells: list[Cell], only: str | None) -> list[Cell]:
         return cells
     if exact := [cell for cell in cells if cell.name == only]:
         return exact
-    where = dict(part.split("=", 1) for part in only.split(",") if "=" in part)
-    found = [cell for cell in cells if where and cell.matches(where)]
-    if not found:
+    parts = [part.partition("=") for part in only.split(",")]
+    where = {axis: level for axis, _, level in parts}
+    found = [cell for cell in cells if cell.matches(where)]
+    if not found or not all(equals for _, equals, _ in parts):
         raise ConfigError(f"--cell {only}: there is none; cells are named like {cells[0].name}")
     return found
 
@@ -56,7 +57,7 @@ def _survey(cell: Cell, root: Path) -> Surveyed:
 
 
 def costs(surveyed: list[Surveyed], track: Track) -> Iterator[tuple[Surveyed, Any]]:
-    """Each cell that has Specs with what one of its runs would cost; equal costs are measured once."""
+    """Each cell that has Specs with what one of its runs would cost, None where its method does not say."""
     from effdl.records.plan import cost
 
     runnable = [one for one in surveyed if one.specs]
