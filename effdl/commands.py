@@ -53,6 +53,8 @@ def parser() -> argparse.ArgumentParser:
         made = add(name, command, about)
         made.add_argument("what", help="an artefact's id")
         _add_scale(made)
+        if name == "report":
+            made.add_argument("--json", action="store_true", help="the verdicts as one JSON object on standard output")
     add("list", list_all, "every artefact, and every choice of every group").add_argument("--json", action="store_true")
     add("status", status, "every artefact and claim: declared, run, held").add_argument("--json", action="store_true")
     return top
@@ -72,7 +74,7 @@ def plan(options: argparse.Namespace) -> int:
     """Print what an artefact or one run would cost."""
     from effdl.reproduce import console
 
-    if not _is_artefact(options.what):
+    if not _is_artefact(options):
         from effdl.records.plan import cost
 
         spec = config.build(config.compose(options.what))
@@ -91,7 +93,7 @@ def plan(options: argparse.Namespace) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Run an artefact and report it, or run one Spec."""
-    if not _is_artefact(options.what):
+    if not _is_artefact(options):
         return cli.run_overrides([*options.what, f"results={options.results}"])
     from effdl.reproduce import conduct
 
@@ -99,7 +101,8 @@ def run(options: argparse.Namespace) -> int:
         print(line)
         return 0
     declaration, scale = _declared(options)
-    return conduct.conduct(declaration, scale, _survey(declaration, scale, options), options.results, options.workers)
+    surveyed = _survey(declaration, scale, options)
+    return conduct.conduct(declaration, scale, surveyed, options.results, options.workers, options.json)
 
 
 def report(options: argparse.Namespace) -> int:
@@ -109,7 +112,7 @@ def report(options: argparse.Namespace) -> int:
     declaration, scale = _declared(options)
     lines, source = conduct.lines_of(declaration, scale, options.results)
     print(f"effdl: from {source}", file=sys.stderr)
-    conduct.show(declaration, scale, lines, options.results)
+    conduct.show(declaration, scale, lines, options.results, options.json)
     return 0
 
 
@@ -140,8 +143,15 @@ def status(options: argparse.Namespace) -> int:
     return 0
 
 
-def _is_artefact(what: Sequence[str]) -> bool:
-    return len(what) == 1 and "=" not in what[0]
+def _is_artefact(options: argparse.Namespace) -> bool:
+    """Whether an id is given, or overrides. Raises ConfigError where it is neither."""
+    if len(options.what) == 1 and "=" not in options.what[0]:
+        return True
+    if misplaced := [name for name in ("scale", "cell") if getattr(options, name)]:
+        raise ConfigError(f"--{misplaced[0]}: belongs to an artefact's id, not to overrides")
+    if ids := [one for one in options.what if "=" not in one]:
+        raise ConfigError(f"{ids[0]}: an artefact stands alone; its settings are those of its scales")
+    return False
 
 
 def _why_not(name: str) -> str | None:

@@ -113,7 +113,7 @@ class Console:
             f"{name}: about {duration(seconds)} on this machine ({epochs} epochs of about {duration(seconds / epochs)}), "
             f"peak training memory {size(peak)}"
         )
-        if seconds > LONG_S:
+        if self._runs == 1 and seconds > LONG_S:
             self._print("  shorter: dataset.train_limit=3000 dataset.val_size=500 method.epochs=1 test_every=run")
 
     def progress(self, progress: Progress) -> None:

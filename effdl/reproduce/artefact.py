@@ -1,10 +1,11 @@
 """From a declaration to its cells: read and check the YAML, multiply its axes, merge the overrides of each cell."""
 
 import itertools
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, get_args
 
@@ -123,9 +124,14 @@ class Declaration:
 
 
 def declared() -> dict[str, Path]:
-    """The file of every declared artefact by its id: ours, then those of plugin folders."""
-    folders = [published.EXPERIMENTS, *(folder / "experiments" for folder in config.plugin_folders())]
-    return {_id_of(path): path for folder in folders for path in sorted(folder.rglob("*.yaml"))}
+    """The file of every declared artefact by its id: ours, then those of plugin folders. Raises ConfigError."""
+    found: dict[str, Path] = {}
+    for folder in (published.EXPERIMENTS, *(folder / "experiments" for folder in config.plugin_folders())):
+        for path in sorted(folder.rglob("*.yaml")):
+            if (name := _id_of(path)) in found:
+                raise ConfigError(f"{path}: {name} is declared in {found[name]} already; take another name")
+            found[name] = path
+    return found
 
 
 def load(name: str) -> Declaration:
@@ -166,10 +172,16 @@ def parse(text: str) -> dict[str, Any]:
 def specs(cell: Cell) -> list[Any]:
     """The cell's Specs, one a seed; composed once. Raises ConfigError, which names the cell, or DataError."""
     try:
-        spec = config.build(config.compose(cell.overrides))
+        spec = _built(tuple(cell.overrides), os.environ.get("EFFDL_DATA"), os.environ.get("EFFDL_PLUGINS"))
     except ConfigError as error:
         raise ConfigError(f"{cell.name}: {error}") from None
     return [replace(spec, seed=seed) for seed in range(cell.seeds)]
+
+
+@lru_cache(maxsize=4096)
+def _built(overrides: tuple[str, ...], *surroundings: str | None) -> config.Spec:
+    """Composing takes 0.1 s, and a table asks for its cells again and again."""
+    return config.build(config.compose(overrides))
 
 
 def check(declaration: Declaration) -> None:

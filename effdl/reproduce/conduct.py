@@ -1,5 +1,6 @@
 """Run an artefact: say what it costs, carry out what is left, report."""
 
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,11 +10,13 @@ from effdl.reproduce import figure, ledger
 from effdl.reproduce.artefact import Declaration
 from effdl.reproduce.frame import frame
 from effdl.reproduce.ledger import Line
-from effdl.reproduce.report import command, report
+from effdl.reproduce.report import command, report, verdicts
 from effdl.reproduce.survey import Surveyed
 
 
-def conduct(declaration: Declaration, scale: str, surveyed: list[Surveyed], root: Path, workers: int) -> int:
+def conduct(
+    declaration: Declaration, scale: str, surveyed: list[Surveyed], root: Path, workers: int, as_json: bool = False
+) -> int:
     """Plan, run, report; the exit code is 1 if a run neither finished nor diverged."""
     from effdl.records.execute import execute
     from effdl.records.report import Console
@@ -29,7 +32,7 @@ def conduct(declaration: Declaration, scale: str, surveyed: list[Surveyed], root
             results = execute(left, root, workers, console)
     if not any(one.specs for one in surveyed):
         raise DataError(surveyed[0].reason)
-    show(declaration, scale, ledger.collect(declaration, scale, root), root)
+    show(declaration, scale, ledger.collect(declaration, scale, root), root, as_json)
     broken = [result for result in results if result["status"] in ("error", "died")]
     if broken:
         line = f"{len(broken)} of {len(results)} runs did not end ({broken[0]['reason']}); the same command tries them again"
@@ -53,8 +56,11 @@ def lines_of(declaration: Declaration, scale: str, root: Path) -> tuple[list[Lin
     raise RecordError(f"{name}: nothing has been run at scale {scale}; {command(declaration, scale)}")
 
 
-def show(declaration: Declaration, scale: str, lines: Sequence[Line], root: Path) -> None:
+def show(declaration: Declaration, scale: str, lines: Sequence[Line], root: Path, as_json: bool = False) -> None:
     """The report on standard output, and the figure into a file that its last line names."""
+    if as_json:
+        print(json.dumps(verdicts(declaration, scale, lines)))
+        return
     text = report(declaration, scale, lines)
     if sys.stdout.isatty():
         from rich.console import Console

@@ -36,7 +36,7 @@ def frame(declaration: Declaration, scale: str, lines: Sequence[Line]) -> Runs:
 
 
 def beside(declaration: Declaration) -> ModuleType | None:
-    """The module beside a declaration, of its name: ``measures(runs) -> runs``, ``draw(table) -> Figure``."""
+    """The module of its name beside a declaration: ``measures(runs) -> runs``, ``draw(declaration, scale, runs) -> Figure``."""
     path = declaration.path.with_suffix(".py")
     if not path.is_file():
         return None
