@@ -18,6 +18,8 @@ _HOMES = {
     "TanhMse": "effdl.objectives.losses",
     "Sgd": "effdl.training.optim",
     "Adamw": "effdl.training.optim",
+    "RandomSubset": "effdl.filters.random_subset",
+    "StableRank": "effdl.probes.stable_rank",
     "Pool": "effdl.training.decision",
     "DownConv": "effdl.training.decision",
     "SegmentState": "effdl.training.segment",

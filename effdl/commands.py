@@ -94,7 +94,7 @@ def plan(options: argparse.Namespace) -> int:
 def run(options: argparse.Namespace) -> int:
     """Run an artefact and report it, or run one Spec."""
     if not _is_artefact(options):
-        return cli.run_overrides([*options.what, f"results={options.results}"])
+        return cli.run_overrides([*options.what, f"results={json.dumps(str(options.results))}"])
     from effdl.reproduce import conduct
 
     if (line := _why_not(options.what[0])) is not None:

@@ -28,6 +28,13 @@ def test_there_is_a_ledger() -> None:
     assert LEDGERS
 
 
+@pytest.mark.parametrize("name", LEDGERS)
+def test_the_times_that_its_runs_expected_and_took_agree_over_a_whole_ledger(name: str) -> None:
+    times = [run["times"] for line in ledger.read(command.ROOT / "results", name) for run in line["runs"]]
+    expected, took = (math.fsum(one[key] for one in times) for key in ("time/estimate_s", "time/wall_s"))
+    assert times and expected / 2 <= took <= 2 * expected
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LEDGERS)
 def test_the_cheapest_row_runs_again_to_the_same_numbers_in_the_planned_time(name: str, tmp_path: Path) -> None:

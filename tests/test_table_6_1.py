@@ -8,6 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import command
+import matplotlib.image
 import pytest
 
 from effdl import config
@@ -141,3 +143,16 @@ def test_published_files_are_the_reference_but_for_where_in_its_source_a_number_
             row["note"] = re.sub(r"^source lines? [\d, and-]+(; |$)|; lines? [\d-]+$", "", row["note"])
     assert len(found) > 10
     assert [dict(row, source="") for row in found] == [dict(row, source="") for row in expected]
+
+
+@pytest.mark.parametrize("only", ["network=cnn4", pytest.param("network=vgg13,dataset=mnist", marks=pytest.mark.slow)])
+def test_the_smoke_scale_takes_every_path_from_plan_to_report(only: str, tmp_path: Path) -> None:
+    done = command.run("run", "table-6.1", "--scale", "smoke", "--cell", only, cwd=tmp_path, script="effdl", timeout=600)
+    assert done.returncode == 0, done.stderr
+    named = [cell for cell in TABLE.cells("smoke") if all(part in cell.name.split(",") for part in only.split(","))]
+    assert "runs left: about" in done.stderr and all(cell.name in done.stderr for cell in named)
+    label = {"cnn4": "CNN-4", "vgg13": "VGG-13"}[named[0].at["network"]]
+    row = next(line for line in done.stdout.splitlines() if line.startswith(f"| {label} | MNIST"))
+    assert "| 99." in row and row.count("(n 2)") == 3 and "not judged" in row
+    picture = tmp_path / done.stdout.splitlines()[-1].removeprefix("Figure: ")
+    assert matplotlib.image.imread(picture).shape[0] > 500

@@ -104,22 +104,22 @@ def run_ids(line: Line) -> list[str]:
 
 
 def _current(declaration: Declaration, scale: str, lines: list[Line], say: Callable[[str], None]) -> Iterator[Line]:
-    """Lines without the runs of this scale that the declaration no longer makes; where there are no data, all stay."""
-    from effdl.records.carry import fingerprint
-
-    valid: dict[str, set[str]] = {}
+    """Lines without the runs of this scale that the declaration no longer makes of their data; without data here, all stay."""
+    made: dict[str, list[config.Spec] | None] = {}
     for cell in declaration.cells(scale):
         try:
-            valid[cell.name] = {config.run_id(spec, fingerprint(spec.dataset)) for spec in specs(cell)}
+            made[cell.name] = specs(cell)
         except DataError:
-            valid[cell.name] = {run["run_id"] for line in lines for run in line["runs"]}
+            made[cell.name] = None
     for line in lines:
         if line["scale"] != scale:
             yield line
             continue
         if "reason" in line:  # said anew where it still holds
             continue
-        runs = [run for run in line["runs"] if run["run_id"] in valid.get(line["cell"], set())]
+        known = made.get(line["cell"], [])
+        valid = None if known is None else {config.run_id(spec, line["data"]) for spec in known}
+        runs = [run for run in line["runs"] if valid is None or run["run_id"] in valid]
         if len(runs) < len(line["runs"]):
             say(f"{line['cell']}: {len(line['runs']) - len(runs)} published runs are no longer declared; dropped")
         if runs:
