@@ -14,7 +14,7 @@ import pytest
 
 from effdl import config
 from effdl.errors import DataError
-from effdl.reproduce import artefact, published
+from effdl.reproduce import artefact, claims, published
 from effdl.reproduce.artefact import Cell
 
 TABLE = artefact.load("table-6.1")
@@ -126,7 +126,7 @@ ALL: list[Callable[[], Any]] = [lambda path=path: artefact.read(path) for path i
 
 @pytest.mark.parametrize("read", ALL, ids=artefact.declared())
 def test_every_declaration_has_claims_that_answer_claims_of_the_thesis_once(read: Callable[[], Any]) -> None:
-    answers = [name for claim in read().artefact.claims.values() for name in artefact.answered(claim)]
+    answers = [name for claim in read().artefact.claims.values() for name in claims.answered(claim)]
     assert len(answers) == len(set(answers)) and set(answers) <= set(published.claims())
 
 

@@ -2,12 +2,11 @@
 
 import itertools
 import os
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -17,11 +16,8 @@ from yaml import YAMLError
 from effdl import config
 from effdl.errors import ConfigError
 from effdl.reproduce import published
-from effdl.reproduce.vocabulary import Artefact, Claim, Entry, Overrides, Scale, Where
-
-ALWAYS = ("smoke", "paper")  # scales of every artefact of a thesis
-NAME = re.compile(r"[\w.-]+")
-RESERVED = {"cell", "seed", "status", "reason", "run_id", "series"}  # columns of a table of runs
+from effdl.reproduce.validate import check
+from effdl.reproduce.vocabulary import Artefact, Overrides, Scale, Where, explain
 
 
 @dataclass(frozen=True)
@@ -147,9 +143,11 @@ def read(path: Path) -> Declaration:
     try:
         raw = parse(path.read_text())
         declaration = Declaration(Artefact.model_validate(raw), path, raw)
+        if declaration.artefact.id != _id_of(path):
+            raise ConfigError(f"id: a file of this name declares {_id_of(path)}, not {declaration.artefact.id}")
         check(declaration)
     except ValidationError as error:
-        raise ConfigError(f"{path.name}: {_explain(error)}") from None
+        raise ConfigError(f"{path.name}: {explain(error)}") from None
     except (YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(f"{path.name}: {' '.join(str(error).split())}") from None
     except ConfigError as error:
@@ -184,95 +182,6 @@ def _built(overrides: tuple[str, ...], *surroundings: str | None) -> config.Spec
     return config.build(config.compose(overrides))
 
 
-def check(declaration: Declaration) -> None:
-    """Everything that a declaration names is there. Raises ConfigError."""
-    artefact = declaration.artefact
-    if artefact.id != _id_of(declaration.path):
-        raise ConfigError(f"id: a file of this name declares {_id_of(declaration.path)}, not {artefact.id}")
-    if artefact.id not in published.artefacts() and artefact.title is None:
-        raise ConfigError(f"id: {artefact.id} stands in no thesis, so it needs a title")
-    if artefact.id in published.artefacts() and (missing := [s for s in ALWAYS if s not in artefact.scales]):
-        raise ConfigError(f"scales: {missing[0]} is missing; an artefact of a thesis always has {' and '.join(ALWAYS)}")
-    if sorted((*artefact.rows, *((artefact.columns,) if artefact.columns else ()))) != sorted(artefact.axes):
-        raise ConfigError(f"rows, columns: must name each of the axes {', '.join(artefact.axes)} once")
-    choices = {f"assumptions.{name}.choices": assumption.choices for name, assumption in artefact.assumptions.items()}
-    several: dict[str, Any] = {"scales": artefact.scales, **{f"axes.{a}": artefact.axes[a] for a in artefact.axes}, **choices}
-    if empty := [key for key, named in several.items() if not named]:
-        raise ConfigError(f"{empty[0]}: needs at least one")
-    for name in declaration.names:
-        if not NAME.fullmatch(name) or name in RESERVED:
-            raise ConfigError(
-                f"{name!r}: axes, assumptions, levels and choices are named by letters, digits and _ . -, unlike a run's facts"
-            )
-    if artefact.statistic != "mean" and artefact.claims:
-        raise ConfigError(f"statistic: claims are about means, not about a {artefact.statistic}")
-    if twice := set(artefact.axes) & set(artefact.assumptions):
-        raise ConfigError(f"assumptions.{min(twice)}: is an axis already")
-    for key, where in _wheres(artefact):
-        _check_where(declaration, key, where)
-    for name, scale in artefact.scales.items():
-        for i, variant in enumerate(scale.grid):
-            if unknown := sorted(set(variant.choose) & set(artefact.axes)):
-                raise ConfigError(f"scales.{name}.grid.{i}.choose.{unknown[0]}: is an axis; a grid chooses among assumptions")
-    for name, claim in artefact.claims.items():
-        _check_claim(f"claims.{name}", claim, artefact)
-    for name in artefact.scales:
-        declaration.cells(name)  # each published number is looked up
-
-
-def _check_where(declaration: Declaration, key: str, where: Where) -> None:
-    for axis, wanted in where.items():
-        if axis not in declaration.open_axes:
-            raise ConfigError(f"{key}.{axis}: no such axis; there are {', '.join(declaration.open_axes)}")
-        for level in (wanted,) if isinstance(wanted, str) else wanted:
-            if level not in (there := declaration.open_axes[axis]):
-                raise ConfigError(f"{key}.{axis}: no {level!r} there; there are {', '.join(there)}")
-
-
-def _check_claim(key: str, claim: Claim, artefact: Artefact) -> None:
-    if unknown := [name for name in answered(claim) if name not in published.claims()]:
-        raise ConfigError(f"{key}.answers: {unknown[0]}: no such claim in claims.csv")
-    for relation, _ in statements(claim):
-        if relation is None:
-            raise ConfigError(f"{key}.relation: needs one of >=, <=, ~, since {claim.answers or 'nothing'} prints none")
-    if len(answered(claim)) == 2 and [relation for relation, _ in statements(claim)] != [">=", "<="]:
-        raise ConfigError(f"{key}.answers: two claims must be the lower (>=) and the upper end (<=) of a range")
-    if unknown := [axis for axis in claim.each if axis not in artefact.axes]:
-        raise ConfigError(f"{key}.each: no axis {unknown[0]!r}; there are {', '.join(artefact.axes)}")
-    if claim.right is None and claim.compare != "difference":
-        raise ConfigError(f"{key}.compare: {claim.compare} needs a right side")
-    if claim.right is not None and claim.right == claim.left:
-        raise ConfigError(f"{key}.right: is the same as left")
-    levels = (*claim.left.values(), *(claim.right or {}).values())
-    if claim.right is not None and (set(claim.left) != set(claim.right) or not all(isinstance(one, str) for one in levels)):
-        raise ConfigError(f"{key}.right: needs the axes of left, each side one level; what both share belongs in where")
-
-
-def answered(claim: Claim) -> tuple[str, ...]:
-    """The ids of the claims in claims.csv that a claim answers."""
-    return (claim.answers,) if isinstance(claim.answers, str) else claim.answers or ()
-
-
-def statements(claim: Claim) -> list[tuple[str | None, float]]:
-    """(relation, value) as declared, else as the claims that it answers print them; two are the ends of a range."""
-    printed = [published.claim(name) for name in answered(claim)] or [{"comparator": "", "value": "0"}]
-    relations = [claim.relation or {"=": "~"}.get(row["comparator"], row["comparator"]) or None for row in printed]
-    return [(r, float(row["value"]) if claim.value is None else claim.value) for r, row in zip(relations, printed, strict=True)]
-
-
-def _wheres(artefact: Artefact) -> Iterator[tuple[str, Where]]:
-    """Every ``where`` of a declaration with its full key."""
-    yield from ((f"rules.{i}.where", rule.where) for i, rule in enumerate(artefact.rules))
-    yield from ((f"assumptions.{name}.where", assumption.where) for name, assumption in artefact.assumptions.items())
-    for name, claim in artefact.claims.items():
-        yield from ((f"claims.{name}.{side}", getattr(claim, side) or {}) for side in ("left", "right", "where"))
-    yield from ((f"details.{i}.share_of", column.share_of or {}) for i, column in enumerate(artefact.details))
-    for name, scale in artefact.scales.items():
-        for part in ("rules", "grid", "floors"):
-            yield from ((f"scales.{name}.{part}.{i}.where", entry.where) for i, entry in enumerate(getattr(scale, part)))
-        yield from ((f"scales.{name}.grid.{i}.choose", dict(variant.choose)) for i, variant in enumerate(scale.grid))
-
-
 def _id_of(path: Path) -> str:
     """table_6_1.yaml holds table-6.1, my_table.yaml my-table."""
     of_theses = {_stem(name): name for name in published.artefacts()}
@@ -281,28 +190,6 @@ def _id_of(path: Path) -> str:
 
 def _stem(name: str) -> str:
     return name.replace("-", "_").replace(".", "_")
-
-
-def _explain(error: ValidationError) -> str:
-    first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        return f"{key}: unknown key; there are {', '.join(_siblings(first['loc']))}"
-    if first["type"] == "missing":
-        return f"{key}: is missing"
-    return f"{key}: {first['msg']}, got {first['input']!r}"
-
-
-def _siblings(loc: tuple[int | str, ...]) -> list[str]:
-    """The keys that are allowed where the last one of ``loc`` stands."""
-    annotation: Any = Artefact
-    for part in loc[:-1]:
-        if isinstance(annotation, type) and issubclass(annotation, Entry):
-            annotation = annotation.model_fields[str(part)].annotation
-        else:  # a dict's or a tuple's value
-            annotation = [arg for arg in get_args(annotation) if arg is not ...][-1]
-        annotation = next(iter(get_args(annotation)), annotation) if type(None) in get_args(annotation) else annotation
-    return list(annotation.model_fields)
 
 
 def _text(value: Any) -> str:

@@ -9,6 +9,7 @@ from effdl import config
 from effdl.errors import ConfigError, EffdlError
 from effdl.reproduce import artefact, published
 from effdl.reproduce.artefact import Declaration
+from effdl.reproduce.claims import answered
 
 THESIS = {"oland": "Øland", "demirbilek": "Demirbilek"}
 
@@ -113,12 +114,12 @@ def _scale(declaration: Declaration, scale: str, root: Path) -> dict[str, Any]:
 def _answer(declaration: Declaration, root: Path, claims: dict[str, Any]) -> None:
     """Note for each claim of the theses which declaration answers it, and how."""
     for claim in declaration.artefact.claims.values():
-        for name in artefact.answered(claim):
+        for name in answered(claim):
             claims[name]["answered_by"] = declaration.artefact.id
     for scale in declaration.artefact.scales:
         for one in _published_verdicts(declaration, scale, root):
             where = ", ".join(declaration.label(axis, level) for axis, level in one.at.items())
-            for name in artefact.answered(one.claim):
+            for name in answered(one.claim):
                 said = f"{where}: {one.verdict.word}" if where else one.verdict.word
                 claims[name]["verdicts"].setdefault(scale, []).append(said)
 

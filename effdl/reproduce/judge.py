@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from effdl.reproduce.artefact import Cell, Declaration, statements
+from effdl.reproduce.artefact import Cell, Declaration
+from effdl.reproduce.claims import statements
 from effdl.reproduce.verdict import Interval, Verdict, compare, interval, judge, region
 from effdl.reproduce.vocabulary import SCALE_OF, Claim
 

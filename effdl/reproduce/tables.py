@@ -5,7 +5,8 @@ from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
-from effdl.reproduce.artefact import Cell, Declaration, answered
+from effdl.reproduce.artefact import Cell, Declaration
+from effdl.reproduce.claims import answered
 from effdl.reproduce.judge import Judged, Runs, absolute, diverged, missing, undertrained, values
 from effdl.reproduce.vocabulary import SCALE_OF, Column, Where
 

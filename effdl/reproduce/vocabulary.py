@@ -1,9 +1,9 @@
 """The fixed vocabulary of declarations: what a YAML under experiments/ may say, validated like any config."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from effdl.setting import Count, NonNegative, Real, Size, Switch
 
@@ -151,3 +151,25 @@ class Artefact(Entry):
     published: Published | None = None
     notes: tuple[str, ...] = ()
     picture: bool = True
+
+
+def explain(error: ValidationError) -> str:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f"{key}: unknown key; there are {', '.join(_siblings(first['loc']))}"
+    if first["type"] == "missing":
+        return f"{key}: is missing"
+    return f"{key}: {first['msg']}, got {first['input']!r}"
+
+
+def _siblings(loc: tuple[int | str, ...]) -> list[str]:
+    """The keys that are allowed where the last one of ``loc`` stands."""
+    annotation: Any = Artefact
+    for part in loc[:-1]:
+        if isinstance(annotation, type) and issubclass(annotation, Entry):
+            annotation = annotation.model_fields[str(part)].annotation
+        else:  # a dict's or a tuple's value
+            annotation = [arg for arg in get_args(annotation) if arg is not ...][-1]
+        annotation = next(iter(get_args(annotation)), annotation) if type(None) in get_args(annotation) else annotation
+    return list(annotation.model_fields)

@@ -1,0 +1,94 @@
+"""Everything that a declaration names is there, and what it says can be judged."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from effdl.errors import ConfigError
+from effdl.reproduce import published
+from effdl.reproduce.claims import answered, statements
+from effdl.reproduce.vocabulary import Artefact, Claim, Where
+
+if TYPE_CHECKING:
+    from effdl.reproduce.artefact import Declaration
+
+ALWAYS = ("smoke", "paper")  # scales of every artefact of a thesis
+NAME = re.compile(r"[\w.-]+")
+RESERVED = {"cell", "seed", "status", "reason", "run_id", "series"}  # columns of a table of runs
+
+
+def check(declaration: Declaration) -> None:
+    """Everything that a declaration names is there. Raises ConfigError."""
+    artefact = declaration.artefact
+    if artefact.id not in published.artefacts() and artefact.title is None:
+        raise ConfigError(f"id: {artefact.id} stands in no thesis, so it needs a title")
+    if artefact.id in published.artefacts() and (missing := [s for s in ALWAYS if s not in artefact.scales]):
+        raise ConfigError(f"scales: {missing[0]} is missing; an artefact of a thesis always has {' and '.join(ALWAYS)}")
+    if sorted((*artefact.rows, *((artefact.columns,) if artefact.columns else ()))) != sorted(artefact.axes):
+        raise ConfigError(f"rows, columns: must name each of the axes {', '.join(artefact.axes)} once")
+    choices = {f"assumptions.{name}.choices": assumption.choices for name, assumption in artefact.assumptions.items()}
+    several: dict[str, Any] = {"scales": artefact.scales, **{f"axes.{a}": artefact.axes[a] for a in artefact.axes}, **choices}
+    if empty := [key for key, named in several.items() if not named]:
+        raise ConfigError(f"{empty[0]}: needs at least one")
+    for name in declaration.names:
+        if not NAME.fullmatch(name) or name in RESERVED:
+            raise ConfigError(
+                f"{name!r}: axes, assumptions, levels and choices are named by letters, digits and _ . -, unlike a run's facts"
+            )
+    if artefact.statistic != "mean" and artefact.claims:
+        raise ConfigError(f"statistic: claims are about means, not about a {artefact.statistic}")
+    if twice := set(artefact.axes) & set(artefact.assumptions):
+        raise ConfigError(f"assumptions.{min(twice)}: is an axis already")
+    for key, where in _wheres(artefact):
+        _check_where(declaration, key, where)
+    for name, scale in artefact.scales.items():
+        for i, variant in enumerate(scale.grid):
+            if unknown := sorted(set(variant.choose) & set(artefact.axes)):
+                raise ConfigError(f"scales.{name}.grid.{i}.choose.{unknown[0]}: is an axis; a grid chooses among assumptions")
+    for name, claim in artefact.claims.items():
+        _check_claim(f"claims.{name}", claim, artefact)
+    for name in artefact.scales:
+        declaration.cells(name)  # each published number is looked up
+
+
+def _check_where(declaration: Declaration, key: str, where: Where) -> None:
+    for axis, wanted in where.items():
+        if axis not in declaration.open_axes:
+            raise ConfigError(f"{key}.{axis}: no such axis; there are {', '.join(declaration.open_axes)}")
+        for level in (wanted,) if isinstance(wanted, str) else wanted:
+            if level not in (there := declaration.open_axes[axis]):
+                raise ConfigError(f"{key}.{axis}: no {level!r} there; there are {', '.join(there)}")
+
+
+def _check_claim(key: str, claim: Claim, artefact: Artefact) -> None:
+    if unknown := [name for name in answered(claim) if name not in published.claims()]:
+        raise ConfigError(f"{key}.answers: {unknown[0]}: no such claim in claims.csv")
+    for relation, _ in statements(claim):
+        if relation is None:
+            raise ConfigError(f"{key}.relation: needs one of >=, <=, ~, since {claim.answers or 'nothing'} prints none")
+    if len(answered(claim)) == 2 and [relation for relation, _ in statements(claim)] != [">=", "<="]:
+        raise ConfigError(f"{key}.answers: two claims must be the lower (>=) and the upper end (<=) of a range")
+    if unknown := [axis for axis in claim.each if axis not in artefact.axes]:
+        raise ConfigError(f"{key}.each: no axis {unknown[0]!r}; there are {', '.join(artefact.axes)}")
+    if claim.right is None and claim.compare != "difference":
+        raise ConfigError(f"{key}.compare: {claim.compare} needs a right side")
+    if claim.right is not None and claim.right == claim.left:
+        raise ConfigError(f"{key}.right: is the same as left")
+    levels = (*claim.left.values(), *(claim.right or {}).values())
+    if claim.right is not None and (set(claim.left) != set(claim.right) or not all(isinstance(one, str) for one in levels)):
+        raise ConfigError(f"{key}.right: needs the axes of left, each side one level; what both share belongs in where")
+
+
+def _wheres(artefact: Artefact) -> Iterator[tuple[str, Where]]:
+    """Every ``where`` of a declaration with its full key."""
+    yield from ((f"rules.{i}.where", rule.where) for i, rule in enumerate(artefact.rules))
+    yield from ((f"assumptions.{name}.where", assumption.where) for name, assumption in artefact.assumptions.items())
+    for name, claim in artefact.claims.items():
+        yield from ((f"claims.{name}.{side}", getattr(claim, side) or {}) for side in ("left", "right", "where"))
+    yield from ((f"details.{i}.share_of", column.share_of or {}) for i, column in enumerate(artefact.details))
+    for name, scale in artefact.scales.items():
+        for part in ("rules", "grid", "floors"):
+            yield from ((f"scales.{name}.{part}.{i}.where", entry.where) for i, entry in enumerate(getattr(scale, part)))
+        yield from ((f"scales.{name}.grid.{i}.choose", dict(variant.choose)) for i, variant in enumerate(scale.grid))
