@@ -73,7 +73,7 @@ def test_report_of_nothing_run_says_what_to_run(tmp_path: Path) -> None:
 
 def test_table_has_mean_spread_n_and_verdict_of_each_row(tmp_path: Path) -> None:
     found = report(declare(tmp_path), "smoke", lines(TOLD))
-    assert "| few | 91.00 ± 1.41 (n 2) | 94.00 ± 1.41 (n 2) | **reproduced** [3.00, 3.00] |" in found
+    assert "| few | 91.00 ± 1.41 (n 2) | 94.00 ± 1.41 (n 2) | **reproduced** [3.00, does not vary] |" in found
     assert "| many | 97.00 ± 0.00 (n 2) | 91.00 ± 1.41 (n 2) | **inconclusive** [-18.71, 6.71] |" in found  # -6 ± 12.706
 
 
@@ -82,7 +82,7 @@ def test_table_has_mean_spread_n_and_verdict_of_each_row(tmp_path: Path) -> None
     [
         ("no data", "| few | 91.00 ± 1.41 (n 2) | no data | **no data** |"),
         (["diverged", 0.9], "| few | 91.00 ± 1.41 (n 2) | diverged (1 of 2) | **diverged (1 of 2)** |"),
-        ([0.93], "| few | 91.00 ± 1.41 (n 2) | 93.00 (n 1) | **inconclusive** [one value] |"),
+        ([0.93], "| few | 91.00 ± 1.41 (n 2) | 93.00 (n 1) | **incomplete (1 of 2)** |"),
         (None, "| few | 91.00 ± 1.41 (n 2) | not run | **not run** |"),
     ],
 )

@@ -52,16 +52,13 @@ def collect(declaration: Declaration, scale: str, root: Path, cells: Sequence[Ce
     lines: dict[str, Line] = {}
     for cell in cells if cells is not None else declaration.cells(scale):
         try:
-            made = specs(cell)
+            found = [_run(declaration, scale, cell, spec, root) for spec in specs(cell)]
         except DataError:
             empty = {"artefact": declaration.artefact.id, "scale": scale, "cell": cell.name, "reason": "no data"}
             lines[cell.name] = {**empty, "runs": []}
             continue
-        for spec in made:
-            found = _run(declaration, scale, cell, spec, root)
-            if found is not None:
-                line, run = found
-                lines.setdefault(_canonical(line), {**line, "runs": []})["runs"].append(run)
+        for line, run in filter(None, found):
+            lines.setdefault(_canonical(line), {**line, "runs": []})["runs"].append(run)
     return list(lines.values())
 
 

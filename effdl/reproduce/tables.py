@@ -181,7 +181,7 @@ def _required(one: Judged) -> str:
 
 def _bounds(low: float, high: float) -> str:
     if low == high:
-        return "[does not vary]"
+        return f"[{low:.2f}, does not vary]"
     return "[one value]" if math.isinf(high) and math.isinf(low) else f"[{low:.2f}, {high:.2f}]"
 
 
