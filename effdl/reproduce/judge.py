@@ -26,7 +26,7 @@ class Judged:
     at: Mapping[str, str]
     verdict: Verdict
     bounds: tuple[float, float]
-    without: list[str]
+    without: list[Cell]
 
 
 def judged(declaration: Declaration, scale: str, runs: Runs, choices: Mapping[str, str] | None = None) -> list[Judged]:
@@ -116,7 +116,7 @@ def _judge(
     without = [cell for cell in (*left, *right) if missing(runs, cell)]
 
     def so(word: str, measured: Interval | None = None, paired: bool = False) -> Judged:
-        return Judged(name, claim, at, Verdict(word, measured, paired), bounds, [cell.name for cell in without])
+        return Judged(name, claim, at, Verdict(word, measured, paired), bounds, without)
 
     for side in (left, right) if claim.right is not None else (left,):
         if all(cell in without for cell in side):

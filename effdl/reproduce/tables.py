@@ -103,7 +103,7 @@ def claims_table(declaration: Declaration, found: Sequence[Judged]) -> str:
         interval = one.verdict.interval
         ours = f"{interval.mean:.2f} {_bounds(interval.low, interval.high)}" if interval else ""
         n = f"{interval.n}{' pairs' if one.verdict.paired else ''}" if interval else ""
-        n += f"; none of {' or '.join(one.without)}" if interval and one.without else ""
+        n += f"; without {' and '.join(_places(declaration, one))}" if interval and one.without else ""
         answers = f" ({', '.join(answered(one.claim))})" if one.claim.answers else ""
         rows.append([one.claim.says + answers, where, ours, _required(one), n, said(one)])
     if not rows:
@@ -111,6 +111,12 @@ def claims_table(declaration: Declaration, found: Sequence[Judged]) -> str:
     shown = {one.name: one.claim for one in found if one.name not in by_row(declaration)}
     notes = [f"- {claim.says}: {claim.note}" for claim in shown.values() if claim.note]
     return "\n\n".join([markdown(["claim", "where", "ours", "must lie in", "n", "verdict"], rows), "\n".join(notes)]).strip()
+
+
+def _places(declaration: Declaration, one: Judged) -> list[str]:
+    """Where a pooled claim has no runs: by what its sides share."""
+    shared = [axis for axis in declaration.artefact.axes if axis not in (one.claim.right or ()) and axis not in one.at]
+    return list(dict.fromkeys(", ".join(declaration.label(axis, cell.at[axis]) for axis in shared) for cell in one.without))
 
 
 def _side(declaration: Declaration, side: Where) -> str:
