@@ -79,18 +79,13 @@ class Plan:
         scale = self.declaration.scale(self.scale)
         lines = [f"{self.declaration.artefact.id} at scale {self.scale}: {scale.about}", ""]
         width = max(len(one.cell.name) for one in self.surveyed)
-        lines.append(f"{'cell':<{width}}  {'done':>4}  {'left':>4}  {'a run':>7}  {'memory':>8}  of backprop")
+        lines.append(f"{'cell':<{width}}  {'done':>4}  {'left':>4}  {'a run':>7}  {'memory':>8}  of backprop, by segment")
         for one in self.surveyed:
             if not one.specs:
                 lines.append(f"{one.cell.name:<{width}}  no data")
                 continue
-            cost, row = self.cost[one.cell.name], f"{one.cell.name:<{width}}  {one.done:>4}  {len(one.left):>4}  "
-            known = (
-                f"{duration(cost.seconds):>7}  {size(cost.peak_bytes):>8}  {cost.share:>6.0%}"
-                if cost
-                else "unknown: only a run tells"
-            )
-            lines.append(row + known)
+            row = f"{one.cell.name:<{width}}  {one.done:>4}  {len(one.left):>4}  "
+            lines.append(row + _in_columns(self.cost[one.cell.name]))
         workers = f"{self.workers} process{'es' if self.workers > 1 else ''}"
         lines += ["", *dict.fromkeys(one.reason for one in self.surveyed if one.reason)]
         lines += [f"{self.left} runs left: about {duration(self.seconds)} with {workers} on this machine"]
@@ -108,3 +103,12 @@ def cost_of_run(overrides: str, cost: Any) -> str:
     for i, (peak, seconds) in enumerate(zip(cost.segment_bytes, cost.segment_seconds, strict=True), 1):
         lines.append(f"{i:>7}  {size(peak):>8}  {peak / cost.backprop_bytes:>11.0%}  {duration(seconds):>7}")
     return "\n".join(lines)
+
+
+def _in_columns(cost: Any) -> str:
+    """Seconds, peak bytes, and their share of full backprop's, in percent for each segment too where there are several."""
+    if cost is None:
+        return "unknown: only a run tells"
+    text = f"{duration(cost.seconds):>7}  {size(cost.peak_bytes):>8}  {cost.share:>4.0%}"
+    shares = [f"{100 * peak / cost.backprop_bytes:.0f}" for peak in cost.segment_bytes]
+    return f"{text}: {' '.join(shares)}" if len(shares) > 1 else text

@@ -137,7 +137,7 @@ def details(declaration: Declaration, scale: str, runs: Runs) -> str:
         rows.append([*row, absolute(declaration, scale, runs, cell) if cell.published is not None else ""])
     if not rows:
         return ""
-    header = ["cell", "n", *(column.name for column in artefact.details), "printed value"]
+    header = ["cell", "n", *(column.name for column in artefact.details), "against the printed value"]
     return markdown(header, rows)
 
 
