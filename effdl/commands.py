@@ -78,6 +78,7 @@ def plan(options: argparse.Namespace) -> int:
         from effdl.records.plan import cost
 
         spec = config.build(config.compose(options.what))
+        print("effdl: trying a few steps of each layer", file=sys.stderr, flush=True)
         found = cost(spec)
         if found is None:
             raise ConfigError(f"method: {type(spec.method).__name__} does not say what it would cost; only a run tells")

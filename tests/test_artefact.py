@@ -279,6 +279,24 @@ def test_seeds_are_the_scales_then_its_rules_then_the_grids(tmp_path: Path) -> N
     }
 
 
+def test_where_matches_our_own_choice_where_nothing_else_was_chosen(tmp_path: Path) -> None:
+    changes = {
+        "assumptions": {
+            "w": {"why": "?", "choices": {"a": {"label": "a"}, "b": {"label": "b"}}, "where": {"data": "many"}},
+        },
+        "scales/smoke/grid": [{"choose": {"w": ["b"]}}],
+        "scales/smoke/rules": [{"where": {"w": "a"}, "seeds": 4}, {"where": {"w": "b"}, "seeds": 6}],
+    }
+    assert {cell.name: cell.seeds for cell in declare(tmp_path, changes).cells("smoke")} == {
+        "data=few,method=base": 2,  # which the assumption does not concern
+        "data=few,method=ours": 2,
+        "data=many,method=base": 4,
+        "data=many,method=base,w=b": 6,
+        "data=many,method=ours": 4,
+        "data=many,method=ours,w=b": 6,
+    }
+
+
 WIDTHS = {"label": "8"}, {"label": "9", "set": {"arch.hidden": [9, 9]}}, {"label": "10", "set": {"arch.hidden": [10, 10]}}
 GRID = {
     "assumptions": {

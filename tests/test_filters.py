@@ -296,16 +296,7 @@ def test_a_filtered_run_is_killed_and_resumed_as_if_it_had_been_left_alone(
     quick = ["arch=mlp", "arch.hidden=[8,8]", "method.epochs=3", "dataset.train_limit=300", "test_every=segment"]
     spec = build(compose(["filter=random_subset", "probe=[stable_rank]", *quick]))
     alone = carry_out(spec, tmp_path / "alone")
-    save, saves = Run.save, []
-
-    def save_and_stop(self: Run, state: Any) -> None:
-        monkeypatch.setattr(self, "_saved_at", float("-inf"))
-        save(self, state)
-        saves.append(1)
-        if len(saves) in (2, 5):
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(Run, "save", save_and_stop)
+    tiny.interrupt_at_saves(monkeypatch, 2, 5)
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             carry_out(spec, tmp_path / "killed")

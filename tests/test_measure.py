@@ -288,16 +288,7 @@ def test_a_resumed_run_tells_the_same_test_numbers(tmp_path: Path, monkeypatch: 
     quick = ["arch=cnn4", "method.epochs=2", "dataset.train_limit=200", "dataset.batch_size=50", "test_every=segment"]
     spec = build(compose(quick))
     alone = carry_out(spec, tmp_path / "alone")
-    save, saves = Run.save, []
-
-    def save_and_stop(self: Run, state: Any) -> None:
-        monkeypatch.setattr(self, "_saved_at", float("-inf"))
-        save(self, state)
-        saves.append(1)
-        if len(saves) in (2, 5):  # at the end of the first segment, in the middle of the third
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(Run, "save", save_and_stop)
+    tiny.interrupt_at_saves(monkeypatch, 2, 5)  # the end of the first segment, the middle of the third
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             carry_out(spec, tmp_path / "killed")

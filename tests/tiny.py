@@ -12,6 +12,7 @@ from effdl.archs.chain import BlockChain
 from effdl.archs.classifier import Classifier
 from effdl.datasets.problem import Facts, Problem, Samples
 from effdl.objectives.losses import SoftmaxCe
+from effdl.records.run import Run
 from effdl.training.loop import reseed
 
 CLASSES, SIDE = 3, 6
@@ -64,6 +65,20 @@ def same(a: Any, b: Any) -> bool:
     if isinstance(a, list | tuple):
         return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
     return bool(a == b)
+
+
+def interrupt_at_saves(monkeypatch: Any, *when: int) -> None:
+    """Every run checkpoints whenever it can, and those saves, counted from 1, end in a KeyboardInterrupt."""
+    save, saves = Run.save, []
+
+    def save_and_stop(self: Run, state: Any) -> None:
+        monkeypatch.setattr(self, "_saved_at", float("-inf"))
+        save(self, state)
+        saves.append(1)
+        if len(saves) in when:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Run, "save", save_and_stop)
 
 
 class WatchedOptimizer:

@@ -3,7 +3,7 @@
 import itertools
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,17 @@ from effdl.reproduce.vocabulary import Artefact, Overrides, Scale, Where, explai
 
 @dataclass(frozen=True)
 class Cell:
-    """One entry of a table or point of a figure. at: axis -> level, and assumption -> choice where it is not the first."""
+    """One entry of a table or point of a figure.
+
+    at: axis -> level, and assumption -> choice where it is not the first; own: assumption -> the first choice of all that
+    concern the cell.
+    """
 
     at: Mapping[str, str]
     set: Overrides
     seeds: int
     published: float | None
+    own: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def overrides(self) -> list[str]:
@@ -38,8 +43,9 @@ class Cell:
         return ",".join(f"{axis}={level}" for axis, level in self.at.items())
 
     def matches(self, where: Where) -> bool:
-        """Whether the cell has, for each axis named, that level or one of those."""
-        return all(self.at.get(axis) in ((wanted,) if isinstance(wanted, str) else wanted) for axis, wanted in where.items())
+        """Whether the cell has, for each axis or assumption named, that level or choice or one of those."""
+        here = {**self.own, **self.at}
+        return all(here.get(axis) in ((wanted,) if isinstance(wanted, str) else wanted) for axis, wanted in where.items())
 
 
 @dataclass(frozen=True)
@@ -94,19 +100,21 @@ class Declaration:
                     yield self._cell(at | dict(zip(variant.choose, choices, strict=True)), scale, variant.seeds)
 
     def _cell(self, at: dict[str, str], scale: Scale, seeds: int | None) -> Cell:
-        here = Cell(at, {}, 0, None)
+        place = Cell(at, {}, 0, None)
         merged: Overrides = dict(self.artefact.set)
         for axis, levels in self.artefact.axes.items():
             merged |= levels[at[axis]].set
-        for name, assumption in self.artefact.assumptions.items():
-            if here.matches(assumption.where):
-                merged |= assumption.choices[at.get(name, next(iter(assumption.choices)))].set
+        concerned = {name: told for name, told in self.artefact.assumptions.items() if place.matches(told.where)}
+        own = {name: next(iter(told.choices)) for name, told in concerned.items()}
+        for name, assumption in concerned.items():
+            merged |= assumption.choices[at.get(name, own[name])].set
+        here = Cell(at, {}, 0, None, own)
         count = scale.seeds
         for rule in (*self.artefact.rules, *scale.rules):
             if here.matches(rule.where):
                 merged |= rule.set
                 count = rule.seeds or count
-        return Cell(at, merged, seeds or count, self._published(at))
+        return Cell(at, merged, seeds or count, self._published(at), own)
 
     def _published(self, at: Mapping[str, str]) -> float | None:
         source = self.artefact.published
