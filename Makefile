@@ -43,7 +43,8 @@ test: $(VENV)/.installed ## the suite, under 8 minutes on 2 cores; EFFDL_DATA na
 	$(PY) -m pytest -n 2
 
 test-slow: $(VENV)/.installed ## the slow tier: kills, two processes at once, printed costs
-	$(PY) -m pytest -m slow
+	$(PY) -m pytest -n 2 -m "slow and not alone"
+	$(PY) -m pytest -m alone
 
 lint: $(VENV)/.installed ## style
 	$(PY) -m ruff check .

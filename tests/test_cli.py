@@ -149,6 +149,7 @@ def test_same_config_said_otherwise_is_the_same_run(tmp_path: Path, capfd: pytes
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_answering_from_a_record_takes_at_most_a_second_over_the_import_of_torch(tmp_path: Path) -> None:
     import time
 

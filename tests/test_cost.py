@@ -30,6 +30,7 @@ UNITS = {"s": 1, "min": 60, "h": 3600}
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[needs_mnist] if "mnist" in name else []) for name in PAIRS])
 def test_printed_cost_is_within_three_times_of_what_it_took(name: str, tmp_path: Path) -> None:
     command = [sys.executable, "run.py", *PAIRS[name], f"results={tmp_path / 'results'}"]

@@ -1,6 +1,5 @@
 """Claims and floors count if they were committed before their runs; the committed ledger is right in every line."""
 
-import json
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -8,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from declared import PROVENANCE, declare, ran
+from declared import PROVENANCE, REMOVED, declare, ran
 
 from effdl import config
 from effdl.records import carry
@@ -46,7 +45,7 @@ class Repository:
 
     def commit(self, changes: Mapping[str, Any] | None = None) -> str:
         declare(self.folder, changes)
-        (self.folder / "other").write_text(json.dumps(changes))
+        (self.folder / "other").write_text(str(changes))
         self.git("add", "--all")
         self.git("commit", "--quiet", "--allow-empty", "-m", "x")
         return self.head
@@ -90,6 +89,22 @@ LATER: dict[str, tuple[Mapping[str, Any], str | None]] = {
     "another metric of all": ({"metric": "val/acc"}, "claims.level"),
     "a new claim": ({"claims/second": {"says": "s", "left": {}, "relation": ">=", "value": 1}}, "claims.second"),
     "a floor": ({"scales/smoke/floors": [{"at_least": 5}]}, "floors"),
+    "no verdicts": ({"scales/smoke/judged": False}, "floors"),
+    "a cell less": (
+        {"axes/method/ours": REMOVED, "claims/level": REMOVED},
+        "cell data=few,method=ours, cell data=many,method=ours, claims.level",
+    ),
+    "other settings of a cell": (
+        {"axes/data/many/set": {"dataset.train_limit": 200}},
+        "cell data=many,method=base, cell data=many,method=ours",
+    ),
+    "other settings of all": (
+        {"rules": [{"where": {"data": "few", "method": "base"}, "set": {"method.epochs": 2}}]},
+        "cell data=few,method=base",
+    ),
+    "fewer seeds": ({"rules": [{"where": {"data": "few", "method": "base"}, "seeds": 1}]}, "cell data=few,method=base"),
+    "a new cell": ({"axes/data/again": {}}, None),
+    "other labels": ({"axes/data/few": {"label": "few samples"}}, None),
     "other words": ({"claims/level/says": "better said", "claims/level/note": "n"}, None),
     "another title": ({"title": "Another", "notes": ["n"]}, None),
     "a floor of another scale": ({"scales/paper": {"about": "x", "floors": [{"at_least": 5}]}}, None),

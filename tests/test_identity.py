@@ -5,6 +5,7 @@ import re
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from omegaconf import DictConfig
@@ -21,6 +22,7 @@ from effdl.errors import RecordError
 from effdl.methods.backprop import Backprop
 from effdl.methods.segmentwise import Segmentwise
 from effdl.objectives.losses import LinearMse
+from effdl.records import carry
 from effdl.records.carry import carry_out
 from effdl.training.decision import Pool
 from effdl.training.optim import Sgd
@@ -149,6 +151,22 @@ def test_settings_are_frozen() -> None:
     with pytest.raises(AttributeError):
         spec().seed = 3  # type: ignore[misc]
     assert LinearMse() == LinearMse() and LinearMse(high=2.0) != LinearMse()
+
+
+@pytest.mark.parametrize(
+    ("stored", "asked", "said"),
+    [
+        ({"a": {"b": 1}}, {"a": {"b": 2}}, ["a.b=1, asked for is 2"]),
+        ({"a": None}, {"a": {"_target_": "m.C", "b": 1}}, ["a=None, asked for is m.C"]),
+        ({"a": {"_target_": "m.C", "b": 1}}, {"a": None}, ["a=m.C, asked for is None"]),
+        ({"a": {"b": 1}}, {"a": {"b": 1, "new": 2}, "later": 3}, []),
+        ({"a": [1, 2], "b": 0.5}, {"a": [1, 3], "b": 0.5}, ["a=[1, 2], asked for is [1, 3]"]),
+    ],
+)
+def test_difference_of_two_configs_names_what_both_have_and_not_alike(
+    stored: dict[str, Any], asked: dict[str, Any], said: list[str]
+) -> None:
+    assert list(carry.difference(asked, stored)) == said
 
 
 def test_a_default_that_changed_without_a_new_version_is_found_on_the_record(tmp_path: Path) -> None:

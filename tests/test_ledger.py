@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import IdxSet
+from command import IdxSet, flipped
 from declared import declare, ran
 
 from effdl import config
@@ -266,10 +266,55 @@ def test_line_that_is_none_is_named_with_its_file_and_number(text: str, ledgered
         ledger.read(ledgered, "toy")
 
 
+def rewrite(root: Path, change: Callable[[Line, Line], Any]) -> None:
+    """Change a line and its first run, and give it the checksum that it then has."""
+    first, *others = ledger.read(root, "toy")
+    change(first, first["runs"][0])
+    texts = [json.dumps({**line, "checksum": ledger.checksum(line)}, sort_keys=True) for line in (first, *others)]
+    path(root).write_text("\n".join(texts) + "\n")
+
+
 @pytest.mark.parametrize("how", ["the spec", "the data", "a seed"])
 def test_line_forged_with_its_checksum_has_run_ids_that_do_not_follow(how: str, ledgered: Path, tmp_path: Path) -> None:
     line = ledger.read(ledgered, "toy")[0]
     ids = [run["run_id"] for run in line["runs"]]
     assert ledger.run_ids(line) == ids
-    EDITS[how](line, line["runs"][0])
-    assert ledger.run_ids(line)[0] != ids[0]
+    rewrite(ledgered, EDITS[how])
+    assert ledger.run_ids(ledger.read(ledgered, "toy")[0])[0] != ids[0]
+    with pytest.raises(RecordError, match="run_ids do not follow from their line; delete it and publish again"):
+        ledger.publish(declare(tmp_path), "smoke", ledgered, print)
+
+
+def test_line_made_under_another_default_is_refused_with_its_key(ledgered: Path, tmp_path: Path) -> None:
+    rewrite(ledgered, lambda line, run: line["spec"]["optimizer"].update(schedule={"_target_": "x.Y"}))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ledger, "run_ids", lambda line: [run["run_id"] for run in line["runs"]])  # defaults are no part of them
+        with pytest.raises(RecordError, match=r"says optimizer\.schedule=x\.Y, asked for is None.*delete the line"):
+            ledger.publish(declare(tmp_path), "smoke", ledgered, print)
+
+
+def test_runs_that_end_in_other_numbers_than_published_are_named_and_the_published_stay(results: Path, tmp_path: Path) -> None:
+    publish(declare(tmp_path), results)
+    before = path(results).read_bytes()
+    (first, *_) = sorted((results / "runs").iterdir())
+    summary = json.loads((first / "summary.json").read_text())
+    summary["summary"]["test/acc"] += 0.01
+    (first / "summary.json").write_text(json.dumps(summary))
+    other, counted = publish(declare(tmp_path), results)
+    assert first.name in other and "not the numbers that are published, which stay" in other
+    assert ": 0 runs added, 8 were there" in counted and path(results).read_bytes() == before
+
+
+def test_runs_on_other_data_than_the_published_ones_of_their_cell_are_refused(tmp_path: Path) -> None:
+    images = IdxSet(tmp_path)
+    idx = {"dataset": "mnist", "dataset.batch_size": 20, "dataset.root": str(tmp_path / "data")}
+    declaration, root = declare(tmp_path, {"axes/data/many/set": idx}), tmp_path / "results"
+    ran(declaration, root)
+    publish(declaration, root)
+    before = path(root).read_bytes()
+    images.rewrite("train-images-idx3-ubyte", lambda content: flipped(content, -1))
+    carry.fingerprint.cache_clear()
+    ran(declaration, root)
+    with pytest.raises(RecordError, match=r"^data=many,method=base: published runs are of data .* delete its lines"):
+        ledger.publish(declaration, "smoke", root, print)
+    assert path(root).read_bytes() == before

@@ -8,6 +8,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 from declared import PROVENANCE, declare, lines, ran
+from PIL import Image
 
 from effdl.errors import RecordError
 from effdl.records import carry
@@ -64,6 +65,15 @@ def test_pictures_of_other_numbers_are_told_apart(tmp_path: Path) -> None:
     first = picture(declaration, lines(TOLD), tmp_path / "first")
     other = picture(declaration, lines({**TOLD, "data=few,method=ours": [0.99, 0.99]}), tmp_path / "other")
     assert first.shape != other.shape or np.abs(first - other).mean() > PIXELS / 10
+
+
+def test_picture_tells_the_runs_that_it_shows_however_little_another_would_look(tmp_path: Path) -> None:
+    declaration = declare(tmp_path)
+    sources = []
+    for i, last in enumerate((0.93, 0.93, 0.930001)):
+        runs = frame(declaration, "smoke", lines({**TOLD, "data=few,method=ours": [0.95, last]}))
+        sources.append(Image.open(figure.write(declaration, "smoke", runs, tmp_path / str(i))).info["Source"])
+    assert sources[0] == sources[1] != sources[2]
 
 
 def test_report_of_nothing_run_says_what_to_run(tmp_path: Path) -> None:

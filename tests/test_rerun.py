@@ -1,9 +1,10 @@
-"""The cheapest row of each ledger, run again from its stored command: the same numbers, in the time that was planned."""
+"""The cheapest cell of each ledger, run again from its stored command: the same numbers, in the time that was planned."""
 
 import json
 import math
 import os
 import shlex
+import statistics
 import time
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,17 @@ import pytest
 from effdl.reproduce import ledger
 
 LEDGERS = sorted(path.stem for path in (command.ROOT / "results" / "ledger").glob("*.jsonl"))
-STARTUP_S = 20.0  # importing torch in two processes, which no plan counts
 MOST_S = 600.0
+EXACT = ("memory/accounted_peak_bytes", "data/train_samples", "data/train_passes")
 
 
-def cheapest(name: str) -> dict[str, Any]:
-    """The line whose runs took least time in all."""
-    lines = [line for line in ledger.read(command.ROOT / "results", name) if line["runs"]]
-    return min(lines, key=lambda line: math.fsum(run["times"]["time/wall_s"] for run in line["runs"]))
+def cheapest(name: str) -> tuple[str, list[dict[str, Any]]]:
+    """The command of the cell whose runs took least time in all, and those runs."""
+    cells: dict[str, list[dict[str, Any]]] = {}
+    for line in ledger.read(command.ROOT / "results", name):
+        if line["runs"]:
+            cells.setdefault(line["command"], []).extend(line["runs"])
+    return min(cells.items(), key=lambda cell: math.fsum(run["times"]["time/wall_s"] for run in cell[1]))
 
 
 def test_there_is_a_ledger() -> None:
@@ -36,29 +40,33 @@ def test_the_times_that_its_runs_expected_and_took_agree_over_a_whole_ledger(nam
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.parametrize("name", LEDGERS)
-def test_the_cheapest_row_runs_again_to_the_same_numbers_in_the_planned_time(name: str, tmp_path: Path) -> None:
-    line = cheapest(name)
+def test_the_cheapest_cell_runs_again_to_the_same_numbers_in_the_planned_time(name: str, tmp_path: Path) -> None:
+    stored, runs = cheapest(name)
     data = os.environ.get("EFFDL_DATA", "data")
     if name != "demo" and not Path(data, "MNIST").is_dir():
         pytest.skip("needs MNIST under EFFDL_DATA; dataset.download=true fetches it")
-    program, *arguments = shlex.split(line["command"])
+    program, *arguments = shlex.split(stored)
     assert program == "effdl"
-    planned = command.run("plan", *arguments[1:], "--json", cwd=tmp_path, script="effdl", EFFDL_DATA=data)
     before = time.monotonic()
+    planned = command.run("plan", *arguments[1:], "--json", cwd=tmp_path, script="effdl", EFFDL_DATA=data)
+    between = time.monotonic()
     done = command.run(*arguments, cwd=tmp_path, script="effdl", timeout=MOST_S, EFFDL_DATA=data)
-    measured = time.monotonic() - before
+    planning, measured = between - before, time.monotonic() - between
     assert done.returncode == 0, done.stderr
 
     records = {path.parent.name: json.loads(path.read_text()) for path in tmp_path.glob("results/runs/*/summary.json")}
-    assert set(records) == {run["run_id"] for run in line["runs"]}
-    for run in line["runs"]:
-        again = records[run["run_id"]]["summary"]
-        for key in ("memory/accounted_peak_bytes", "data/train_samples", "data/train_passes"):
-            assert again[key] == run["numbers"][key]
-    apart = [records[run["run_id"]]["summary"]["test/acc"] - run["numbers"]["test/acc"] for run in line["runs"]]
-    assert max(map(abs, apart)) <= 0.02  # other processors sum in another order, and a run then ends elsewhere
-    assert abs(math.fsum(apart) / len(apart)) <= 0.004
+    assert set(records) == {run["run_id"] for run in runs}
+    again = {run_id: record["summary"] for run_id, record in records.items()}
+    assert all(again[run["run_id"]][key] == run["numbers"][key] for run in runs for key in EXACT)
+    # The same bits on the same processor; another one sums in another order, and its runs are as other seeds of this cell.
+    there = [run["numbers"]["test/acc"] for run in runs]
+    apart = [again[run["run_id"]]["test/acc"] - run["numbers"]["test/acc"] for run in runs]
+    spread = statistics.stdev(there)
+    assert max(map(abs, apart)) <= 6 * spread
+    assert abs(math.fsum(apart) / len(apart)) <= 3 * spread * math.sqrt(2 / len(apart))
 
     estimate = json.loads(planned.stdout)["time/estimate_s"]
-    assert estimate / 2 - STARTUP_S <= measured <= 2 * estimate + STARTUP_S
+    startup = 2 * planning  # the run too plans first, and then starts its workers, which import as much
+    assert estimate / 2 <= measured <= 2 * estimate + startup

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from effdl.errors import RecordError
 from effdl.reproduce.frame import frame
 from effdl.reproduce.judge import Judged, absolute, judged
 from effdl.reproduce.verdict import Interval, compare, interval, judge, region, welch
@@ -251,6 +252,36 @@ def test_claim_without_a_right_side_is_over_all_runs_of_all_its_cells(tmp_path: 
 
 def test_metric_that_no_run_has_is_named(tmp_path: Path) -> None:
     assert {one.verdict.word for one in verdicts(tmp_path, LEVEL, {"claims/level/metric": "test/accc"})} == {"no test/accc"}
+
+
+def test_metric_that_some_runs_lack_gives_no_verdict_from_the_others(tmp_path: Path) -> None:
+    declaration = declare(tmp_path)
+    told = lines(LEVEL)
+    told[1]["runs"][0]["numbers"]["test/acc"] = None
+    few, many = judged(declaration, "smoke", frame(declaration, "smoke", told))
+    assert (few.verdict.word, many.verdict.word) == ("no test/acc in 1 of 2", "differs")
+
+
+def test_places_that_one_side_alone_has_are_compared_with_nothing(tmp_path: Path) -> None:
+    told = cells(few_base=[0.9, 0.9], few_ours="no data", many_base="no data", many_ours=[0.1, 0.1])
+    (one,) = verdicts(tmp_path, told, POOLED)
+    assert (one.verdict.word, one.verdict.interval) == ("no pairs", None)
+    assert {cell.name for cell in one.without} == {"data=few,method=ours", "data=many,method=base"}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda told: told.append(told[0]), r"^toy: data=few,method=base has seed 0 twice; delete one of its lines"),
+        (lambda told: told[0]["runs"].append({**told[0]["runs"][1], "run_id": "x"}), r"has seed 1 twice"),
+        (lambda told: told.append({**told[0], "data": "other", "runs": [{**told[0]["runs"][0], "seed": 5}]}), "different data"),
+    ],
+)
+def test_cell_with_a_seed_twice_or_several_data_sets_has_no_numbers(spoil: Any, says: str, tmp_path: Path) -> None:
+    told = lines(LEVEL)
+    spoil(told)
+    with pytest.raises(RecordError, match=says):
+        frame(declare(tmp_path), "smoke", told)
 
 
 def test_run_that_several_cells_share_counts_once(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -188,20 +189,24 @@ def _compare(store: Store, spec: config.Spec) -> None:
     stored = store.spec()
     if stored is None:
         return
-    ours, theirs = _flat(config.dump(spec, identity_only=True)), _flat(stored["config"])
-    if differing := [key for key in ours if key in theirs and ours[key] != theirs[key]]:
-        key = differing[0]
+    if said := next(difference(config.dump(spec, identity_only=True), stored["config"]), None):
         raise RecordError(
-            f"{store.path}: its record says {key}={theirs[key]}, asked for is {ours[key]}: most likely a default changed "
-            "without a new numerics_version; move the record away to run again"
+            f"{store.path}: its record says {said}: most likely a default changed without a new numerics_version; "
+            "move the record away to run again"
         )
 
 
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value})
-    return flat
+def difference(asked: Mapping[str, Any], stored: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Each key that both dumps of a config have, and not alike, in words. A key that one of them lacks came later."""
+    for key in asked:
+        if key not in stored:
+            continue
+        ours, theirs = asked[key], stored[key]
+        if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
+            yield from difference(ours, theirs, f"{prefix}{key}.")
+        elif ours != theirs:
+            shown = (value.get("_target_", value) if isinstance(value, Mapping) else value for value in (theirs, ours))
+            yield "{}={}, asked for is {}".format(prefix + key, *shown)
 
 
 def _describe(store: Store, spec: config.Spec, print_of_data: str) -> int:

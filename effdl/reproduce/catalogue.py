@@ -50,6 +50,7 @@ def everything() -> dict[str, Any]:
 
 
 def list_text(found: Mapping[str, Any]) -> str:
+    """What `everything` found, for people."""
     lines = ["Artefacts (* declared):"]
     for name, told in found["artefacts"].items():
         lines.append(f" {'*' if told['declared'] else ' '} {name:<14} {told['title']} ({told['nature']})")
@@ -81,6 +82,7 @@ def status(root: Path) -> dict[str, Any]:
 
 
 def status_text(found: Mapping[str, Any]) -> str:
+    """What `status` found, for people."""
     lines = ["Artefacts:"]
     undeclared = [name for name, told in found["artefacts"].items() if not told["declared"]]
     for name, told in found["artefacts"].items():

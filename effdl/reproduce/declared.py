@@ -10,34 +10,35 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf.errors import OmegaConfBaseException
+from pydantic import ValidationError
 from yaml import YAMLError
 
 from effdl.errors import ConfigError
 from effdl.reproduce.artefact import Declaration, parse
+from effdl.reproduce.vocabulary import Artefact
 
 FREE = ("says", "note", "ours")  # of a claim: words, which may be improved later
+CELL = "cell "  # before a cell's name; of these new ones may come, with runs of their own
 
 
-def fixed(raw: Mapping[str, Any], scale: str, beside: str | None) -> dict[str, str]:
-    """Digests of what must not move once the runs are known: claims, floors, seeds, which choices are ours, the measures.
+def fixed(declaration: Declaration, scale: str, beside: str | None) -> dict[str, str]:
+    """Digests of what must not move once the runs are known: claims, floors, which choices are ours, the measures, and of each
+    cell its overrides, its seeds and its published number.
 
     Args:
-        raw: a declaration as its YAML says it.
-        beside: the source of the module beside it, of which the drawing is free.
+        beside: the source of the module beside the declaration, of which the drawing is free.
     """
+    raw, here = declaration.raw, declaration.scale(scale)
     shared = {key: raw.get(key) for key in ("metric", "unit", "statistic")}
-    here = (raw.get("scales") or {}).get(scale) or {}
-    seeds = [
-        (rule.get("where"), rule["seeds"]) for rule in [*(raw.get("rules") or []), *here.get("rules", [])] if "seeds" in rule
-    ]
     contents: dict[str, Any] = {
         f"claims.{name}": {**shared, **{key: value for key, value in claim.items() if key not in FREE}}
         for name, claim in (raw.get("claims") or {}).items()
     }
-    contents["floors"] = here.get("floors", [])
-    contents["seeds"] = [here.get("seeds"), seeds, here.get("grid", [])]
+    contents["floors"] = [here.judged, *(floor.model_dump() for floor in here.floors)]
     contents["choices"] = {name: list(told["choices"]) for name, told in (raw.get("assumptions") or {}).items()}
+    contents["published"] = raw.get("published")
     contents["measures"] = _measuring(beside)
+    contents |= {CELL + cell.name: [cell.overrides, cell.seeds, cell.published] for cell in declaration.cells(scale)}
     return {name: _digest(content) for name, content in contents.items()}
 
 
@@ -46,17 +47,19 @@ def at(declaration: Declaration, scale: str, commit: str | None) -> dict[str, An
     text, own = _at(declaration.path, commit) if commit else (None, None)
     beside, _ = _at(declaration.path.with_suffix(".py"), commit) if commit else (None, None)
     try:
-        raw = parse(text) if text else {}
-    except (YAMLError, OmegaConfBaseException, ConfigError):
-        raw = {}
-    return {"commit": own, "fixed": fixed(raw, scale, beside) if raw else {}}
+        raw = parse(text or "")
+        digests = fixed(Declaration(Artefact.model_validate(raw), declaration.path, raw), scale, beside)
+    except (YAMLError, OmegaConfBaseException, ValidationError, ConfigError):
+        digests = {}
+    return {"commit": own, "fixed": digests}
 
 
 def moved(declaration: Declaration, scale: str, then: Mapping[str, Any]) -> list[str]:
     """What is not now as it was fixed ``then``, before the runs: changed, new, or no longer there."""
     module = declaration.path.with_suffix(".py")
-    now = fixed(declaration.raw, scale, module.read_text() if module.is_file() else None)
-    return [name for name in {**now, **then["fixed"]} if then["fixed"].get(name) != now.get(name)]
+    now = fixed(declaration, scale, module.read_text() if module.is_file() else None)
+    new = {name for name in now if name.startswith(CELL) and name not in then["fixed"]}
+    return [name for name in {**now, **then["fixed"]} if name not in new and then["fixed"].get(name) != now.get(name)]
 
 
 def _measuring(source: str | None) -> list[str]:
@@ -65,7 +68,7 @@ def _measuring(source: str | None) -> list[str]:
     for node in body:
         if isinstance(node, ast.FunctionDef) and ast.get_docstring(node) is not None:
             del node.body[0]
-    return [ast.unparse(n) for n in body if isinstance(n, ast.FunctionDef | ast.Assign) and getattr(n, "name", "") != "draw"]
+    return [ast.unparse(n) for n in body if not isinstance(n, ast.Expr) and getattr(n, "name", "") != "draw"]
 
 
 @lru_cache(maxsize=256)

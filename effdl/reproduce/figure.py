@@ -1,5 +1,6 @@
 """An artefact's picture: drawn by the function beside its declaration, else each cell as a point with its interval."""
 
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,14 +19,15 @@ STYLE: Any = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": Fal
 
 
 def write(declaration: Declaration, scale: str, runs: Runs, folder: Path) -> Path:
-    """Draw into a PNG file in a folder and return its path."""
+    """Draw into a PNG file in a folder and return its path. The file's text "Source" is a digest of the runs that it shows."""
     import matplotlib as mpl
 
     path = folder / f"{declaration.artefact.id}.{scale}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
+    source = hashlib.sha256(runs.to_csv(index=False).encode()).hexdigest()[:16]
     with mpl.rc_context(STYLE):
         drawn = draw(declaration, scale, runs)
-        drawn.savefig(path, metadata={"Software": None}, bbox_inches="tight")
+        drawn.savefig(path, metadata={"Software": None, "Source": f"runs {source}"}, bbox_inches="tight")
     return path
 
 
@@ -71,7 +73,7 @@ def _points(axes: "Axes", declaration: Declaration, runs: Runs, cells: list[Cell
         if not found:
             continue
         measured = interval(found)
-        reach = 0.0 if len(found) == 1 else measured.high - measured.mean
+        reach = None if len(found) == 1 else measured.high - measured.mean
         axes.errorbar(x, measured.mean, reach, fmt=MARKERS[i], color=GREYS[i], capsize=2, markersize=4, label=label)
         label = None
 

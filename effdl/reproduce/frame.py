@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from effdl.errors import ConfigError
+from effdl.errors import ConfigError, RecordError
 from effdl.reproduce.artefact import Declaration
 from effdl.reproduce.judge import NO_RUNS, Runs
 from effdl.reproduce.ledger import Line
@@ -17,11 +17,15 @@ def frame(declaration: Declaration, scale: str, lines: Sequence[Line]) -> Runs:
     """One row a run: cell, its axes, seed, run_id, status, reason, every number, the series, and the declaration's measures.
 
     A cell of which the ledger only knows why it has no runs has one row, of status NO_RUNS.
+
+    Raises:
+        RecordError: a cell has a seed twice, or runs on several data sets.
+        ConfigError: the module beside the declaration cannot be imported.
     """
     rows: list[dict[str, Any]] = []
-    for line in lines:
-        if line["scale"] != scale:
-            continue
+    here = [line for line in lines if line["scale"] == scale]
+    check_cells(declaration.artefact.id, here)
+    for line in here:
         head = {"cell": line["cell"], **dict(part.split("=") for part in line["cell"].split(","))}
         if not line["runs"]:
             rows.append({**head, "run_id": None, "seed": -1, "status": NO_RUNS, "reason": line["reason"]})
@@ -35,8 +39,25 @@ def frame(declaration: Declaration, scale: str, lines: Sequence[Line]) -> Runs:
     return runs
 
 
+def check_cells(name: str, lines: Sequence[Line]) -> None:
+    """Raise a RecordError unless each cell of these lines, of one scale, has each seed once, and all on the same data."""
+    by_cell: dict[str, list[Line]] = {}
+    for line in lines:
+        by_cell.setdefault(line["cell"], []).append(line)
+    for cell, of_cell in by_cell.items():
+        seeds = [run["seed"] for line in of_cell for run in line["runs"]]
+        if twice := [seed for seed in seeds if seeds.count(seed) > 1]:
+            raise RecordError(f"{name}: {cell} has seed {twice[0]} twice; delete one of its lines from the ledger")
+        if len({line.get("data") for line in of_cell if line["runs"]}) > 1:
+            raise RecordError(f"{name}: {cell} has runs on different data; delete the lines of one of them from the ledger")
+
+
 def beside(declaration: Declaration) -> ModuleType | None:
-    """The module of its name beside a declaration: ``measures(runs) -> runs``, ``draw(declaration, scale, runs) -> Figure``."""
+    """The module of its name beside a declaration: ``measures(runs) -> runs``, ``draw(declaration, scale, runs) -> Figure``.
+
+    Raises:
+        ConfigError: it cannot be imported.
+    """
     path = declaration.path.with_suffix(".py")
     if not path.is_file():
         return None

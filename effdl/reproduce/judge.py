@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import pandas as pd
@@ -70,10 +70,13 @@ def diverged(runs: Runs, cell: Cell) -> str | None:
     return None if bad.empty else f"{bad['status'].iloc[0]} ({len(bad)} of {len(of_cell)})"
 
 
-def incomplete(runs: Runs, cell: Cell) -> str | None:
-    """How many of a cell's runs have ended, None where all have: a verdict waits for the number that was declared."""
-    ended = int((runs["cell"] == cell.name).sum())
-    return None if ended >= cell.seeds else f"incomplete ({ended} of {cell.seeds})"
+def incomplete(runs: Runs, cell: Cell, metric: str) -> str | None:
+    """How many of a cell's runs have ended, or have the metric; None where all have: a verdict waits for the number that was
+    declared."""
+    ended, told = int((runs["cell"] == cell.name).sum()), len(values(runs, cell, metric))
+    if ended < cell.seeds:
+        return f"incomplete ({ended} of {cell.seeds})"
+    return f"no {metric}" + (f" in {ended - told} of {ended}" if told else "") if told < ended else None
 
 
 def undertrained(declaration: Declaration, scale: str, runs: Runs, cell: Cell) -> bool:
@@ -89,13 +92,11 @@ def absolute(declaration: Declaration, scale: str, runs: Runs, cell: Cell) -> st
     artefact = declaration.artefact
     if scale != "paper" or cell.published is None or artefact.published is None:
         return "below paper scale"
-    if reason := missing(runs, cell) or diverged(runs, cell) or incomplete(runs, cell):
+    if reason := missing(runs, cell) or diverged(runs, cell) or incomplete(runs, cell, artefact.metric):
         return reason
     if undertrained(declaration, scale, runs, cell):
         return "undertrained"
-    if not (found := list(values(runs, cell, artefact.metric, artefact.unit).values())):
-        return f"no {artefact.metric}"
-    measured = interval(found)
+    measured = interval(list(values(runs, cell, artefact.metric, artefact.unit).values()))
     return judge(measured, region("~", cell.published, artefact.published.tolerance))
 
 
@@ -124,23 +125,28 @@ def _judge(
     used = [cell for cell in (*left, *right) if cell not in without]
     if not declaration.scale(scale).judged:
         return so("not judged")
-    if reason := next((reason for cell in used if (reason := diverged(runs, cell) or incomplete(runs, cell))), None):
-        return so(reason)
     metric = claim.metric or artefact.metric
+    if reason := next((reason for cell in used if (reason := diverged(runs, cell) or incomplete(runs, cell, metric))), None):
+        return so(reason)
     if metric == artefact.metric and any(undertrained(declaration, scale, runs, cell) for cell in used):
         return so("undertrained")
     unit = claim.unit or artefact.unit
     inner, outer = ("", unit) if claim.compare == "saving" else (unit if claim.compare == "difference" else "", "")
     apart = set(claim.right or {})
     sides = [_keyed(runs, side, metric, inner, apart) for side in (left, right)]
+    if claim.right is not None:  # a place that one side alone has would be compared with another
+        shared = {place for place, _ in sides[0]} & {place for place, _ in sides[1]}
+        sides = [{key: value for key, value in side.items() if key[0] in shared} for side in sides]
     measured, paired = compare(sides[0], None if claim.right is None else sides[1], claim.compare)
     if measured is None:
-        return so("no pairs" if all(sides) else f"no {metric}")
+        return so("no pairs")
     measured = _times(measured, SCALE_OF.get(outer, 1.0))
     return so(judge(measured, bounds), measured, paired)
 
 
-def _keyed(runs: Runs, cells: Sequence[Cell], metric: str, unit: str, apart: set[str]) -> dict[Hashable, float]:
+def _keyed(
+    runs: Runs, cells: Sequence[Cell], metric: str, unit: str, apart: set[str]
+) -> dict[tuple[tuple[tuple[str, str], ...], int], float]:
     """The cells' values by what pairs them: where they stand but for the axes that tell the sides apart, and the seed.
 
     A run that several cells share counts once.

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,9 +35,9 @@ def read(root: Path, name: str) -> list[Line]:
             intact = line.pop("checksum") == checksum(line)
             where = f"{path}, line {number} ({line['cell']})"
         except (ValueError, KeyError, TypeError, AttributeError):
-            raise RecordError(f"{path}, line {number}: is no line of a ledger; restore the file") from None
+            raise RecordError(f"{path}, line {number}: is no line of a ledger; restore the file with git") from None
         if not intact:
-            raise RecordError(f"{where}: was edited, its checksum differs; restore it or publish again")
+            raise RecordError(f"{where}: was edited, its checksum differs; restore it with git, or delete it and publish again")
         lines.append(line)
     return lines
 
@@ -66,13 +66,15 @@ def publish(declaration: Declaration, scale: str, root: Path, say: Callable[[str
     """Add what has ended here to the committed lines; what stands there stays, unless the declaration no longer makes it.
 
     Raises:
-        RecordError: nothing has been run, or a line was edited.
+        RecordError: nothing has been run; a line was edited, or its numbers were made under another default; runs here and
+            published ones of the same cell are of different data.
     """
     from effdl.records.store import write_atomically
 
     name = declaration.artefact.id
     before, fresh = read(root, name), collect(declaration, scale, root)
     kept = list(_current(declaration, scale, before, say))
+    _compare(scale, kept, fresh, say)
     present = {line["cell"] for line in kept if line["scale"] == scale}
     known = {(line["cell"], run["run_id"]) for line in kept if line["scale"] == scale for run in line["runs"]}
     merged = {_canonical({**line, "runs": None}): line for line in kept}
@@ -100,6 +102,22 @@ def run_ids(line: Line) -> list[str]:
     return [config.run_id(replace(spec, seed=run["seed"]), line["data"]) for run in line["runs"]]
 
 
+def _compare(scale: str, kept: Sequence[Line], fresh: Sequence[Line], say: Callable[[str], None]) -> None:
+    """Say which runs here ended in other numbers than those published, which stay. Raise a RecordError for other data."""
+    published = {line["cell"]: line for line in kept if line["scale"] == scale}
+    known = {run["run_id"]: run for line in kept if line["scale"] == scale for run in line["runs"]}
+    for line in (line for line in fresh if line["runs"]):
+        if (theirs := published.get(line["cell"])) is not None and theirs["data"] != line["data"]:
+            raise RecordError(
+                f"{line['cell']}: published runs are of data {theirs['data'][:10]}, those here of {line['data'][:10]}; "
+                "one cell has one data set: delete its lines from the ledger to publish these"
+            )
+        other = [run for run in line["runs"] if run["run_id"] in known and known[run["run_id"]]["numbers"] != run["numbers"]]
+        if other:
+            ids = ", ".join(run["run_id"] for run in other)
+            say(f"{line['cell']}: {ids}: not the numbers that are published, which stay (another machine or version?)")
+
+
 def _current(declaration: Declaration, scale: str, lines: list[Line], say: Callable[[str], None]) -> Iterator[Line]:
     """Lines without the runs of this scale that the declaration no longer makes of their data; without data here, all stay."""
     made: dict[str, list[config.Spec] | None] = {}
@@ -115,12 +133,28 @@ def _current(declaration: Declaration, scale: str, lines: list[Line], say: Calla
         if "reason" in line:  # said anew where it still holds
             continue
         known = made.get(line["cell"], [])
-        valid = None if known is None else {config.run_id(spec, line["data"]) for spec in known}
+        valid = None if known is None else {config.run_id(spec, line["data"]): spec for spec in known}
+        _check_line(line, valid or {})
         runs = [run for run in line["runs"] if valid is None or run["run_id"] in valid]
         if len(runs) < len(line["runs"]):
             say(f"{line['cell']}: {len(line['runs']) - len(runs)} published runs are no longer declared; dropped")
         if runs:
             yield {**line, "runs": runs}
+
+
+def _check_line(line: Line, made: Mapping[str, config.Spec]) -> None:
+    """Raise a RecordError where published run_ids do not follow from their line, or now stand for another config."""
+    from effdl.records.carry import difference
+
+    ids = [run["run_id"] for run in line["runs"]]
+    if run_ids(line) != ids:
+        raise RecordError(f"{line['cell']}: published run_ids do not follow from their line; delete it and publish again")
+    for spec in (made[one] for one in ids if one in made):
+        if said := next(difference(config.dump(spec, identity_only=True) | {"seed": 0}, line["spec"]), None):
+            raise RecordError(
+                f"{line['cell']}: its published line says {said}: most likely a default changed without a new "
+                "numerics_version; delete the line to publish anew"
+            )
 
 
 def _run(declaration: Declaration, scale: str, cell: Cell, spec: config.Spec, root: Path) -> tuple[Line, Line] | None:

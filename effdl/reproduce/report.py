@@ -75,6 +75,7 @@ def heading(declaration: Declaration) -> str:
 
 
 def command(declaration: Declaration, scale: str) -> str:
+    """What makes the artefact's numbers anew."""
     by_rule = declaration.artefact.id in published.artefacts() or declaration.artefact.id.startswith("claims-")
     return (
         f"make {declaration.artefact.id} SCALE={scale}" if by_rule else f"effdl run {declaration.artefact.id} --scale {scale}"
@@ -82,6 +83,7 @@ def command(declaration: Declaration, scale: str) -> str:
 
 
 def section(title: str, content: str) -> str:
+    """The content under its heading, nothing where there is none."""
     return f"## {title}\n\n{content}" if content else ""
 
 
@@ -140,14 +142,15 @@ def _provenance(declaration: Declaration, scale: str, lines: Sequence[Line]) -> 
     ran = [line for line in lines if line["runs"]]
     for text in sorted({_machine(line["provenance"]) for line in ran}):
         yield f"- {text}"
-    for commit in sorted({line["declaration"]["commit"] or "" for line in ran}):
-        if commit:
-            yield f"- Claims and floors stood fixed in commit {commit[:10]}, before these runs."
-        else:
-            yield "- **That claims and floors stood fixed before these runs is in no commit.**"
+    if any(line["declaration"]["commit"] is None for line in ran):
+        yield "- **That claims and floors stood fixed before these runs is in no commit.**"
     known = [line["declaration"] for line in ran if line["declaration"]["commit"]]
-    if moved := sorted({name for then in known for name in declared.moved(declaration, scale, then)}):
+    moved = sorted({name for then in known for name in declared.moved(declaration, scale, then)})
+    if moved:
         yield f"- **Declared or changed after the runs: {', '.join(moved)}.**"
+    for commit in sorted({then["commit"] for then in known}):
+        rest = "All else of cells, claims and floors" if moved else "Cells, claims and floors"
+        yield f"- {rest} stood fixed in commit {commit[:10]}, before these runs."
     once = {run["run_id"]: run["times"].get("time/wall_s", 0.0) for line in ran for run in line["runs"]}  # cells may share runs
     if ran:
         yield f"- {len(once)} runs, {math.fsum(once.values()) / 60:.0f} minutes of run time in all."

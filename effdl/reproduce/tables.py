@@ -12,6 +12,7 @@ from effdl.reproduce.vocabulary import SCALE_OF, Column, Where
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table; the cells may hold Markdown, and a bar within them must be escaped."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 

@@ -154,6 +154,7 @@ class Artefact(Entry):
 
 
 def explain(error: ValidationError) -> str:
+    """The first of its errors on one line: the key, and what is wrong or what there is instead."""
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
