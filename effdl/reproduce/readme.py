@@ -6,7 +6,7 @@ from pathlib import Path
 from effdl.errors import ConfigError, RecordError
 from effdl.reproduce import artefact, figure, ledger
 from effdl.reproduce.frame import frame
-from effdl.reproduce.report import command, heading, summary
+from effdl.reproduce.report import command, heading, moved, summary
 
 BLOCK = re.compile(r"<!-- results: (?P<name>\S+) (?P<scale>\S+) -->.*?<!-- /results -->", re.DOTALL)
 
@@ -36,10 +36,11 @@ def _block(name: str, scale: str, root: Path) -> str:
         f"<!-- results: {name} {scale} -->",
         f"### {heading(declaration)}, scale *{scale}*",
         f"{declaration.scale(scale).about} Made by `{command(declaration, scale)}`; `effdl report {name}` says more.",
+        moved(declaration, scale, lines),
         summary(declaration, scale, runs).replace("\n## ", "\n#### "),
     ]
     if declaration.artefact.picture:
         picture = figure.write(declaration, scale, runs, root / "ledger")
         content.append(f"![{name}, scale {scale}]({root.name}/{picture.relative_to(root).as_posix()})")
     content.append("<!-- /results -->")
-    return "\n\n".join(content)
+    return "\n\n".join(part for part in content if part)

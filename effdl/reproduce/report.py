@@ -144,16 +144,21 @@ def _provenance(declaration: Declaration, scale: str, lines: Sequence[Line]) -> 
         yield f"- {text}"
     if any(line["declaration"]["commit"] is None for line in ran):
         yield "- **That claims and floors stood fixed before these runs is in no commit.**"
-    known = [line["declaration"] for line in ran if line["declaration"]["commit"]]
-    moved = sorted({name for then in known for name in declared.moved(declaration, scale, then)})
-    if moved:
-        yield f"- **Declared or changed after the runs: {', '.join(moved)}.**"
-    for commit in sorted({then["commit"] for then in known}):
-        rest = "All else of cells, claims and floors" if moved else "Cells, claims and floors"
+    if warning := moved(declaration, scale, ran):
+        yield f"- {warning}"
+    for commit in sorted({line["declaration"]["commit"] for line in ran if line["declaration"]["commit"]}):
+        rest = "All else of cells, claims and floors" if warning else "Cells, claims and floors"
         yield f"- {rest} stood fixed in commit {commit[:10]}, before these runs."
     once = {run["run_id"]: run["times"].get("time/wall_s", 0.0) for line in ran for run in line["runs"]}  # cells may share runs
     if ran:
         yield f"- {len(once)} runs, {math.fsum(once.values()) / 60:.0f} minutes of run time in all."
+
+
+def moved(declaration: Declaration, scale: str, lines: Sequence[Line]) -> str:
+    """A warning that names what was declared or changed after the runs of these lines; empty where all stands."""
+    known = [line["declaration"] for line in lines if line["runs"] and line["declaration"]["commit"]]
+    names = sorted({name for then in known for name in declared.moved(declaration, scale, then)})
+    return f"**Declared or changed after the runs: {', '.join(names)}.**" if names else ""
 
 
 def _machine(provenance: Mapping[str, object]) -> str:

@@ -3,9 +3,11 @@
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from scipy.special import stdtrit
 
+Key = TypeVar("Key", bound=Hashable)
 LEVEL = 0.95
 WORDS = ("reproduced", "differs", "inconclusive")
 
@@ -59,7 +61,7 @@ def welch(left: Sequence[float], right: Sequence[float]) -> Interval:
 
 
 def compare(
-    left: Mapping[Hashable, float], right: Mapping[Hashable, float] | None, how: str = "difference"
+    left: Mapping[Key, float], right: Mapping[Key, float] | None, how: str = "difference"
 ) -> tuple[Interval | None, bool]:
     """The interval of left, or of left against right, and whether it is paired.
 
