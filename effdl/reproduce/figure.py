@@ -61,7 +61,7 @@ def points(axes: "Axes", declaration: Declaration, scale: str, runs: Runs) -> No
     axes.set_xticks(range(len(rows)), [row.replace(", ", "\n") for row in rows])
     axes.set_xlim(-0.5, len(rows) - 0.5)
     axes.set_ylabel(f"{artefact.metric} ({artefact.unit})" if artefact.unit else artefact.metric)
-    axes.set_title(f"{artefact.id}, scale {scale}; bars: 95% t-interval over seeds", loc="left", fontsize=9)
+    axes.set_title(f"{artefact.id}, scale {scale}; bars: 95% t-interval over seeds", loc="left", fontsize=9, pad=20)
     axes.legend(frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1, 1), ncols=len(levels) + 1)
 
 

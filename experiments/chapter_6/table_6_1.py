@@ -41,7 +41,7 @@ def draw(declaration, scale: str, runs: pd.DataFrame) -> Figure:
     panels = below.subplots(1, len(artefact.axes["network"]))
     for axes, network in zip(panels, artefact.axes["network"], strict=True):
         for i, dataset in enumerate(artefact.axes["dataset"]):
-            of_cell = runs[runs["cell"] == f"network={network},dataset={dataset},method=dll"]
+            of_cell = runs[(runs["cell"] == f"network={network},dataset={dataset},method=dll") & (runs["status"] == "finished")]
             by_layer = layers(of_cell)
             if len(by_layer):
                 mean, spread = 100 * by_layer.mean(), 100 * by_layer.std()
