@@ -29,15 +29,20 @@ GROUPS = {
     "optimizer/schedule": "effdl.training.optim:Schedule",
     "method": "effdl.methods.method:Method",
     "method/decision": "effdl.training.decision:Decision",
+    "augment": "effdl.augment.augment:Augment",
     "filter": "effdl.filters.filter:Filter",
     "probe": "effdl.probes.probe:Probe",
     "hardware": "effdl.training.hardware:Hardware",
     "logger": "effdl.records.logger:Logger",
 }
-MAY_BE_NONE = {"optimizer", "optimizer/schedule", "method/decision", "filter", "logger"}
+MAY_BE_NONE = {"optimizer", "optimizer/schedule", "method/decision", "augment", "filter", "logger"}
 SEVERAL = {"probe"}  # of these any number may be chosen: {name: choice}, and a tuple in the Spec
 NOT_IDENTITY = {"logger"}
-LEFT_OUT_UNUSED = {"filter", "probe"}  # groups that came after the first records, whose names must stay what they are
+LEFT_OUT_UNUSED = {
+    "filter",
+    "probe",
+    "augment",
+}  # groups that came after the first records, whose names must stay what they are
 SWEEP = re.compile(r"(\[[^]]*\]|\{[^}]*\})|,.*")  # outside of brackets, what follows the first value
 PLACES = ("results", "workers")  # root keys that say where and how, not what
 TEST_EVERY = ("epoch", "segment", "run")
@@ -62,6 +67,7 @@ class Spec:
     test_every: str = "epoch"
     filter: Any = None
     probe: tuple[Any, ...] = ()
+    augment: Any = None
 
     def settings(self) -> dict[str, Any]:
         return {group: getattr(self, group) for group in GROUPS if "/" not in group}
@@ -241,6 +247,8 @@ def check(spec: Spec) -> None:
         raise ConfigError(f"dataset.batch_size: {spec.dataset.batch_size} is larger than the {problem.train} training samples")
     if spec.filter is not None:
         spec.filter.check(problem)
+    if spec.augment is not None:
+        spec.augment.check(problem)
     spec.arch.check(problem)
     spec.method.check(problem, spec.arch.facts(problem), spec.hardware)
 

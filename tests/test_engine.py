@@ -24,8 +24,8 @@ from effdl.records.run import Run
 from effdl.rng import seed_for
 from effdl.training.decision import Pool
 from effdl.training.loop import evaluate, reseed
-from effdl.training.memory import Rehearsal
 from effdl.training.optim import Adamw, Optimizer, Sgd
+from effdl.training.rehearsal import Prefix, Rehearsal
 from effdl.training.segment import DecisionLoss, SegmentState
 
 SGD, ADAM = Sgd(lr=0.05, weight_decay=1e-3, momentum=0.9), Adamw(lr=0.01, weight_decay=0.1)
@@ -112,7 +112,7 @@ def test_checkpointing_takes_less_memory() -> None:
     for checkpoint in ("block", None):
         model, run = tiny.chain(), Run.in_memory(SGD)
         state = segment(model, 0, 3, decision=model.head, checkpoint=checkpoint is not None)
-        rehearsed.append(Rehearsal(state, model.input, next(problem.train(0))).memory().peak)
+        rehearsed.append(Rehearsal(state, Prefix(next(problem.train(0)), model.input)).memory().peak)
         Backprop(epochs=1, checkpoint=checkpoint).fit(problem, model, run)
         counted.append(run.notes["memory/accounted_peak_bytes"])
     assert rehearsed[0] < 0.8 * rehearsed[1]

@@ -21,6 +21,7 @@ MAY = {
     "methods": PARTS | {"training"},
     "probes": PARTS | {"training"},
     "filters": PARTS | {"training"},
+    "augment": PARTS,
     "estimators": PARTS | {"training", "methods"},
     "config": {"errors", "setting"},
     "records": PARTS | {"training", "config", "filters", "probes"},

@@ -12,15 +12,17 @@ class InputBlock(nn.Module):
 
     Rule: images smaller than ``size`` are enlarged by the largest whole factor that fits (nearest neighbour), then padded
     evenly with raw zeros up to ``size``; then (x − mean) / std per channel (per feature for vectors), with mean and standard
-    deviation of the training split's raw values. A feature that never varies has std 1.
+    deviation of the training split's raw values. A feature that never varies has std 1. A single channel is repeated to
+    ``channels``.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, input_shape: Sequence[int], size: int | None = None) -> None:
+    def __init__(self, input_shape: Sequence[int], size: int | None = None, channels: int | None = None) -> None:
         super().__init__()
         self.size = size
+        self.copies = channels // input_shape[0] if channels is not None else 1
         shape = (input_shape[0], 1, 1) if len(input_shape) == 3 else tuple(input_shape)
         self.register_buffer("mean", torch.zeros(shape))
         self.register_buffer("std", torch.ones(shape))
@@ -44,7 +46,8 @@ class InputBlock(nn.Module):
         x = x.to(self.mean.dtype)
         if self.size is not None and x.dim() == 4 and min(x.shape[-2:]) < self.size:
             x = enlarge(x, self.size)
-        return (x - self.mean) / self.std
+        x = (x - self.mean) / self.std
+        return x if self.copies == 1 else x.repeat(1, self.copies, 1, 1)
 
     def extra_repr(self) -> str:
         return f"size={self.size}"

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -12,6 +13,9 @@ from effdl.errors import DataError
 from effdl.objectives.objective import Objective, TargetKind
 from effdl.rng import seed_for
 from effdl.setting import Count, Setting, Size, setting
+
+# Varies training inputs (B, *input) by a generator on the CPU, its only source of chance; gives new ones.
+Change = Callable[[Tensor, torch.Generator], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +110,21 @@ class Problem:
     Inputs stay as they were stored (uint8 images): the network's input block standardises them. Epoch ``e`` has its own
     order, seeded from (seed, "order", e). A last batch of a single sample joins the one before it: batch normalisation
     cannot take one sample.
+
+    Args:
+        augment: how training inputs are varied, batch by batch, with a generator seeded from (seed, "augment", e, batch).
     """
 
     def __init__(
-        self, train: Samples, val: Samples, objective: Objective, *, outputs: int, batch_size: int, seed: int = 0
+        self,
+        train: Samples,
+        val: Samples,
+        objective: Objective,
+        *,
+        outputs: int,
+        batch_size: int,
+        seed: int = 0,
+        augment: Change | None = None,
     ) -> None:
         if batch_size > len(train):
             raise DataError(f"dataset.batch_size={batch_size} is larger than the {len(train)} training samples")
@@ -117,12 +132,14 @@ class Problem:
         self.outputs = outputs
         self.batch_size = batch_size
         self.seed = seed
+        self.augment = augment
         self._train, self._val = train, val
 
     def to(self, device: torch.device) -> "Problem":
         """The same problem with its data on a device."""
-        train, val = self._train.to(device), self._val.to(device)
-        return Problem(train, val, self.objective, outputs=self.outputs, batch_size=self.batch_size, seed=self.seed)
+        moved = copy(self)
+        moved._train, moved._val = self._train.to(device), self._val.to(device)
+        return moved
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -142,8 +159,15 @@ class Problem:
         return len(cut(self.num_train, self.batch_size))
 
     def train(self, epoch: int) -> Iterator[Batch]:
-        """Epoch ``epoch``'s batches in its own random order."""
-        return self.ordered(self._train, epoch)
+        """Epoch ``epoch``'s batches in its own random order, as varied for this epoch."""
+        stored = self.ordered(self._train, epoch)
+        return stored if self.augment is None else self._varied(stored, epoch, self.augment)
+
+    def _varied(self, stored: Iterator[Batch], epoch: int, change: Change) -> Iterator[Batch]:
+        generator = torch.Generator()
+        for step, batch in enumerate(stored):
+            generator.manual_seed(seed_for(self.seed, "augment", epoch, step))
+            yield replace(batch, x=change(batch.x, generator))
 
     def ordered(self, samples: Samples, epoch: int) -> Iterator[Batch]:
         """The epoch's batches out of ``samples``, one for each training sample: features take the place of inputs."""

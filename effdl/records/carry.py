@@ -92,7 +92,10 @@ def open_problem(spec: config.Spec, train: Samples, test: Samples) -> Problem:
     part, val = split(spec.dataset, train, spec.seed)
     if facts.targets == "classes":
         check_classes({"training": part, "validation": val, "test": test}, facts.outputs)
-    return Problem(part, val, spec.objective, outputs=facts.outputs, batch_size=facts.batch_size, seed=spec.seed)
+    augment = spec.augment.prepare(part.x) if spec.augment is not None else None
+    return Problem(
+        part, val, spec.objective, outputs=facts.outputs, batch_size=facts.batch_size, seed=spec.seed, augment=augment
+    )
 
 
 def build_network(spec: config.Spec, problem: Problem, device: torch.device) -> BlockChain:

@@ -15,7 +15,7 @@ from effdl.errors import Diverged, FitFailed
 from effdl.training.feeding import Feeder
 from effdl.training.handle import RunHandle, SampleFilter, SegmentCost
 from effdl.training.loop import evaluate, reseed
-from effdl.training.memory import Rehearsal
+from effdl.training.rehearsal import Prefix, Rehearsal
 from effdl.training.segment import LocalLoss, SegmentState
 
 
@@ -171,20 +171,16 @@ class BottomUp:
         """Two steps of each segment on copies: counted memory, measured seconds."""
         costs = []
         batch = next(self.problem.train(0))
-        like = next(self.chain.parameters())
         samples = self.problem.num_train + self.problem.num_val
         total, kept_bytes, stored_s = held_bytes(self.chain), 0, 0.0
         steps, filter = self._steps, self.run.filter
+        prefix = Prefix(batch, self.chain.input)
         for i, plan in enumerate(self.plans):
             state = self._state(i, plan, shapes[plan.stop - 1])
-            feednet = nn.Sequential(self.chain.input, *self.chain[: plan.start])
-            rehearsal = Rehearsal(state, feednet, batch)
-            feed_s, step_s = rehearsal.seconds()
-            shape = shapes[plan.start - 1] if plan.start else None
-            values = torch.Size(shape).numel() if shape else self._input_values(batch.x)
-            feature_bytes = values * like.element_size()
+            rehearsal = Rehearsal(state, prefix)
+            feed_s, step_s, feature_bytes = prefix.seconds, rehearsal.seconds(), prefix.sample_bytes
             needed = samples * feature_bytes
-            kept = needed + kept_bytes <= self.keep_bytes
+            kept = needed + kept_bytes <= self.keep_bytes and self.problem.augment is None
             kept_bytes = needed if kept else kept_bytes
             costs.append(
                 SegmentCost(
@@ -205,6 +201,8 @@ class BottomUp:
                 )
             )
             stored_s = feed_s if kept else stored_s
+            if plan is not self.plans[-1]:
+                prefix.climb(*self.chain[plan.start : plan.stop])
         return costs
 
     def _chosen(self, filter: SampleFilter) -> int:
@@ -214,10 +212,6 @@ class BottomUp:
     def _shared(self, state: SegmentState) -> list[nn.Module]:
         """The chain's own head where the segment learns with it."""
         return [self.chain.head] if any(m is self.chain.head for m in state.local_loss.modules()) else []
-
-    def _input_values(self, x: Tensor) -> int:
-        with torch.no_grad():
-            return int(self.chain.input(x[:1]).numel())
 
 
 def drain_epoch(

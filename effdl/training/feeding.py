@@ -40,6 +40,8 @@ class Feeder:
         """Replace what is kept by the prefix's outputs if both fit for a moment; returns whether features are kept."""
         if not self._pending:
             return True
+        if self.problem.augment is not None:  # every epoch has other inputs
+            return False
         like = self.features(self._train.x[:1])[0]
         needed = (self.problem.num_train + self.problem.num_val) * like.nbytes
         if needed + self.kept_bytes > self.limit_bytes:

@@ -1,0 +1,77 @@
+"""The chain with which small colour images are trained: random crop, flip, AutoAugment, Cutout (thesis §6.7)."""
+
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from effdl.augment.augment import Augment
+from effdl.augment.auto_augment import AutoAugment, Policy, applied
+from effdl.augment.index_maps import crop_and_flip, taken
+from effdl.datasets.problem import Change, Facts
+from effdl.errors import ConfigError
+from effdl.setting import Probability, Size, setting
+
+
+@setting
+class Standard(Augment):
+    """Crop, flip, AutoAugment's policy and Cutout, in this order, each as far as it is asked for.
+
+    crop: pixels of black around the image before a part of the original size is cut out at random. flip: probability of
+    mirroring left and right. auto_augment: the policy learned on CIFAR-10 or on SVHN, its operations with black outside the
+    image and the nearest pixel inside, as torchvision has them. cutout: side of a square, centred on any pixel, that gets the
+    training set's mean colour (DeVries and Taylor 2017: 16 for CIFAR-10, 8 for CIFAR-100, 20 for SVHN).
+
+    §6.7 says "Cutout + AutoAugment" and no more; crop and flip before them are the usual ones for these sets.
+    """
+
+    crop: Size = 4
+    flip: Probability = 0.5
+    auto_augment: Policy | None = None
+    cutout: Size = 0
+
+    def check(self, problem: Facts) -> None:
+        super().check(problem)
+        channels, *sides = problem.input_shape
+        if self.auto_augment is not None and channels not in (1, 3):
+            raise ConfigError(f"augment.auto_augment: takes images of 1 or 3 channels, not {channels}")
+        if self.cutout >= 2 * min(sides):
+            raise ConfigError(f"augment.cutout={self.cutout} covers images of {min(sides)} pixels whole")
+
+    def prepare(self, images: Tensor) -> Change:
+        mean = images.float().mean((0, 2, 3)).round().to(images.dtype)
+        policy = AutoAugment(self.auto_augment, *images.shape[2:]) if self.auto_augment else None
+        return partial(self._change, torch.stack([torch.zeros_like(mean), mean]), policy)
+
+    def _change(self, colours: Tensor, policy: AutoAugment | None, images: Tensor, generator: torch.Generator) -> Tensor:
+        count, _, height, width = images.shape
+        colours = colours.to(images.device)
+        index = self._crop_and_flip(count, height, width, generator).to(images.device)
+        operation, strength = policy.draw(count, generator) if policy else (None, None)
+        hole = self._hole(count, height, width, generator)
+        if operation is None or strength is None:
+            if hole is not None:
+                index.view(count, height, width).masked_fill_(hole.to(images.device), height * width + 1)
+            return taken(images, index, colours)
+        images = taken(images, index, colours)
+        for stage in range(operation.shape[1]):
+            images = applied(images, operation[:, stage], strength[:, stage])
+        if hole is not None:
+            images = torch.where(hole.to(images.device).unsqueeze(1), colours[1].view(-1, 1, 1), images)
+        return images
+
+    def _crop_and_flip(self, count: int, height: int, width: int, generator: torch.Generator) -> Tensor:
+        top, left = torch.randint(-self.crop, self.crop + 1, (2, count), generator=generator)
+        flip = torch.rand(count, generator=generator) < self.flip
+        return crop_and_flip(top, left, flip, height, width)
+
+    def _hole(self, count: int, height: int, width: int, generator: torch.Generator) -> Tensor | None:
+        """Where Cutout covers the images (N, H, W)."""
+        if self.cutout == 0:
+            return None
+        inside = []
+        for side in (height, width):
+            start = torch.randint(side, (count, 1), generator=generator) - self.cutout // 2
+            place = torch.arange(side) - start
+            inside.append((place >= 0) & (place < self.cutout))
+        return inside[0][:, :, None] & inside[1][:, None, :]

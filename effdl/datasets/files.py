@@ -1,0 +1,111 @@
+"""Image sets that lie in files: where they are looked for, how they are fetched, what is said where they are missing."""
+
+import gzip
+import hashlib
+import os
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, ClassVar
+
+from effdl.datasets.problem import Dataset
+from effdl.errors import DataError
+from effdl.setting import Size, Switch, setting
+
+
+@setting
+class Files(Dataset, ABC):
+    """A published set in files of known names, in a folder of its own under ``root``.
+
+    root: folder that holds the sets, by default the environment variable EFFDL_DATA, else ``data``.
+    download: fetch a missing set through torchvision.
+    """
+
+    not_identity: ClassVar[frozenset[str]] = frozenset({"root", "download"})
+    endings: ClassVar[tuple[str, ...]] = ("",)
+
+    val_size: Size = 5000
+    root: str | None = None
+    download: Switch = False
+
+    @property
+    @abstractmethod
+    def title(self) -> str:
+        """What the set is called, as torchvision's class."""
+
+    @property
+    @abstractmethod
+    def folder(self) -> Path:
+        """Where its files lie, or would lie."""
+
+    @property
+    @abstractmethod
+    def files(self) -> tuple[str, ...]:
+        """Names of all its files in that folder, in an order that does not change."""
+
+    @property
+    def parent(self) -> Path:
+        """The folder that holds the sets."""
+        return Path(self.root or os.environ.get("EFFDL_DATA", "data"))
+
+    def path(self, name: str) -> Path:
+        """One of the files, fetched with the others where it may be. Raises DataError."""
+        if self.download and self._gap() is not None:
+            self._fetch()
+        if (path := self._find(name)) is not None:
+            return path
+        some = any(self._find(other) for other in self.files)
+        what = f"{self.title} is incomplete" if some else f"no {self.title}"
+        raise DataError(
+            f"{what} under {self.folder} ({self._gap()} is missing): "
+            "point dataset.root or EFFDL_DATA to the folder that holds all of it, or add dataset.download=true"
+        )
+
+    def fingerprint(self) -> str:
+        """A hash over the hashes of all files."""
+        digest = hashlib.sha256()
+        for name in self.files:
+            digest.update(self.digest(name))
+        return digest.hexdigest()
+
+    def digest(self, name: str) -> bytes:
+        """SHA-256 of one file's content."""
+        with reading(self.path(name)) as file:
+            return hashlib.file_digest(file, "sha256").digest()  # type: ignore[arg-type]
+
+    def fetches(self) -> Iterator[dict[str, Any]]:
+        """Arguments of torchvision's class with which the whole set is downloaded, call by call."""
+        yield {"root": str(self.parent)}
+
+    def _find(self, name: str) -> Path | None:
+        return next((path for end in self.endings if (path := self.folder / (name + end)).is_file()), None)
+
+    def _gap(self) -> str | None:
+        """The first file that is missing."""
+        optional = "".join(f"[{end}]" for end in self.endings if end)
+        return next((name + optional for name in self.files if self._find(name) is None), None)
+
+    def _fetch(self) -> None:
+        try:
+            from torchvision import datasets
+        except ImportError as error:
+            raise DataError(
+                f"no {self.title} under {self.folder}: downloads need torchvision ({error}): pip install 'effdl[vision]'"
+            ) from None
+        try:
+            for arguments in self.fetches():
+                getattr(datasets, self.title)(**arguments, download=True)
+        except (OSError, RuntimeError) as error:
+            raise DataError(f"{self.title} could not be downloaded to {self.folder}: {' '.join(str(error).split())}") from None
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[IO[bytes]]:
+    """A file, unzipped where it is zipped, open for reading; a failure to read it is a DataError that names it."""
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            yield file  # type: ignore[misc]
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} cannot be read: {error}; delete it and fetch it again") from None
