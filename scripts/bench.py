@@ -1,0 +1,192 @@
+"""What effdl's own code costs and gains, each beside a named peer, measured in turns in one run on one thread.
+
+    python scripts/bench.py [steps] [memory] [augment] [startup]
+
+Ratios of medians; the times themselves hang on the machine and its other work. Nothing here is a test.
+"""
+
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from effdl.archs.chain import BlockChain
+from effdl.augment.standard import Standard
+from effdl.config import build_choice
+from effdl.datasets.problem import Facts, Problem, Samples
+from effdl.methods.segmentwise import Segmentwise
+from effdl.objectives.losses import SoftmaxCe
+from effdl.training.bottom_up import drain_epoch
+from effdl.training.feeding import Feeder
+from effdl.training.loop import reseed
+from effdl.training.optim import Sgd
+from effdl.training.rehearsal import Prefix, Rehearsal
+from effdl.training.segment import DecisionLoss, SegmentState
+
+Row = tuple[str, float, str]  # what is compared, ours over the peer's, what is wanted
+
+
+def medians(ours: Callable[[], object], peer: Callable[[], object], seconds: float = 6.0) -> tuple[float, float]:
+    """Median seconds of both, called in turns."""
+    ours(), peer()
+    times: tuple[list[float], list[float]] = ([], [])
+    until = time.perf_counter() + seconds
+    while time.perf_counter() < until or len(times[0]) < 5:
+        for call, taken in zip((ours, peer), times, strict=True):
+            before = time.perf_counter()
+            call()
+            taken.append(time.perf_counter() - before)
+    return statistics.median(times[0]), statistics.median(times[1])
+
+
+def problem(shape: tuple[int, ...], samples: int, batch_size: int) -> Problem:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(0, 256, (samples, *shape), dtype=torch.uint8, generator=generator)
+    data = Samples(x if len(shape) == 3 else x.float() / 255, torch.arange(samples) % 10)
+    return Problem(data, data.take(torch.arange(10)), SoftmaxCe(), outputs=10, batch_size=batch_size)
+
+
+def steps() -> Iterator[Row]:
+    """A training step of backprop by the engine, beside the same step as a bare loop."""
+    for name, shape, batch_size, count, wanted in (
+        ("cnn4", (1, 28, 28), 128, 10, "≤ 1.03"),
+        ("vgg13_bn", (1, 28, 28), 128, 1, "≤ 1.03"),
+        ("mlp", (784,), 32, 100, "≤ 1.15"),
+    ):
+        data = problem(shape, count * batch_size, batch_size)
+        chains = []
+        for _ in range(2):
+            reseed(0)
+            arch = build_choice("arch", name)
+            chains.append((type(arch)(hidden=(50,)) if name == "mlp" else arch).build(facts(shape, batch_size)))
+        engine, bare = _engine(data, chains[0]), _bare(data, chains[1])
+        ours, peer = medians(engine, bare, 20.0 if name == "vgg13_bn" else 6.0)
+        yield f"step of {name}, batch {batch_size}, over a bare loop", ours / peer, wanted
+
+
+def facts(shape: tuple[int, ...], batch_size: int) -> Facts:
+    return Facts(shape, "classes", 10, 1280, 10, 10, batch_size)
+
+
+def _engine(data: Problem, chain: BlockChain) -> Callable[[], object]:
+    loss = DecisionLoss(chain.head, data.objective)
+    optimizer = Sgd(lr=0.01).build([*chain.blocks.parameters(), *loss.parameters()])
+    state = SegmentState(chain[: len(chain)], loss, optimizer, seed=lambda epoch, step: step, epochs=1)
+    feeder = Feeder(data, chain.input, 0)
+    return lambda: drain_epoch(state, feeder.train(0), "", lambda step: False)
+
+
+def _bare(data: Problem, chain: BlockChain) -> Callable[[], object]:
+    samples, optimizer = data.train_tensors(), torch.optim.SGD(chain.parameters(), lr=0.01, momentum=0.9)
+    chain.train()
+
+    def epoch() -> None:
+        order = torch.randperm(len(samples))
+        for index in order.split(data.batch_size):
+            loss = F.cross_entropy(chain(samples.x[index]), samples.y[index])
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    return epoch
+
+
+def memory() -> Iterator[Row]:
+    """Peak of the worst segment over full backprop's, plain decision block, batch 128, SGD with momentum, 32 pixels."""
+    for name, wanted in (("vgg13_bn", "≤ 0.43"), ("efficientnet_b0", "≤ 0.24"), ("efficientnet_v2_s", "≤ 0.18")):
+        reseed(0)
+        chain: BlockChain = build_choice("arch", name).build(facts((3, 32, 32), 128)).eval()
+        batch = next(problem((3, 32, 32), 128, 128).train(0))
+        shapes = chain.shapes((3, 32, 32))
+        method, prefix, peaks = Segmentwise(), Prefix(batch, chain.input, fake=True), []
+        for i, shape in enumerate(shapes):
+            peaks.append(Rehearsal(_segment(chain, i, i + 1, method.decision.build(shape, 10)), prefix).memory().peak)
+            prefix.climb(chain.blocks[i])
+        whole = _segment(chain, 0, len(chain), chain.head)
+        full = Rehearsal(whole, Prefix(batch, chain.input, fake=True)).memory().peak
+        whole.checkpoint = True
+        least = Rehearsal(whole, Prefix(batch, chain.input, fake=True)).memory().peak
+        yield f"worst segment of {name} over full backprop", max(peaks) / full, wanted
+        yield f"checkpointing {name} by block over full backprop", least / full, "for comparison"
+
+
+def _segment(chain: BlockChain, start: int, stop: int, head: nn.Module) -> SegmentState:
+    blocks, loss = chain[start:stop], DecisionLoss(head, SoftmaxCe())
+    optimizer = Sgd(lr=0.01).build([*blocks.parameters(), *loss.parameters()])
+    return SegmentState(blocks, loss, optimizer, seed=lambda epoch, step: step)
+
+
+def augment() -> Iterator[Row]:
+    """Augmenting and normalising a batch of 128 images of 32 pixels, beside torchvision v2 image by image."""
+    from torchvision.transforms import v2
+
+    images = problem((3, 32, 32), 128, 128).train_tensors().x
+    for policy, wanted in (("cifar10", ("≤ 1/7", "≤ 1/8")), (None, ("≤ 1/25", "for comparison"))):
+        change, generator = Standard(auto_augment=policy, cutout=16).prepare(images), torch.Generator()
+        chosen = [v2.AutoAugment(v2.AutoAugmentPolicy.CIFAR10)] if policy else []
+        last = [v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.5] * 3, [0.25] * 3)]
+        cut = [v2.RandomErasing(1.0, scale=(0.25, 0.25), ratio=(1.0, 1.0))]
+        theirs = v2.Compose([v2.RandomCrop(32, padding=4), v2.RandomHorizontalFlip(), *chosen, *last, *cut])
+        of_files = v2.Compose([*theirs.transforms[:-3], v2.ToImage(), *theirs.transforms[-3:]])
+        name = "crop, flip, AutoAugment, Cutout" if policy else "crop, flip, Cutout"
+
+        def ours(change=change, generator=generator) -> Tensor:
+            return change(images, generator).float().sub_(128).div_(64)
+
+        batch_s, peer_s = medians(ours, lambda theirs=theirs: torch.stack([theirs(image) for image in images]))
+        yield f"{name}, over torchvision v2 on tensors", batch_s / peer_s, wanted[0]
+        yield f"{name}, over v2 on PIL images in 2 workers", batch_s / _loader_s(images, of_files), wanted[1]
+
+
+def _loader_s(images: Tensor, transform: Callable[[object], Tensor]) -> float:
+    """Seconds that a DataLoader of two workers takes for 128 PIL images, once it runs."""
+    from torch.utils.data import DataLoader
+    from torchvision.transforms.functional import to_pil_image
+
+    pictures = [to_pil_image(image) for image in images] * 40
+    loader = DataLoader(
+        [*pictures], batch_size=128, num_workers=2, collate_fn=lambda batch: torch.stack([*map(transform, batch)])
+    )
+    batches = iter(loader)
+    for _ in range(4):
+        next(batches)
+    before, count = time.perf_counter(), 0
+    for _ in batches:
+        count += 1
+    return (time.perf_counter() - before) / count
+
+
+def startup() -> Iterator[Row]:
+    """Seconds of a finished run beyond `import torch`."""
+    root = Path(__file__).parents[1]
+    with tempfile.TemporaryDirectory() as results:
+        command = [sys.executable, str(root / "run.py"), "arch=mlp", "method.epochs=1", f"results={results}"]
+        ours, peer = medians(
+            lambda: subprocess.run(command, check=True, capture_output=True, cwd=root),
+            lambda: subprocess.run([sys.executable, "-c", "import torch"], check=True),
+            30.0,
+        )
+    yield "seconds that a finished run takes to answer, beyond `import torch`", ours - peer, "≤ 1 s"
+
+
+ALL = {"steps": steps, "memory": memory, "augment": augment, "startup": startup}
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    if unknown := [name for name in sys.argv[1:] if name not in ALL]:
+        sys.exit(f"bench: no {unknown[0]!r}; there are {', '.join(ALL)}")
+    for name in sys.argv[1:] or ALL:
+        for what, ratio, wanted in ALL[name]():
+            print(f"{what:66} {ratio:7.3f}   wanted {wanted}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
