@@ -19,7 +19,7 @@ from effdl.augment.index_maps import affine, crop_and_flip, taken
 from effdl.augment.standard import Standard
 from effdl.config import build, compose
 from effdl.datasets.problem import Facts, Problem
-from effdl.errors import ConfigError
+from effdl.errors import ConfigError, DataError
 from effdl.filters.random_subset import RandomSubset
 from effdl.methods.segmentwise import Segmentwise
 from effdl.records.carry import carry_out
@@ -314,3 +314,8 @@ def test_a_varied_run_is_killed_and_resumed_as_if_it_had_been_left_alone(
 def test_an_augmentation_of_vectors_is_refused_before_anything_is_read() -> None:
     with pytest.raises(ConfigError, match=r"^augment: only images are augmented, not inputs of shape \[1\]; augment=none$"):
         build(compose(["dataset=sine", "arch=mlp", "objective=linear_mse", "augment=standard"]))
+
+
+def test_auto_augment_of_images_that_are_not_of_eight_bits_is_refused() -> None:
+    with pytest.raises(DataError, match=r"^augment\.auto_augment: .* at most 16; augment=standard only crops and flips$"):
+        Standard(auto_augment="cifar10").prepare(images(8, (1, 8, 8)) % 17)

@@ -30,15 +30,7 @@ class InputBlock(nn.Module):
     @torch.no_grad()
     def fit(self, x: Tensor) -> None:
         """Set mean and standard deviation from training samples x (N, *input)."""
-        axes = (0, 2, 3) if x.dim() == 4 else (0,)
-        count, total, squares = 0, torch.zeros_like(self.mean, dtype=torch.float64), 0.0
-        for chunk in x.split(4096):
-            values = chunk.double()
-            count += values.numel() // self.mean.numel()
-            total += values.sum(axes, keepdim=True)[0]
-            squares = squares + values.square().sum(axes, keepdim=True)[0]
-        mean = total / count
-        std = (squares / count - mean.square()).clamp_min(0).sqrt()
+        mean, std = moments(x)
         self.mean.copy_(mean)
         self.std.copy_(torch.where(std < 1e-8, 1.0, std))
 
@@ -51,6 +43,21 @@ class InputBlock(nn.Module):
 
     def extra_repr(self) -> str:
         return f"size={self.size}"
+
+
+def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of samples (N, *input) in float64: of images (C, 1, 1), else as one sample."""
+    axes = (0, 2, 3) if x.dim() == 4 else (0,)
+    total: Tensor | float = 0.0
+    squares: Tensor | float = 0.0
+    for chunk in x.split(4096):  # a set of images as floats would take eight times its memory
+        values = chunk.double()
+        total = total + values.sum(axes, keepdim=True)[0]
+        squares = squares + values.square().sum(axes, keepdim=True)[0]
+    assert isinstance(total, Tensor)
+    count = x.numel() // total.numel()
+    mean = total / count
+    return mean, (squares / count - mean.square()).clamp_min(0).sqrt()
 
 
 def enlarge(x: Tensor, size: int) -> Tensor:

@@ -5,11 +5,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from effdl.archs.adapt import moments
 from effdl.augment.augment import Augment
 from effdl.augment.auto_augment import AutoAugment, Policy, applied
 from effdl.augment.index_maps import crop_and_flip, taken
 from effdl.datasets.problem import Change, Facts
-from effdl.errors import ConfigError
+from effdl.errors import ConfigError, DataError
 from effdl.setting import Probability, Size, setting
 
 
@@ -39,39 +40,45 @@ class Standard(Augment):
             raise ConfigError(f"augment.cutout={self.cutout} covers images of {min(sides)} pixels whole")
 
     def prepare(self, images: Tensor) -> Change:
-        mean = images.float().mean((0, 2, 3)).round().to(images.dtype)
+        if self.auto_augment is not None and (most := int(images.max())) < 128:
+            raise DataError(
+                f"augment.auto_augment: its operations are for values from 0 to 255, these images have at most {most}; "
+                "augment=standard only crops and flips"
+            )
+        mean = moments(images)[0].flatten().round().to(images.dtype)
         policy = AutoAugment(self.auto_augment, *images.shape[2:]) if self.auto_augment else None
         return partial(self._change, torch.stack([torch.zeros_like(mean), mean]), policy)
 
     def _change(self, colours: Tensor, policy: AutoAugment | None, images: Tensor, generator: torch.Generator) -> Tensor:
         count, _, height, width = images.shape
         colours = colours.to(images.device)
-        index = self._crop_and_flip(count, height, width, generator).to(images.device)
+        index = self._crop_and_flip(images, generator)
         operation, strength = policy.draw(count, generator) if policy else (None, None)
-        hole = self._hole(count, height, width, generator)
+        hole = self._hole(images, generator)
         if operation is None or strength is None:
             if hole is not None:
-                index.view(count, height, width).masked_fill_(hole.to(images.device), height * width + 1)
+                index.view(count, height, width).masked_fill_(hole, height * width + 1)
             return taken(images, index, colours)
         images = taken(images, index, colours)
         for stage in range(operation.shape[1]):
             images = applied(images, operation[:, stage], strength[:, stage])
         if hole is not None:
-            images = torch.where(hole.to(images.device).unsqueeze(1), colours[1].view(-1, 1, 1), images)
+            images = torch.where(hole.unsqueeze(1), colours[1].view(-1, 1, 1), images)
         return images
 
-    def _crop_and_flip(self, count: int, height: int, width: int, generator: torch.Generator) -> Tensor:
-        top, left = torch.randint(-self.crop, self.crop + 1, (2, count), generator=generator)
-        flip = torch.rand(count, generator=generator) < self.flip
-        return crop_and_flip(top, left, flip, height, width)
+    def _crop_and_flip(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Maps, made on the images' device from what was drawn for each."""
+        top, left = torch.randint(-self.crop, self.crop + 1, (2, len(images)), generator=generator).to(images.device)
+        flip = torch.rand(len(images), generator=generator).to(images.device) < self.flip
+        return crop_and_flip(top, left, flip, *images.shape[2:])
 
-    def _hole(self, count: int, height: int, width: int, generator: torch.Generator) -> Tensor | None:
+    def _hole(self, images: Tensor, generator: torch.Generator) -> Tensor | None:
         """Where Cutout covers the images (N, H, W)."""
         if self.cutout == 0:
             return None
         inside = []
-        for side in (height, width):
-            start = torch.randint(side, (count, 1), generator=generator) - self.cutout // 2
-            place = torch.arange(side) - start
+        for side in images.shape[2:]:
+            start = torch.randint(side, (len(images), 1), generator=generator).to(images.device) - self.cutout // 2
+            place = torch.arange(side, device=images.device) - start
             inside.append((place >= 0) & (place < self.cutout))
         return inside[0][:, :, None] & inside[1][:, None, :]
