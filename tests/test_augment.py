@@ -302,11 +302,7 @@ def test_a_varied_run_is_killed_and_resumed_as_if_it_had_been_left_alone(
     alone = carry_out(spec, tmp_path / "alone")
     plain = carry_out(build(compose(quick)), tmp_path / "alone")
     assert alone["summary"]["network/sha256"] != plain["summary"]["network/sha256"]
-    tiny.interrupt_at_saves(monkeypatch, 2, 5)
-    for _ in range(2):
-        with pytest.raises(KeyboardInterrupt):
-            carry_out(spec, tmp_path / "killed")
-    killed = carry_out(spec, tmp_path / "killed")
+    killed = tiny.resumed(spec, tmp_path / "killed", monkeypatch, 2, 5)
     for key in ("network/sha256", "test/acc", "val/acc"):
         assert killed["summary"][key] == alone["summary"][key]
 

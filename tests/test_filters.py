@@ -296,11 +296,7 @@ def test_a_filtered_run_is_killed_and_resumed_as_if_it_had_been_left_alone(
     quick = ["arch=mlp", "arch.hidden=[8,8]", "method.epochs=3", "dataset.train_limit=300", "test_every=segment"]
     spec = build(compose(["filter=random_subset", "probe=[stable_rank]", *quick]))
     alone = carry_out(spec, tmp_path / "alone")
-    tiny.interrupt_at_saves(monkeypatch, 2, 5)
-    for _ in range(2):
-        with pytest.raises(KeyboardInterrupt):
-            carry_out(spec, tmp_path / "killed")
-    killed = carry_out(spec, tmp_path / "killed")
+    killed = tiny.resumed(spec, tmp_path / "killed", monkeypatch, 2, 5)
 
     def numbers(path: str) -> list[dict[str, Any]]:
         lines = [json.loads(line) for line in (Path(path) / "metrics.jsonl").read_text().splitlines()]

@@ -1,6 +1,7 @@
 """Colour image sets read from files in their published layout, against torchvision's readers of the same files."""
 
 import hashlib
+import inspect
 import io
 import os
 import pickle
@@ -77,7 +78,7 @@ def cifar_python(root: Path, variant: str, monkeypatch: pytest.MonkeyPatch) -> N
     meta = pickle.dumps({"label_names": [], "fine_label_names": []})
     (folder / ("batches.meta" if ten else "meta")).write_bytes(meta)
     monkeypatch.setattr(cifar, "MD5", sums)
-    theirs = getattr(torchvision.datasets, variant)
+    theirs = getattr(torchvision.datasets.cifar, variant)
     monkeypatch.setattr(theirs, "train_list", [[name, sums[name]] for name in sums if not name.startswith("test")])
     monkeypatch.setattr(theirs, "test_list", [[name, sums[name]] for name in sums if name.startswith("test")])
     monkeypatch.setattr(theirs, "meta", {**theirs.meta, "md5": hashlib.md5(meta).hexdigest()})
@@ -239,6 +240,34 @@ def test_missing_incomplete_and_damaged_sets_are_said_in_one_line(name: str, tmp
     (tmp_path / file).unlink()
     with pytest.raises(DataError, match="is incomplete under"):
         dataset.facts()
+
+
+@pytest.mark.parametrize("name", ["CIFAR10", "CIFAR100", "SVHN", "STL10"])
+def test_a_download_asks_torchvisions_class_for_the_whole_set_and_finds_it(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, asked = getattr(torchvision.datasets, name), []
+
+    def fetch(**arguments: Any) -> None:
+        inspect.signature(real).bind(**arguments)  # what the class would take
+        assert arguments.pop("download") is True
+        if name.startswith("CIFAR"):
+            cifar_python(Path(arguments["root"]), name, monkeypatch)
+        elif name == "SVHN":
+            svhn(Path(arguments["root"]).parent, arguments["split"])
+        else:
+            stl10(Path(arguments["root"]))
+        asked.append(arguments)
+
+    made = {"SVHN": Svhn, "STL10": Stl10}.get(name)
+    root = str(tmp_path / "data")
+    dataset: Files = made(root=root, download=True, val_size=5) if made else Cifar(variant=name, root=root, download=True)  # type: ignore[arg-type]
+    with monkeypatch.context() as patch:
+        patch.setattr(torchvision.datasets, name, fetch)
+        facts = dataset.facts()
+        train, test = dataset.load()
+    assert len(train) > 0 and len(test) == EACH and facts.outputs == (100 if name == "CIFAR100" else 10)
+    assert [call.get("split") for call in asked] == (["train", "test"] if name == "SVHN" else [None])
 
 
 def test_coarse_labels_are_cifar_100s_alone() -> None:

@@ -2,8 +2,10 @@
 
 from collections import OrderedDict
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -12,6 +14,7 @@ from effdl.archs.chain import BlockChain
 from effdl.archs.classifier import Classifier
 from effdl.datasets.problem import Facts, Problem, Samples
 from effdl.objectives.losses import SoftmaxCe
+from effdl.records.carry import carry_out
 from effdl.records.run import Run
 from effdl.training.loop import reseed
 
@@ -79,6 +82,15 @@ def interrupt_at_saves(monkeypatch: Any, *when: int) -> None:
             raise KeyboardInterrupt
 
     monkeypatch.setattr(Run, "save", save_and_stop)
+
+
+def resumed(spec: Any, root: Path, monkeypatch: Any, *when: int) -> dict[str, Any]:
+    """What a run ends in that is interrupted at those saves and each time started again."""
+    interrupt_at_saves(monkeypatch, *when)
+    for _ in when:
+        with pytest.raises(KeyboardInterrupt):
+            carry_out(spec, root)
+    return carry_out(spec, root)
 
 
 class WatchedOptimizer:
