@@ -7,7 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +162,7 @@ def build(config: DictConfig | Mapping[str, Any], *, checked: bool = True) -> Sp
     if test_every not in TEST_EVERY:
         raise ConfigError(f"test_every: one of {', '.join(TEST_EVERY)}, not {test_every!r}")
     spec = Spec(**settings, seed=seed, test_every=test_every)
+    spec = replace(spec, hardware=spec.hardware.resolved(spec.arch.gains_by_channels_last))
     if checked:
         check(spec)
     return spec

@@ -52,6 +52,8 @@ def name_of(*overrides: str, data: str = "data") -> str:
         "dataset.val_size=242",
         "test_every=epoch",
         "hardware=hardware",
+        "hardware=cpu",
+        "hardware=auto",
         "results=/elsewhere",
         "workers=7",
         "augment=none",
@@ -111,6 +113,9 @@ CHANGES = [
     "+probe.stable_rank={_target_:effdl.probes.stable_rank.StableRank,every:2}",
     "hardware.threads=1",
     "hardware=gpu",
+    "hardware.precision=bf16",
+    "hardware.layout=channels_last",
+    "hardware.compile=true",
 ]
 
 
@@ -125,7 +130,10 @@ def test_a_runs_name_changes_with_everything_that_its_numbers_hang_on() -> None:
     [
         ((), "9304667963df23fa"),
         (("method=backprop", "arch=mlp", "optimizer=adamw", "test_every=segment", "seed=3"), "4fdb4df4720745c1"),
-        (("method=dll_regularized", "arch.size=16", "hardware=gpu", "test_every=run"), "9f3fce7be76ffa80"),
+        (
+            ("method=dll_regularized", "arch.size=16", "hardware=hardware", "hardware.device=cuda", "test_every=run"),
+            "9f3fce7be76ffa80",
+        ),
         (
             ("dataset=sine", "arch=mlp", "objective=linear_mse", "hardware.threads=2", "method/decision=vgg", "seed=5"),
             "56adfe000df116ce",

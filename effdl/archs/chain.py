@@ -130,6 +130,11 @@ class ArchFacts:
 class Arch(Setting, ABC):
     """A network architecture for any problem."""
 
+    @property
+    def gains_by_channels_last(self) -> bool:
+        """Whether it trains faster on a CPU with its weights and features channels last."""
+        return False
+
     @abstractmethod
     def facts(self, problem: Facts) -> ArchFacts:
         """What follows from the settings alone."""

@@ -28,6 +28,11 @@ class Objective(Setting, ABC):
         """The output units: (B, K) -> (B, K)."""
 
 
+def at_least_float32(outputs: Tensor) -> Tensor:
+    """Outputs that a network computed in half precision as float32, in which losses are; others as they are."""
+    return outputs.float() if outputs.dtype.itemsize < 4 else outputs
+
+
 def decide(outputs: Tensor) -> Tensor:
     """The decision rule for classes: the largest output wins, (B, K) -> (B,). All units here are monotonic."""
     return outputs.argmax(1)

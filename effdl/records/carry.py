@@ -101,7 +101,7 @@ def open_problem(spec: config.Spec, train: Samples, test: Samples) -> Problem:
 def build_network(spec: config.Spec, problem: Problem, device: torch.device) -> BlockChain:
     """The architecture with weights from the stream "init" and the input block fitted to the training split."""
     reseed(seed_for(spec.seed, "init"))
-    model: BlockChain = spec.arch.build(spec.dataset.facts()).to(device)
+    model: BlockChain = spec.hardware.place(spec.arch.build(spec.dataset.facts()), device)
     if isinstance(model.input, InputBlock):
         model.input.fit(problem.train_tensors().x)
     return model
@@ -115,6 +115,7 @@ def open_run(spec: config.Spec, test: Samples, **places: Any) -> Run:
         test=test,
         objective=spec.objective,
         filter=spec.filter,
+        hardware=spec.hardware,
         probes=spec.probe,
         test_every=spec.test_every,
         batch_size=spec.dataset.batch_size,

@@ -20,6 +20,7 @@ from effdl.records.report import Progress, Reporter, Silent
 from effdl.records.store import Store
 from effdl.rng import seed_for
 from effdl.training.handle import SegmentCost
+from effdl.training.hardware import Hardware
 from effdl.training.loop import evaluate
 from effdl.training.optim import Optimizer, Schedule
 
@@ -37,6 +38,7 @@ class Run:
         test: the test split, or None. Methods cannot read it; `test` writes its numbers to the record only.
         objective: for measuring on the test split.
         filter: drops training samples.
+        hardware: what it computes on; by default where the problem and the network are, as they are.
         probes: measure at the ends of epochs.
         store: where records go; None keeps them in ``lines`` and ``notes`` alone.
         log: sees each line too.
@@ -52,6 +54,7 @@ class Run:
         test: Samples | None = None,
         objective: Objective | None = None,
         filter: Filter | None = None,
+        hardware: Hardware | None = None,
         probes: Sequence[Probe] = (),
         store: Store | None = None,
         log: Log | None = None,
@@ -62,6 +65,7 @@ class Run:
     ) -> None:
         self._seed, self._optimizer = seed, optimizer
         self._objective, self._filter, self._probes = objective, filter, probes
+        self.hardware = hardware or Hardware()
         self._measure = Measure(test, objective, batch_size) if test is not None and objective is not None else None
         self._store, self._log, self._reporter, self._test_every = store, log, reporter or Silent(), test_every
         self.name = name
@@ -76,9 +80,16 @@ class Run:
         self._show_at = 0.0
 
     @classmethod
-    def in_memory(cls, optimizer: Optimizer | None = None, *, seed: int = 0, reporter: Reporter | None = None) -> "Run":
+    def in_memory(
+        cls,
+        optimizer: Optimizer | None = None,
+        *,
+        seed: int = 0,
+        hardware: Hardware | None = None,
+        reporter: Reporter | None = None,
+    ) -> "Run":
         """A run without files, for use from Python."""
-        return cls(seed, optimizer, reporter=reporter)
+        return cls(seed, optimizer, hardware=hardware, reporter=reporter)
 
     @property
     def schedule(self) -> Schedule | None:
@@ -146,7 +157,7 @@ class Run:
     def test(self, model: nn.Module, segment: int, epoch: int, last: bool) -> None:
         if self._measure is None or self._test_every == "run" or (self._test_every == "segment" and not last):
             return
-        with self.timer("test"):
+        with self.timer("test"), self.hardware.autocast():
             self._append({"segment": segment, "epoch": epoch, **self._measure.above(model, last)})
 
     def probe(self, blocks: nn.Sequential, segment: int, epoch: int, last: bool) -> None:
@@ -196,12 +207,13 @@ class Run:
         for name, choose in (("test/acc", max), ("test/mse", min)):
             if values := [line[name] for line in self.lines if line.get(name) is not None]:
                 best[f"{name}_best_{self._test_every}"] = choose(values)
-        validated = evaluate(network, val, self._objective) if self._objective is not None else {}
+        with self.hardware.autocast():
+            validated = evaluate(network, val, self._objective) if self._objective is not None else {}
         chosen = self.notes.get("segment/chosen")
         passes = [line for line in self.lines if "train/loss" in line]
         of_network = [line for line in passes if chosen in (None, line["segment"])]
         samples = [line.get("data/samples") for line in passes]  # not counted in lines of a run begun by an older version
-        with self.timer("test"):
+        with self.timer("test"), self.hardware.autocast():
             tested = self._measure.whole(network) if self._measure is not None else {}
         self._count_wall()
         return {

@@ -68,7 +68,7 @@ class BottomUp:
             self.chain.load_state_dict(saved["chain"])
         best = saved["best"] if saved else None
         first = saved["segment"] if saved else 0
-        feeder = Feeder(self.problem, self.chain.input, self.keep_bytes)
+        feeder = Feeder(self.problem, self.chain.input, self.keep_bytes, self.run.hardware)
         most_kept, feature_passes = 0, 0
         for i, plan in enumerate(self.plans):
             with self.run.timer("feed"):
@@ -80,6 +80,8 @@ class BottomUp:
                 if saved is not None and i == first:
                     state.load_state_dict(saved["state"])
                     history = saved["history"]
+                if self.run.hardware.compile:
+                    state.compile()
                 best = self._train(i, state, feeder, best, history)
             feeder.advance(*self.chain[plan.start : plan.stop])
             self.run.freeze(*self.chain[plan.start : plan.stop], keep_bytes=self.keep_bytes)
@@ -104,6 +106,7 @@ class BottomUp:
             schedule=self.run.schedule,
             input_dropout=plan.input_dropout,
             checkpoint=plan.checkpoint,
+            autocast=self.run.hardware.autocast,
         )
 
     def _train(
@@ -117,7 +120,7 @@ class BottomUp:
             epoch = state.epoch
             with self.run.timer("train"):
                 loss, samples = self._one_epoch(i, state, feeder, passes + epoch)
-            with self.run.timer("eval"):
+            with self.run.timer("eval"), self.run.hardware.autocast():
                 val = evaluate(local, feeder.val(), self.problem.objective)
             if not math.isfinite(val.get("loss", 0.0)):
                 where = f"segment {i + 1} of {len(self.plans)}, epoch {epoch + 1}"

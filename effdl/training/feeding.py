@@ -7,7 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from effdl.datasets.problem import Batch, Problem, Samples
+from effdl.training.feednet import feednet
 from effdl.training.handle import SampleFilter
+from effdl.training.hardware import Hardware
 
 
 class Feeder:
@@ -18,12 +20,15 @@ class Feeder:
         prefix: the input block; must be in eval mode, like all that `advance` adds.
         limit_bytes: outputs are kept where those of the training and validation set together fit, else a feednet
             computes them for every batch. Both give the same numbers to float tolerance.
+        hardware: precision and layout of what the segment gets.
     """
 
-    def __init__(self, problem: Problem, prefix: nn.Module, limit_bytes: int) -> None:
+    def __init__(self, problem: Problem, prefix: nn.Module, limit_bytes: int, hardware: Hardware | None = None) -> None:
         self.problem = problem
         self.limit_bytes = limit_bytes
+        self._hardware = hardware or Hardware()
         self._pending: list[nn.Module] = [prefix]
+        self._fast = 0  # so many of them are feednets already
         self._train, self._val = problem.train_tensors(), problem.val_tensors()
         self.kept_bytes = 0
 
@@ -37,19 +42,26 @@ class Feeder:
         self._pending.extend(blocks)
 
     def keep(self) -> bool:
-        """Replace what is kept by the prefix's outputs if both fit for a moment; returns whether features are kept."""
+        """Replace what is kept by the prefix's outputs if both fit for a moment; returns whether features are kept.
+
+        Where they are not, the prefix feeds, in the form that is fast.
+        """
         if not self._pending:
             return True
+        if not self._fits():
+            self._pending[self._fast :] = map(self._hardware.compiled, map(feednet, self._pending[self._fast :]))
+            self._fast = len(self._pending)
+            return False
+        self._train, self._val = (Samples(self._forward_all(part), part.y) for part in (self._train, self._val))
+        self._pending, self._fast = [], 0
+        self.kept_bytes = self._train.x.nbytes + self._val.x.nbytes
+        return True
+
+    def _fits(self) -> bool:
         if self.problem.augment is not None:  # every epoch has other inputs
             return False
-        like = self.features(self._train.x[:1])[0]
-        needed = (self.problem.num_train + self.problem.num_val) * like.nbytes
-        if needed + self.kept_bytes > self.limit_bytes:
-            return False
-        self._train, self._val = (Samples(self._forward_all(part, like), part.y) for part in (self._train, self._val))
-        self._pending = []
-        self.kept_bytes = needed
-        return True
+        needed = (self.problem.num_train + self.problem.num_val) * self.features(self._train.x[:1]).nbytes
+        return needed + self.kept_bytes <= self.limit_bytes
 
     def train(self, epoch: int, filter: SampleFilter | None = None, seed: int = 0) -> Iterator[Batch]:
         """The epoch's batches in the problem's order, x being the prefix's outputs; only what a filter keeps of them.
@@ -68,18 +80,21 @@ class Feeder:
         return map(self._feed, self._val.batches(self.problem.batch_size))
 
     def features(self, x: Tensor) -> Tensor:
-        """The feednet: outputs of the frozen prefix for stored x, no graph kept."""
-        with torch.no_grad():
+        """Outputs of the frozen prefix for stored x, in the hardware's precision and layout; no graph kept."""
+        with torch.no_grad(), self._hardware.autocast():
             for module in self._pending:
                 x = module(x)
-        return x
+        return x.contiguous(memory_format=self._hardware.memory_format) if x.dim() == 4 else x
 
     def _feed(self, batch: Batch) -> Batch:
         return replace(batch, x=self.features(batch.x)) if self._pending else batch
 
-    def _forward_all(self, samples: Samples, like: Tensor) -> Tensor:
-        """Outputs for a whole split, filled chunk by chunk; ``like`` is one sample's."""
-        out = like.new_empty(len(samples), *like.shape)
+    def _forward_all(self, samples: Samples) -> Tensor:
+        """Outputs for a whole split, filled chunk by chunk."""
+        like = self.features(self._train.x[:1])
+        layout = self._hardware.memory_format if like.dim() == 4 else torch.contiguous_format
+        shape = (len(samples), *like.shape[1:])
+        out = torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=layout)
         for start in range(0, len(samples), self.problem.batch_size):
             chunk = samples.x[start : start + self.problem.batch_size]
             out[start : start + len(chunk)] = self.features(chunk)

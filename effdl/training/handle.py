@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from effdl.datasets.problem import Batch
+from effdl.training.hardware import Hardware
 from effdl.training.memory import Memory
 from effdl.training.optim import Schedule
 
@@ -60,6 +61,10 @@ class SampleFilter(Protocol):
 
 class RunHandle(Protocol):
     """An open run."""
+
+    @property
+    def hardware(self) -> Hardware:
+        """What the run computes on."""
 
     @property
     def schedule(self) -> Schedule | None:

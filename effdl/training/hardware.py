@@ -1,19 +1,50 @@
-"""Where a run computes."""
+"""Where and how a run computes: device, threads, precision, memory layout."""
 
-from typing import Literal
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from typing import Any, Literal, TypeVar
 
 import torch
+from torch import nn
 
-from effdl.errors import HardwareError
-from effdl.setting import Count, Setting, setting
+from effdl.errors import ConfigError, HardwareError
+from effdl.setting import Count, Setting, Switch, setting
+
+M = TypeVar("M", bound=nn.Module)
 
 
 @setting
 class Hardware(Setting):
-    """Device and CPU threads; threads null takes all cores for a lone run and one for each run of a sweep."""
+    """What a run computes on. Whatever says "auto" is settled by `resolved`, before the run has its name.
 
-    device: Literal["cpu", "cuda"] = "cpu"
+    device: "auto" takes the GPU where there is one.
+    threads: of the CPU; null takes all cores for a lone run and one for each run of a sweep.
+    precision: "bf16" runs forward passes under autocast, weights and losses staying float32; "tf32" lets a GPU round the
+        factors of float32 products to 10 bits. "auto" is bf16 on a GPU that has it, float32 elsewhere.
+    layout: of images' weights and features: "channels_last" (NHWC) or "contiguous" (NCHW). "auto" is channels_last on a GPU,
+        and on a CPU for networks that train faster so (`Arch.gains_by_channels_last`).
+    compile: torch.compile for each block that learns and for feednets; the first steps take minutes.
+    """
+
+    device: Literal["auto", "cpu", "cuda"] = "cpu"
     threads: Count | None = None
+    precision: Literal["auto", "float32", "tf32", "bf16"] = "float32"
+    layout: Literal["auto", "contiguous", "channels_last"] = "contiguous"
+    compile: Switch = False
+
+    def resolved(self, gains_by_channels_last: bool) -> "Hardware":
+        """The same with all that is left open settled for this machine and a network. Raises ConfigError."""
+        device = self.device if self.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+        on_gpu = device == "cuda"
+        if self.precision == "tf32" and not on_gpu:
+            raise ConfigError("hardware.precision: tf32 is a GPU's; a CPU has float32 and bf16")
+        half = on_gpu and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+        settled: dict[str, Any] = {"device": device}
+        if self.precision == "auto":
+            settled["precision"] = "bf16" if half else "float32"
+        if self.layout == "auto":
+            settled["layout"] = "channels_last" if on_gpu or gains_by_channels_last else "contiguous"
+        return replace(self, **settled)
 
     def open(self, threads: int | None = None) -> torch.device:
         """The device, ready; ``threads`` is used where the setting leaves them open. Raises HardwareError."""
@@ -21,4 +52,23 @@ class Hardware(Setting):
             raise HardwareError("hardware.device=cuda: no CUDA device on this machine; hardware=cpu runs without one")
         if count := self.threads or threads:
             torch.set_num_threads(count)
+        if self.device == "cuda":
+            rounding = "ieee" if self.precision == "float32" else "tf32"
+            torch.backends.cuda.matmul.fp32_precision = torch.backends.cudnn.fp32_precision = rounding
         return torch.device(self.device)
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The context of a forward pass and its loss."""
+        return torch.autocast(self.device, dtype=torch.bfloat16) if self.precision == "bf16" else nullcontext()
+
+    def compiled(self, module: nn.Module) -> nn.Module:
+        """The module as it is to be called; its weights stay where they are."""
+        return torch.compile(module) if self.compile else module  # type: ignore[return-value]
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        return torch.channels_last if self.layout == "channels_last" else torch.contiguous_format
+
+    def place(self, module: M, device: torch.device) -> M:
+        """The module itself, on the device, its convolutions' weights in the layout."""
+        return module.to(device=device, memory_format=self.memory_format)  # type: ignore[call-overload, no-any-return]

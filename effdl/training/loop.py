@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from effdl.datasets.problem import Batch
-from effdl.objectives.objective import Objective, decide
+from effdl.objectives.objective import Objective, at_least_float32, decide
 
 Step = Callable[[Batch], Batch]
 
@@ -72,7 +72,7 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], objective: Objective) -
     try:
         with torch.no_grad():
             for batch in batches:
-                outputs = model(batch.x)
+                outputs = at_least_float32(model(batch.x))
                 losses = objective.loss(outputs, batch.y).double().sum()
                 if batch.y.is_floating_point():
                     name = "mse"

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from effdl.archs.chain import BlockChain
 from effdl.datasets.problem import Batch
 from effdl.errors import ConfigError
-from effdl.objectives.objective import Objective
+from effdl.objectives.objective import Objective, at_least_float32
 from effdl.training.loop import reduce_loss, switch_mode, train_epoch
 from effdl.training.optim import Schedule, set_epoch
 
@@ -74,7 +74,7 @@ class DecisionLoss(LocalLoss):
 
     def forward(self, outputs: Tensor, batch: Batch) -> Tensor:
         logits = self.decision(gradient_dropout(outputs, self.gradient_dropout))
-        return self.objective.loss(logits, batch.y)
+        return self.objective.loss(at_least_float32(logits), batch.y)
 
     def predictor(self, chain: BlockChain) -> BlockChain:
         return chain.with_head(self.decision)
@@ -92,6 +92,7 @@ class SegmentState:
         schedule: learning rate by epoch, constant where None.
         input_dropout: epoch -> dropout probability on the segment's input.
         checkpoint: recompute each block in the backward pass instead of keeping its activations.
+        autocast: context of each forward pass and its loss, such as mixed precision.
     """
 
     def __init__(
@@ -105,10 +106,12 @@ class SegmentState:
         schedule: Schedule | None = None,
         input_dropout: Callable[[int], float] = lambda epoch: 0.0,
         checkpoint: bool = False,
+        autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
         self.blocks, self.local_loss, self.optimizer = blocks, local_loss, optimizer
         self.seed, self.epochs, self.schedule = seed, epochs, schedule
-        self.input_dropout, self.checkpoint = input_dropout, checkpoint
+        self.input_dropout, self.checkpoint, self.autocast = input_dropout, checkpoint, autocast
+        self._compiled: list[Callable[[Tensor], Tensor]] | None = None
         self.epoch = 0
 
     @property
@@ -135,9 +138,10 @@ class SegmentState:
         version = batch.x._version
         x = batch.x.detach()  # whatever made x, no gradient goes below the segment
         p = self.input_dropout(self.epoch)
-        outputs = self.forward(F.dropout(x, p) if p > 0 else x)
-        yielded = outputs._version
-        loss = self.local_loss(outputs, batch)
+        with self.autocast():
+            outputs = self.forward(F.dropout(x, p) if p > 0 else x)
+            yielded = outputs._version
+            loss = self.local_loss(outputs, batch)
         if batch.x._version != version or outputs._version != yielded:
             part = "segment" if batch.x._version != version else "decision block"
             raise ConfigError(f"a {part} must not begin with an in-place operation: it overwrites what the one below yields")
@@ -145,9 +149,14 @@ class SegmentState:
         return replace(batch, x=outputs.detach(), loss=loss.detach())
 
     def forward(self, x: Tensor) -> Tensor:
-        for block in self.blocks:
-            x = checkpointed(block, x) if self.checkpoint else block(x)
+        for i, block in enumerate(self.blocks):
+            call = self._compiled[i] if self._compiled else block
+            x = checkpointed(block, x, call) if self.checkpoint else call(x)
         return x
+
+    def compile(self) -> None:
+        """From now on call the blocks as torch.compile makes them; the modules stay what they are."""
+        self._compiled = [torch.compile(block) for block in self.blocks]
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -164,9 +173,12 @@ class SegmentState:
         self.epoch = state["epoch"]
 
 
-def checkpointed(block: nn.Module, x: Tensor) -> Tensor:
-    """block(x) whose activations are recomputed in the backward pass (Chen et al. 2016), dropout masks and all."""
-    out: Tensor = checkpoint(block, x, use_reentrant=False, context_fn=lambda: (nullcontext(), still_statistics(block)))
+def checkpointed(block: nn.Module, x: Tensor, call: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+    """block(x) whose activations are recomputed in the backward pass (Chen et al. 2016), dropout masks and all.
+
+    call: the block as it is called, compiled for example.
+    """
+    out: Tensor = checkpoint(call or block, x, use_reentrant=False, context_fn=lambda: (nullcontext(), still_statistics(block)))
     return out
 
 
