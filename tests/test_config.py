@@ -137,7 +137,7 @@ def test_none_is_the_absence_of_a_choice(group: str) -> None:
 
 
 def test_the_presets_say_what_the_thesis_says() -> None:
-    assert spec("method=dll").method == Segmentwise()
+    assert spec("method=dll").method == Segmentwise(epochs=5)
     # §6.4: its 4-layer network has three layers below the last, and a single affine decision-layer.
     first_results = Segmentwise(epochs=(30, 40, 50, 60), decision=Pool(size=None))
     assert spec("method=dll_first_results", "arch=cnn4").method == first_results

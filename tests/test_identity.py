@@ -46,7 +46,7 @@ def name_of(*overrides: str, data: str = "data") -> str:
     [
         "optimizer.lr=0.05",
         "arch.widths=[32,64,128]",
-        "method=segmentwise",
+        "method.epochs=5",
         "method.decision.size=1",
         "method/decision=pool",
         "dataset.val_size=242",
@@ -128,14 +128,17 @@ def test_a_runs_name_changes_with_everything_that_its_numbers_hang_on() -> None:
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
-        ((), "9304667963df23fa"),
+        (("method.epochs=10",), "9304667963df23fa"),
         (("method=backprop", "arch=mlp", "optimizer=adamw", "test_every=segment", "seed=3"), "4fdb4df4720745c1"),
         (
             ("method=dll_regularized", "arch.size=16", "hardware=hardware", "hardware.device=cuda", "test_every=run"),
             "9f3fce7be76ffa80",
         ),
         (
-            ("dataset=sine", "arch=mlp", "objective=linear_mse", "hardware.threads=2", "method/decision=vgg", "seed=5"),
+            (
+                *("dataset=sine", "arch=mlp", "objective=linear_mse", "hardware.threads=2"),
+                *("method/decision=vgg", "method.epochs=10", "seed=5"),
+            ),
             "56adfe000df116ce",
         ),
     ],

@@ -246,10 +246,18 @@ def drain_epoch(
     if not total.isfinite().all():
         step = int((~total.isfinite()).nonzero()[0]) + 1
         raise Diverged(f"loss is {total[step - 1].item()} at {where}, step {step}: try a smaller optimizer.lr")
-    for name, tensor in state.modules.state_dict().items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise Diverged(f"weight {name} is not finite after {where}: try a smaller optimizer.lr")
+    if (name := not_finite(state.modules)) is not None:
+        raise Diverged(f"weight {name} is not finite after {where}: try a smaller optimizer.lr")
     return float(total.double().sum()) / samples, samples
+
+
+def not_finite(module: nn.Module) -> str | None:
+    """The first weight or buffer with a value that is no finite number. One pass over the memory and one wait for the device
+    where all is well."""
+    named = {name: t for name, t in module.state_dict().items() if t.is_floating_point() and t.numel()}
+    if not named or torch.stack([t.sum().double() for t in named.values()]).isfinite().all():
+        return None
+    return next((name for name, t in named.items() if not t.isfinite().all()), None)
 
 
 def held_bytes(*modules: nn.Module) -> int:

@@ -1,7 +1,6 @@
 """Feeding a segment: by a feednet, or by the frozen prefix's outputs computed once and kept (Algorithm 3, line 8)."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -87,7 +86,7 @@ class Feeder:
         return x.contiguous(memory_format=self._hardware.memory_format) if x.dim() == 4 else x
 
     def _feed(self, batch: Batch) -> Batch:
-        return replace(batch, x=self.features(batch.x)) if self._pending else batch
+        return batch.passed_on(self.features(batch.x)) if self._pending else batch
 
     def _forward_all(self, samples: Samples) -> Tensor:
         """Outputs for a whole split, filled chunk by chunk."""

@@ -3,7 +3,6 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -146,7 +145,7 @@ class SegmentState:
             part = "segment" if batch.x._version != version else "decision block"
             raise ConfigError(f"a {part} must not begin with an in-place operation: it overwrites what the one below yields")
         reduce_loss(loss, batch.sample_weight).backward()
-        return replace(batch, x=outputs.detach(), loss=loss.detach())
+        return batch.passed_on(outputs.detach(), loss.detach())
 
     def forward(self, x: Tensor) -> Tensor:
         for i, block in enumerate(self.blocks):
