@@ -342,3 +342,11 @@ def test_an_augmentation_of_vectors_is_refused_before_anything_is_read() -> None
 def test_auto_augment_of_images_that_are_not_of_eight_bits_is_refused() -> None:
     with pytest.raises(DataError, match=r"^augment\.auto_augment: .* at most 16; augment=standard only crops and flips$"):
         Standard(auto_augment="cifar10").prepare(images(8, (1, 8, 8)) % 17)
+
+
+@pytest.mark.parametrize("setting", [Standard(auto_augment="svhn"), Standard(cutout=4)])
+def test_images_that_are_no_bytes_are_only_cropped_and_flipped(setting: Standard) -> None:
+    batch = images(8, (3, 8, 8)).float()
+    with pytest.raises(DataError, match=r"^augment: .* stored as bytes, not as torch\.float32; augment=standard$"):
+        setting.prepare(batch)
+    assert torch.equal(changed(Standard(), batch), changed(Standard(), batch.to(torch.uint8)).float())

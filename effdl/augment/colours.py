@@ -95,8 +95,8 @@ def grey(values: Tensor) -> Tensor:
 
 
 def where(mask: Tensor, images: Tensor, others: Tensor) -> Tensor:
-    """torch.where of bytes, ten times as fast on CPUs, where that goes byte by byte."""
-    ones = mask.to(torch.uint8).neg_()
+    """torch.where of bytes, for a mask of bools or of bytes 0 and 1; ten times as fast on a CPU, which takes those singly."""
+    ones = -mask.to(torch.uint8)
     return (images & ones).bitwise_or_(others & ~ones)
 
 

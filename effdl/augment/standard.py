@@ -41,6 +41,10 @@ class Standard(Augment):
             raise ConfigError(f"augment.cutout={self.cutout} covers images of {min(sides)} pixels whole")
 
     def prepare(self, images: Tensor) -> Change:
+        if images.dtype != torch.uint8 and (self.auto_augment is not None or self.cutout):
+            raise DataError(
+                f"augment: AutoAugment and Cutout are for images stored as bytes, not as {images.dtype}; augment=standard"
+            )
         if self.auto_augment is not None and (most := int(images.max())) < 128:
             raise DataError(
                 f"augment.auto_augment: its operations are for values from 0 to 255, these images have at most {most}; "
@@ -66,12 +70,12 @@ class Standard(Augment):
         return crop_and_flip(top, left, flip, *images.shape[2:])
 
     def _hole(self, images: Tensor, generator: torch.Generator) -> Tensor | None:
-        """Where Cutout covers the images (N, 1, H, W)."""
+        """Where Cutout covers the images (N, 1, H, W): 1 there, else 0."""
         if self.cutout == 0:
             return None
         inside = []
         for side in images.shape[2:]:
             start = torch.randint(side, (len(images), 1), generator=generator).to(images.device) - self.cutout // 2
             place = torch.arange(side, device=images.device) - start
-            inside.append((place >= 0) & (place < self.cutout))
+            inside.append(((place >= 0) & (place < self.cutout)).to(images.dtype))
         return (inside[0][:, :, None] & inside[1][:, None, :]).unsqueeze(1)
