@@ -166,3 +166,23 @@ def test_a_library_that_is_not_installed_is_named(name: str, package: str, monke
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ConfigError, match=r"needs (torchvision|timm) .*pip install 'effdl\[vision\]'"):
         build(name)
+
+
+@pytest.mark.parametrize(
+    "stem", [pytest.param("library", marks=pytest.mark.slow), pytest.param("96", marks=pytest.mark.slow), "32"]
+)
+@pytest.mark.parametrize("name", EACH)
+def test_the_least_image_is_learned_from_and_one_of_a_pixel_less_is_refused(name: str, stem: Any) -> None:
+    least = arch(name, stem=stem).facts(facts()).least_size
+    assert least == (16, 8, 4)[("library", "96", "32").index(stem)] * (1 if name == "vit_tiny" else 2)
+    chain = build(name, least, size=least, stem=stem)
+    logits = chain(raw(2, least))
+    logits.square().sum().backward()
+    assert logits.shape == (2, 10) and logits.isfinite().all()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in chain.parameters())
+    with pytest.raises(
+        ConfigError, match=rf"^arch\.size: images of {least - 1} pixels are too small.* at least {least}; "
+    ) as error:
+        arch(name, size=least - 1, stem=stem).check(facts(least - 1))
+    assert f"arch.size={least} enlarges them" in str(error.value)
+    arch(name, size=least, stem=stem).check(facts(least - 1))

@@ -141,7 +141,11 @@ class Arch(Setting, ABC):
 
     @abstractmethod
     def build(self, problem: Facts) -> BlockChain:
-        """The network with freshly drawn weights (global generator)."""
+        """The network with the weights that training starts from, freshly drawn (global generator) or given."""
+
+    def untrained(self) -> "Arch":
+        """The same network, for weights of which it will be given all: its own need not be there."""
+        return self
 
     def check(self, problem: Facts) -> None:
         """Raise a ConfigError where this network cannot take the problem's inputs."""

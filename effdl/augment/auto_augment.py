@@ -122,21 +122,13 @@ class AutoAugment:
 def applied(images: Tensor, operation: Tensor, strength: Tensor) -> Tensor:
     """One operation on each image (N, C, H, W), in groups of the same; ``operation`` and ``strength`` (N,) lie on the CPU."""
     order = operation.argsort()
-    ends = torch.bincount(operation, minlength=NOTHING + 1).cumsum(0).tolist()
-    rows, strength = order.to(images.device), strength[order].to(images.device)
-    images = images.clone()
-    if moved := ends[GEOMETRIC - 1]:
-        matrices = [
-            OPERATIONS[NAMES[k]].apply(strength[start:stop], *images.shape[2:])
-            for k, (start, stop) in enumerate(zip([0, *ends], ends[:GEOMETRIC], strict=False))
-            if stop > start
-        ]
-        index = index_maps.affine(torch.cat(matrices), *images.shape[2:])
-        black = images.new_zeros(1, images.shape[1])
-        images.index_copy_(0, rows[:moved], index_maps.taken(images[rows[:moved]], index, black))
-    for k in range(GEOMETRIC, NOTHING):
-        start, stop = ends[k - 1], ends[k]
-        if stop > start:
-            group = rows[start:stop]
-            images.index_copy_(0, group, OPERATIONS[NAMES[k]].apply(images[group], strength[start:stop]))
-    return images
+    ends = [0, *torch.bincount(operation, minlength=NOTHING + 1).cumsum(0).tolist()]
+    groups = [(OPERATIONS[NAMES[k]].apply, ends[k], ends[k + 1]) for k in range(NOTHING) if ends[k] < ends[k + 1]]
+    images, strength = images.index_select(0, order.to(images.device)), strength[order].to(images.device)
+    if moved := ends[GEOMETRIC]:
+        matrices = [apply(strength[start:stop], *images.shape[2:]) for apply, start, stop in groups if stop <= moved]
+        images[:moved] = index_maps.taken(images[:moved], index_maps.affine(torch.cat(matrices), *images.shape[2:]))
+    for apply, start, stop in groups:
+        if start >= moved:
+            images[start:stop] = apply(images[start:stop], strength[start:stop])
+    return images.index_select(0, order.argsort().to(images.device))

@@ -1,30 +1,27 @@
 """Geometric operations as index maps: for each pixel of the result, the pixel of the source that it takes.
 
-A map is (N, H·W) of flat positions in the source; H·W stands for "outside". One gather carries it out, whatever the operation,
-and maps compose exactly. All take the nearest pixel, as torchvision does by default.
+A map is (N, H·W) of flat positions in the source with a border of one black pixel around it, on which lies all that is
+outside. One gather carries it out, whatever the operation. All take the nearest pixel, as torchvision does by default.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
-def taken(images: Tensor, index: Tensor, outside: Tensor) -> Tensor:
-    """The pixels of images (N, C, H, W) that maps (N, H·W) name; position H·W + k is the colour ``outside[k]``, (K, C)."""
-    count, channels = images.shape[:2]
-    source = torch.cat([images.flatten(2), outside.t().expand(count, -1, -1)], 2)
-    return source.gather(2, index.unsqueeze(1).expand(-1, channels, -1)).view(images.shape)
+def taken(images: Tensor, index: Tensor) -> Tensor:
+    """The pixels of images (N, C, H, W) that maps (N, H·W) name."""
+    source = F.pad(images, (1, 1, 1, 1)).flatten(2)
+    return source.gather(2, index.unsqueeze(1).expand(-1, images.shape[1], -1)).view(images.shape)
 
 
 def crop_and_flip(top: Tensor, left: Tensor, flip: Tensor, height: int, width: int) -> Tensor:
     """Maps of crops that begin ``top`` rows below and ``left`` columns right of the image's corner (negative: outside), each
     mirrored from left to right where ``flip``; all (N,)."""
-    outside = height * width
     rows = torch.arange(height, device=top.device) + top[:, None]
     columns = torch.arange(width, device=top.device)
     columns = torch.where(flip[:, None], width - 1 - columns, columns) + left[:, None]
-    rows = torch.where((rows >= 0) & (rows < height), rows * width, outside)
-    columns = torch.where((columns >= 0) & (columns < width), columns, outside)
-    return (rows[:, :, None] + columns[:, None, :]).clamp_(max=outside).flatten(1)
+    return _map(rows[:, :, None], columns[:, None, :], height, width)
 
 
 def affine(matrices: Tensor, height: int, width: int) -> Tensor:
@@ -35,11 +32,14 @@ def affine(matrices: Tensor, height: int, width: int) -> Tensor:
     x = torch.arange(width, device=matrices.device) - (width - 1) / 2
     y = torch.arange(height, device=matrices.device) - (height - 1) / 2
     across, down, offset = (matrices[:, :, i, None, None] for i in range(3))
-    source = (across * x + (down * y[:, None] + offset)).flatten(2)  # (N, 2, H·W)
-    columns = (source[:, 0] + (width - 1) / 2).round_().long()
-    rows = (source[:, 1] + (height - 1) / 2).round_().long()
-    inside = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
-    return torch.where(inside, rows * width + columns, height * width)
+    columns, rows = (across * x + (down * y[:, None] + offset)).unbind(1)  # (N, H, W)
+    return _map(rows.add_((height - 1) / 2).round_(), columns.add_((width - 1) / 2).round_(), height, width)
+
+
+def _map(rows: Tensor, columns: Tensor, height: int, width: int) -> Tensor:
+    """The map to whole rows and columns, overwritten, that broadcast to (N, H, W); all that lies outside is the border."""
+    rows, columns = rows.clamp_(-1, height), columns.clamp_(-1, width)
+    return torch.add(columns.add_(width + 3), rows, alpha=width + 2).long().flatten(1)
 
 
 def shear_x(share: Tensor, height: int, width: int) -> Tensor:

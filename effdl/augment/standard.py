@@ -8,6 +8,7 @@ from torch import Tensor
 from effdl.archs.adapt import moments
 from effdl.augment.augment import Augment
 from effdl.augment.auto_augment import AutoAugment, Policy, applied
+from effdl.augment.colours import where
 from effdl.augment.index_maps import crop_and_flip, taken
 from effdl.datasets.problem import Change, Facts
 from effdl.errors import ConfigError, DataError
@@ -40,31 +41,27 @@ class Standard(Augment):
             raise ConfigError(f"augment.cutout={self.cutout} covers images of {min(sides)} pixels whole")
 
     def prepare(self, images: Tensor) -> Change:
+        if images.dtype != torch.uint8 and (self.auto_augment is not None or self.cutout):
+            raise DataError(
+                f"augment: AutoAugment and Cutout are for images stored as bytes, not as {images.dtype}; augment=standard"
+            )
         if self.auto_augment is not None and (most := int(images.max())) < 128:
             raise DataError(
                 f"augment.auto_augment: its operations are for values from 0 to 255, these images have at most {most}; "
                 "augment=standard only crops and flips"
             )
-        mean = moments(images)[0].flatten().round().to(images.dtype)
+        mean = moments(images)[0].round().to(images.dtype)
         policy = AutoAugment(self.auto_augment, *images.shape[2:]) if self.auto_augment else None
-        return partial(self._change, torch.stack([torch.zeros_like(mean), mean]), policy)
+        return partial(self._change, mean, policy)
 
-    def _change(self, colours: Tensor, policy: AutoAugment | None, images: Tensor, generator: torch.Generator) -> Tensor:
-        count, _, height, width = images.shape
-        colours = colours.to(images.device)
+    def _change(self, mean: Tensor, policy: AutoAugment | None, images: Tensor, generator: torch.Generator) -> Tensor:
         index = self._crop_and_flip(images, generator)
-        operation, strength = policy.draw(count, generator) if policy else (None, None)
+        operation, strength = policy.draw(len(images), generator) if policy else torch.empty(2, len(images), 0)
         hole = self._hole(images, generator)
-        if operation is None or strength is None:
-            if hole is not None:
-                index.view(count, height, width).masked_fill_(hole, height * width + 1)
-            return taken(images, index, colours)
-        images = taken(images, index, colours)
+        images = taken(images, index)
         for stage in range(operation.shape[1]):
             images = applied(images, operation[:, stage], strength[:, stage])
-        if hole is not None:
-            images = torch.where(hole.unsqueeze(1), colours[1].view(-1, 1, 1), images)
-        return images
+        return images if hole is None else where(hole, mean.to(images.device), images)
 
     def _crop_and_flip(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Maps, made on the images' device from what was drawn for each."""
@@ -73,12 +70,12 @@ class Standard(Augment):
         return crop_and_flip(top, left, flip, *images.shape[2:])
 
     def _hole(self, images: Tensor, generator: torch.Generator) -> Tensor | None:
-        """Where Cutout covers the images (N, H, W)."""
+        """Where Cutout covers the images (N, 1, H, W): 1 there, else 0."""
         if self.cutout == 0:
             return None
         inside = []
         for side in images.shape[2:]:
             start = torch.randint(side, (len(images), 1), generator=generator).to(images.device) - self.cutout // 2
             place = torch.arange(side, device=images.device) - start
-            inside.append((place >= 0) & (place < self.cutout))
-        return inside[0][:, :, None] & inside[1][:, None, :]
+            inside.append(((place >= 0) & (place < self.cutout)).to(images.dtype))
+        return (inside[0][:, :, None] & inside[1][:, None, :]).unsqueeze(1)

@@ -168,7 +168,9 @@ def load_network(path: str | Path) -> nn.Module:
     settings = {group: config.build_setting(stored["config"][group], group) for group in ("arch", "method", "objective")}
     facts = Facts(**{**stored["facts"], "input_shape": tuple(stored["facts"]["input_shape"])})
     metrics = summary["summary"]
-    network: nn.Module = settings["method"].network(settings["arch"].build(facts), facts, settings["objective"], metrics)
+    network: nn.Module = settings["method"].network(
+        settings["arch"].untrained().build(facts), facts, settings["objective"], metrics
+    )
     file = path / "network.safetensors"
     try:
         network.load_state_dict(load_file(file))

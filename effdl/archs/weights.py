@@ -1,0 +1,128 @@
+"""Weights that a network starts from: read from a file without running code, and fitted to the network by name and shape."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from effdl.archs.chain import BlockChain
+from effdl.errors import ConfigError, one_line
+
+PUBLISHED = "pretrained"
+State = Mapping[str, Tensor]
+
+
+def located(weights: str, name: str, maker: Literal["torchvision", "timm"]) -> Path:
+    """The file: a local one, or for "pretrained" the library's own, fetched into its cache unless it lies there.
+
+    Raises:
+        ConfigError: there is none, or it could not be fetched.
+    """
+    if weights != PUBLISHED:
+        if not (path := Path(weights)).is_file():
+            raise ConfigError(f"arch.weights: no file {weights}; {PUBLISHED!r} stands for those that {maker} publishes")
+        return path
+    try:
+        return _of_torchvision(name) if maker == "torchvision" else _of_timm(name)
+    except Exception as error:  # of the library, the network or the disk
+        raise ConfigError(
+            f"arch.weights={PUBLISHED}: those of {maker}'s {name} could not be fetched ({one_line(error)[:150]}); "
+            "fetch them where there is a network and set arch.weights to the file"
+        ) from None
+
+
+def _of_torchvision(name: str) -> Path:
+    from torchvision.models import get_model_weights
+
+    url: str = get_model_weights(name).DEFAULT.url
+    path = Path(torch.hub.get_dir(), "checkpoints", Path(url).name)
+    if not path.is_file():
+        torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True)
+    return path
+
+
+def _of_timm(name: str) -> Path:
+    from huggingface_hub import hf_hub_download
+    from timm import get_pretrained_cfg
+
+    published: Any = get_pretrained_cfg(name)
+    return Path(hf_hub_download(published.hf_hub_id, "model.safetensors"))
+
+
+def sha256(path: Path) -> str:
+    """The digest of a file's content, by which it is part of a run's identity."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read(path: Path) -> State:
+    """Tensors by name out of a .safetensors file, or of a torch file that holds a state dict and no code.
+
+    Raises:
+        ConfigError: the file is neither, or damaged.
+    """
+    save = "save it with safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')"
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file may raise anything
+        raise ConfigError(
+            f"arch.weights: {path} is damaged or no state dict that loads without running code ({type(error).__name__}); {save}"
+        ) from None
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ConfigError(f"arch.weights: {path} does not hold a network's tensors by name and nothing else; {save}")
+    return state
+
+
+def start_from(state: State, chain: BlockChain, module: nn.Module, *, classes: int, new_head: bool, network: str) -> None:
+    """Copy weights into ``module``, a library's network whose weights ``chain`` shares, or into the chain where a run saved it.
+
+    The input block is left alone: it is fitted to the data as ever. A file without batch counters, which older versions of
+    torch did not save, leaves them at zero, as torch does.
+
+    Args:
+        classes: outputs of the last layer.
+        new_head: leave the last layer as it was drawn.
+        network: its name, and what else must be said where the weights do not fit.
+
+    Raises:
+        ConfigError: weights of another network or of another number of classes.
+    """
+    target = chain if "input.mean" in state else module
+    last = [name for name, part in target.named_modules() if isinstance(part, nn.Linear)][-1]
+    own, given = (_without("input.", tensors) for tensors in (target.state_dict(), state))
+    body = [_without(f"{last}.", tensors) for tensors in (own, given)]
+    misfit = _misfit(*body)
+    if misfit is None and not new_head:
+        found = given.get(f"{last}.bias", own[f"{last}.bias"]).numel()
+        if found != classes:
+            raise ConfigError(
+                f"arch.weights: weights of {found} classes, this data set has {classes}: "
+                "arch.new_head=true draws the last layer anew"
+            )
+        misfit = _misfit(own, given)
+    if misfit is not None:
+        raise ConfigError(f"arch.weights: these are of another network than {network}: {misfit}")
+    own, given = body if new_head else (own, given)
+    for name in given:
+        own[name].copy_(given[name])  # load_state_dict would warn of each tensor of a network that has no memory yet
+
+
+def _without(prefix: str, tensors: State) -> State:
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith(prefix)}
+
+
+def _misfit(own: State, given: State) -> str | None:
+    """The first tensor that only one of two has, or that has another shape there."""
+    for name, tensor in own.items():
+        if name not in given:
+            if not name.endswith("num_batches_tracked"):
+                return f"{name} {[*tensor.shape]} is missing there"
+        elif given[name].shape != tensor.shape:
+            return f"{name} is {[*given[name].shape]} there and {[*tensor.shape]} here"
+    return next((f"{name} {[*given[name].shape]} is missing here" for name in given if name not in own), None)
