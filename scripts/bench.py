@@ -1,6 +1,6 @@
 """What effdl's own code costs and gains, each beside a named peer, measured in turns in one run on one thread.
 
-    python scripts/bench.py [steps] [memory] [augment] [startup]
+    python scripts/bench.py [steps] [feednets] [memory] [augment] [startup]
 
 Ratios of medians; the times themselves hang on the machine and its other work. Nothing here is a test.
 """
@@ -24,6 +24,7 @@ from effdl.datasets.problem import Facts, Problem, Samples
 from effdl.methods.segmentwise import Segmentwise
 from effdl.objectives.losses import SoftmaxCe
 from effdl.training.bottom_up import drain_epoch
+from effdl.training.feednet import feednet
 from effdl.training.feeding import Feeder
 from effdl.training.loop import reseed
 from effdl.training.optim import Sgd
@@ -123,6 +124,18 @@ def _segment(chain: BlockChain, start: int, stop: int, head: nn.Module) -> Segme
     return SegmentState(blocks, loss, optimizer, seed=lambda epoch, step: step)
 
 
+def feednets() -> Iterator[Row]:
+    """A frozen network's forward pass as a feednet, beside its own blocks in plain eager NCHW; batch 128, 32 pixels."""
+    images = problem((3, 32, 32), 128, 128).train_tensors().x
+    for name, wanted in (("vgg13_bn", "≤ 0.76"), ("efficientnet_b0", "≤ 0.30"), ("efficientnet_v2_s", "for comparison")):
+        chain: BlockChain = build_choice("arch", name).build(facts((3, 32, 32), 128)).eval()
+        fast = nn.Sequential(chain.input, *map(feednet, chain.blocks))
+        plain = nn.Sequential(chain.input, *chain.blocks)
+        with torch.no_grad():
+            ours, peer = medians(lambda fast=fast: fast(images), lambda plain=plain: plain(images), 10.0)
+        yield f"feednet of {name}, over its blocks", ours / peer, wanted
+
+
 def augment() -> Iterator[Row]:
     """Augmenting and normalising a batch of 128 images of 32 pixels, beside torchvision v2 image by image."""
     from torchvision.transforms import v2
@@ -176,7 +189,7 @@ def startup() -> Iterator[Row]:
     yield "seconds that a finished run takes to answer, beyond `import torch`", ours - peer, "≤ 1 s"
 
 
-ALL = {"steps": steps, "memory": memory, "augment": augment, "startup": startup}
+ALL = {"steps": steps, "feednets": feednets, "memory": memory, "augment": augment, "startup": startup}
 
 
 def main() -> None:
