@@ -24,8 +24,8 @@ from effdl.datasets.problem import Facts, Problem, Samples
 from effdl.methods.segmentwise import Segmentwise
 from effdl.objectives.losses import SoftmaxCe
 from effdl.training.bottom_up import drain_epoch
-from effdl.training.feednet import feednet
 from effdl.training.feeding import Feeder
+from effdl.training.feednet import feednet
 from effdl.training.loop import reseed
 from effdl.training.optim import Sgd
 from effdl.training.rehearsal import Prefix, Rehearsal
