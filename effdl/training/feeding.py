@@ -6,8 +6,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from effdl.datasets.problem import Batch, Problem, Samples
+from effdl.datasets.problem import Batch, Problem, Samples, Split
 from effdl.training.handle import SampleFilter
+
+FIRST = torch.zeros(1, dtype=torch.long)  # the position of a split's first sample
 
 
 class Feeder:
@@ -24,7 +26,9 @@ class Feeder:
         self.problem = problem
         self.limit_bytes = limit_bytes
         self._pending: list[nn.Module] = [prefix]
-        self._train, self._val = problem.train_tensors(), problem.val_tensors()
+        self._train: Split
+        self._val: Split
+        self._train, self._val = problem.train_split, problem.val_split
         self.kept_bytes = 0
 
     @property
@@ -42,7 +46,7 @@ class Feeder:
             return True
         if self.problem.augment is not None:  # every epoch has other inputs
             return False
-        like = self.features(self._train.x[:1])[0]
+        like = self.features(next(self._train.gather([FIRST])).x)[0]
         needed = (self.problem.num_train + self.problem.num_val) * like.nbytes
         if needed + self.kept_bytes > self.limit_bytes:
             return False
@@ -77,10 +81,10 @@ class Feeder:
     def _feed(self, batch: Batch) -> Batch:
         return replace(batch, x=self.features(batch.x)) if self._pending else batch
 
-    def _forward_all(self, samples: Samples, like: Tensor) -> Tensor:
+    def _forward_all(self, samples: Split, like: Tensor) -> Tensor:
         """Outputs for a whole split, filled chunk by chunk; ``like`` is one sample's."""
-        out = like.new_empty(len(samples), *like.shape)
-        for start in range(0, len(samples), self.problem.batch_size):
-            chunk = samples.x[start : start + self.problem.batch_size]
-            out[start : start + len(chunk)] = self.features(chunk)
+        out, start = like.new_empty(len(samples), *like.shape), 0
+        for chunk in samples.batches(self.problem.batch_size):
+            out[start : start + len(chunk)] = self.features(chunk.x)
+            start += len(chunk)
         return out
