@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,8 @@ from effdl.datasets.waiting import watched
 from effdl.errors import DataError, one_line
 
 CHUNK = 64  # images that a worker decodes at once where nothing else says how many
+# Named, since in a sweep's process the default is another, with which each worker takes seconds to import torch anew.
+FORK = "fork" if sys.platform == "linux" else None
 SOME = 16  # images that tell how long decoding takes
 CPU = torch.device("cpu")
 
@@ -73,6 +76,7 @@ class Images(Dataset[tuple[Tensor, list[Unreadable]]]):
                 batch_size=None,
                 sampler=parts,
                 num_workers=workers,
+                multiprocessing_context=FORK if workers else None,
                 generator=torch.Generator(),  # else it would draw from the global one
                 worker_init_fn=_begin,
                 pin_memory=pinned,
