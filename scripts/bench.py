@@ -140,9 +140,10 @@ def augment() -> Iterator[Row]:
     """Augmenting and normalising a batch of 128 images of 32 pixels, beside torchvision v2 image by image."""
     from torchvision.transforms import v2
 
-    images = problem((3, 32, 32), 128, 128).train_tensors().x
+    stored = problem((3, 32, 32), 128, 128).train_tensors()
+    images = stored.x
     for policy, wanted in (("cifar10", ("≤ 1/7", "≤ 1/8")), (None, ("≤ 1/25", "for comparison"))):
-        change, generator = Standard(auto_augment=policy, cutout=16).prepare(images), torch.Generator()
+        change, generator = Standard(auto_augment=policy, cutout=16).prepare(stored), torch.Generator()
         chosen = [v2.AutoAugment(v2.AutoAugmentPolicy.CIFAR10)] if policy else []
         last = [v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.5] * 3, [0.25] * 3)]
         cut = [v2.RandomErasing(1.0, scale=(0.25, 0.25), ratio=(1.0, 1.0))]

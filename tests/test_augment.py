@@ -19,7 +19,7 @@ from effdl.augment.auto_augment import NAMES, NOTHING, OPERATIONS, AutoAugment, 
 from effdl.augment.index_maps import affine, crop_and_flip, taken
 from effdl.augment.standard import Standard
 from effdl.config import build, compose
-from effdl.datasets.problem import Facts, Problem
+from effdl.datasets.problem import Facts, Problem, Samples
 from effdl.errors import ConfigError, DataError
 from effdl.filters.random_subset import RandomSubset
 from effdl.methods.segmentwise import Segmentwise
@@ -183,7 +183,7 @@ def test_what_a_map_takes_from_outside_is_black_on_every_side() -> None:
 
 
 def changed(setting: Standard, batch: Tensor, seed: int = 0) -> Tensor:
-    return setting.prepare(batch)(batch, torch.Generator().manual_seed(seed))
+    return setting.prepare(Samples(batch, torch.zeros(len(batch))))(batch, torch.Generator().manual_seed(seed))
 
 
 def test_limit_nothing_asked_for_changes_nothing() -> None:
@@ -262,8 +262,8 @@ def test_limit_a_factor_of_one_is_the_image(blend: Callable[[Tensor, Tensor], Te
 class Seen:
     """An augmentation that keeps what it was given and gave."""
 
-    def __init__(self, setting: Standard, x: Tensor) -> None:
-        self.change, self.calls = setting.prepare(x), []
+    def __init__(self, setting: Standard, stored: Samples) -> None:
+        self.change, self.calls = setting.prepare(stored), []
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         out = self.change(images, generator)
@@ -273,7 +273,7 @@ class Seen:
 
 def varied(seed: int = 0) -> tuple[Problem, Seen]:
     plain = tiny.problem(seed=seed)
-    seen = Seen(Standard(crop=1), plain.train_tensors().x)
+    seen = Seen(Standard(crop=1), plain.train_tensors())
     parts = plain.train_tensors(), plain.val_tensors()
     return Problem(*parts, plain.objective, outputs=plain.outputs, batch_size=8, seed=seed, augment=seen), seen
 
@@ -341,12 +341,12 @@ def test_an_augmentation_of_vectors_is_refused_before_anything_is_read() -> None
 
 def test_auto_augment_of_images_that_are_not_of_eight_bits_is_refused() -> None:
     with pytest.raises(DataError, match=r"^augment\.auto_augment: .* at most 16; augment=standard only crops and flips$"):
-        Standard(auto_augment="cifar10").prepare(images(8, (1, 8, 8)) % 17)
+        Standard(auto_augment="cifar10").prepare(Samples(images(8, (1, 8, 8)) % 17, torch.zeros(8)))
 
 
 @pytest.mark.parametrize("setting", [Standard(auto_augment="svhn"), Standard(cutout=4)])
 def test_images_that_are_no_bytes_are_only_cropped_and_flipped(setting: Standard) -> None:
     batch = images(8, (3, 8, 8)).float()
     with pytest.raises(DataError, match=r"^augment: .* stored as bytes, not as torch\.float32; augment=standard$"):
-        setting.prepare(batch)
+        setting.prepare(Samples(batch, torch.zeros(8)))
     assert torch.equal(changed(Standard(), batch), changed(Standard(), batch.to(torch.uint8)).float())

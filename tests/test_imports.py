@@ -96,7 +96,7 @@ def test_hydra_is_imported_where_configs_are_composed_and_nowhere_else() -> None
 
 
 def test_vision_libraries_are_imported_inside_functions_only() -> None:
-    heavy = ("torchvision", "timm", "sklearn", "wandb")
+    heavy = ("torchvision", "timm", "sklearn", "wandb", "pyarrow", "PIL")
     on_top = [(p, name) for p in MODULES for name, top in imported(p) if top and name.split(".")[0] in heavy]
     assert on_top == []
 

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from effdl.datasets.moments import Moments, moments, parts
+
 
 class InputBlock(nn.Module):
     """Standardise, enlarge, pad; takes raw samples (B, *input), uint8 or float.
@@ -27,12 +29,15 @@ class InputBlock(nn.Module):
         self.register_buffer("mean", torch.zeros(shape))
         self.register_buffer("std", torch.ones(shape))
 
-    @torch.no_grad()
     def fit(self, x: Tensor) -> None:
         """Set mean and standard deviation from training samples x (N, *input)."""
-        mean, std = moments(x)
-        self.mean.copy_(mean)
-        self.std.copy_(torch.where(std < 1e-8, 1.0, std))
+        self.standardise(moments(parts(x)))
+
+    @torch.no_grad()
+    def standardise(self, found: Moments) -> None:
+        """Set mean and standard deviation of the training samples."""
+        self.mean.copy_(found.mean)
+        self.std.copy_(torch.where(found.std < 1e-8, 1.0, found.std))
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.to(self.mean.dtype)
@@ -43,21 +48,6 @@ class InputBlock(nn.Module):
 
     def extra_repr(self) -> str:
         return f"size={self.size}"
-
-
-def moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of samples (N, *input) in float64: of images (C, 1, 1), else as one sample."""
-    axes = (0, 2, 3) if x.dim() == 4 else (0,)
-    total: Tensor | float = 0.0
-    squares: Tensor | float = 0.0
-    for chunk in x.split(4096):  # a set of images as floats would take eight times its memory
-        values = chunk.double()
-        total = total + values.sum(axes, keepdim=True)[0]
-        squares = squares + values.square().sum(axes, keepdim=True)[0]
-    assert isinstance(total, Tensor)
-    count = x.numel() // total.numel()
-    mean = total / count
-    return mean, (squares / count - mean.square()).clamp_min(0).sqrt()
 
 
 def enlarge(x: Tensor, size: int) -> Tensor:

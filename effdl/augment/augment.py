@@ -2,9 +2,7 @@
 
 from abc import ABC, abstractmethod
 
-from torch import Tensor
-
-from effdl.datasets.problem import Change, Facts
+from effdl.datasets.problem import Change, Facts, Split
 from effdl.errors import ConfigError
 from effdl.setting import Setting
 
@@ -13,8 +11,8 @@ class Augment(Setting, ABC):
     """How training images are varied before the network's input block; validation and test images never are."""
 
     @abstractmethod
-    def prepare(self, images: Tensor) -> Change:
-        """What will vary batches, for training images (N, C, H, W) of 8 bits as stored.
+    def prepare(self, images: Split) -> Change:
+        """What will vary batches, for the training images (C, H, W) of 8 bits as stored.
 
         The answer takes a batch (B, C, H, W) and a generator on the CPU, its only source of chance, and leaves the batch as it
         was.

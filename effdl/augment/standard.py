@@ -5,12 +5,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from effdl.archs.adapt import moments
 from effdl.augment.augment import Augment
 from effdl.augment.auto_augment import AutoAugment, Policy, applied
 from effdl.augment.colours import where
 from effdl.augment.index_maps import crop_and_flip, taken
-from effdl.datasets.problem import Change, Facts
+from effdl.datasets.problem import Change, Facts, Split
 from effdl.errors import ConfigError, DataError
 from effdl.setting import Probability, Size, setting
 
@@ -40,19 +39,17 @@ class Standard(Augment):
         if self.cutout >= 2 * min(sides):
             raise ConfigError(f"augment.cutout={self.cutout} covers images of {min(sides)} pixels whole")
 
-    def prepare(self, images: Tensor) -> Change:
-        if images.dtype != torch.uint8 and (self.auto_augment is not None or self.cutout):
+    def prepare(self, images: Split) -> Change:
+        if (dtype := images.first().dtype) != torch.uint8 and (self.auto_augment is not None or self.cutout):
+            raise DataError(f"augment: AutoAugment and Cutout are for images stored as bytes, not as {dtype}; augment=standard")
+        found = images.moments()
+        if self.auto_augment is not None and found.highest < 128:
             raise DataError(
-                f"augment: AutoAugment and Cutout are for images stored as bytes, not as {images.dtype}; augment=standard"
+                "augment.auto_augment: its operations are for values from 0 to 255, these images have at most "
+                f"{found.highest:.0f}; augment=standard only crops and flips"
             )
-        if self.auto_augment is not None and (most := int(images.max())) < 128:
-            raise DataError(
-                f"augment.auto_augment: its operations are for values from 0 to 255, these images have at most {most}; "
-                "augment=standard only crops and flips"
-            )
-        mean = moments(images)[0].round().to(images.dtype)
-        policy = AutoAugment(self.auto_augment, *images.shape[2:]) if self.auto_augment else None
-        return partial(self._change, mean, policy)
+        policy = AutoAugment(self.auto_augment, *images.input_shape[1:]) if self.auto_augment else None
+        return partial(self._change, found.mean.round().to(dtype), policy)
 
     def _change(self, mean: Tensor, policy: AutoAugment | None, images: Tensor, generator: torch.Generator) -> Tensor:
         index = self._crop_and_flip(images, generator)

@@ -48,7 +48,7 @@ class Files(Dataset, ABC):
     @property
     def parent(self) -> Path:
         """The folder that holds the sets."""
-        return Path(self.root or os.environ.get("EFFDL_DATA", "data"))
+        return sets_folder(self.root)
 
     def path(self, name: str) -> Path:
         """One of the files, fetched with the others where it may be. Raises DataError."""
@@ -99,6 +99,11 @@ class Files(Dataset, ABC):
                 getattr(datasets, self.title)(**arguments, download=True)
         except (OSError, RuntimeError) as error:
             raise DataError(f"{self.title} could not be downloaded to {self.folder}: {' '.join(str(error).split())}") from None
+
+
+def sets_folder(root: str | None) -> Path:
+    """The folder that holds the sets, where none is named."""
+    return Path(root or os.environ.get("EFFDL_DATA", "data"))
 
 
 @contextmanager

@@ -1,14 +1,15 @@
 """Training and validation data as iterators of batches; the contract that data sets and methods share."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, Self, TypeVar
 
 import torch
 from torch import Tensor
 
+from effdl.datasets.moments import Moments, moments, parts
 from effdl.errors import DataError
 from effdl.objectives.objective import Objective, TargetKind
 from effdl.rng import seed_for
@@ -84,15 +85,62 @@ class Facts:
         return len(self.input_shape) == 3
 
 
-@dataclass(frozen=True, slots=True)
-class Samples:
-    """One split, whole: x (N, *input) and y (N,) or (N, K)."""
+class Split(ABC):
+    """Some samples of a data set and their targets ``y``, (N,) or (N, K); how inputs come about, each kind knows by itself."""
 
-    x: Tensor
     y: Tensor
 
     def __len__(self) -> int:
         return len(self.y)
+
+    @property
+    @abstractmethod
+    def input_shape(self) -> tuple[int, ...]:
+        """Of one sample."""
+
+    @abstractmethod
+    def take(self, index: Tensor) -> Self:
+        """Those at these positions, or where a mask is true."""
+
+    @abstractmethod
+    def to(self, device: torch.device) -> "Split":
+        """The same with its data on a device; ready to be gone through again and again."""
+
+    @abstractmethod
+    def gather(self, indices: Sequence[Tensor]) -> Iterator[Batch]:
+        """One batch for each tensor of positions, in this order; holds no batch that it has yielded."""
+
+    def first(self) -> Tensor:
+        """Inputs of the first sample, (1, *input)."""
+        return next(self.gather([torch.zeros(1, dtype=torch.long)])).x
+
+    @abstractmethod
+    def batches(self, size: int) -> Iterator[Batch]:
+        """All samples in their own order, for evaluation."""
+
+    @abstractmethod
+    def moments(self) -> Moments:
+        """Of all inputs."""
+
+    @abstractmethod
+    def reading_seconds(self, samples: int) -> float:
+        """What it takes to have so many inputs at hand; 0 where they lie in memory."""
+
+    @abstractmethod
+    def tensors(self) -> "Samples":
+        """The same, whole in memory. Raises DataError where it does not fit."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Samples(Split):
+    """A split that lies whole in memory: x (N, *input) and y (N,) or (N, K)."""
+
+    x: Tensor
+    y: Tensor
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        return tuple(self.x.shape[1:])
 
     def take(self, index: Tensor) -> "Samples":
         return Samples(self.x[index], self.y[index])
@@ -100,16 +148,28 @@ class Samples:
     def to(self, device: torch.device) -> "Samples":
         return Samples(self.x.to(device), self.y.to(device))
 
+    def gather(self, indices: Sequence[Tensor]) -> Iterator[Batch]:
+        for index in indices:
+            yield Batch(self.x[index], self.y[index], index)
+
     def batches(self, size: int) -> Iterator[Batch]:
-        """All samples in their own order, for evaluation."""
         for start in range(0, len(self), size):
             stop = min(start + size, len(self))
             index = torch.arange(start, stop, device=self.y.device)
             yield Batch(self.x[start:stop], self.y[start:stop], index)
 
+    def moments(self) -> Moments:
+        return moments(parts(self.x))
+
+    def reading_seconds(self, samples: int) -> float:
+        return 0.0
+
+    def tensors(self) -> "Samples":
+        return self
+
 
 class Problem:
-    """Training and validation data, whole on one device, and the objective.
+    """Training and validation data for one device, and the objective.
 
     Inputs stay as they were stored (uint8 images): the network's input block standardises them. Epoch ``e`` has its own
     order, seeded from (seed, "order", e). A last batch of a single sample joins the one before it: batch normalisation
@@ -121,8 +181,8 @@ class Problem:
 
     def __init__(
         self,
-        train: Samples,
-        val: Samples,
+        train: Split,
+        val: Split,
         objective: Objective,
         *,
         outputs: int,
@@ -137,25 +197,25 @@ class Problem:
         self.batch_size = batch_size
         self.seed = seed
         self.augment = augment
-        self._train, self._val = train, val
+        self.train_split, self.val_split = train, val
 
     def to(self, device: torch.device) -> "Problem":
         """The same problem with its data on a device."""
         moved = copy(self)
-        moved._train, moved._val = self._train.to(device), self._val.to(device)
+        moved.train_split, moved.val_split = self.train_split.to(device), self.val_split.to(device)
         return moved
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        return tuple(self._train.x.shape[1:])
+        return self.train_split.input_shape
 
     @property
     def num_train(self) -> int:
-        return len(self._train)
+        return len(self.train_split)
 
     @property
     def num_val(self) -> int:
-        return len(self._val)
+        return len(self.val_split)
 
     @property
     def steps(self) -> int:
@@ -164,7 +224,7 @@ class Problem:
 
     def train(self, epoch: int) -> Iterator[Batch]:
         """Epoch ``epoch``'s batches in its own random order, as varied for this epoch."""
-        stored = self.ordered(self._train, epoch)
+        stored = self.ordered(self.train_split, epoch)
         return stored if self.augment is None else self._varied(stored, epoch, self.augment)
 
     def _varied(self, stored: Iterator[Batch], epoch: int, change: Change) -> Iterator[Batch]:
@@ -173,21 +233,21 @@ class Problem:
             generator.manual_seed(seed_for(self.seed, "augment", epoch, step))
             yield batch.passed_on(change(batch.x, generator))
 
-    def ordered(self, samples: Samples, epoch: int) -> Iterator[Batch]:
+    def ordered(self, samples: Split, epoch: int) -> Iterator[Batch]:
         """The epoch's batches out of ``samples``, one for each training sample: features take the place of inputs."""
         generator = torch.Generator().manual_seed(seed_for(self.seed, "order", epoch))
         order = torch.randperm(self.num_train, generator=generator).to(samples.y.device)
-        for index in order.split(cut(self.num_train, self.batch_size)):
-            yield Batch(samples.x[index], samples.y[index], index)
+        return samples.gather(order.split(cut(self.num_train, self.batch_size)))
 
     def val(self) -> Iterator[Batch]:
-        return self._val.batches(self.batch_size)
+        return self.val_split.batches(self.batch_size)
 
     def train_tensors(self) -> Samples:
-        return self._train
+        """The training data whole in memory, for methods that need them at once. Raises DataError where they do not fit."""
+        return self.train_split.tensors()
 
     def val_tensors(self) -> Samples:
-        return self._val
+        return self.val_split.tensors()
 
 
 def cut(samples: int, batch_size: int) -> list[int]:
@@ -199,6 +259,9 @@ def cut(samples: int, batch_size: int) -> list[int]:
     elif rest:
         sizes.append(rest)
     return sizes
+
+
+AnySplit = TypeVar("AnySplit", bound=Split)
 
 
 @setting
@@ -224,7 +287,7 @@ class Dataset(Setting, ABC):
         """Identifies the data themselves: a published checksum, else a hash of the files. Raises DataError."""
 
     @abstractmethod
-    def load(self) -> tuple[Samples, Samples]:
+    def load(self) -> tuple[Split, Split]:
         """All training samples (validation included) and all test samples. Raises DataError."""
 
     def split_sizes(self, samples: int) -> tuple[int, int]:
@@ -233,7 +296,7 @@ class Dataset(Setting, ABC):
         return max(0, min(left, self.train_limit or left)), self.val_size
 
 
-def split(dataset: Dataset, samples: Samples, seed: int) -> tuple[Samples, Samples]:
+def split(dataset: Dataset, samples: AnySplit, seed: int) -> tuple[AnySplit, AnySplit]:
     """A seeded random split of the training samples into (training, validation)."""
     train, val = dataset.split_sizes(len(samples))
     if train < 1:
@@ -243,7 +306,7 @@ def split(dataset: Dataset, samples: Samples, seed: int) -> tuple[Samples, Sampl
     return samples.take(order[val : val + train]), samples.take(order[:val])
 
 
-def check_classes(splits: dict[str, Samples], classes: int) -> None:
+def check_classes(splits: Mapping[str, Split], classes: int) -> None:
     """Every class stands in every non-empty split, and no label lies outside; else a DataError that names both."""
     for name, samples in splits.items():
         if len(samples) == 0:

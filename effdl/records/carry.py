@@ -18,8 +18,8 @@ from torch import nn
 from effdl import config
 from effdl.archs.adapt import InputBlock
 from effdl.archs.chain import BlockChain
-from effdl.datasets.problem import Dataset, Facts, Problem, Samples, check_classes, split
-from effdl.errors import Diverged, EffdlError, FitFailed, HardwareError, RecordError
+from effdl.datasets.problem import Dataset, Facts, Problem, Split, check_classes, split
+from effdl.errors import DataError, Diverged, EffdlError, FitFailed, HardwareError, RecordError
 from effdl.records.logger import Log
 from effdl.records.report import Reporter, Silent
 from effdl.records.run import Run, digest
@@ -27,6 +27,7 @@ from effdl.records.store import Say, Store, write_atomically, write_json
 from effdl.rng import seed_for
 from effdl.training.loop import reseed
 
+CPU = torch.device("cpu")
 OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc", "Cannot allocate memory")
 
 
@@ -43,6 +44,9 @@ def carry_out(spec: config.Spec, root: Path, reporter: Reporter | None = None, t
     try:
         return _carry_out(spec, root, reporter or Silent(), threads)
     except Exception as error:
+        if "DataLoader worker" in str(error):  # raised wherever the run was when it noticed
+            reason = " ".join(str(error).split())[:120]
+            raise DataError(f"a process that decodes images died ({reason}): dataset.workers=0 does without") from None
         if not _is_out_of_memory(error):
             raise
         raise HardwareError(
@@ -57,17 +61,18 @@ def _carry_out(spec: config.Spec, root: Path, reporter: Reporter, threads: int |
     if (done := _finished(store, spec)) is not None:
         return done
     before = torch.get_num_threads()
-    spec.hardware.open(threads)
+    device = spec.hardware.open(threads)
     train, test = spec.dataset.load()
-    problem = open_problem(spec, train, test)
+    problem = open_problem(spec, train, test, device)
+    del train
     with store.owned():
         try:
             begun_with = _describe(store, spec, print_of_data)
             if (done := _finished(store, spec)) is not None:
                 return done
-            device = spec.hardware.open(begun_with)
+            spec.hardware.open(begun_with)
             with Log(spec.logger, reporter.say, store.path, name_of(spec), config.dump(spec)) as log:
-                return _fit(spec, store, problem.to(device), test.to(device), log, reporter)
+                return _fit(spec, store, problem, test.to(device), log, reporter)
         except BaseException:
             store.discard_if_empty()
             raise
@@ -86,13 +91,14 @@ def finished(spec: config.Spec, root: Path, say: Say) -> dict[str, Any] | None:
     return _finished(Store(root, config.run_id(spec, fingerprint(spec.dataset)), say), spec)
 
 
-def open_problem(spec: config.Spec, train: Samples, test: Samples) -> Problem:
-    """The seeded split of the training samples, checked."""
+def open_problem(spec: config.Spec, train: Split, test: Split, device: torch.device = CPU) -> Problem:
+    """The seeded split of the training samples, checked, on a device."""
     facts = spec.dataset.facts()
     part, val = split(spec.dataset, train, spec.seed)
     if facts.targets == "classes":
         check_classes({"training": part, "validation": val, "test": test}, facts.outputs)
-    augment = spec.augment.prepare(part.x) if spec.augment is not None else None
+    part, val = part.to(device), val.to(device)
+    augment = spec.augment.prepare(part) if spec.augment is not None else None
     return Problem(
         part, val, spec.objective, outputs=facts.outputs, batch_size=facts.batch_size, seed=spec.seed, augment=augment
     )
@@ -103,11 +109,11 @@ def build_network(spec: config.Spec, problem: Problem, device: torch.device) -> 
     reseed(seed_for(spec.seed, "init"))
     model: BlockChain = spec.hardware.place(spec.arch.build(spec.dataset.facts()), device)
     if isinstance(model.input, InputBlock):
-        model.input.fit(problem.train_tensors().x)
+        model.input.standardise(problem.train_split.moments())
     return model
 
 
-def open_run(spec: config.Spec, test: Samples, **places: Any) -> Run:
+def open_run(spec: config.Spec, test: Split, **places: Any) -> Run:
     """The run of a Spec; ``places``: where it keeps and shows itself (store, log, reporter, name)."""
     return Run(
         spec.seed,
@@ -123,7 +129,7 @@ def open_run(spec: config.Spec, test: Samples, **places: Any) -> Run:
     )
 
 
-def _fit(spec: config.Spec, store: Store, problem: Problem, test: Samples, log: Log, reporter: Reporter) -> dict[str, Any]:
+def _fit(spec: config.Spec, store: Store, problem: Problem, test: Split, log: Log, reporter: Reporter) -> dict[str, Any]:
     name = name_of(spec)
     run = open_run(spec, test, store=store, log=log, reporter=reporter, name=name)
     head = {"run_id": store.path.name, "name": name, "seed": spec.seed}

@@ -80,7 +80,8 @@ class _Worker:
 
     def __init__(self, context: multiprocessing.context.BaseContext, root: Path) -> None:
         self.connection, theirs = context.Pipe()
-        self.process: BaseProcess = context.Process(target=_work, args=(theirs, root), daemon=True)  # type: ignore[attr-defined]
+        # No daemon, which could not have children to decode images; it dies with its parent all the same.
+        self.process: BaseProcess = context.Process(target=_work, args=(theirs, root))  # type: ignore[attr-defined]
         self.process.start()
         theirs.close()
         self.job: int | None = None

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from effdl.archs.chain import BlockChain
-from effdl.datasets.problem import Batch, Samples
+from effdl.datasets.problem import Batch, Split
 from effdl.objectives.objective import Objective
 from effdl.setting import Setting
 from effdl.training.loop import evaluate, switch_mode
@@ -25,13 +25,13 @@ PLAIN = (int, float, str, bool, type(None), torch.dtype, torch.device)
 class Measure:
     """The test split: measured for the record, shown to nobody.
 
-    Features are kept batch by batch as the whole network would have made them, so numbers are the whole network's bit for bit.
+    Inputs are gone through anew each time, so that a split that does not fit in memory is never there whole. Features are
+    kept batch by batch as the whole network would have made them, so numbers are the whole network's bit for bit.
     Their bytes are not in the account of training memory: who does not watch the test split while training never has them.
     """
 
-    def __init__(self, samples: Samples, objective: Objective, batch_size: int) -> None:
-        self._raw = list(samples.batches(batch_size))  # views, no copies
-        self._samples, self._objective = len(samples), objective
+    def __init__(self, samples: Split, objective: Objective, batch_size: int) -> None:
+        self._samples, self._objective, self._batch_size = samples, objective, batch_size
         self._known: dict[tuple[Any, ...], Numbers] = {}
         self._frozen: list[nn.Module] = []
         self._frozen_key: Key = ()
@@ -40,19 +40,20 @@ class Measure:
 
     @property
     def batches(self) -> int:
-        return len(self._raw)
+        return -(-len(self._samples) // self._batch_size)
 
     @property
     def kept_bytes(self) -> int:
-        return sum(batch.x.nbytes for batch in self._kept) if self._kept is not self._raw else 0
+        return sum(batch.x.nbytes for batch in self._kept or ())
 
     def fits(self, sample_bytes: float, kept_bytes: float) -> bool:
         """Whether features of this size may be kept while ``kept_bytes`` are there, for a moment both."""
-        return self._samples * sample_bytes + kept_bytes <= self._limit_bytes
+        return len(self._samples) * sample_bytes + kept_bytes <= self._limit_bytes
 
     def release(self) -> None:
         """Keep no features any longer."""
-        self._kept, self._pending = self._raw, list(self._frozen)
+        self._kept: list[Batch] | None = None
+        self._pending = list(self._frozen)
         self._ahead: tuple[Key, list[Tensor]] | None = None
 
     def freeze(self, *modules: nn.Module, keep_bytes: int) -> None:
@@ -64,7 +65,7 @@ class Measure:
         self._pending += modules
         self._ahead = None
         if ahead is not None and frozen is not None and ahead[0] == frozen:
-            self._kept = [replace(b, x=x) for b, x in zip(self._raw, ahead[1], strict=True)]
+            self._kept = self._beside_targets(ahead[1])
             self._pending = []
 
     def above(self, model: nn.Module, last: bool) -> Numbers:
@@ -73,7 +74,7 @@ class Measure:
         try:
             self._raise_kept()
             if not last:
-                return self._numbers(model, map(self._feed, self._kept))
+                return self._numbers(model, map(self._feed, self._stored()))
             key = joined(self._frozen_key, key_of(model))
             numbers = self._remembering_blocks(model)
         finally:
@@ -88,12 +89,27 @@ class Measure:
         key = key_of(network) if self._known else None
         if key is not None and key in self._known:
             return self._known[key]
-        return self._numbers(network, self._raw)
+        return self._numbers(network, self._stored())
 
     def _raise_kept(self) -> None:
         """Bring what is kept up to where the frozen modules end, if it fits."""
-        if self._pending and self._kept and self.fits(self._feed(_first(self._kept[0])).x.nbytes, self.kept_bytes):
-            self._kept, self._pending = [self._feed(batch) for batch in self._kept], []
+        if self._pending and len(self._samples) and self.fits(self._feed(self._first()).x.nbytes, self.kept_bytes):
+            self._kept, self._pending = [self._feed(batch) for batch in self._stored()], []
+
+    def _stored(self) -> Iterable[Batch]:
+        """What lies below the pending modules: kept features, else inputs."""
+        return self._samples.batches(self._batch_size) if self._kept is None else self._kept
+
+    def _first(self) -> Batch:
+        """The first sample of what is stored."""
+        first = torch.zeros(1, dtype=torch.long)
+        return next(self._samples.gather([first])) if self._kept is None else self._kept[0].take(first)
+
+    def _beside_targets(self, features: list[Tensor]) -> list[Batch]:
+        """Batches of features with the targets that belong to them."""
+        targets = self._samples.y.split(self._batch_size)
+        index = torch.arange(len(self._samples), device=self._samples.y.device).split(self._batch_size)
+        return [Batch(*parts) for parts in zip(features, targets, index, strict=True)]
 
     @torch.no_grad()
     def _feed(self, batch: Batch) -> Batch:
@@ -105,7 +121,7 @@ class Measure:
     def _remembering_blocks(self, model: nn.Module) -> Numbers:
         """Measure, and hold on to what the blocks put out on the way, where it fits: most likely they are frozen next."""
         if type(model) is not BlockChain or (key := key_of(model.input, model.blocks)) is None:
-            return self._numbers(model, map(self._feed, self._kept))
+            return self._numbers(model, map(self._feed, self._stored()))
         outputs: list[tuple[Tensor, int]] = []
 
         def hold(module: nn.Module, args: Any, out: Tensor) -> None:
@@ -114,7 +130,7 @@ class Measure:
 
         handle = model.blocks.register_forward_hook(hold)
         try:
-            numbers = self._numbers(model, map(self._feed, self._kept))
+            numbers = self._numbers(model, map(self._feed, self._stored()))
         finally:
             handle.remove()
         whole = len(outputs) == self.batches and all(out._version == v for out, v in outputs)  # the head overwrote none
@@ -182,7 +198,3 @@ def _is_plain(value: Any) -> bool:
     if type(value) in (dict, OrderedDict):
         return all(map(_is_plain, value)) and all(map(_is_plain, value.values()))
     return type(value) in PLAIN or isinstance(value, Setting)
-
-
-def _first(batch: Batch) -> Batch:
-    return batch.take(torch.arange(1, device=batch.y.device))

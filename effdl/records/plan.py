@@ -91,7 +91,7 @@ def _begin(spec: config.Spec, threads: int | None) -> dict[str, Any]:
     try:
         device = spec.hardware.open(threads)
         train, test = spec.dataset.load()
-        problem = open_problem(spec, train, test).to(device)
+        problem = open_problem(spec, train, test, device)
         run = open_run(spec, test.to(device), reporter=_Asking())
         spec.method.fit(problem, build_network(spec, problem, device), run)
     except _Told:

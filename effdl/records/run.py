@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from effdl.datasets.problem import Batch, Samples
+from effdl.datasets.problem import Batch, Split
 from effdl.filters.filter import Filter
 from effdl.objectives.objective import Objective
 from effdl.probes.probe import Probe, look
@@ -51,7 +51,7 @@ class Run:
         seed: int = 0,
         optimizer: Optimizer | None = None,
         *,
-        test: Samples | None = None,
+        test: Split | None = None,
         objective: Objective | None = None,
         filter: Filter | None = None,
         hardware: Hardware | None = None,

@@ -177,11 +177,12 @@ class BottomUp:
         samples = self.problem.num_train + self.problem.num_val
         total, kept_bytes, stored_s = held_bytes(self.chain), 0, 0.0
         steps, filter = self._steps, self.run.filter
+        reading_s = self.problem.train_split.reading_seconds(self.problem.batch_size)
         prefix = Prefix(batch, self.chain.input)
         for i, plan in enumerate(self.plans):
             state = self._state(i, plan, shapes[plan.stop - 1])
             rehearsal = Rehearsal(state, prefix)
-            feed_s, step_s, feature_bytes = prefix.seconds, rehearsal.seconds(), prefix.sample_bytes
+            feed_s, step_s, feature_bytes = reading_s + prefix.seconds, rehearsal.seconds(), prefix.sample_bytes
             needed = samples * feature_bytes
             kept = needed + kept_bytes <= self.keep_bytes and self.problem.augment is None
             kept_bytes = needed if kept else kept_bytes

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from effdl.datasets.problem import Batch, Problem, Samples
+from effdl.datasets.problem import Batch, Problem, Samples, Split
 from effdl.training.feednet import feednet
 from effdl.training.handle import SampleFilter
 from effdl.training.hardware import Hardware
@@ -28,7 +28,8 @@ class Feeder:
         self._hardware = hardware or Hardware()
         self._pending: list[nn.Module] = [prefix]
         self._fast = 0  # so many of them are feednets already
-        self._train, self._val = problem.train_tensors(), problem.val_tensors()
+        self._train: Split = problem.train_split
+        self._val: Split = problem.val_split
         self.kept_bytes = 0
 
     @property
@@ -51,15 +52,15 @@ class Feeder:
             self._pending[self._fast :] = map(self._hardware.compiled, map(feednet, self._pending[self._fast :]))
             self._fast = len(self._pending)
             return False
-        self._train, self._val = (Samples(self._forward_all(part), part.y) for part in (self._train, self._val))
+        train, val = (Samples(self._forward_all(part), part.y) for part in (self._train, self._val))
+        self._train, self._val, self.kept_bytes = train, val, train.x.nbytes + val.x.nbytes
         self._pending, self._fast = [], 0
-        self.kept_bytes = self._train.x.nbytes + self._val.x.nbytes
         return True
 
     def _fits(self) -> bool:
         if self.problem.augment is not None:  # every epoch has other inputs
             return False
-        needed = (self.problem.num_train + self.problem.num_val) * self.features(self._train.x[:1]).nbytes
+        needed = (self.problem.num_train + self.problem.num_val) * self.features(self._train.first()).nbytes
         return needed + self.kept_bytes <= self.limit_bytes
 
     def train(self, epoch: int, filter: SampleFilter | None = None, seed: int = 0) -> Iterator[Batch]:
@@ -88,13 +89,14 @@ class Feeder:
     def _feed(self, batch: Batch) -> Batch:
         return batch.passed_on(self.features(batch.x)) if self._pending else batch
 
-    def _forward_all(self, samples: Samples) -> Tensor:
+    def _forward_all(self, samples: Split) -> Tensor:
         """Outputs for a whole split, filled chunk by chunk."""
-        like = self.features(self._train.x[:1])
+        like = self.features(self._train.first())
         layout = self._hardware.memory_format if like.dim() == 4 else torch.contiguous_format
         shape = (len(samples), *like.shape[1:])
         out = torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=layout)
-        for start in range(0, len(samples), self.problem.batch_size):
-            chunk = samples.x[start : start + self.problem.batch_size]
-            out[start : start + len(chunk)] = self.features(chunk)
+        start = 0
+        for chunk in samples.batches(self.problem.batch_size):
+            out[start : start + len(chunk)] = self.features(chunk.x)
+            start += len(chunk)
         return out

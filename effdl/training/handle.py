@@ -19,8 +19,8 @@ class SegmentCost:
     """What one segment will cost: counted bytes, and seconds measured on one batch.
 
     batches, steps, val_steps: batches of an epoch, of what a filter leaves of it, and of the validation set. fed_steps: of an
-    epoch, as many as go through the frozen prefix where it is not kept. feed_s: the whole prefix forward; stored_s: of it,
-    the part below what is stored when the segment begins; step_s: one training step without it. kept: features are stored,
+    epoch, as many as go through the frozen prefix where it is not kept. feed_s: reading and the whole prefix forward; stored_s:
+    of it, the part below what is stored when the segment begins; step_s: one training step without. kept: features are stored,
     not fed. idle_bytes: weights of the network that this segment does not need, which lie in memory all the same. kept_bytes:
     features stored while it trains; filter_bytes: samples that a filter has chosen, before their step; feature_bytes: of one
     sample at the segment's input.

@@ -1,0 +1,171 @@
+"""Image sets whose images lie in files of their own kind: what folders and Parquet share."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+
+from effdl.datasets.cache import fingerprint, recall, remember
+from effdl.datasets.decoding import Decoder
+from effdl.datasets.files import sets_folder
+from effdl.datasets.problem import Dataset, Facts
+from effdl.datasets.streamed import Images, Source, Streamed, Unreadable
+from effdl.datasets.waiting import say
+from effdl.errors import DataError
+from effdl.setting import Count, NonNegative, Size, setting
+
+TESTS = ("test", "val", "validation", "valid")  # where no split is named, the first of these that there is
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """The labels of one split (N,), in an order that does not change."""
+
+    split: str
+    labels: "np.ndarray[Any, np.dtype[np.int64]]"
+
+
+@setting
+class ImageFiles(Dataset, ABC):
+    """A set of image files in <root>/<name>, with a training split ``train`` and a test split.
+
+    name: the set's folder under ``root``, by default the environment variable EFFDL_DATA, else ``data``.
+    size, channels: pixels a side, and 3 for colour or 1 for grey; see `decoding.Decoder` for the rule.
+    test_split: which split is the test split; null takes the first that there is of test, val, validation, valid.
+    unreadable: stop at images that cannot be decoded, or skip them: they are left out as if they were not there.
+    memory_mib: where all decoded images of the run fit, they are decoded once and lie in memory; else they are decoded anew
+        in every pass. Both give the same numbers, bit for bit.
+    workers: processes that decode; null takes as many as the run has CPU threads, and none beside a single one.
+
+    What depends on every image's bytes (checksum, damaged images) is remembered in the user's cache folder.
+    """
+
+    not_identity: ClassVar[frozenset[str]] = frozenset({"root", "name", "unreadable", "memory_mib", "workers"})
+
+    val_size: Size = 500
+    root: str | None = None
+    name: str = "images"
+    size: Count = 96
+    channels: Literal[1, 3] = 3
+    test_split: str | None = None
+    unreadable: Literal["stop", "skip"] = "stop"
+    memory_mib: NonNegative = 4096.0
+    workers: Size | None = None
+
+    @abstractmethod
+    def files(self) -> list[str]:
+        """Names of the files of both splits, relative to the set's folder. Raises DataError."""
+
+    @abstractmethod
+    def labelled(self) -> tuple[int, Labelled, Labelled]:
+        """How many classes, and the labels of training and test split; reads no images. Raises DataError."""
+
+    @abstractmethod
+    def sources(self) -> tuple[Source, Source]:
+        """Where the images of the training and of the test split are read."""
+
+    @property
+    def which_images(self) -> str:
+        """What beside the files decides which images there are."""
+        return ""
+
+    @property
+    def folder(self) -> Path:
+        """The set's own."""
+        return sets_folder(self.root) / self.name
+
+    def facts(self) -> Facts:
+        classes, *splits = self.labelled()
+        train, test = (len(split.labels) - len(bad) for split, bad in zip(splits, self._left_out(), strict=True))
+        return Facts(self._decoder.shape, "classes", classes, *self.split_sizes(train), test, self.batch_size)
+
+    def fingerprint(self) -> str:
+        """A hash over the hashes of all files; it says how many images are left out, so a run that skips some says it too."""
+        found, count = fingerprint(self.folder, self.files()), sum(map(len, self._left_out()))
+        return found if count == 0 else f"{found} without {count} unreadable images"
+
+    def load(self) -> tuple[Streamed, Streamed]:
+        _, *splits = self.labelled()
+        facts, images = self.facts(), self._images()
+        needed = (facts.train + facts.val + facts.test) * int(np.prod(facts.input_shape))
+        fits = needed <= self.memory_mib * 2**20
+        unreadable = self._left_out()
+        if self.unreadable == "skip":
+            self._say_left_out(images, unreadable)
+        elif not fits:  # else it is seen when they are decoded, before the first step
+            for part, bad, split in zip(images, self._looked_through(), splits, strict=True):
+                part.refuse(bad, len(split.labels))
+
+        def made(part: Images, split: Labelled, bad: list[Unreadable]) -> Streamed:
+            positions = np.delete(np.arange(len(split.labels)), [position for position, _ in bad])
+            y = torch.from_numpy(split.labels[positions])
+            return Streamed(part, torch.from_numpy(positions), y, workers=self._workers, fits=fits)
+
+        train, test = (made(*parts) for parts in zip(images, splits, unreadable, strict=True))
+        return train, test
+
+    @property
+    def _decoder(self) -> Decoder:
+        return Decoder(self.size, self.channels)
+
+    @property
+    def _workers(self) -> int:
+        if self.workers is None:
+            threads = torch.get_num_threads()
+            return threads if threads > 1 else 0
+        return self.workers
+
+    def _images(self) -> tuple[Images, Images]:
+        train, test = (Images(source, self._decoder) for source in self.sources())
+        return train, test
+
+    def _left_out(self) -> tuple[list[Unreadable], list[Unreadable]]:
+        """Of each split, what is skipped."""
+        return self._looked_through() if self.unreadable == "skip" else ([], [])
+
+    def _looked_through(self) -> tuple[list[Unreadable], list[Unreadable]]:
+        """Of each split, what cannot be decoded: found out by decoding all of it, once for these files."""
+        from PIL import __version__
+
+        key = f"{fingerprint(self.folder, self.files())} {self.which_images} Pillow {__version__}"
+        found = recall("unreadable", key)
+        if found is None:
+            _, *splits = self.labelled()
+            found = [
+                part.unreadable(range(len(split.labels)), self._workers, f"{split.split} images")
+                for part, split in zip(self._images(), splits, strict=True)
+            ]
+            remember("unreadable", key, found)
+        train, test = ([(int(position), str(reason)) for position, reason in some] for some in found)
+        return train, test
+
+    def _say_left_out(self, images: tuple[Images, Images], unreadable: tuple[list[Unreadable], list[Unreadable]]) -> None:
+        named = [f"{part.source.name(at)} ({why})" for part, bad in zip(images, unreadable, strict=True) for at, why in bad]
+        if named:
+            say(f"{len(named):,} images cannot be read and are left out, first {named[0]}")
+
+
+def split_to_test(found: Collection[str], wanted: str | None, where: str) -> str:
+    """The name of the test split among those found. Raises DataError."""
+    for name in (wanted,) if wanted is not None else TESTS:
+        if name in found:
+            return name
+    raise DataError(
+        f"{where} has no split to test on, {wanted or ' or '.join(TESTS)}; there are {', '.join(sorted(found))}: "
+        "dataset.test_split names another"
+    )
+
+
+def check_same_classes(train: Collection[str], test: Collection[str], split: str, where: str) -> None:
+    """Raise a DataError for a class that only one of the splits has."""
+    only_train, only_test = sorted(set(train) - set(test)), sorted(set(test) - set(train))
+    if only_train or only_test:
+        name, has, lacks = (only_train[0], "train", split) if only_train else (only_test[0], split, "train")
+        raise DataError(
+            f"{where}: class {name} is in {has} but not in {lacks}, one of {len(only_train) + len(only_test)} such classes: "
+            "both splits need images of all classes, or dataset.test_split names another"
+        )

@@ -1,0 +1,42 @@
+"""Mean and standard deviation of samples that come part by part."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+MOST_SAMPLES = 4096
+MOST_VALUES = 2**25  # as float64 a quarter of a GiB
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """Of samples' values, in float64: mean and deviation, of images (C, 1, 1), else as one sample; the largest."""
+
+    mean: Tensor
+    std: Tensor
+    highest: float
+
+
+def moments(parts: Iterable[Tensor]) -> Moments:
+    """Of samples (N, *input) that come in parts; of 8-bit images the same bits in whatever parts, since sums are exact."""
+    total: Tensor | float = 0.0
+    squares: Tensor | float = 0.0
+    highest, count = float("-inf"), 0
+    for part in parts:
+        axes = (0, 2, 3) if part.dim() == 4 else (0,)
+        values = part.double()
+        total = total + values.sum(axes, keepdim=True)[0]
+        squares = squares + values.square().sum(axes, keepdim=True)[0]
+        highest = max(highest, float(values.max()))
+        count += part.numel()
+    assert isinstance(total, Tensor)
+    count //= total.numel()
+    mean = total / count
+    return Moments(mean, (squares / count - mean.square()).clamp_min(0).sqrt(), highest)
+
+
+def parts(x: Tensor) -> Iterable[Tensor]:
+    """Samples (N, *input) in parts so small that their float64 copies, eight times a byte's, are no burden."""
+    return torch.split(x, max(1, min(MOST_SAMPLES, MOST_VALUES // max(1, x[0].numel()))))

@@ -1,0 +1,195 @@
+"""Images that are decoded when they are needed, by worker processes; whole beforehand where they fit in memory."""
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from effdl.datasets.decoding import Decoder
+from effdl.datasets.moments import Moments, moments
+from effdl.datasets.problem import Batch, Samples, Split
+from effdl.datasets.waiting import watched
+from effdl.errors import DataError, one_line
+
+CHUNK = 64  # images that a worker decodes at once where nothing else says how many
+# Named, since in a sweep's process the default is another, with which each worker takes seconds to import torch anew.
+FORK = "fork" if sys.platform == "linux" else None
+SOME = 16  # images that tell how long decoding takes
+CPU = torch.device("cpu")
+
+Unreadable = tuple[int, str]  # an image's position in its source, and what is wrong with it
+
+
+class Source(Protocol):
+    """Image files by position; goes to worker processes, so it is small or shared, and can be pickled."""
+
+    def read(self, position: int) -> bytes:
+        """The bytes of an image file."""
+
+    def name(self, position: int) -> str:
+        """What to call it in an error."""
+
+
+@dataclass(frozen=True)
+class Images(Dataset[tuple[Tensor, list[Unreadable]]]):
+    """Image files and what is made of them; what a worker has."""
+
+    source: Source
+    decoder: Decoder
+    only_check: bool = False
+
+    def __getitem__(self, positions: "np.ndarray") -> tuple[Tensor, list[Unreadable]]:
+        """Images at these positions (N, C, H, W), none where they are only checked, and those that cannot be read."""
+        pixels = np.empty((0 if self.only_check else len(positions), *self.decoder.shape), np.uint8)
+        unreadable: list[Unreadable] = []
+        for place, position in enumerate(positions.tolist()):
+            try:
+                found = self.decoder(self.source.read(position))
+            except MemoryError:
+                raise
+            except Exception as error:  # of a damaged file Pillow may raise anything
+                unreadable.append((position, one_line(error)))
+            else:
+                if not self.only_check:
+                    pixels[place] = found
+        return torch.from_numpy(pixels), unreadable
+
+    def decoded(
+        self, parts: Sequence["np.ndarray"], workers: int, pinned: bool = False
+    ) -> Iterator[tuple[Tensor, list[Unreadable]]]:
+        """What `__getitem__` gives for each part, in this order, by worker processes that run ahead by two parts each."""
+        workers = min(workers, len(parts)) if len(parts) > 1 else 0
+        return iter(
+            DataLoader(
+                self,
+                batch_size=None,
+                sampler=parts,
+                num_workers=workers,
+                multiprocessing_context=FORK if workers else None,
+                generator=torch.Generator(),  # else it would draw from the global one
+                worker_init_fn=_begin,
+                pin_memory=pinned,
+            )
+        )
+
+    def unreadable(self, positions: Sequence[int], workers: int, what: str) -> list[Unreadable]:
+        """Those that cannot be read, after a look at each."""
+        parts = np.array_split(np.asarray(positions), max(1, -(-len(positions) // CHUNK)))
+        found = Images(self.source, self.decoder, only_check=True).decoded(parts, workers)
+        return [bad for _, some in watched(found, len(parts), f"looking through {len(positions):,} {what}") for bad in some]
+
+    def refuse(self, unreadable: Sequence[Unreadable], among: int) -> None:
+        """Raise a DataError for images that cannot be read, if there are any."""
+        if unreadable:
+            position, reason = unreadable[0]
+            raise DataError(
+                f"{len(unreadable):,} of {among:,} images cannot be read, first {self.source.name(position)} ({reason}): "
+                "mend or delete what is damaged, or dataset.unreadable=skip leaves it out"
+            )
+
+
+class Streamed(Split):
+    """Images of a source, decoded anew each time that they are gone through.
+
+    Args:
+        images: the source and the rule of decoding.
+        positions: (N,) places in the source, on the CPU.
+        y: (N,) labels.
+        workers: processes that decode, 0 for this one. Nothing but speed depends on it.
+        fits: `to` puts all of it into memory, decoded once.
+        device: where batches come out.
+    """
+
+    def __init__(
+        self, images: Images, positions: Tensor, y: Tensor, *, workers: int, fits: bool, device: torch.device = CPU
+    ) -> None:
+        self.images, self.positions, self.y = images, positions, y.to(device)
+        self.workers, self.fits, self.device = workers, fits, device
+        self._moments: Moments | None = None
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        return self.images.decoder.shape
+
+    def take(self, index: Tensor) -> "Streamed":
+        index = index.cpu()
+        taken = self.positions[index], self.y.cpu()[index]
+        return Streamed(self.images, *taken, workers=self.workers, fits=self.fits, device=self.device)
+
+    def to(self, device: torch.device) -> Split:
+        if self.fits:
+            return self._whole().to(device)
+        return Streamed(self.images, self.positions, self.y, workers=self.workers, fits=False, device=device)
+
+    def gather(self, indices: Sequence[Tensor]) -> Iterator[Batch]:
+        found = self.images.decoded([self.positions[index.cpu()].numpy() for index in indices], self.workers, self._pinned)
+        for index in indices:
+            yield Batch(self._arrived(*next(found)), self.y[index], index)
+
+    def batches(self, size: int) -> Iterator[Batch]:
+        return self.gather(torch.arange(len(self), device=self.device).split(size))
+
+    def moments(self) -> Moments:
+        """Of all images, which takes a pass through them, once."""
+        if self._moments is None:
+            count = -(-len(self) // CHUNK)
+            batches = watched(self.batches(CHUNK), count, f"mean and deviation of {len(self):,} images")
+            self._moments = moments(batch.x for batch in batches)
+        return self._moments
+
+    def reading_seconds(self, samples: int) -> float:
+        tried = self.positions[:SOME].numpy()
+        start = time.perf_counter()
+        self.images[tried]
+        return (time.perf_counter() - start) / len(tried) * samples / max(1, self.workers)
+
+    def tensors(self) -> Samples:
+        raise DataError(
+            f"this method needs its {len(self):,} training images in memory at once, which do not fit "
+            "dataset.memory_mib: raise it, or lower dataset.train_limit or dataset.size"
+        )
+
+    def _whole(self) -> Samples:
+        """All of it, decoded; every image that cannot be read counts before one is complained of."""
+        out = torch.empty(len(self), *self.input_shape, dtype=torch.uint8)
+        parts = self.positions.split(CHUNK)
+        found = self.images.decoded([part.numpy() for part in parts], self.workers)
+        unreadable: list[Unreadable] = []
+        for part in watched(out.split(CHUNK), len(parts), f"decoding {len(self):,} images"):
+            pixels, some = next(found)
+            part.copy_(pixels)
+            unreadable += some
+        self.images.refuse(unreadable, len(self))
+        return Samples(out, self.y)
+
+    def _arrived(self, pixels: Tensor, unreadable: list[Unreadable]) -> Tensor:
+        self.images.refuse(unreadable, len(pixels))
+        return pixels.to(self.device, non_blocking=self._pinned)
+
+    @property
+    def _pinned(self) -> bool:
+        return self.device.type == "cuda"
+
+
+def _begin(worker: int) -> None:
+    """A worker leaves an interrupt to its parent, and ends with it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _end_with(sentinel: int) -> None:
+    wait([sentinel])
+    os._exit(1)
