@@ -14,9 +14,9 @@ from torch.utils.checkpoint import checkpoint
 
 from effdl.archs.chain import BlockChain
 from effdl.datasets.problem import Batch
-from effdl.errors import ConfigError
+from effdl.errors import ConfigError, Diverged, EffdlError, FitFailed
 from effdl.objectives.objective import Objective, at_least_float32
-from effdl.training.loop import Exchange, reduce_loss, switch_mode, train_epoch
+from effdl.training.loop import reduce_loss, switch_mode, train_epoch
 from effdl.training.optim import Schedule, set_epoch
 from effdl.training.ranks import Ranks
 
@@ -133,7 +133,8 @@ class SegmentState:
         set_epoch(self.optimizer, self.schedule, epoch, self.epochs)
         restore = switch_mode(self.modules, True)
         try:
-            yield from train_epoch(batches, self.step, self.optimizer, lambda step: self.seed(epoch, step), self._exchange())
+            step, exchange = (self.step, None) if self.ranks.alone else (self._part, self._exchange)
+            yield from train_epoch(batches, step, self.optimizer, lambda step: self.seed(epoch, step), exchange)
             self.ranks.synchronise(self.modules)
         finally:
             restore()
@@ -154,9 +155,15 @@ class SegmentState:
         reduce_loss(loss, batch.sample_weight).backward()
         return replace(batch, x=outputs.detach(), loss=loss.detach())
 
-    def _exchange(self) -> Exchange | None:
-        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        return None if self.ranks.alone else lambda batch: self.ranks.exchange(parameters, batch)
+    def _part(self, batch: Batch) -> Batch:
+        """A step on one rank's part; what a single rank meets there is no end that all could record."""
+        try:
+            return self.step(batch)
+        except (Diverged, FitFailed) as error:
+            raise EffdlError(str(error)) from error
+
+    def _exchange(self, batch: Batch) -> None:
+        self.ranks.exchange((p for group in self.optimizer.param_groups for p in group["params"]), batch)
 
     def forward(self, x: Tensor) -> Tensor:
         for i, block in enumerate(self.blocks):
