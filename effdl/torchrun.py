@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-GIVE_WAY_S = 3.0
+GIVE_WAY_S = {False: 15.0, True: 3.0}  # before processes wait for one another, and while they do
 NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 
 
@@ -50,18 +50,18 @@ def fail(line: str) -> None:
     here = place()
     if here.rank > 0:
         _Watch.silent = True
-        time.sleep(GIVE_WAY_S)
+        time.sleep(GIVE_WAY_S[_Watch.on])
     print(f"effdl: {tagged(line)}", file=sys.stderr, flush=True)
     if here.size > 1 and (path := os.environ.get("TORCHELASTIC_ERROR_FILE")):
-        extra = {"py_callstack": "", "timestamp": str(int(time.time()))}
+        said = {"message": line, "extraInfo": {"timestamp": str(int(time.time()))}}
         with suppress(OSError):
-            Path(path).write_text(json.dumps({"message": {"message": line, "extraInfo": extra}}))
+            Path(path).write_text(json.dumps({"message": said}))
 
 
 class _Watch:
-    """Set once a process has said, or need not say, why it ends."""
+    """silent: once this process has said, or need not say, why it ends. on: once it waits for others."""
 
-    silent = False
+    silent = on = False
     lock = threading.Lock()
 
 
@@ -73,6 +73,7 @@ def watch(processes: Sequence[tuple[str, int]]) -> None:
     Args:
         processes: (machine, process id) of each rank.
     """
+    _Watch.on = True
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     signal.signal(signal.SIGTERM, lambda *_: None)

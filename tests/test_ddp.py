@@ -129,12 +129,12 @@ def test_two_processes_make_one_run_with_one_answer_and_ask_again_from_the_recor
     done = run(*SMALL, cwd=folder)
     assert done.returncode == 0 and len(done.stdout.splitlines()) == 1, done.stderr
     result = answer(done)
-    assert result["status"] == "finished" and result["summary"]["data/train_samples"] == 3 * 2 * 300
+    assert result["status"] == "finished" and result["summary"]["data/train_samples"] == 2 * 2 * 300
     (path,) = (folder / "results" / "runs").iterdir()
     stored = json.loads((path / "spec.json").read_text())
     assert path.name == result["run_id"] and stored["identity"]["hardware"]["processes"] == 2
     assert done.stderr.count("peak training memory") == 1 and ours(done) == []
-    assert len((path / "metrics.jsonl").read_text().splitlines()) == 2 * 3 * 2
+    assert len((path / "metrics.jsonl").read_text().splitlines()) == 2 * 2 * 2
     before = {name: (folder / name).stat().st_mtime_ns for name in files(folder)}
     again = run(*SMALL, cwd=folder)
     assert answer(again) == result
@@ -188,7 +188,7 @@ def test_what_happens_to_one_rank_stops_all_with_its_rank_and_message(what: str,
 def test_a_loss_that_is_no_number_on_one_rank_is_every_ones_end_and_recorded(folder: Path) -> None:
     done = run(*SMALL, "objective=faulty", "objective.what=nan", cwd=folder)
     result = answer(done)
-    assert done.returncode != 0 and result["status"] == "diverged" and "loss is nan at segment 1 of 3" in result["reason"]
+    assert done.returncode != 0 and result["status"] == "diverged" and "loss is nan at segment 1 of" in result["reason"]
     assert [line.count("diverged") for line in ours(done)] == [1] and ours(done)[0].startswith("effdl: rank 0: ")
 
 

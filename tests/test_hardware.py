@@ -1,5 +1,6 @@
 """Precision, layout and compilation: what can be held without a GPU."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,12 +10,14 @@ from command import run_here
 from torch import Tensor, nn
 
 from effdl.config import build, compose
+from effdl.datasets.problem import Samples
 from effdl.errors import ConfigError
 from effdl.methods.backprop import Backprop
 from effdl.methods.segmentwise import Segmentwise
+from effdl.records.carry import carry_out
 from effdl.records.run import Run
 from effdl.training.feeding import Feeder
-from effdl.training.hardware import Hardware
+from effdl.training.hardware import Hardware, restoring
 from effdl.training.optim import Sgd
 
 BF16, CHANNELS_LAST = Hardware(precision="bf16"), Hardware(layout="channels_last")
@@ -47,6 +50,33 @@ def test_auto_takes_what_there_is_and_settles_it_before_the_run_has_its_name(mon
 def test_what_is_asked_for_is_not_settled_otherwise() -> None:
     asked = Hardware(device="cpu", precision="bf16", layout="contiguous", threads=3, compile=True)
     assert asked.resolved(True) == asked
+
+
+def test_a_run_leaves_rounding_and_threads_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    def now() -> tuple[Any, ...]:
+        cudnn: Any = torch.backends.cudnn
+        parts = (torch.backends.cuda.matmul, cudnn, cudnn.conv, cudnn.rnn)
+        return torch.get_num_threads(), *(part.fp32_precision for part in parts)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    before = now()
+    for precision, rounding in (("float32", "ieee"), ("tf32", "tf32"), ("bf16", "tf32")):
+        with pytest.raises(KeyError), restoring():
+            Hardware(device="cuda", precision=precision).open(threads=2)
+            assert now() == (2, *[rounding] * 4)
+            raise KeyError
+        assert now() == before
+
+
+def test_a_run_on_a_gpu_leaves_no_trace_in_the_next(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    seen: list[str] = []
+    spec = replace(build(compose(["arch=mlp", "method.epochs=1"])), hardware=Hardware(device="cuda"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(Samples, "to", lambda self, device: seen.append(torch.backends.cuda.matmul.fp32_precision) or self)
+    before = torch.backends.cuda.matmul.fp32_precision
+    with pytest.raises((RuntimeError, AssertionError)):  # there is no GPU
+        carry_out(spec, tmp_path)
+    assert seen[0] == "ieee" and torch.backends.cuda.matmul.fp32_precision == before
 
 
 def test_tf32_on_a_cpu_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

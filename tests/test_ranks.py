@@ -243,7 +243,7 @@ def test_rank_0_speaks_for_what_all_meet_and_another_only_if_nobody_stops_it(
     assert slept == [] and capsys.readouterr().err == "effdl: rank 0: first\n"
     places(monkeypatch, 2, rank=1)
     torchrun.fail("second")
-    assert slept == [torchrun.GIVE_WAY_S] and capsys.readouterr().err == "effdl: rank 1: second\n"
+    assert slept == [torchrun.GIVE_WAY_S[False]] and capsys.readouterr().err == "effdl: rank 1: second\n"
     assert '"message": "second"' in (tmp_path / "error.json").read_text()
 
 
