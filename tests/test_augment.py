@@ -10,6 +10,7 @@ import tiny
 import torch
 import torchvision.transforms.v2.functional as TF
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.transforms.v2 import AutoAugment as TheirAutoAugment
 from torchvision.transforms.v2 import AutoAugmentPolicy, InterpolationMode
 
@@ -315,3 +316,20 @@ def test_an_augmentation_of_vectors_is_refused_before_anything_is_read() -> None
 def test_auto_augment_of_images_that_are_not_of_eight_bits_is_refused() -> None:
     with pytest.raises(DataError, match=r"^augment\.auto_augment: .* at most 16; augment=standard only crops and flips$"):
         Standard(auto_augment="cifar10").prepare(images(8, (1, 8, 8)) % 17)
+
+
+class RoundedFactors(TorchDispatchMode):
+    """Convolutions as a GPU computes them with TF32: factors of 10 bits."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.convolution.default:
+            args = (*(((a.view(torch.int32) + 2**12) & -(2**13)).view(torch.float32) for a in args[:2]), *args[2:])
+        return func(*args, **(kwargs or {}))
+
+
+def test_images_are_the_same_bytes_where_products_are_rounded_to_10_bits() -> None:
+    images = torch.randint(0, 256, (64, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    factor = torch.linspace(0.1, 1.9, 64, dtype=torch.float64)
+    with RoundedFactors():
+        rounded = colours.sharpness(images, factor)
+    assert torch.equal(rounded, colours.sharpness(images, factor))

@@ -98,7 +98,7 @@ class Faulty(SoftmaxCe):
         calls.append(1)
         if os.environ["RANK"] != str(self.rank) or len(calls) != 5 + 1000 * (self.rank == 0):
             return losses
-        if self.what == "nan":
+        if self.what == "not_finite":
             return losses * float("nan")
         raise {"ValueError": ValueError, "FitFailed": FitFailed, "MemoryError": MemoryError}[self.what]("out of luck")
 """
@@ -186,7 +186,7 @@ def test_what_happens_to_one_rank_stops_all_with_its_rank_and_message(what: str,
 
 @pytest.mark.slow
 def test_a_loss_that_is_no_number_on_one_rank_is_every_ones_end_and_recorded(folder: Path) -> None:
-    done = run(*SMALL, "objective=faulty", "objective.what=nan", cwd=folder)
+    done = run(*SMALL, "objective=faulty", "objective.what=not_finite", cwd=folder)
     result = answer(done)
     assert done.returncode != 0 and result["status"] == "diverged" and "loss is nan at segment 1 of" in result["reason"]
     assert [line.count("diverged") for line in ours(done)] == [1] and ours(done)[0].startswith("effdl: rank 0: ")

@@ -31,11 +31,11 @@ def sharpness(images: Tensor, factor: Tensor) -> Tensor:
     channels, height, width = images.shape[1:]
     if min(height, width) <= 2:
         return images
-    kernel = torch.full((3, 3), 1 / 13, device=images.device)
-    kernel[1, 1] = 5 / 13
+    kernel = torch.ones(3, 3, device=images.device)  # whole numbers: exact even where a GPU rounds factors to 10 bits
+    kernel[1, 1] = 5
     blended = images.float()
     inner = blended[:, :, 1:-1, 1:-1]
-    smooth = F.conv2d(blended, kernel.expand(channels, 1, 3, 3), groups=channels).round_()
+    smooth = F.conv2d(blended, kernel.expand(channels, 1, 3, 3), groups=channels).div_(13).round_()
     inner.addcmul_(smooth.sub_(inner), _each(1 - factor))
     return _to_bytes(blended)
 
