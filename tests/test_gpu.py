@@ -2,6 +2,7 @@
 that can run there, so that at least the tests themselves are known to work."""
 
 import json
+import runpy
 import subprocess
 import sys
 from dataclasses import replace
@@ -161,3 +162,77 @@ def test_two_gpus_learn_what_one_does_by_nccl(device: str, tmp_path: Path) -> No
         spec(Hardware(device="cuda", layout="channels_last"), "method=dll", "arch=mlp", "method.epochs=1"), tmp_path
     )
     assert losses({"path": tmp_path / result["path"]}) == pytest.approx(losses(alone), rel=1e-3)
+
+
+# --- the commands, here without a GPU
+
+
+@pytest.mark.skipif(not NONE, reason="there is a GPU")
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        (["bash", "scripts/gpu_session.sh", "5", "OUT"], 3),
+        pytest.param(["make", "--no-print-directory", "test-gpu", "VENV=VENV"], 0, marks=pytest.mark.slow),
+        pytest.param(["make", "--no-print-directory", "bench-gpu", "VENV=VENV"], 0, marks=pytest.mark.slow),
+    ],
+)
+def test_without_a_gpu_a_command_says_so_in_one_line(command: list[str], code: int, tmp_path: Path) -> None:
+    venv = tmp_path / "venv" / "bin"
+    venv.mkdir(parents=True)
+    (venv / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    (venv / "python").chmod(0o755)
+    (venv.parent / ".installed").touch()
+    asked = [part.replace("VENV=VENV", f"VENV={venv.parent}").replace("OUT", str(tmp_path / "out")) for part in command]
+    done = subprocess.run(asked, cwd=ROOT, env=environment(PYTHON=sys.executable), capture_output=True, text=True, timeout=120)
+    said = (done.stdout + done.stderr).splitlines()
+    assert (done.returncode, len(said)) == (code, 1) and "no CUDA device on this machine, nothing done" in said[0], said
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("arguments", [[], ["5"], ["soon", "OUT"], ["0", "OUT"], ["5", "OUT", "more"]])
+def test_a_session_asked_for_in_another_way_is_one_line(arguments: list[str], tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["bash", ROOT / "scripts" / "gpu_session.sh", *arguments], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 2 and done.stderr.startswith("gpu_session: ") and done.stderr.count("\n") == 1
+    assert [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.slow
+def test_a_session_keeps_to_its_time_and_copies_what_there_is(tmp_path: Path) -> None:
+    """With a stand-in for Python that claims a GPU and, for every step, takes longer than there is time."""
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "record").touch()
+    stand_in = tmp_path / "python"
+    stand_in.write_text(
+        '#!/bin/sh\ncase "$*" in -c* | *gpu_there*) exit 0;; *at_scale*) echo table-6.1 small; echo demo small;;\n'
+        "*bench*) exit 3;; *) echo begun; exec sleep 100;; esac\n"
+    )
+    stand_in.chmod(0o755)
+    env = {**environment(), "PYTHON": str(stand_in), "RESULTS": str(tmp_path / "results")}
+    command = ["bash", ROOT / "scripts" / "gpu_session.sh", "1", str(tmp_path / "out")]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    summary = (tmp_path / "out" / "summary.txt").read_text().splitlines()
+    assert [line.split(" after")[0] for line in summary] == [
+        "tests: cut short",
+        "bench: 3",
+        "table-6.1: cut short",
+        "table-6.1-report: no time left",
+        "demo: no time left",
+        "demo-report: no time left",
+    ]
+    assert (tmp_path / "out" / "results" / "record").exists() and (tmp_path / "out" / "tests.log").read_text() == "begun\n"
+
+
+@pytest.mark.slow
+def test_the_benchmark_runs_as_it_would_on_a_gpu(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    bench = runpy.run_path(str(ROOT / "scripts" / "bench.py"))
+    compiled: list[Any] = []
+    monkeypatch.setattr(torch, "compile", lambda module: compiled.append(module) or module)  # type: ignore[func-returns-value]
+    rows = list(bench["on_device"]("cnn4", torch.device("cpu"), batch_size=8, steps=2, seconds=0.0))
+    assert len(rows) == 2 * 2 + 3 and len(compiled) == 3 + 1  # blocks in the engine, the whole network in the bare loop
+    assert all(value > 0 for _, value, _ in rows[:4])
+    if NONE:
+        assert list(bench["gpu"]()) == []
+        assert capsys.readouterr().err == "bench gpu: no CUDA device on this machine, nothing to measure\n"
