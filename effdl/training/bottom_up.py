@@ -95,9 +95,9 @@ class BottomUp:
 
     def _state(self, i: int, plan: SegmentPlan, shape: tuple[int, ...]) -> SegmentState:
         """Segment i, its decision block freshly drawn from the stream ("init", i)."""
-        blocks = self.chain[plan.start : plan.stop]
+        blocks, rank = self.chain[plan.start : plan.stop], self.run.ranks.rank
         reseed(self.run.seed("init", i))
-        like, rank = next(blocks.parameters()), self.run.ranks.rank
+        like = next(blocks.parameters())
         local_loss = plan.local_loss(shape).to(device=like.device, dtype=like.dtype)
         parameters = [*blocks.parameters(), *local_loss.parameters()]
         return SegmentState(
