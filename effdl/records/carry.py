@@ -75,11 +75,12 @@ def _carry_out(spec: config.Spec, root: Path, reporter: Reporter, threads: int |
         begun_with, done = ranks.agree(begin)
         if done is not None:
             return done
-        problem = problem.to(spec.hardware.open(begun_with))
+        device = spec.hardware.open(begun_with)
+        problem = problem.to(device)
         if ranks.rank > 0:
-            return _follow(spec, problem, ranks)
+            return _follow(spec, problem, device, ranks)
         with Log(spec.logger, reporter.say, store.path, name_of(spec), config.dump(spec)) as log:
-            return _lead(spec, store, problem, test, log, reporter, ranks)
+            return _lead(spec, store, problem, test.to(device), device, log, reporter, ranks)
 
 
 @contextmanager
@@ -142,11 +143,18 @@ def open_run(spec: config.Spec, test: Samples | None, **places: Any) -> Run:
 
 
 def _lead(
-    spec: config.Spec, store: Store, problem: Problem, test: Samples, log: Log, reporter: Reporter, ranks: Ranks
+    spec: config.Spec,
+    store: Store,
+    problem: Problem,
+    test: Samples,
+    device: torch.device,
+    log: Log,
+    reporter: Reporter,
+    ranks: Ranks,
 ) -> dict[str, Any]:
     """Carry a run out and record it; alone or as the first of several processes."""
-    name, device = name_of(spec), problem.train_tensors().y.device
-    run = open_run(spec, test.to(device), store=store, log=log, reporter=reporter, name=name, ranks=ranks)
+    name = name_of(spec)
+    run = open_run(spec, test, store=store, log=log, reporter=reporter, name=name, ranks=ranks)
     head = {"run_id": store.path.name, "name": name, "seed": spec.seed}
 
     def recorded(summary: dict[str, Any]) -> dict[str, Any]:
@@ -165,9 +173,8 @@ def _lead(
     return ranks.agree(lambda: recorded(summary))
 
 
-def _follow(spec: config.Spec, problem: Problem, ranks: Ranks) -> dict[str, Any]:
+def _follow(spec: config.Spec, problem: Problem, device: torch.device, ranks: Ranks) -> dict[str, Any]:
     """Learn beside the first process, which measures and records; returns what it recorded."""
-    device = problem.train_tensors().y.device
     with suppress(Diverged, FitFailed):  # which all meet
         spec.method.fit(problem, build_network(spec, problem, device), open_run(spec, None, ranks=ranks))
     answer: dict[str, Any] = ranks.agree(dict)
