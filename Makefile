@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help install demo list status readme test test-slow bench lint types check same clean
+.PHONY: help install demo list status readme test test-slow test-gpu bench bench-gpu lint types check same clean
 
 help: ## this list
 	@grep -hE '^[a-z% -]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -48,6 +48,15 @@ test-slow: $(VENV)/.installed ## the slow tier: kills, two processes at once, pr
 
 bench: $(VENV)/.installed ## what the engine costs and gains beside named peers, as ratios; 2 minutes, on a quiet machine
 	@$(PY) scripts/bench.py
+
+# Without a GPU the line that says so is all, and no failure.
+ON_A_GPU = @$(PY) scripts/gpu_there.py $@ || { code=$$?; [ $$code -eq 3 ] && exit 0; exit $$code; } &&
+
+test-gpu: $(VENV)/.installed ## the tests that need a GPU
+	$(ON_A_GPU) $(PY) -m pytest -m gpu -rs tests/test_gpu.py
+
+bench-gpu: $(VENV)/.installed ## what the engine costs on a GPU, images a second, the allocator's peaks
+	$(ON_A_GPU) $(PY) scripts/bench.py gpu
 
 lint: $(VENV)/.installed ## style
 	$(PY) -m ruff check .

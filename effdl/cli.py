@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from effdl import config
+from effdl import config, torchrun
 from effdl.errors import ConfigError, EffdlError, RecordError, one_line
 
 _results: list[dict[str, Any]] = []  # of this process's runs, in order; Hydra gives no way to return them
@@ -45,6 +45,8 @@ def main(entry: Callable[[], Any]) -> None:
             return
         if unknown := [a for a in arguments if a.startswith("-") and a.split("=")[0] not in FLAGS]:
             raise ConfigError(f"{unknown[0]}: unknown option; values are given as key=value, see --help")
+        if many and torchrun.place().size > 1:
+            raise ConfigError(f"-m: torchrun's {torchrun.place().size} processes carry out one run, not a sweep")
         if any(a.startswith("-") for a in arguments):
             sys.argv += config.search_path()
             entry()
@@ -123,10 +125,12 @@ def _execute(specs: list[config.Spec], composed: Any) -> list[dict[str, Any]]:
     if workers is not None and (type(workers) is not int or workers < 1):
         raise ConfigError(f"workers: a whole number from 1, or null for one a core, not {workers!r}")
     from effdl.records.execute import execute
-    from effdl.records.report import Console
+    from effdl.records.report import Console, Silent
 
     gc.freeze()
     gc.enable()
+    if torchrun.place().rank > 0:  # the first shows it
+        return execute(specs, Path(str(results)), 1, Silent())
     with Console(len(specs)) as console:
         return execute(specs, Path(str(results)), workers or os.cpu_count() or 1, console)
 
@@ -137,11 +141,13 @@ def _answer(results: list[dict[str, Any]], many: bool) -> None:
     if bad and many:  # each had its line when it ended
         print(f"effdl: {len(bad)} of {len(results)} runs did not finish; the same command tries them again", file=sys.stderr)
     elif bad:
-        print(f"effdl: {bad[0]['name']}: {bad[0]['status']}: {bad[0]['reason']}", file=sys.stderr)
+        torchrun.fail(f"{bad[0]['name']}: {bad[0]['status']}: {bad[0]['reason']}")
     for result in bad:
         if os.environ.get("EFFDL_DEBUG") and "trace" in result:
             print(result["trace"], file=sys.stderr)
     shown = [{key: value for key, value in result.items() if key not in ("trace", "exit_code")} for result in results]
+    if torchrun.place().rank > 0:
+        shown = []
     if many:
         print(json.dumps({"runs": shown}), flush=True)
     elif shown and "path" in shown[0]:
@@ -152,7 +158,7 @@ def _answer(results: list[dict[str, Any]], many: bool) -> None:
 
 
 def stop(line: str, code: int) -> None:
-    print(f"effdl: {line}", file=sys.stderr)
+    torchrun.fail(line)
     sys.exit(code)
 
 

@@ -246,6 +246,14 @@ def check(spec: Spec) -> None:
         raise ConfigError(f"dataset.val_size: {spec.dataset.val_size} leaves no training samples")
     if spec.dataset.batch_size > problem.train:
         raise ConfigError(f"dataset.batch_size: {spec.dataset.batch_size} is larger than the {problem.train} training samples")
+    spec.hardware.check(problem)
+    if spec.hardware.processes > 1 and not spec.method.takes_processes:
+        raise ConfigError(f"hardware.processes: {type(spec.method).__name__} learns in one process")
+    if spec.hardware.processes > 1 and spec.filter is not None and spec.filter.sees != "index":
+        raise ConfigError(
+            f"filter: {type(spec.filter).__name__} looks at features, of which each of {spec.hardware.processes} processes has "
+            "a part; hardware.processes=1 or filter=none"
+        )
     if spec.filter is not None:
         spec.filter.check(problem)
     if spec.augment is not None:

@@ -1,8 +1,10 @@
 """What effdl's own code costs and gains, each beside a named peer, measured in turns in one run on one thread.
 
     python scripts/bench.py [steps] [feednets] [memory] [augment] [startup]
+    python scripts/bench.py gpu
 
-Ratios of medians; the times themselves hang on the machine and its other work. Nothing here is a test.
+Ratios of medians; the times themselves hang on the machine and its other work. Nothing here is a test. The section gpu, alone
+in that it needs one, prints images a second and MiB too.
 """
 
 import statistics
@@ -11,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -20,12 +23,13 @@ from torch import Tensor, nn
 from effdl.archs.chain import BlockChain
 from effdl.augment.standard import Standard
 from effdl.config import build_choice
-from effdl.datasets.problem import Facts, Problem, Samples
+from effdl.datasets.problem import Batch, Facts, Problem, Samples
 from effdl.methods.segmentwise import Segmentwise
 from effdl.objectives.losses import SoftmaxCe
 from effdl.training.bottom_up import drain_epoch
 from effdl.training.feeding import Feeder
 from effdl.training.feednet import feednet
+from effdl.training.hardware import Hardware, restoring
 from effdl.training.loop import reseed
 from effdl.training.optim import Sgd
 from effdl.training.rehearsal import Prefix, Rehearsal
@@ -76,22 +80,28 @@ def facts(shape: tuple[int, ...], batch_size: int) -> Facts:
     return Facts(shape, "classes", 10, 1280, 10, 10, batch_size)
 
 
-def _engine(data: Problem, chain: BlockChain) -> Callable[[], object]:
-    loss = DecisionLoss(chain.head, data.objective)
-    optimizer = Sgd(lr=0.01).build([*chain.blocks.parameters(), *loss.parameters()])
-    state = SegmentState(chain[: len(chain)], loss, optimizer, seed=lambda epoch, step: step, epochs=1)
-    feeder = Feeder(data, chain.input, 0)
+def _engine(data: Problem, chain: BlockChain, hardware: Hardware | None = None) -> Callable[[], object]:
+    hardware, state = hardware or Hardware(), _segment(chain, 0, len(chain), chain.head)
+    state.autocast = hardware.autocast
+    if hardware.compile:
+        state.compile()
+    feeder = Feeder(data, chain.input, 0, hardware)
     return lambda: drain_epoch(state, feeder.train(0), "", lambda step: False)
 
 
-def _bare(data: Problem, chain: BlockChain) -> Callable[[], object]:
+def _bare(data: Problem, chain: BlockChain, hardware: Hardware | None = None) -> Callable[[], object]:
+    hardware, network = hardware or Hardware(), chain.train()
     samples, optimizer = data.train_tensors(), torch.optim.SGD(chain.parameters(), lr=0.01, momentum=0.9)
-    chain.train()
+    if hardware.compile:
+        network = torch.compile(chain)
 
     def epoch() -> None:
-        order = torch.randperm(len(samples))
+        order = torch.randperm(len(samples)).to(samples.y.device)
         for index in order.split(data.batch_size):
-            loss = F.cross_entropy(chain(samples.x[index]), samples.y[index])
+            x = samples.x[index]
+            x = x.contiguous(memory_format=hardware.memory_format) if x.dim() == 4 else x
+            with hardware.autocast():
+                loss = F.cross_entropy(network(x).float(), samples.y[index])
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
@@ -190,15 +200,89 @@ def startup() -> Iterator[Row]:
     yield "seconds that a finished run takes to answer, beyond `import torch`", ours - peer, "≤ 1 s"
 
 
+def gpu() -> Iterator[Row]:
+    """The engine on a GPU, beside a bare loop; and what the allocator says that segments take, beside full backprop."""
+    if not torch.cuda.is_available():
+        print("bench gpu: no CUDA device on this machine, nothing to measure", file=sys.stderr)
+        return
+    print(f"# {torch.cuda.get_device_name()}, torch {torch.__version__}")
+    for name in ("cnn4", "vgg13_bn", "efficientnet_v2_s"):
+        yield from on_device(name, torch.device("cuda"), batch_size=512, steps=20, seconds=10.0)
+
+
+def on_device(name: str, device: torch.device, batch_size: int, steps: int, seconds: float) -> Iterator[Row]:
+    """A network in bf16 and channels last, eager and compiled: a step over a bare loop's, images a second, peaks in MiB."""
+    data = problem((3, 32, 32), steps * batch_size, batch_size).to(device)
+    for how, compiled in (("", False), (", compiled", True)):
+        hardware = Hardware(device=device.type, precision="bf16", layout="channels_last", compile=compiled)
+        with restoring():
+            hardware.open()
+            calls = [
+                _waiting(make(data, _placed(name, hardware, device, batch_size), hardware), device) for make in (_engine, _bare)
+            ]
+            ours, peer = medians(calls[0], calls[1], seconds)
+        what = f"{name}{how}, batch {batch_size}"
+        yield f"step of {what}, over a bare loop", ours / peer, "≤ 1.03"
+        yield f"images a second, {what}", steps * batch_size / ours, "for comparison"
+    yield from _peaks(name, device, batch_size, next(data.train(0)))
+
+
+def _peaks(name: str, device: torch.device, batch_size: int, batch: Batch) -> Iterator[Row]:
+    hardware = Hardware(device=device.type, precision="bf16", layout="channels_last")
+    chain = _placed(name, hardware, device, batch_size).eval()
+    shapes, decision = chain.shapes((3, 32, 32)), Segmentwise().decision
+    full = _peak(chain, _segment(chain, 0, len(chain), chain.head), 0, batch, hardware)
+    whole = _segment(chain, 0, len(chain), chain.head)
+    whole.checkpoint = True
+    least = _peak(chain, whole, 0, batch, hardware)
+    heads = [decision.build(shape, 10).to(device) for shape in shapes]
+    worst = max(_peak(chain, _segment(chain, i, i + 1, heads[i]), i, batch, hardware) for i in range(len(chain)))
+    for what, peak in (("full backprop", full), ("checkpointing by block", least), ("the worst segment", worst)):
+        yield f"allocator's peak in MiB of {name}, batch {batch_size}: {what}", peak / 2**20, "for comparison"
+
+
+def _peak(chain: BlockChain, state: SegmentState, below: int, batch: Batch, hardware: Hardware) -> float:
+    """Most bytes that the allocator has given out in the second of two steps, the whole network's weights included."""
+    state.autocast = hardware.autocast
+    for repeat in range(2):
+        if repeat and batch.y.is_cuda:
+            torch.cuda.reset_peak_memory_stats()
+        with torch.no_grad(), hardware.autocast():
+            x = chain[:below](chain.input(batch.x)).contiguous(memory_format=hardware.memory_format)
+        waiting = [replace(batch, x=x)]
+        del x
+        for _ in state.train_epoch(waiting.pop() for _ in range(1)):
+            pass
+    return torch.cuda.max_memory_allocated() if batch.y.is_cuda else float("nan")
+
+
+def _placed(name: str, hardware: Hardware, device: torch.device, batch_size: int) -> BlockChain:
+    reseed(0)
+    chain: BlockChain = build_choice("arch", name).build(facts((3, 32, 32), batch_size))
+    return hardware.place(chain, device)
+
+
+def _waiting(call: Callable[[], object], device: torch.device) -> Callable[[], object]:
+    """The call, ended when the device has done its work."""
+
+    def whole() -> None:
+        call()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    return whole
+
+
 ALL = {"steps": steps, "feednets": feednets, "memory": memory, "augment": augment, "startup": startup}
 
 
 def main() -> None:
     torch.set_num_threads(1)
-    if unknown := [name for name in sys.argv[1:] if name not in ALL]:
-        sys.exit(f"bench: no {unknown[0]!r}; there are {', '.join(ALL)}")
+    there = {**ALL, "gpu": gpu}
+    if unknown := [name for name in sys.argv[1:] if name not in there]:
+        sys.exit(f"bench: no {unknown[0]!r}; there are {', '.join(there)}")
     for name in sys.argv[1:] or ALL:
-        for what, ratio, wanted in ALL[name]():
+        for what, ratio, wanted in there[name]():
             print(f"{what:66} {ratio:7.3f}   wanted {wanted}", flush=True)
 
 

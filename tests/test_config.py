@@ -51,7 +51,7 @@ MEMBERS = {
     "augment": ["auto_augment_cifar10", "auto_augment_svhn", "cutout", "none", "standard"],
     "filter": ["none", "random_subset"],
     "probe": ["none", "stable_rank"],
-    "hardware": ["auto", "cpu", "gpu", "hardware"],
+    "hardware": ["auto", "cpu", "ddp", "gpu", "hardware"],
     "logger": ["none", "wandb"],
 }
 CLASSES = {"dataset": 8, "arch": 4, "objective": 4, "optimizer": 2, "optimizer/schedule": 1}
@@ -97,7 +97,7 @@ def test_the_folders_hold_the_groups_and_members_listed_here() -> None:
     folders = {path.parent.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml")} - {"."}
     assert folders == set(MEMBERS) == set(GROUPS)
     assert {group: choices(group) for group in GROUPS} == MEMBERS
-    assert len(BUILT) == 64 and len(CHOICES) == 70
+    assert len(BUILT) == 65 and len(CHOICES) == 71
 
 
 @pytest.mark.parametrize(("group", "name"), BUILT)

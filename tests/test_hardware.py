@@ -1,5 +1,6 @@
 """Precision, layout and compilation: what can be held without a GPU."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,9 +13,11 @@ from effdl.config import build, compose
 from effdl.errors import ConfigError
 from effdl.methods.backprop import Backprop
 from effdl.methods.segmentwise import Segmentwise
+from effdl.records import carry
+from effdl.records.carry import carry_out
 from effdl.records.run import Run
 from effdl.training.feeding import Feeder
-from effdl.training.hardware import Hardware
+from effdl.training.hardware import Hardware, restoring
 from effdl.training.optim import Sgd
 
 BF16, CHANNELS_LAST = Hardware(precision="bf16"), Hardware(layout="channels_last")
@@ -47,6 +50,36 @@ def test_auto_takes_what_there_is_and_settles_it_before_the_run_has_its_name(mon
 def test_what_is_asked_for_is_not_settled_otherwise() -> None:
     asked = Hardware(device="cpu", precision="bf16", layout="contiguous", threads=3, compile=True)
     assert asked.resolved(True) == asked
+
+
+def test_a_run_leaves_rounding_and_threads_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    def now() -> tuple[Any, ...]:
+        cudnn: Any = torch.backends.cudnn
+        parts = (torch.backends.cuda.matmul, cudnn, cudnn.conv, cudnn.rnn)
+        return torch.get_num_threads(), *(part.fp32_precision for part in parts)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    before = now()
+    for precision, rounding in (("float32", "ieee"), ("tf32", "tf32"), ("bf16", "tf32")):
+        with restoring():
+            Hardware(device="cuda", precision=precision).open(threads=2)  # type: ignore[arg-type]
+            assert now() == (2, *[rounding] * 4)
+        assert now() == before
+
+
+def test_a_run_on_a_gpu_leaves_no_trace_in_the_next(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    spec = replace(build(compose(["arch=mlp", "method.epochs=1"])), hardware=Hardware(device="cuda"))
+    before, seen = torch.backends.cuda.matmul.fp32_precision, []
+
+    def stop(*_: Any) -> None:
+        seen.append(torch.backends.cuda.matmul.fp32_precision)
+        raise KeyError
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(carry, "open_problem", stop)
+    with pytest.raises(KeyError):
+        carry_out(spec, tmp_path)
+    assert seen == ["ieee"] and torch.backends.cuda.matmul.fp32_precision == before
 
 
 def test_tf32_on_a_cpu_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

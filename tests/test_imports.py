@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-GROUND = {"errors", "rng", "setting"}
+GROUND = {"errors", "rng", "setting", "torchrun"}
 PARTS = GROUND | {"objectives", "datasets", "archs"}
 # What each part of effdl may import of effdl beside itself. reproduce → records → config; methods → training → parts.
 MAY = {
     "errors": set(),
     "rng": set(),
     "setting": set(),
+    "torchrun": set(),
     "objectives": GROUND,
     "datasets": GROUND | {"objectives"},
     "archs": GROUND | {"datasets", "objectives"},
@@ -26,7 +27,7 @@ MAY = {
     "config": {"errors", "setting"},
     "records": PARTS | {"training", "config", "filters", "probes"},
     "reproduce": PARTS | {"config", "records"},
-    "cli": {"config", "errors", "records", "reproduce"},
+    "cli": {"config", "errors", "records", "reproduce", "torchrun"},
     "commands": {"cli", "config", "errors", "records", "reproduce"},
     "__main__": {"commands"},
 }
@@ -39,6 +40,7 @@ LIGHT = (
     "errors",
     "rng",
     "setting",
+    "torchrun",
     "records/store",
     "records/execute",
     "records/report",

@@ -26,6 +26,7 @@ class Backprop(Method):
     keep_features_mib: standardised inputs are kept in memory where they fit this bound.
     """
 
+    takes_processes: ClassVar[bool] = True
     takes_filter: ClassVar[bool] = True
     takes_probes: ClassVar[bool] = True
 

@@ -18,11 +18,14 @@ class Method(Setting, ABC):
     """A learning rule.
 
     ``takes_optimizer``: whether it updates by an optimizer; with False, ``optimizer`` must be none.
+    ``takes_processes``: whether it may learn in several processes at once, by `RunHandle.ranks`; one that learns through the
+    engine does. With False several are an error.
     ``takes_filter``: whether it trains on what `RunHandle.filter` leaves, and ``takes_probes``: whether it calls
     `RunHandle.probe`; with False a configured filter or probe is an error, not silence.
     """
 
     takes_optimizer: ClassVar[bool] = True
+    takes_processes: ClassVar[bool] = False
     takes_filter: ClassVar[bool] = False
     takes_probes: ClassVar[bool] = False
 

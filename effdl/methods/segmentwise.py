@@ -41,6 +41,7 @@ class Segmentwise(Method):
     keep_features_mib: a trained segment's outputs are kept in memory where they fit this bound, else a feednet computes them.
     """
 
+    takes_processes: ClassVar[bool] = True
     takes_filter: ClassVar[bool] = True
     takes_probes: ClassVar[bool] = True
 

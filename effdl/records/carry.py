@@ -5,6 +5,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,9 @@ from effdl.records.report import Reporter, Silent
 from effdl.records.run import Run, digest
 from effdl.records.store import Say, Store, write_atomically, write_json
 from effdl.rng import seed_for
+from effdl.training.hardware import restoring
 from effdl.training.loop import reseed
+from effdl.training.ranks import Ranks, joined
 
 CPU = torch.device("cpu")
 OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc", "Cannot allocate memory")
@@ -33,6 +36,9 @@ OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", 
 
 def carry_out(spec: config.Spec, root: Path, reporter: Reporter | None = None, threads: int | None = None) -> dict[str, Any]:
     """Run a Spec, go on with it, or answer from its record; returns what summary.json holds.
+
+    Of several processes (``hardware.processes``) each calls this with the same Spec and gets the same answer; the first owns
+    the record.
 
     Args:
         root: the results folder.
@@ -42,7 +48,8 @@ def carry_out(spec: config.Spec, root: Path, reporter: Reporter | None = None, t
         EffdlError: nothing final was reached; the same call goes on from the last checkpoint.
     """
     try:
-        return _carry_out(spec, root, reporter or Silent(), threads)
+        with restoring(), joined(spec.hardware.processes) as ranks:
+            return _carry_out(spec, root, reporter or Silent(), threads, ranks)
     except Exception as error:
         if "DataLoader worker" in str(error):  # raised wherever the run was when it noticed
             reason = " ".join(str(error).split())[:120]
@@ -55,29 +62,40 @@ def carry_out(spec: config.Spec, root: Path, reporter: Reporter | None = None, t
         ) from None
 
 
-def _carry_out(spec: config.Spec, root: Path, reporter: Reporter, threads: int | None) -> dict[str, Any]:
+def _carry_out(spec: config.Spec, root: Path, reporter: Reporter, threads: int | None, ranks: Ranks) -> dict[str, Any]:
     print_of_data = fingerprint(spec.dataset)
     store = Store(root, config.run_id(spec, print_of_data), reporter.say)
-    if (done := _finished(store, spec)) is not None:
+    if (done := ranks.agree(lambda: _finished(store, spec))) is not None:
         return done
-    before = torch.get_num_threads()
     device = spec.hardware.open(threads)
     train, test = spec.dataset.load()
     problem = open_problem(spec, train, test, device)
     del train
+    with ExitStack() as held:
+
+        def begin() -> tuple[int, dict[str, Any] | None]:
+            held.enter_context(_owned(store))
+            return _describe(store, spec, print_of_data), _finished(store, spec)
+
+        begun_with, done = ranks.agree(begin)
+        if done is not None:
+            return done
+        spec.hardware.open(begun_with)
+        if ranks.rank > 0:
+            return _follow(spec, problem, device, ranks)
+        with Log(spec.logger, reporter.say, store.path, name_of(spec), config.dump(spec)) as log:
+            return _lead(spec, store, problem, test.to(device), device, log, reporter, ranks)
+
+
+@contextmanager
+def _owned(store: Store) -> Iterator[None]:
+    """Own a run, of which a failed start leaves nothing behind."""
     with store.owned():
         try:
-            begun_with = _describe(store, spec, print_of_data)
-            if (done := _finished(store, spec)) is not None:
-                return done
-            spec.hardware.open(begun_with)
-            with Log(spec.logger, reporter.say, store.path, name_of(spec), config.dump(spec)) as log:
-                return _fit(spec, store, problem, test.to(device), log, reporter)
+            yield
         except BaseException:
             store.discard_if_empty()
             raise
-        finally:
-            torch.set_num_threads(before)
 
 
 @lru_cache(maxsize=64)
@@ -113,8 +131,8 @@ def build_network(spec: config.Spec, problem: Problem, device: torch.device) -> 
     return model
 
 
-def open_run(spec: config.Spec, test: Split, **places: Any) -> Run:
-    """The run of a Spec; ``places``: where it keeps and shows itself (store, log, reporter, name)."""
+def open_run(spec: config.Spec, test: Split | None, **places: Any) -> Run:
+    """The run of a Spec; ``places``: where and with whom it keeps and shows itself (store, log, reporter, name, ranks)."""
     return Run(
         spec.seed,
         spec.optimizer,
@@ -122,28 +140,50 @@ def open_run(spec: config.Spec, test: Split, **places: Any) -> Run:
         objective=spec.objective,
         filter=spec.filter,
         hardware=spec.hardware,
-        probes=spec.probe,
+        probes=spec.probe if test is not None else (),
         test_every=spec.test_every,
         batch_size=spec.dataset.batch_size,
         **places,
     )
 
 
-def _fit(spec: config.Spec, store: Store, problem: Problem, test: Split, log: Log, reporter: Reporter) -> dict[str, Any]:
+def _lead(
+    spec: config.Spec,
+    store: Store,
+    problem: Problem,
+    test: Split,
+    device: torch.device,
+    log: Log,
+    reporter: Reporter,
+    ranks: Ranks,
+) -> dict[str, Any]:
+    """Carry a run out and record it; alone or as the first of several processes."""
     name = name_of(spec)
-    run = open_run(spec, test, store=store, log=log, reporter=reporter, name=name)
+    run = open_run(spec, test, store=store, log=log, reporter=reporter, name=name, ranks=ranks)
     head = {"run_id": store.path.name, "name": name, "seed": spec.seed}
+
+    def recorded(summary: dict[str, Any]) -> dict[str, Any]:
+        store.finish(summary)
+        log.close(summary)
+        return {**summary, "path": str(store.path)}
+
     try:
-        network = spec.method.fit(problem, build_network(spec, problem, test.y.device), run)
+        network = spec.method.fit(problem, build_network(spec, problem, device), run)
         metrics = run.summary(network, problem.val())
         write_atomically(store.path / "network.safetensors", _network_bytes(network))
         summary = {**head, "status": "finished", "summary": metrics}
     except (Diverged, FitFailed) as error:
         status = "diverged" if isinstance(error, Diverged) else "failed"
         summary = {**head, "status": status, "reason": str(error), "summary": {}}
-    store.finish(summary)
-    log.close(summary)
-    return {**summary, "path": str(store.path)}
+    return ranks.agree(lambda: recorded(summary))
+
+
+def _follow(spec: config.Spec, problem: Problem, device: torch.device, ranks: Ranks) -> dict[str, Any]:
+    """Learn beside the first process, which measures and records; returns what it recorded."""
+    with suppress(Diverged, FitFailed):  # which all meet
+        spec.method.fit(problem, build_network(spec, problem, device), open_run(spec, None, ranks=ranks))
+    answer: dict[str, Any] = ranks.agree(dict)
+    return answer
 
 
 def name_of(spec: config.Spec) -> str:

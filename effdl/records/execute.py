@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from effdl.config import Spec
-from effdl.errors import EffdlError, one_line
+from effdl.errors import ConfigError, EffdlError, one_line
 from effdl.records.report import Progress, Reporter, Silent
 from effdl.training.handle import SegmentCost
 
@@ -30,6 +30,8 @@ def execute(specs: Sequence[Spec], root: Path, workers: int = 1, reporter: Repor
     run whose worker died is tried once more.
     """
     reporter = reporter or Silent()
+    if len(specs) > 1 and any(spec.hardware.processes > 1 for spec in specs):
+        raise ConfigError("hardware.processes: torchrun's processes carry out one run, not several")
     if len(specs) == 1:
         result = _attempt(specs[0], root, reporter, threads=None)
         reporter.done(result)

@@ -3,12 +3,11 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-
 from effdl import config
 from effdl.records.carry import build_network, open_problem, open_run
 from effdl.records.report import Silent
 from effdl.training.handle import SegmentCost
+from effdl.training.hardware import restoring
 
 
 @dataclass(frozen=True)
@@ -87,15 +86,13 @@ def _rehearse(spec: config.Spec, threads: int | None) -> dict[str, Any]:
 
 
 def _begin(spec: config.Spec, threads: int | None) -> dict[str, Any]:
-    before = torch.get_num_threads()
-    try:
-        device = spec.hardware.open(threads)
-        train, test = spec.dataset.load()
-        problem = open_problem(spec, train, test, device)
-        run = open_run(spec, test.to(device), reporter=_Asking())
-        spec.method.fit(problem, build_network(spec, problem, device), run)
-    except _Told:
-        return run.notes
-    finally:
-        torch.set_num_threads(before)  # a lone run that follows takes all cores
+    with restoring():  # a lone run that follows takes all cores
+        try:
+            device = spec.hardware.open(threads)
+            train, test = spec.dataset.load()
+            problem = open_problem(spec, train, test, device)
+            run = open_run(spec, test.to(device), reporter=_Asking())
+            spec.method.fit(problem, build_network(spec, problem, device), run)
+        except _Told:
+            return run.notes
     return {}

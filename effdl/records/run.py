@@ -23,6 +23,7 @@ from effdl.training.handle import SegmentCost
 from effdl.training.hardware import Hardware
 from effdl.training.loop import evaluate
 from effdl.training.optim import Optimizer, Schedule
+from effdl.training.ranks import Ranks
 
 SHOW_EVERY_S = 0.2
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
@@ -39,6 +40,7 @@ class Run:
         objective: for measuring on the test split.
         filter: drops training samples.
         hardware: what it computes on; by default where the problem and the network are, as they are.
+        ranks: the processes that carry it out together; only the first is given a store, a test split and the like.
         probes: measure at the ends of epochs.
         store: where records go; None keeps them in ``lines`` and ``notes`` alone.
         log: sees each line too.
@@ -55,6 +57,7 @@ class Run:
         objective: Objective | None = None,
         filter: Filter | None = None,
         hardware: Hardware | None = None,
+        ranks: Ranks | None = None,
         probes: Sequence[Probe] = (),
         store: Store | None = None,
         log: Log | None = None,
@@ -65,7 +68,7 @@ class Run:
     ) -> None:
         self._seed, self._optimizer = seed, optimizer
         self._objective, self._filter, self._probes = objective, filter, probes
-        self.hardware = hardware or Hardware()
+        self.hardware, self.ranks = hardware or Hardware(), ranks or Ranks()
         self._measure = Measure(test, objective, batch_size) if test is not None and objective is not None else None
         self._store, self._log, self._reporter, self._test_every = store, log, reporter or Silent(), test_every
         self.name = name
@@ -190,6 +193,9 @@ class Run:
         self._save_cost = self._saved_at - start
 
     def load(self) -> dict[str, Any] | None:
+        return self.ranks.agree(self._load)
+
+    def _load(self) -> dict[str, Any] | None:
         if self._store is None:
             return None
         state, self.lines = self._store.load()

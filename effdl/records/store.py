@@ -191,7 +191,7 @@ class Store:
         if hashlib.sha256(data).hexdigest().encode() != digest:
             self._set_aside(path, "does not match its digest; the run begins anew")
             return None
-        state: dict[str, Any] = torch.load(io.BytesIO(data), weights_only=True)
+        state: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         return state
 
     def _read_json(self, name: str, key: str) -> dict[str, Any] | None:

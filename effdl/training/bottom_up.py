@@ -63,12 +63,14 @@ class BottomUp:
         shapes = self.chain.shapes(self.problem.input_shape)
         self.run.freeze(self.chain.input, keep_bytes=self.keep_bytes)
         if saved is None:
-            self.run.expect(self._costs(shapes))
+            if self.run.ranks.rank == 0:  # with steps of its own that the others do not make
+                self.run.expect(self._costs(shapes))
         else:
             self.chain.load_state_dict(saved["chain"])
         best = saved["best"] if saved else None
         first = saved["segment"] if saved else 0
-        feeder = Feeder(self.problem, self.chain.input, self.keep_bytes, self.run.hardware)
+        self.run.ranks.synchronise(self.chain)
+        feeder = Feeder(self.problem, self.chain.input, self.keep_bytes, self.run.hardware, self.run.ranks)
         most_kept, feature_passes = 0, 0
         for i, plan in enumerate(self.plans):
             with self.run.timer("feed"):
@@ -82,6 +84,7 @@ class BottomUp:
                     history = saved["history"]
                 if self.run.hardware.compile:
                     state.compile()
+                state.ranks = self.run.ranks  # not before: rehearsals are each rank's own
                 best = self._train(i, state, feeder, best, history)
             feeder.advance(*self.chain[plan.start : plan.stop])
             self.run.freeze(*self.chain[plan.start : plan.stop], keep_bytes=self.keep_bytes)
@@ -92,7 +95,7 @@ class BottomUp:
 
     def _state(self, i: int, plan: SegmentPlan, shape: tuple[int, ...]) -> SegmentState:
         """Segment i, its decision block freshly drawn from the stream ("init", i)."""
-        blocks = self.chain[plan.start : plan.stop]
+        blocks, rank = self.chain[plan.start : plan.stop], self.run.ranks.rank
         reseed(self.run.seed("init", i))
         like = next(blocks.parameters())
         local_loss = plan.local_loss(shape).to(device=like.device, dtype=like.dtype)
@@ -101,7 +104,7 @@ class BottomUp:
             blocks,
             local_loss.eval(),
             self.run.optimizer(parameters, plan.lr_scale, plan.weight_decay_scale),
-            seed=lambda epoch, step: self.run.seed("step", i, epoch, step),
+            seed=lambda epoch, step: self.run.seed("step", i, epoch, step, *([rank] if rank else [])),
             epochs=plan.epochs,
             schedule=self.run.schedule,
             input_dropout=plan.input_dropout,
@@ -116,12 +119,13 @@ class BottomUp:
         plan = self.plans[i]
         passes = sum(p.epochs for p in self.plans[:i])
         local = state.local_loss.predictor(BlockChain(dict(state.blocks.named_children()), nn.Identity()))
+        state.ranks.synchronise(state.modules)
         while state.epoch < plan.epochs and not self._is_stale(history):
             epoch = state.epoch
             with self.run.timer("train"):
                 loss, samples = self._one_epoch(i, state, feeder, passes + epoch)
             with self.run.timer("eval"), self.run.hardware.autocast():
-                val = evaluate(local, feeder.val(), self.problem.objective)
+                val = state.ranks.agree(lambda: evaluate(local, feeder.val(), self.problem.objective))
             if not math.isfinite(val.get("loss", 0.0)):
                 where = f"segment {i + 1} of {len(self.plans)}, epoch {epoch + 1}"
                 raise Diverged(f"validation loss is {val['loss']} after {where}: try a smaller optimizer.lr")
@@ -153,7 +157,8 @@ class BottomUp:
         steps = self._steps
 
         def progress(step: int) -> bool:
-            return self.run.progress(i, segments, epoch, epochs, step, steps)
+            shown = self.run.progress(i, segments, epoch, epochs, step, steps)
+            return shown and state.ranks.alone  # none may leave the epoch by its own clock
 
         batches = feeder.train(number, self.run.filter, self.run.seed("filter", i, epoch))
         return drain_epoch(state, batches, f"segment {i + 1} of {segments}, epoch {epoch + 1}", progress)
@@ -173,7 +178,7 @@ class BottomUp:
     def _costs(self, shapes: list[tuple[int, ...]]) -> list[SegmentCost]:
         """Two steps of each segment on copies: counted memory, measured seconds."""
         costs = []
-        batch = next(self.problem.train(0))
+        batch = self.run.ranks.share(next(self.problem.train(0)))
         samples = self.problem.num_train + self.problem.num_val
         total, kept_bytes, stored_s = held_bytes(self.chain), 0, 0.0
         steps, filter = self._steps, self.run.filter
@@ -243,13 +248,13 @@ def drain_epoch(
             break
     if not losses:
         raise FitFailed(f"nothing to train on at {where}: the filter dropped every sample")
-    total = torch.stack(losses)
+    total, samples = state.ranks.total(torch.stack(losses).double()), int(state.ranks.total(torch.tensor(samples)))
     if not total.isfinite().all():
         step = int((~total.isfinite()).nonzero()[0]) + 1
         raise Diverged(f"loss is {total[step - 1].item()} at {where}, step {step}: try a smaller optimizer.lr")
     if (name := not_finite(state.modules)) is not None:
         raise Diverged(f"weight {name} is not finite after {where}: try a smaller optimizer.lr")
-    return float(total.double().sum()) / samples, samples
+    return float(total.sum()) / samples, samples
 
 
 def not_finite(module: nn.Module) -> str | None:

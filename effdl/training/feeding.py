@@ -9,6 +9,7 @@ from effdl.datasets.problem import Batch, Problem, Samples, Split
 from effdl.training.feednet import feednet
 from effdl.training.handle import SampleFilter
 from effdl.training.hardware import Hardware
+from effdl.training.ranks import Ranks
 
 
 class Feeder:
@@ -20,12 +21,21 @@ class Feeder:
         limit_bytes: outputs are kept where those of the training and validation set together fit, else a feednet
             computes them for every batch. Both give the same numbers to float tolerance.
         hardware: precision and layout of what the segment gets.
+        ranks: the processes that train together. Each keeps the features of all samples, is fed its part of every batch, and
+            augments all of it, so that the images are those of one process.
     """
 
-    def __init__(self, problem: Problem, prefix: nn.Module, limit_bytes: int, hardware: Hardware | None = None) -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        prefix: nn.Module,
+        limit_bytes: int,
+        hardware: Hardware | None = None,
+        ranks: Ranks | None = None,
+    ) -> None:
         self.problem = problem
         self.limit_bytes = limit_bytes
-        self._hardware = hardware or Hardware()
+        self._hardware, self._ranks = hardware or Hardware(), ranks or Ranks()
         self._pending: list[nn.Module] = [prefix]
         self._fast = 0  # so many of them are feednets already
         self._train: Split = problem.train_split
@@ -66,15 +76,18 @@ class Feeder:
     def train(self, epoch: int, filter: SampleFilter | None = None, seed: int = 0) -> Iterator[Batch]:
         """The epoch's batches in the problem's order, x being the prefix's outputs; only what a filter keeps of them.
 
+        Of each this rank's part; a filter chooses among all samples before.
+
+
         seed: of the filter. What it drops without a look at the features is not fed.
         """
         stored = self.problem.ordered(self._train, epoch) if self.kept_bytes else self.problem.train(epoch)
         if filter is None:
-            return map(self._feed, stored)
+            return map(self._feed, map(self._ranks.share, stored))
         size = self.problem.batch_size
         if filter.sees == "index":
-            return map(self._feed, filter.apply(stored, size, seed))
-        return filter.apply(map(self._feed, stored), size, seed)
+            return map(self._feed, map(self._ranks.share, filter.apply(stored, size, seed)))
+        return map(self._ranks.share, filter.apply(map(self._feed, stored), size, seed))
 
     def val(self) -> Iterator[Batch]:
         return map(self._feed, self._val.batches(self.problem.batch_size))
@@ -87,7 +100,7 @@ class Feeder:
         return x.contiguous(memory_format=self._hardware.memory_format) if x.dim() == 4 else x
 
     def _feed(self, batch: Batch) -> Batch:
-        return batch.passed_on(self.features(batch.x)) if self._pending else batch
+        return batch.passed_on(self.features(batch.x)) if self._pending and len(batch) else batch
 
     def _forward_all(self, samples: Split) -> Tensor:
         """Outputs for a whole split, filled chunk by chunk."""

@@ -12,6 +12,7 @@ from effdl.datasets.problem import Batch
 from effdl.training.hardware import Hardware
 from effdl.training.memory import Memory
 from effdl.training.optim import Schedule
+from effdl.training.ranks import Ranks
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,10 @@ class RunHandle(Protocol):
     @property
     def hardware(self) -> Hardware:
         """What the run computes on."""
+
+    @property
+    def ranks(self) -> Ranks:
+        """The processes that carry it out together. Only the first records, measures and saves; all get the same answers."""
 
     @property
     def schedule(self) -> Schedule | None:

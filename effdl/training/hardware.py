@@ -1,16 +1,21 @@
 """Where and how a run computes: device, threads, precision, memory layout."""
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
 import torch
 from torch import nn
 
+from effdl import torchrun
+from effdl.datasets.problem import Facts
 from effdl.errors import ConfigError, HardwareError
 from effdl.setting import Count, Setting, Switch, setting
+from effdl.training.ranks import LEAST_SHARE
 
 M = TypeVar("M", bound=nn.Module)
+COMMAND = "torchrun --standalone --nproc_per_node={} run.py hardware=ddp ..."
 
 
 @setting
@@ -24,6 +29,8 @@ class Hardware(Setting):
     layout: of images' weights and features: "channels_last" (NHWC) or "contiguous" (NCHW). "auto" is channels_last on a GPU,
         and on a CPU for networks that train faster so (`Arch.gains_by_channels_last`).
     compile: torch.compile for each block that learns and for feednets; the first steps take minutes.
+    processes: that train together, each on its part of every batch (`Ranks`), started by torchrun; "auto" takes as many as it
+        started. Part of a run's name: batch normalisation sees parts, and sums round otherwise.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "cpu"
@@ -31,6 +38,7 @@ class Hardware(Setting):
     precision: Literal["auto", "float32", "tf32", "bf16"] = "float32"
     layout: Literal["auto", "contiguous", "channels_last"] = "contiguous"
     compile: Switch = False
+    processes: Count | Literal["auto"] = 1
 
     def resolved(self, gains_by_channels_last: bool) -> "Hardware":
         """The same with all that is left open settled for this machine and a network. Raises ConfigError."""
@@ -44,17 +52,44 @@ class Hardware(Setting):
             settled["precision"] = "bf16" if half else "float32"
         if self.layout == "auto":
             settled["layout"] = "channels_last" if on_gpu or gains_by_channels_last else "contiguous"
+        if self.processes == "auto":
+            if not torchrun.is_ours():
+                raise ConfigError(f"hardware.processes: torchrun starts them: {COMMAND.format(2)}")
+            settled["processes"] = torchrun.place().size
         return replace(self, **settled)
 
+    def check(self, problem: Facts) -> None:
+        """Raise a ConfigError where the processes that there are, their GPUs or the batches do not go together."""
+        here = torchrun.place()
+        if self.processes != here.size:
+            asked, started = f"hardware.processes={self.processes}", f"torchrun started {here.size}"
+            if here.size > 1:
+                raise ConfigError(f"{asked}, but {started}: hardware=ddp takes as many as it starts")
+            raise ConfigError(f"{asked}, but there is one process: {COMMAND.format(self.processes)}")
+        devices = torch.cuda.device_count() if self.device == "cuda" else here.local_size
+        if here.size > 1 and here.local_size > devices > 0:
+            raise ConfigError(
+                f"hardware.processes: {here.local_size} processes on a machine with {devices} GPU(s), each needs its own: "
+                f"torchrun --nproc_per_node={devices}"
+            )
+        if here.size > 1 and problem.batch_size < LEAST_SHARE * here.size:
+            raise ConfigError(
+                f"dataset.batch_size: {problem.batch_size} samples are too few for {here.size} processes, "
+                f"of which each takes {LEAST_SHARE} or more"
+            )
+
     def open(self, threads: int | None = None) -> torch.device:
-        """The device, ready; ``threads`` is used where the setting leaves them open. Raises HardwareError."""
+        """The device, ready; ``threads`` is used where the setting leaves them open. Raises HardwareError.
+
+        Changes what holds for the whole process: to be called within `restoring`.
+        """
         if self.device == "cuda" and not torch.cuda.is_available():
             raise HardwareError("hardware.device=cuda: no CUDA device on this machine; hardware=cpu runs without one")
         if count := self.threads or threads:
             torch.set_num_threads(count)
         if self.device == "cuda":
-            rounding = "ieee" if self.precision == "float32" else "tf32"
-            torch.backends.cuda.matmul.fp32_precision = torch.backends.cudnn.fp32_precision = rounding
+            for backend in _rounding():
+                backend.fp32_precision = "ieee" if self.precision == "float32" else "tf32"
         return torch.device(self.device)
 
     def autocast(self) -> AbstractContextManager[Any]:
@@ -72,3 +107,21 @@ class Hardware(Setting):
     def place(self, module: M, device: torch.device) -> M:
         """The module itself, on the device, its convolutions' weights in the layout."""
         return module.to(device=device, memory_format=self.memory_format)  # type: ignore[call-overload, no-any-return]
+
+
+@contextmanager
+def restoring() -> Iterator[None]:
+    """Afterwards threads and rounding are as before, so that one run leaves no trace in the next."""
+    threads, rounding = torch.get_num_threads(), [backend.fp32_precision for backend in _rounding()]
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        for backend, before in zip(_rounding(), rounding, strict=True):
+            backend.fp32_precision = before
+
+
+def _rounding() -> tuple[Any, ...]:
+    """What says how a GPU rounds the factors of float32 products; the second sets the last two also."""
+    cudnn: Any = torch.backends.cudnn
+    return torch.backends.cuda.matmul, cudnn, cudnn.conv, cudnn.rnn

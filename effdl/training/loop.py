@@ -1,6 +1,7 @@
 """THE loop: every rule that learns by minibatches goes through `train_epoch`; every measurement through `evaluate`."""
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from effdl.datasets.problem import Batch
 from effdl.objectives.objective import Objective, at_least_float32, decide
 
 Step = Callable[[Batch], Batch]
+Exchange = Callable[[Batch], None]
 
 
 def reseed(seed: int) -> None:
@@ -19,7 +21,13 @@ def reseed(seed: int) -> None:
         torch.cuda.manual_seed(seed)
 
 
-def train_epoch(batches: Iterable[Batch], step: Step, optimizer: Optimizer, seed: Callable[[int], int]) -> Iterator[Batch]:
+def train_epoch(
+    batches: Iterable[Batch],
+    step: Step,
+    optimizer: Optimizer,
+    seed: Callable[[int], int],
+    exchange: Exchange | None = None,
+) -> Iterator[Batch]:
     """One pass of updates; yields what each step's forward pass put out, from before the step's own update.
 
     Args:
@@ -28,13 +36,18 @@ def train_epoch(batches: Iterable[Batch], step: Step, optimizer: Optimizer, seed
             and ``loss`` filled.
         optimizer: applies the gradients.
         seed: step counter -> seed of the global generator for that step.
+        exchange: between step and update, makes of the gradients those of a batch that several processes share, of which each
+            gets its part, perhaps an empty one. Without it an empty batch is a step like any other.
 
     While suspended the generator holds neither batch nor outputs, and no context manager spans the yield.
     """
     source, counter = iter(batches), 0
     while (batch := next(source, None)) is not None:
         reseed(seed(counter))
-        output = [step(batch)]
+        idle = exchange is not None and len(batch) == 0
+        output = [replace(batch, loss=torch.zeros(0, device=batch.y.device)) if idle else step(batch)]
+        if exchange is not None:
+            exchange(batch)
         del batch
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

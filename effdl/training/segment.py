@@ -13,10 +13,11 @@ from torch.utils.checkpoint import checkpoint
 
 from effdl.archs.chain import BlockChain
 from effdl.datasets.problem import Batch
-from effdl.errors import ConfigError
+from effdl.errors import ConfigError, Diverged, EffdlError, FitFailed
 from effdl.objectives.objective import Objective, at_least_float32
 from effdl.training.loop import reduce_loss, switch_mode, train_epoch
 from effdl.training.optim import Schedule, set_epoch
+from effdl.training.ranks import Ranks
 
 
 def input_dropout_rate(initial: float, decay: float, epoch: int) -> float:
@@ -92,6 +93,7 @@ class SegmentState:
         input_dropout: epoch -> dropout probability on the segment's input.
         checkpoint: recompute each block in the backward pass instead of keeping its activations.
         autocast: context of each forward pass and its loss, such as mixed precision.
+        ranks: processes that train it together, each on its own part of every batch.
     """
 
     def __init__(
@@ -106,10 +108,12 @@ class SegmentState:
         input_dropout: Callable[[int], float] = lambda epoch: 0.0,
         checkpoint: bool = False,
         autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        ranks: Ranks | None = None,
     ) -> None:
         self.blocks, self.local_loss, self.optimizer = blocks, local_loss, optimizer
         self.seed, self.epochs, self.schedule = seed, epochs, schedule
         self.input_dropout, self.checkpoint, self.autocast = input_dropout, checkpoint, autocast
+        self.ranks = ranks or Ranks()
         self._compiled: list[Callable[[Tensor], Tensor]] | None = None
         self.epoch = 0
 
@@ -121,13 +125,16 @@ class SegmentState:
         """Learn from one epoch of batches and yield what the blocks put out, detached, as they learn.
 
         What comes out is the training forward pass: from before the batch's own update, batch normalisation in training
-        mode, dropouts inside (§6.2.2, §6.8.3). The epoch counts when the iterator is drained.
+        mode, dropouts inside (§6.2.2, §6.8.3). The epoch counts when the iterator is drained. Of several processes each yields
+        the outputs of its own part.
         """
         epoch = self.epoch
         set_epoch(self.optimizer, self.schedule, epoch, self.epochs)
         restore = switch_mode(self.modules, True)
         try:
-            yield from train_epoch(batches, self.step, self.optimizer, lambda step: self.seed(epoch, step))
+            step, exchange = (self.step, None) if self.ranks.alone else (self._part, self._exchange)
+            yield from train_epoch(batches, step, self.optimizer, lambda step: self.seed(epoch, step), exchange)
+            self.ranks.synchronise(self.modules)
         finally:
             restore()
         self.epoch = epoch + 1
@@ -146,6 +153,16 @@ class SegmentState:
             raise ConfigError(f"a {part} must not begin with an in-place operation: it overwrites what the one below yields")
         reduce_loss(loss, batch.sample_weight).backward()
         return batch.passed_on(outputs.detach(), loss.detach())
+
+    def _part(self, batch: Batch) -> Batch:
+        """A step on one rank's part; what a single rank meets there is no end that all could record."""
+        try:
+            return self.step(batch)
+        except (Diverged, FitFailed) as error:
+            raise EffdlError(str(error)) from error
+
+    def _exchange(self, batch: Batch) -> None:
+        self.ranks.exchange((p for group in self.optimizer.param_groups for p in group["params"]), batch)
 
     def forward(self, x: Tensor) -> Tensor:
         for i, block in enumerate(self.blocks):

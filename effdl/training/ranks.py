@@ -1,0 +1,201 @@
+"""Ranks: processes that train one network together, each on its part of every batch (synchronous data parallelism)."""
+
+import os
+import pickle
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+from torch import Tensor, distributed, nn
+
+from effdl import torchrun
+from effdl.datasets.problem import Batch
+from effdl.errors import EffdlError, one_line
+
+T = TypeVar("T")
+Total = Callable[[Tensor], object]  # sums a tensor over all processes, in place
+
+BUCKET_BYTES = 4 * 2**20
+LEAST_SHARE = 2  # batch normalisation cannot take one sample
+
+
+class Ranks:
+    """What the processes of a run say to one another; ``Ranks()`` is a lone one, for which all of it is nothing.
+
+    All ranks walk through the same batches in the same order, and each steps on its part (`share`); before the update the
+    gradients become those of the whole batch (`exchange`), so that all make the same update. What hangs on clocks or files
+    is rank 0's to decide (`agree`). Normalisation takes the statistics of a rank's own part, as in torch's
+    DistributedDataParallel; running statistics are rank 0's (`synchronise`).
+
+    Args:
+        rank, size: of this process, and how many there are; a torch.distributed process group is open where several.
+        processes: (machine, process id) of each, to tell which one is gone.
+    """
+
+    def __init__(self, rank: int = 0, size: int = 1, processes: Sequence[tuple[str, int]] = ()) -> None:
+        self.rank, self.size, self.processes = rank, size, processes
+
+    @property
+    def alone(self) -> bool:
+        return self.size == 1
+
+    def share(self, batch: Batch) -> Batch:
+        """This rank's part of a batch: consecutive samples, perhaps none, see `bounds`."""
+        if self.alone:
+            return batch
+        start, stop = bounds(len(batch), self.rank, self.size)
+        return batch._map(lambda tensor: tensor[start:stop])
+
+    def exchange(self, parameters: Iterable[nn.Parameter], batch: Batch) -> None:
+        """Replace the gradients of this rank's mean loss by those of the whole batch's; see `exchange`.
+
+        batch: this rank's part, on which the gradients were computed.
+        """
+        if not self.alone:
+            exchange(list(parameters), weight_of(batch), len(batch) > 0, self._sum)
+
+    def total(self, values: Tensor) -> Tensor:
+        """Sums over all ranks of what each has, elementwise."""
+        if self.alone:
+            return values
+        summed = values.clone()
+        self._sum(summed)
+        return summed
+
+    def agree(self, decide: Callable[[], T]) -> T:
+        """Rank 0's answer, on all ranks; the others do not ask. An EffdlError that it meets is raised on all."""
+        if self.alone:
+            return decide()
+        answer: T | None = None
+        error: EffdlError | None = None
+        if self.rank == 0:
+            try:
+                answer = decide()
+            except EffdlError as met:
+                error = met
+        answer, error = self._broadcast((answer, error))
+        if error is not None:
+            raise error
+        return answer  # type: ignore[return-value]
+
+    def synchronise(self, module: nn.Module) -> None:
+        """Weights and buffers become rank 0's."""
+        if not self.alone:
+            with torch.no_grad():
+                for tensor in (*module.parameters(), *module.buffers()):
+                    dense = tensor.detach().contiguous()
+                    self._send(dense)
+                    tensor.copy_(dense)
+
+    def _sum(self, values: Tensor) -> None:
+        with self._together():
+            distributed.all_reduce(values)
+
+    def _send(self, values: Tensor) -> None:
+        """Fill with what rank 0 has."""
+        with self._together():
+            distributed.broadcast(values, src=0)
+
+    def _broadcast(self, value: T) -> T:
+        """Rank 0's value; pickled, between processes of one run."""
+        data = pickle.dumps(value) if self.rank == 0 else b""
+        length = torch.tensor([len(data)])
+        self._send(length)
+        content = torch.frombuffer(bytearray(data or int(length)), dtype=torch.uint8)
+        self._send(content)
+        received: T = pickle.loads(content.numpy().tobytes()) if self.rank else value
+        return received
+
+    @contextmanager
+    def _together(self) -> Iterator[None]:
+        """Within, an error means that another process is gone, and this one goes too."""
+        try:
+            yield
+        except RuntimeError as error:
+            torchrun.part(self.processes, one_line(error)[:200])
+            raise
+
+
+def bounds(samples: int, rank: int, size: int) -> tuple[int, int]:
+    """Where a rank's part of a batch begins and ends: parts follow one another and differ by at most one sample.
+
+    No part has a single sample, which batch normalisation could not take: of fewer than two for each, the last ranks get none.
+    """
+    sharing = max(1, min(size, samples // LEAST_SHARE))
+    at = min(rank, sharing)
+    return samples * at // sharing, samples * min(at + 1, sharing) // sharing
+
+
+def weight_of(batch: Batch) -> Tensor:
+    """What a part's mean loss counts for in the whole batch's: its samples' weights, summed."""
+    if batch.sample_weight is None:
+        return torch.tensor(float(len(batch)), dtype=torch.float64)
+    return batch.sample_weight.sum()
+
+
+def exchange(parameters: Sequence[nn.Parameter], weight: Tensor, stepped: bool, total: Total) -> None:
+    """Σ_r w_r g_r / Σ_r w_r in the place of this rank's gradients g_r, its loss being the mean over a part of weight w_r.
+
+    Gradients travel in few buckets, one sum each, after the backward pass (not beside it, as DistributedDataParallel's do),
+    in float32 at least. A parameter that got no gradient has none afterwards.
+
+    Args:
+        stepped: whether this rank had samples; with none its gradients are missing, and it takes those of the others.
+        total: sums a tensor over all ranks, in place.
+    """
+    with torch.no_grad():
+        for bucket in buckets(parameters, BUCKET_BYTES):
+            like = torch.empty(0, dtype=torch.promote_types(bucket[0].dtype, torch.float32), device=bucket[0].device)
+            w = weight.to(like)
+            given = [p.grad is not None for p in bucket]
+            parts = [like.new_zeros(p.numel()) if p.grad is None else p.grad.flatten().to(like.dtype) for p in bucket]
+            gradients = torch.cat(parts) * w
+            gradients = torch.where(w != 0, gradients, torch.zeros_like(gradients))  # a mean over no weight is no number
+            flat = torch.cat([gradients, w.view(1), like.new_tensor(given)])
+            total(flat)
+            sizes = [p.numel() for p in bucket]
+            mean = (flat[: sum(sizes)] / flat[sum(sizes)]).split(sizes)
+            if not stepped:
+                given = (flat[sum(sizes) + 1 :] > 0).tolist()
+            for p, part, has in zip(bucket, mean, given, strict=True):
+                if has and p.grad is None:
+                    p.grad = torch.empty_like(p)
+                if has and p.grad is not None:
+                    p.grad.copy_(part.view_as(p))
+
+
+def buckets(parameters: Sequence[nn.Parameter], most: int) -> Iterator[list[nn.Parameter]]:
+    """The parameters that learn, in order, in runs of one type and device and of at most so many bytes (or a single one)."""
+    bucket: list[nn.Parameter] = []
+    for p in parameters:
+        if not p.requires_grad:
+            continue
+        full = bucket and sum(b.nbytes for b in bucket) + p.nbytes > most
+        if bucket and (full or p.dtype != bucket[0].dtype or p.device != bucket[0].device):
+            yield bucket
+            bucket = []
+        bucket.append(p)
+    if bucket:
+        yield bucket
+
+
+@contextmanager
+def joined(processes: int) -> Iterator[Ranks]:
+    """The ranks of a run of so many processes, this one among them, for as long as it takes."""
+    if processes == 1:
+        yield Ranks()
+        return
+    here = torchrun.place()
+    assert here.size == processes, "checked before"
+    if torch.cuda.is_available():
+        torch.cuda.set_device(here.local_rank)
+    nccl = torch.cuda.is_available() and distributed.is_nccl_available()
+    # A rank that ends is noticed by its closed connections and by torchrun; a long epoch is no reason to give up.
+    distributed.init_process_group("cpu:gloo,cuda:nccl" if nccl else "gloo", timeout=timedelta(days=7))
+    found: list[tuple[str, int]] = [("", 0)] * processes
+    distributed.all_gather_object(found, (os.uname().nodename, os.getpid()))
+    torchrun.watch(found)
+    yield Ranks(here.rank, here.size, found)
+    distributed.destroy_process_group()  # not after an error: it would wait for the others
