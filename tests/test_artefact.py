@@ -109,6 +109,12 @@ WRONG: dict[str, tuple[Mapping[str, Any], str]] = {
     "an assumption without choices": ({"assumptions": {"w": {"why": "?", "choices": {}}}}, "assumptions.w.choices: "),
     "an axis without levels": ({"axes/data": {}, "claims": {}}, "axes.data: "),
     "no scales": ({"scales": {}}, "scales: "),
+    "a scale of no level": (
+        {"scales/smoke/where": {"data": "none"}},
+        "scales.smoke.where.data: no 'none' there; there are few",
+    ),
+    "a scale of no axis": ({"scales/smoke/where": {"size": "9"}}, "scales.smoke.where.size: no such axis; there are data"),
+    "a scale without cells": ({"scales/smoke/where": {"data": []}}, "scales.smoke.where: leaves no cell"),
     "a share of no cell": (
         {"details": [{"name": "n", "metric": "m", "share_of": {"method": "none"}}]},
         "details.0.share_of.method: no 'none' there",
@@ -234,6 +240,19 @@ def test_cell_that_the_published_file_does_not_hold_is_named(
 def of(cells: list[Cell], name: str) -> Cell:
     (cell,) = [cell for cell in cells if cell.name == name]
     return cell
+
+
+def test_scale_has_the_cells_that_it_names_and_the_others_have_all(tmp_path: Path) -> None:
+    part = {"about": "x", "where": {"data": "many"}, "grid": [{"choose": {"w": ["b"]}}]}
+    choices = {"a": {"label": "a"}, "b": {"label": "b"}}
+    changes = {"scales/small": part, "assumptions": {"w": {"why": "?", "choices": choices, "where": {"method": "ours"}}}}
+    declaration = declare(tmp_path, changes)
+    assert [cell.name for cell in declaration.cells("small")] == [
+        "data=many,method=base",
+        "data=many,method=ours",
+        "data=many,method=ours,w=b",
+    ]
+    assert len(declaration.cells("smoke")) == 4
 
 
 def test_cells_are_the_product_of_the_axes_in_their_order(tmp_path: Path) -> None:

@@ -327,6 +327,23 @@ def test_runs_under_another_assumption_stay_out_of_the_claims_and_have_their_own
     assert few.verdict.interval is not None and few.verdict.interval.mean == pytest.approx(-45)
 
 
+def test_levels_that_a_scale_does_not_have_are_not_judged(tmp_path: Path) -> None:
+    (one,) = verdicts(tmp_path, {k: v for k, v in LEVEL.items() if "many" in k}, {"scales/smoke/where": {"data": "many"}})
+    assert (one.at, one.verdict.word) == ({"data": "many"}, "differs")
+
+
+@pytest.mark.parametrize(("unit", "mean"), [("percent", 30.0), (None, 0.3)])
+def test_ratio_has_the_unit_that_the_claim_itself_names(unit: str | None, mean: float, tmp_path: Path) -> None:
+    ratio = {"metric": "memory", "compare": "ratio", "relation": "~", "value": mean, **({"unit": unit} if unit else {})}
+    few, _ = verdicts(
+        tmp_path,
+        cells(few_base=[200, 100], few_ours=[60, 30], many_base=[1, 1], many_ours=[1, 1]),
+        {f"claims/level/{key}": value for key, value in ratio.items()},
+        "memory",
+    )
+    assert few.verdict.interval is not None and few.verdict.interval.mean == pytest.approx(mean)
+
+
 def test_saving_is_in_percent_of_the_right_side(tmp_path: Path) -> None:
     saving = {"metric": "memory", "compare": "saving", "value": 40, "tolerance": 0, "unit": "percent"}
     few, many = verdicts(

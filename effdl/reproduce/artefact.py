@@ -67,8 +67,9 @@ class Declaration:
         return self.artefact.scales[name]
 
     def cells(self, scale: str) -> list[Cell]:
-        """All cells at a scale: the product of the axes, each followed by its variants. Raises ConfigError."""
-        return list(self._cells(self.scale(scale)))
+        """All cells that a scale has: of the product of the axes, each followed by its variants. Raises ConfigError."""
+        here = self.scale(scale)
+        return [cell for cell in self._cells(here) if cell.matches(here.where)]
 
     def label(self, axis: str, level: str) -> str:
         """What people read instead of a level's key."""

@@ -36,13 +36,14 @@ def judged(declaration: Declaration, scale: str, runs: Runs, choices: Mapping[st
         runs: of all cells, as `frame` makes them.
         choices: assumption -> choice, where another than the first is to be judged.
     """
-    cells = _under(declaration, scale, choices or {})
+    cells, here = _under(declaration, scale, choices or {}), declaration.cells(scale)
     found = []
     for name, claim in declaration.artefact.claims.items():
         levels = [list(declaration.artefact.axes[axis]) for axis in claim.each]
         for combination in itertools.product(*levels):
             at = dict(zip(claim.each, combination, strict=True))
-            found.append(_judge(declaration, scale, runs, cells, name, claim, at))
+            if any(cell.matches(at) for cell in here):  # a scale may have some of the levels only
+                found.append(_judge(declaration, scale, runs, cells, name, claim, at))
     return found
 
 
@@ -131,7 +132,8 @@ def _judge(
     if metric == artefact.metric and any(undertrained(declaration, scale, runs, cell) for cell in used):
         return so("undertrained")
     unit = claim.unit or artefact.unit
-    inner, outer = ("", unit) if claim.compare == "saving" else (unit if claim.compare == "difference" else "", "")
+    of_pair = unit if claim.compare == "saving" else claim.unit or ""  # of a ratio, only what the claim itself says
+    inner, outer = (unit, "") if claim.compare == "difference" else ("", of_pair)
     apart = set(claim.right or {})
     sides = [_keyed(runs, side, metric, inner, apart) for side in (left, right)]
     if claim.right is not None:  # a place that one side alone has would be compared with another

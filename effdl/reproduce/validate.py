@@ -50,7 +50,8 @@ def check(declaration: Declaration) -> None:
     for name, claim in artefact.claims.items():
         _check_claim(f"claims.{name}", claim, artefact)
     for name in artefact.scales:
-        declaration.cells(name)  # each published number is looked up
+        if not declaration.cells(name):  # each published number is looked up here
+            raise ConfigError(f"scales.{name}.where: leaves no cell")
 
 
 def _check_where(declaration: Declaration, key: str, where: Where) -> None:
@@ -89,6 +90,7 @@ def _wheres(artefact: Artefact) -> Iterator[tuple[str, Where]]:
         yield from ((f"claims.{name}.{side}", getattr(claim, side) or {}) for side in ("left", "right", "where"))
     yield from ((f"details.{i}.share_of", column.share_of or {}) for i, column in enumerate(artefact.details))
     for name, scale in artefact.scales.items():
+        yield f"scales.{name}.where", scale.where
         for part in ("rules", "grid", "floors"):
             yield from ((f"scales.{name}.{part}.{i}.where", entry.where) for i, entry in enumerate(getattr(scale, part)))
         yield from ((f"scales.{name}.grid.{i}.choose", dict(variant.choose)) for i, variant in enumerate(scale.grid))

@@ -67,11 +67,12 @@ class Floor(Entry):
 
 
 class Scale(Entry):
-    """A named set of overrides: how large the artefact is run. about: one line on what it is and takes. judged: whether its
-    numbers say enough for verdicts."""
+    """A named set of overrides: how large the artefact is run. about: one line on what it is and takes. where: the cells that
+    it has, by default all. judged: whether its numbers say enough for verdicts."""
 
     about: str
     seeds: Count = 3
+    where: Where = {}
     rules: tuple[Rule, ...] = ()
     grid: tuple[Variant, ...] = ()
     floors: tuple[Floor, ...] = ()
@@ -82,7 +83,8 @@ class Claim(Entry):
     """A statement about our cells: compare(left, right) relation value, within a tolerance.
 
     left, right: restrict the cells of each side; the rest is shared and paired. No right: left's own values. metric: of a
-    run's summary, or one that `measures` makes. compare: of a pair; "saving" is 1 − left/right. relation, value: taken from
+    run's summary, or one that `measures` makes. compare: of a pair; "saving" is 1 − left/right; a ratio has no unit but one
+    that the claim itself names. relation, value: taken from
     ``answers`` where it names a claim of claims.csv, or two that are the ends of a range. tolerance: how far beyond the value
     still counts as holding, in the unit. each: axes for each combination of whose levels the claim is judged by itself; the
     others are pooled. ours: not the thesis's. note: what a reader should know of how ours is measured.
