@@ -50,7 +50,7 @@ def chain(norm: bool = False, dropout: float = 0.0) -> BlockChain:
 
 def problem(train: int, augmented: bool = False, batch_size: int = 8) -> Problem:
     split = tiny.images(train, 1), tiny.images(20, 2)
-    change = Standard(crop=1).prepare(split[0].x) if augmented else None
+    change = Standard(crop=1).prepare(split[0]) if augmented else None
     return Problem(*split, SoftmaxCe(), outputs=tiny.CLASSES, batch_size=batch_size, augment=change)
 
 

@@ -9,7 +9,7 @@ from elsewhere import ELSEWHERE, Elsewhere
 from torch import Tensor, nn
 
 from effdl.augment.standard import Standard
-from effdl.datasets.problem import Batch, Problem
+from effdl.datasets.problem import Batch, Problem, Samples
 from effdl.filters.random_subset import RandomSubset
 from effdl.methods.backprop import Backprop
 from effdl.methods.segmentwise import Segmentwise
@@ -64,7 +64,7 @@ def test_methods_learn_measure_and_choose_with_all_tensors_where_the_data_are(me
 @pytest.mark.parametrize("policy", ["cifar10", "svhn", None])
 def test_augmentation_works_where_the_images_are(policy: Any) -> None:
     images = torch.randint(0, 256, (64, 3, 16, 16), dtype=torch.uint8)
-    change = Standard(auto_augment=policy, cutout=4).prepare(images)
+    change = Standard(auto_augment=policy, cutout=4).prepare(Samples(images, torch.zeros(64)))
     with Elsewhere() as mode:
         varied = change(images.to(ELSEWHERE), torch.Generator().manual_seed(0))
     assert varied.device == ELSEWHERE and varied.shape == images.shape and varied.dtype == torch.uint8 and mode.operations > 5

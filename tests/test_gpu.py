@@ -16,7 +16,7 @@ from command import ROOT, answer, environment
 
 from effdl.augment.standard import Standard
 from effdl.config import Spec, build, compose
-from effdl.datasets.problem import Problem
+from effdl.datasets.problem import Problem, Samples
 from effdl.objectives.losses import SoftmaxCe
 from effdl.records.carry import build_network, carry_out, open_problem
 from effdl.training.decision import Pool
@@ -105,7 +105,7 @@ def test_the_whole_set_lies_on_the_device(device: str) -> None:
 @pytest.mark.parametrize("policy", ["cifar10", "svhn", None])
 def test_augmented_images_are_the_cpus_bit_for_bit(policy: Any, device: str) -> None:
     images = torch.randint(0, 256, (512, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    change = Standard(auto_augment=policy, cutout=16).prepare(images)
+    change = Standard(auto_augment=policy, cutout=16).prepare(Samples(images, torch.zeros(len(images))))
     for seed in range(3):
         here, there = (change(x, torch.Generator().manual_seed(seed)) for x in (images, images.to(device)))
         assert torch.equal(here, there.cpu())
