@@ -46,6 +46,10 @@ def parser() -> argparse.ArgumentParser:
         made.add_argument("--cell", help="only these cells: axis=level,axis=level")
         made.add_argument("--workers", type=_count, default=os.cpu_count() or 1, help="processes (one a core)")
         made.add_argument("--json", action="store_true", help="one JSON object on standard output")
+        if name == "plan":
+            made.add_argument(
+                "--time", action="store_true", help="of a single run, measure a few steps too; an artefact's always are"
+            )
     for name, command, about in (
         ("report", report, "published numbers beside ours, from the ledger, else from the runs made here"),
         ("publish", publish, "add the runs made here to the committed ledger"),
@@ -78,8 +82,9 @@ def plan(options: argparse.Namespace) -> int:
         from effdl.records.plan import cost
 
         spec = config.build(config.compose(options.what))
-        print("effdl: trying a few steps of each layer", file=sys.stderr, flush=True)
-        found = cost(spec)
+        if options.time:
+            print("effdl: trying a few steps of each layer", file=sys.stderr, flush=True)
+        found = cost(spec, timed=options.time)
         if found is None:
             raise ConfigError(f"method: {type(spec.method).__name__} does not say what it would cost; only a run tells")
         print(json.dumps(found.to_json()) if options.json else console.cost_of_run(" ".join(options.what), found))

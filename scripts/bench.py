@@ -7,6 +7,8 @@ Ratios of medians; the times themselves hang on the machine and its other work. 
 in that it needs one, prints images a second and MiB too.
 """
 
+import multiprocessing
+import resource
 import statistics
 import subprocess
 import sys
@@ -110,11 +112,12 @@ def _bare(data: Problem, chain: BlockChain, hardware: Hardware | None = None) ->
 
 
 def memory() -> Iterator[Row]:
-    """Peak of the worst segment over full backprop's, plain decision block, batch 128, SGD with momentum, 32 pixels."""
+    """Peak of the worst segment over full backprop's, plain decision block, batch 128, SGD with momentum, 32 pixels.
+
+    Counted, and measured: how much two real steps raise a process's peak resident set, each in a process of its own.
+    """
     for name, wanted in (("vgg13_bn", "≤ 0.43"), ("efficientnet_b0", "≤ 0.24"), ("efficientnet_v2_s", "≤ 0.18")):
-        reseed(0)
-        chain: BlockChain = build_choice("arch", name).build(facts((3, 32, 32), 128)).eval()
-        batch = next(problem((3, 32, 32), 128, 128).train(0))
+        chain, batch = _network(name)
         shapes = chain.shapes((3, 32, 32))
         method, prefix, peaks = Segmentwise(), Prefix(batch, chain.input, fake=True), []
         for i, shape in enumerate(shapes):
@@ -126,6 +129,45 @@ def memory() -> Iterator[Row]:
         least = Rehearsal(whole, Prefix(batch, chain.input, fake=True)).memory().peak
         yield f"worst segment of {name} over full backprop", max(peaks) / full, wanted
         yield f"checkpointing {name} by block over full backprop", least / full, "for comparison"
+        worst = max(range(len(peaks)), key=peaks.__getitem__)
+        rise = {how: _child(_rise, name, how, worst) for how in ("segment", "checkpointed", "backprop")}
+        yield f"  resident: worst segment of {name}", rise["segment"] / rise["backprop"], "for comparison"
+        yield f"  resident: checkpointing {name}", rise["checkpointed"] / rise["backprop"], "between the two"
+
+
+def _network(name: str) -> tuple[BlockChain, Batch]:
+    reseed(0)
+    chain: BlockChain = build_choice("arch", name).build(facts((3, 32, 32), 128)).eval()
+    return chain, next(problem((3, 32, 32), 128, 128).train(0))
+
+
+def _rise(name: str, how: str, worst: int) -> int:
+    """Bytes by which two real steps raise this process's peak resident set over what it was with the network built."""
+    chain, batch = _network(name)
+    start, stop = (worst, worst + 1) if how == "segment" else (0, len(chain))
+    head = Segmentwise().decision.build(chain.shapes((3, 32, 32))[worst], 10) if how == "segment" else chain.head
+    state = _segment(chain, start, stop, head)
+    state.checkpoint = how == "checkpointed"
+    feednet, before = nn.Sequential(chain.input, *chain[:start]).eval(), _peak_resident()
+
+    @torch.no_grad()
+    def fed() -> Batch:
+        return replace(batch, x=feednet(batch.x))
+
+    for _ in state.train_epoch(fed() for _ in range(2)):
+        pass
+    return _peak_resident() - before
+
+
+def _peak_resident() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # KiB on Linux
+
+
+def _child(call: Callable[..., int], *arguments: object) -> int:
+    """What a function answers in a fresh process on one thread."""
+    context = multiprocessing.get_context("spawn")  # a forked child would begin with this one's peak
+    with context.Pool(1, torch.set_num_threads, (1,)) as pool:
+        return pool.apply(call, arguments)
 
 
 def _segment(chain: BlockChain, start: int, stop: int, head: nn.Module) -> SegmentState:

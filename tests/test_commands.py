@@ -88,7 +88,7 @@ def test_plan_of_an_artefact_is_one_json_object_with_each_cells_cost(capsys: pyt
 
 def test_plan_of_a_run_is_one_json_object_by_segment(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     run = ("method=dll", "arch=cnn4", "dataset.train_limit=300", "method.epochs=1", f"--results={tmp_path / 'results'}")
-    code, out, _ = effdl(capsys, "plan", *run, "--json")
+    code, out, _ = effdl(capsys, "plan", *run, "--time", "--json")
     planned = json.loads(out)
     assert code == 0 and out.count("\n") == 1
     peaks = planned["memory/segment_peak_bytes"]
@@ -98,8 +98,15 @@ def test_plan_of_a_run_is_one_json_object_by_segment(capsys: pytest.CaptureFixtu
     assert len(planned["time/segment_estimate_s"]) == 3 and sum(planned["time/segment_estimate_s"]) > 0
     assert planned["time/estimate_s"] >= sum(planned["time/segment_estimate_s"]) * 0.99
 
-    code, out, _ = effdl(capsys, "plan", *run)
-    assert code == 0 and len(re.findall(r"^ +[123] .* (MiB|KiB) +\d+%", out, re.MULTILINE)) == 3
+    code, out, _ = effdl(capsys, "plan", *run, "--json")
+    assert code == 0 and json.loads(out) == {key: value for key, value in planned.items() if not key.startswith("time/")}
+
+    code, out, err = effdl(capsys, "plan", *run)
+    assert code == 0 and err == "" and len(re.findall(r"^ +[123] .* (MiB|KiB) +\d+%$", out, re.MULTILINE)) == 3
+    for row in ("this, in segment [123]", "full backprop", "checkpointed by block"):
+        assert re.search(rf"^{row} +[0-9.]+ [KM]iB +\d+% +[0-9.]+ [KM]iB +\d+%$", out, re.MULTILINE), out
+    code, out, _ = effdl(capsys, "plan", *run, "--time")
+    assert code == 0 and len(re.findall(r"^ +[123] .* (MiB|KiB) +\d+% +[0-9.]+ (s|min)$", out, re.MULTILINE)) == 3
     assert not (tmp_path / "results").exists()
 
 

@@ -80,10 +80,10 @@ class BlockChain(nn.Module):
         """The same blocks, sharing weights, under another head."""
         return BlockChain(OrderedDict(self.blocks.named_children()), head, self.input)
 
-    def shapes(self, input_shape: Sequence[int]) -> list[tuple[int, ...]]:
-        """Shape of each block's output for one sample, without the batch dimension."""
+    def shapes(self, input_shape: Sequence[int], samples: int = 2) -> list[tuple[int, ...]]:
+        """Shape of each block's output for one sample, without the batch dimension; tried on so many samples at once."""
         parameter = next(self.parameters())
-        x = torch.zeros(2, *input_shape, dtype=parameter.dtype, device=parameter.device)
+        x = torch.zeros(samples, *input_shape, dtype=parameter.dtype, device=parameter.device)
         modes = [(m, m.training) for m in self.modules()]
         self.eval()
         shapes = []

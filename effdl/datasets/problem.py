@@ -177,6 +177,7 @@ class Problem:
 
     Args:
         augment: how training inputs are varied, batch by batch, with a generator seeded from (seed, "augment", e, batch).
+        is_outline: its tensors are fake, with a form and nothing in them: it can be counted with, not computed.
     """
 
     def __init__(
@@ -189,6 +190,7 @@ class Problem:
         batch_size: int,
         seed: int = 0,
         augment: Change | None = None,
+        is_outline: bool = False,
     ) -> None:
         if batch_size > len(train):
             raise DataError(f"dataset.batch_size={batch_size} is larger than the {len(train)} training samples")
@@ -197,7 +199,31 @@ class Problem:
         self.batch_size = batch_size
         self.seed = seed
         self.augment = augment
+        self.is_outline = is_outline
         self.train_split, self.val_split = train, val
+
+    @classmethod
+    def outline(cls, facts: Facts, objective: Objective, seed: int = 0, augment: Change | None = None) -> "Problem":
+        """A problem known by its facts alone, to be made and used among fake tensors.
+
+        Images count as bytes and other inputs as float32, as they are stored. augment: whether there is one is what counts.
+        """
+
+        def samples(count: int) -> Samples:
+            x = torch.empty(count, *facts.input_shape, dtype=torch.uint8 if facts.is_image else torch.float32)
+            of_classes = facts.targets == "classes"
+            return Samples(x, torch.empty(count, dtype=torch.long) if of_classes else torch.empty(count, facts.outputs))
+
+        return cls(
+            samples(facts.train),
+            samples(facts.val),
+            objective,
+            outputs=facts.outputs,
+            batch_size=facts.batch_size,
+            seed=seed,
+            augment=augment,
+            is_outline=True,
+        )
 
     def to(self, device: torch.device) -> "Problem":
         """The same problem with its data on a device."""

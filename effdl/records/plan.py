@@ -1,25 +1,43 @@
-"""What a Spec would cost, without training it: counted bytes and a few steps' seconds, by segment."""
+"""What a Spec would cost, without training it: bytes counted on fake tensors, seconds of a few real steps, by segment."""
 
+import gc
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from effdl import config
+from effdl.archs.chain import Arch, BlockChain
+from effdl.datasets.problem import Facts, Problem, Split
 from effdl.records.carry import build_network, open_problem, open_run
 from effdl.records.report import Silent
 from effdl.training.handle import SegmentCost
-from effdl.training.hardware import restoring
+from effdl.training.hardware import Hardware, restoring
+from effdl.training.memory import KINDS
+
+Notes = dict[str, Any]
+_known: dict[Any, Notes] = {}
 
 
 @dataclass(frozen=True)
 class Cost:
-    """seconds: of the whole run, with its measurements. Bytes are peaks of a training step; share: of full backprop's."""
+    """What one run takes. Bytes are peaks of a training step; share: of full backprop's.
 
-    seconds: float
+    by_kind: what the peak is made of. beside: peaks of what a user might choose instead, see `beside`. seconds: of the whole
+    run with its measurements, None where they were not asked for.
+    """
+
     peak_bytes: int
     resident_bytes: int
     segment_bytes: list[int]
-    segment_seconds: list[float]
+    by_kind: dict[str, int]
     backprop_bytes: int
+    beside: dict[str, int]
+    seconds: float | None = None
+    segment_seconds: list[float] | None = None
 
     @property
     def share(self) -> float:
@@ -27,18 +45,17 @@ class Cost:
 
     def to_json(self) -> dict[str, object]:
         """By the keys of a run's summary."""
+        times = {"time/estimate_s": self.seconds, "time/segment_estimate_s": self.segment_seconds}
         return {
-            "time/estimate_s": self.seconds,
             "memory/accounted_peak_bytes": self.peak_bytes,
             "memory/resident_peak_bytes": self.resident_bytes,
             "memory/share_of_backprop": self.share,
             "memory/segment_peak_bytes": self.segment_bytes,
             "memory/segment_share_of_backprop": [peak / self.backprop_bytes for peak in self.segment_bytes],
-            "time/segment_estimate_s": self.segment_seconds,
+            **{f"memory/peak_{kind}_bytes": count for kind, count in self.by_kind.items()},
+            **{f"memory/{name}_peak_bytes": peak for name, peak in self.beside.items()},
+            **{key: value for key, value in times.items() if value is not None},
         }
-
-
-_rehearsed: dict[Any, dict[str, Any]] = {}
 
 
 class _Told(Exception):
@@ -50,49 +67,93 @@ class _Asking(Silent):
         raise _Told
 
 
-def cost(spec: config.Spec, threads: int | None = None) -> Cost | None:
-    """Rehearse a Spec; None where its method does not say what it will cost. threads: CPU threads where the Spec leaves them
-    open, one in a sweep.
+def cost(spec: config.Spec, threads: int | None = None, timed: bool = False) -> Cost | None:
+    """Plan a Spec; None where its method does not say what it will cost.
+
+    Args:
+        threads: CPU threads where the Spec leaves them open, one in a sweep.
+        timed: measure seconds too, for which the data are read.
 
     Raises:
         EffdlError: no data, or a combination that cannot run.
     """
-    if not (notes := _rehearse(spec, threads)):
+    if not (notes := _notes(_rehearse if timed else _count, spec, threads)):
         return None
-    full = _rehearse(_with_backprop(spec), threads)
+    others = {name: _notes(_count, row, threads)["memory/accounted_peak_bytes"] for name, row in beside(spec).items()}
     return Cost(
-        notes["time/estimate_s"],
         notes["memory/accounted_peak_bytes"],
         notes["memory/resident_peak_bytes"],
         notes["memory/segment_peak_bytes"],
-        notes["time/segment_estimate_s"],
-        full["memory/accounted_peak_bytes"],
+        {kind: notes[f"memory/peak_{kind}_bytes"] for kind in KINDS},
+        others["backprop"],
+        others,
+        notes["time/estimate_s"] if timed else None,
+        notes["time/segment_estimate_s"] if timed else None,
     )
 
 
-def _with_backprop(spec: config.Spec) -> config.Spec:
-    """Full backpropagation of the same network on the same data."""
+def beside(spec: config.Spec) -> dict[str, config.Spec]:
+    """What else would train this network on these data: full backprop, plain and checkpointed by block, and all in bf16."""
     optimizer = spec.optimizer or config.build_choice("optimizer", "sgd")
-    return replace(spec, method=config.build_choice("method", "backprop"), optimizer=optimizer, filter=None, probe=())
+    whole = replace(spec, method=config.build_choice("method", "backprop"), optimizer=optimizer, filter=None, probe=())
+    rows = {"backprop": whole, "backprop_checkpointed": replace(whole, method=replace(whole.method, checkpoint="block"))}
+    in_bf16 = replace(spec.hardware, precision="bf16")
+    return rows | {f"bf16_{name}": replace(row, hardware=in_bf16) for name, row in {"accounted": spec, **rows}.items()}
 
 
-def _rehearse(spec: config.Spec, threads: int | None) -> dict[str, Any]:
+def _notes(how: Callable[[config.Spec, int | None], Notes], spec: config.Spec, threads: int | None) -> Notes:
     """The notes of a run that stops where it knows its cost, which is the same for all seeds and for data of one form; {} where
     it ended without a word."""
-    alike = (spec.dataset.facts(), replace(spec, dataset=None, seed=0, logger=None), threads)
-    if alike not in _rehearsed:
-        _rehearsed[alike] = _begin(spec, threads)
-    return _rehearsed[alike]
+    alike = (how, spec.dataset.facts(), replace(spec, dataset=None, seed=0, logger=None), threads)
+    if alike not in _known:
+        with restoring():  # a lone run that follows takes all cores
+            _known[alike] = how(spec, threads)
+    return _known[alike]
 
 
-def _begin(spec: config.Spec, threads: int | None) -> dict[str, Any]:
-    with restoring():  # a lone run that follows takes all cores
-        try:
-            device = spec.hardware.open(threads)
-            train, test = spec.dataset.load()
-            problem = open_problem(spec, train, test, device)
-            run = open_run(spec, test.to(device), reporter=_Asking())
-            spec.method.fit(problem, build_network(spec, problem, device), run)
-        except _Told:
-            return run.notes
+def _count(spec: config.Spec, threads: int | None) -> Notes:
+    """On fake tensors, from the data's facts alone; by real steps where a method or network must see numbers."""
+    from effdl.training.fake import UNABLE, fakes
+
+    device, facts = spec.hardware.open(threads), spec.dataset.facts()
+    try:
+        network = _outline(spec.arch, facts, replace(spec.hardware, precision="float32"))
+        with fakes():
+            problem = Problem.outline(facts, spec.objective, augment=_unchanged if spec.augment is not None else None)
+            return _told(spec, problem.to(device), network, None)
+    except UNABLE:
+        return _rehearse(spec, threads)
+
+
+def _rehearse(spec: config.Spec, threads: int | None) -> Notes:
+    """A few real steps on the data."""
+    device = spec.hardware.open(threads)
+    train, test = spec.dataset.load()
+    problem = open_problem(spec, train, test, device)
+    return _told(spec, problem, build_network(spec, problem, device), test.to(device))
+
+
+def _told(spec: config.Spec, problem: Problem, network: BlockChain, test: Split | None) -> Notes:
+    run = open_run(spec, test, reporter=_Asking())
+    try:
+        spec.method.fit(problem, network, run)
+    except _Told:
+        return run.notes
     return {}
+
+
+@lru_cache(maxsize=8)
+def _outline(arch: Arch, facts: Facts, hardware: Hardware) -> BlockChain:
+    """A network of fake tensors. Not every library's can be built of them, so a real one is copied, and dropped."""
+    from effdl.training.fake import Undrawn, fakes
+
+    with Undrawn():
+        network = hardware.place(arch.build(facts), torch.device("cpu"))
+    outline = fakes().copy(network, torch.device(hardware.device))
+    gc.freeze()  # what there is now stays; to look through it again and again takes a fifth of a count's time
+    return outline
+
+
+def _unchanged(x: Tensor, generator: torch.Generator) -> Tensor:
+    """In place of an augmentation, whose images are of the form of those that it gets."""
+    return x

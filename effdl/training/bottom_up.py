@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from effdl.archs.chain import BlockChain
 from effdl.datasets.problem import Batch, Problem, cut
 from effdl.errors import Diverged, FitFailed
+from effdl.training.costs import segment_costs
 from effdl.training.feeding import Feeder
-from effdl.training.handle import RunHandle, SampleFilter, SegmentCost
+from effdl.training.handle import RunHandle
 from effdl.training.loop import evaluate, reseed
-from effdl.training.rehearsal import Prefix, Rehearsal
+from effdl.training.memory import clone
 from effdl.training.segment import LocalLoss, SegmentState
 
 
@@ -60,11 +61,14 @@ class BottomUp:
     def fit(self) -> nn.Module:
         saved = self.run.load()
         self.chain.eval()
-        shapes = self.chain.shapes(self.problem.input_shape)
+        # A whole batch of fake tensors takes no longer than two samples, and is what the count calls the blocks with too.
+        shapes = self.chain.shapes(self.problem.input_shape, self.problem.batch_size if self.problem.is_outline else 2)
         self.run.freeze(self.chain.input, keep_bytes=self.keep_bytes)
         if saved is None:
             if self.run.ranks.rank == 0:  # with steps of its own that the others do not make
-                self.run.expect(self._costs(shapes))
+                states = (self._state(i, plan, shapes[plan.stop - 1]) for i, plan in enumerate(self.plans))
+                costs = segment_costs(self.plans, states, self.problem, self.chain, self.run, self.keep_bytes, self._steps)
+                self.run.expect(costs)
         else:
             self.chain.load_state_dict(saved["chain"])
         best = saved["best"] if saved else None
@@ -98,7 +102,7 @@ class BottomUp:
         blocks, rank = self.chain[plan.start : plan.stop], self.run.ranks.rank
         reseed(self.run.seed("init", i))
         like = next(blocks.parameters())
-        local_loss = plan.local_loss(shape).to(device=like.device, dtype=like.dtype)
+        local_loss = self._beside(like, plan.local_loss(shape))
         parameters = [*blocks.parameters(), *local_loss.parameters()]
         return SegmentState(
             blocks,
@@ -111,6 +115,15 @@ class BottomUp:
             checkpoint=plan.checkpoint,
             autocast=self.run.hardware.autocast,
         )
+
+    def _beside(self, like: Tensor, module: LocalLoss) -> LocalLoss:
+        """The module on this tensor's device and of its type."""
+        if not self.problem.is_outline:
+            return module.to(device=like.device, dtype=like.dtype)
+        if all((p.device, p.dtype) == (like.device, like.dtype) for p in module.parameters()):
+            return module
+        # `to` exchanges parameters, which fake ones do not take
+        return clone(module, lambda t: t.to(like.device, like.dtype if t.is_floating_point() else t.dtype))
 
     def _train(
         self, i: int, state: SegmentState, feeder: Feeder, best: dict[str, Any] | None, history: list[float]
@@ -175,53 +188,6 @@ class BottomUp:
         local_loss.load_state_dict(weights)
         return local_loss.predictor(self.chain.cropped(plan.stop)).eval()
 
-    def _costs(self, shapes: list[tuple[int, ...]]) -> list[SegmentCost]:
-        """Two steps of each segment on copies: counted memory, measured seconds."""
-        costs = []
-        batch = self.run.ranks.share(next(self.problem.train(0)))
-        samples = self.problem.num_train + self.problem.num_val
-        total, kept_bytes, stored_s = held_bytes(self.chain), 0, 0.0
-        steps, filter = self._steps, self.run.filter
-        reading_s = self.problem.train_split.reading_seconds(self.problem.batch_size)
-        prefix = Prefix(batch, self.chain.input)
-        for i, plan in enumerate(self.plans):
-            state = self._state(i, plan, shapes[plan.stop - 1])
-            rehearsal = Rehearsal(state, prefix)
-            feed_s, step_s, feature_bytes = reading_s + prefix.seconds, rehearsal.seconds(), prefix.sample_bytes
-            needed = samples * feature_bytes
-            kept = needed + kept_bytes <= self.keep_bytes and self.problem.augment is None
-            kept_bytes = needed if kept else kept_bytes
-            costs.append(
-                SegmentCost(
-                    epochs=plan.epochs,
-                    batches=self.problem.steps,
-                    steps=steps,
-                    fed_steps=self.problem.steps if filter is not None and filter.sees == "features" else steps,
-                    val_steps=-(-self.problem.num_val // self.problem.batch_size),
-                    feed_s=feed_s,
-                    stored_s=min(stored_s, feed_s),
-                    step_s=step_s,
-                    kept=kept,
-                    memory=rehearsal.memory(),
-                    idle_bytes=total - held_bytes(self.chain.input, *self.chain[: plan.stop], *self._shared(state)),
-                    kept_bytes=kept_bytes,
-                    filter_bytes=0 if filter is None else self._chosen(filter) * max(feature_bytes, batch.x[0].nbytes),
-                    feature_bytes=feature_bytes,
-                )
-            )
-            stored_s = feed_s if kept else stored_s
-            if plan is not self.plans[-1]:
-                prefix.climb(*self.chain[plan.start : plan.stop])
-        return costs
-
-    def _chosen(self, filter: SampleFilter) -> int:
-        """Samples of a chunk that a filter has chosen and that wait for their step."""
-        return round(filter.expected_share * min(filter.chunk, self.problem.num_train)) + self.problem.batch_size
-
-    def _shared(self, state: SegmentState) -> list[nn.Module]:
-        """The chain's own head where the segment learns with it."""
-        return [self.chain.head] if any(m is self.chain.head for m in state.local_loss.modules()) else []
-
 
 def drain_epoch(
     state: SegmentState, batches: Iterable[Batch], where: str, progress: Callable[[int], bool]
@@ -264,12 +230,6 @@ def not_finite(module: nn.Module) -> str | None:
     if not named or torch.stack([t.sum().double() for t in named.values()]).isfinite().all():
         return None
     return next((name for name, t in named.items() if not t.isfinite().all()), None)
-
-
-def held_bytes(*modules: nn.Module) -> int:
-    """Bytes of the modules' weights and buffers, each once."""
-    held = {id(t): t.nbytes for m in modules for t in (*m.parameters(), *m.buffers())}
-    return sum(held.values())
 
 
 def score(metrics: dict[str, float]) -> float:

@@ -20,10 +20,15 @@ def feednet(block: nn.Module) -> nn.Module:
     Args:
         block: in eval mode.
     """
-    if not any(isinstance(m, CONVOLUTIONS) for m in block.modules()):
+    if not is_copied(block):
         return block
     fast = folded(copy.deepcopy(block)).requires_grad_(False)
     return fast.to(memory_format=torch.channels_last)
+
+
+def is_copied(block: nn.Module) -> bool:
+    """Whether a feednet of the block has weights of its own."""
+    return any(isinstance(m, CONVOLUTIONS) for m in block.modules())
 
 
 def folded(module: nn.Module) -> nn.Module:

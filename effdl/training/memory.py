@@ -47,15 +47,16 @@ class LiveStorages(TorchDispatchMode):
     """Counts the bytes of every storage that an operation puts out for as long as it lives.
 
     Sees parameters, gradients, optimizer state, saved activations, recomputation and the feednet alike, unlike hooks on saved
-    tensors; not a kernel's own scratch memory.
+    tensors; not a kernel's own scratch memory. live: bytes alive now.
     """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._now = self._live = self.peak = self._peak_at = 0
+        self._now = self.live = self.peak = self._peak_at = 0
         self._all: list[_Storage] = []
         self._of = WeakIdKeyDictionary()
         self._kind = "activation"
+        self._counting = True
 
     def book(self, tensors: Iterable[Tensor | None], kind: str) -> None:
         """Count these tensors' storages (once) and say what they are."""
@@ -72,17 +73,32 @@ class LiveStorages(TorchDispatchMode):
         finally:
             self._kind = before
 
+    @contextmanager
+    def pausing(self) -> Iterator[None]:
+        """Storages that appear within are not counted, unless they are booked or put out again later."""
+        self._counting = False
+        try:
+            yield
+        finally:
+            self._counting = True
+
     def memory(self) -> Memory:
         """Peak so far, split by what each storage alive at the peak turned out to be."""
         at = self._peak_at
         alive = [s for s in self._all if s.birth <= at and (s.death is None or s.death > at)]
         return Memory(self.peak, {kind: sum(s.bytes for s in alive if s.kind == kind) for kind in KINDS})
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """False spares every operation a wrapper that only torch.compile needs, a tenth of a count's time."""
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(out):
-            if isinstance(leaf, Tensor):
-                self._track(leaf)
+        if self._counting:
+            for leaf in (out,) if isinstance(out, Tensor) else tree_leaves(out):
+                if isinstance(leaf, Tensor):
+                    self._track(leaf)
         return out
 
     def _track(self, tensor: Tensor) -> _Storage:
@@ -93,16 +109,16 @@ class LiveStorages(TorchDispatchMode):
         entry = _Storage(self._now, storage.nbytes(), self._kind)
         self._of[storage] = entry
         self._all.append(entry)
-        self._live += entry.bytes
-        if self._live > self.peak:
-            self.peak, self._peak_at = self._live, self._now
+        self.live += entry.bytes
+        if self.live > self.peak:
+            self.peak, self._peak_at = self.live, self._now
         entry.watch = weakref.ref(storage, lambda _: self._forget(entry))
         return entry
 
     def _forget(self, entry: _Storage) -> None:
         self._now += 1
         entry.death = self._now
-        self._live -= entry.bytes
+        self.live -= entry.bytes
 
 
 def clone(thing: T, convert: Callable[[Tensor], Tensor]) -> T:
@@ -121,6 +137,15 @@ def clone(thing: T, convert: Callable[[Tensor], Tensor]) -> T:
 def held(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     """The tensors of its state."""
     return [leaf for leaf in tree_leaves(list(optimizer.state.values())) if isinstance(leaf, Tensor)]
+
+
+def tensors_of(thing: object) -> Iterator[Tensor]:
+    """Parameters and buffers of a module or segment, and its optimizer's state."""
+    for module in _modules(thing):
+        yield from module.parameters()
+        yield from module.buffers()
+    if isinstance(thing, SegmentState):
+        yield from held(thing.optimizer)
 
 
 def _modules(thing: object) -> list[nn.Module]:

@@ -5,14 +5,18 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from itertools import count
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from effdl.datasets.problem import Batch
+from effdl.training.feednet import feednet
 from effdl.training.memory import NOTHING, LiveStorages, Memory, clone, held
 from effdl.training.segment import SegmentState
+
+if TYPE_CHECKING:
+    from effdl.training.fake import Fakes
 
 PIECE_BUDGET_S = 0.005
 
@@ -26,17 +30,26 @@ class Prefix:
     Args:
         batch: stored inputs; counted too.
         pieces: the modules, in eval mode, in their order; `climb` adds more.
-        fake: on fake tensors, which compute nothing and allocate nothing, else on real ones: the same bytes.
+        fake: on fake tensors, which compute nothing and allocate nothing, else on real ones: the same bytes. What is given may
+            be fake already.
+        autocast: entered for a feednet's forward pass over one batch, all pieces within.
     """
 
-    def __init__(self, batch: Batch, *pieces: nn.Module, fake: bool = False) -> None:
-        self._mode = _fake_mode() if fake else None
+    def __init__(
+        self,
+        batch: Batch,
+        *pieces: nn.Module,
+        fake: bool = False,
+        autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    ) -> None:
+        self._fakes, self._autocast = _fakes() if fake else None, autocast
         with self.mode:  # each a storage of its own: a slice of the set counts itself only
             x, y, index = (self.convert(t).clone() for t in (batch.x, batch.y, batch.index))
         self.batch = replace(batch, x=x, y=y, index=index)
         self.x = x
         self.seconds = 0.0
         self._weights: dict[int, int] = {}
+        self._cast_bytes = 0  # of the pieces' weights, which autocast keeps until the batch is through
         # Peaks of the calls so far without weights: below the last piece, and of that one, whose output is now fed to a
         # segment ("activation") and will be the feednet's own once there is another piece.
         self._below = self._last = self._last_within = NOTHING
@@ -44,11 +57,15 @@ class Prefix:
 
     @property
     def mode(self) -> AbstractContextManager[Any]:
-        return self._mode or nullcontext()
+        return self._fakes or nullcontext()
 
     def convert(self, tensor: Tensor) -> Tensor:
         """A copy of a tensor to rehearse with."""
-        return self._mode.from_tensor(tensor) if self._mode else tensor.clone()
+        return self._fakes.convert(tensor) if self._fakes else tensor.clone()
+
+    def copy(self, state: SegmentState) -> SegmentState:
+        """A copy of a segment to rehearse with."""
+        return self._fakes.copy(state) if self._fakes else clone(state, Tensor.clone)
 
     @property
     def data(self) -> list[Tensor]:
@@ -77,28 +94,40 @@ class Prefix:
             whole = self.x.as_strided((elements,), (1,), 0).clone()
             return whole.as_strided(self.x.shape, self.x.stride(), self.x.storage_offset())
 
-    def climb(self, *pieces: nn.Module) -> None:
-        """Put further modules on top."""
+    def climb(self, *pieces: nn.Module, feeding: bool = False) -> None:
+        """Put further modules on top.
+
+        feeding: they are called as feednets; the bytes are those of the modules themselves, a little more.
+        """
         for piece in pieces:
             self._weights |= {id(t): t.untyped_storage().nbytes() for t in _state(piece)}
-            tried = clone(piece, self.convert) if self._mode else piece
+            tried = self._fakes.copy(piece) if self._fakes else piece
             with self.mode, torch.no_grad():
-                self._climb(tried)
+                self._climb(tried, feeding)
 
-    def _climb(self, piece: nn.Module) -> None:
+    def _climb(self, piece: nn.Module, feeding: bool) -> None:
         live, weights = LiveStorages(), _state(piece)
         live.book([*weights, self.x], "feednet")
         live.book(self.data, "activation")
         with live, live.booking("feednet"):
-            out: Tensor = piece(self.x)
-        own = _bytes(weights)
+            with self._autocast():
+                out = piece(self.x)
+                within = live.live
+            cast_bytes = within - live.live
+        beside = self._cast_bytes - _bytes(weights)
         self._below = _larger(self._below, self._last_within)
-        self._last_within = live.memory().plus(feednet=-own)
+        self._last_within = live.memory().plus(feednet=beside)
         live.book([out], "activation")
-        self._last = live.memory().plus(feednet=-own)
-        if self._mode is None:
-            self.seconds += fastest(lambda: piece(self.x), self.x.device, PIECE_BUDGET_S)
+        self._last = live.memory().plus(feednet=beside)
+        self._cast_bytes += cast_bytes
+        if self._fakes is None:
+            called = feednet(piece) if feeding else piece
+            self.seconds += fastest(lambda: self._call(called), self.x.device, PIECE_BUDGET_S)
         self.x = out
+
+    def _call(self, piece: nn.Module) -> None:
+        with self._autocast():
+            piece(self.x)
 
 
 class Rehearsal:
@@ -106,26 +135,37 @@ class Rehearsal:
 
     def __init__(self, state: SegmentState, prefix: Prefix) -> None:
         self._prefix = prefix
-        self._state = clone(state, prefix.convert)
+        self._state = prefix.copy(state)
 
     def memory(self) -> Memory:
-        """Peak memory of the second of two steps. The feednet counts (table 6.3's "relative memory use" includes it)."""
-        prefix, parameters = self._prefix, list(self._state.modules.parameters())
+        """Peak memory of a step after the first. The feednet counts (table 6.3's "relative memory use" includes it).
+
+        Where the optimizer has no state yet, it gets it in the middle of the step: what was alive before was alive beside it.
+        """
+        prefix, optimizer = self._prefix, self._state.optimizer
+        before = NOTHING
         with prefix.mode:
-            if not self._state.optimizer.state:
-                self._step(prefix.fed())
-            live = LiveStorages()
-            weights, optimizer = _state(self._state.modules), held(self._state.optimizer)
-            given = [prefix.fed()]
+            live, weights, given = LiveStorages(), _state(self._state.modules), [prefix.fed()]
             live.book(weights, "parameter")
-            live.book(optimizer, "optimizer")
+            live.book(held(optimizer), "optimizer")
             live.book([*given, *prefix.data], "activation")
-            watch = self._state.optimizer.register_step_pre_hook(lambda *_: live.book([p.grad for p in parameters], "gradient"))
+
+            def learned(*_: Any) -> None:
+                nonlocal before
+                watch.remove()
+                live.book([p.grad for p in self._state.modules.parameters()], "gradient")
+                if not optimizer.state:
+                    before = live.memory()
+                    with live.pausing():
+                        optimizer.step()
+                    live.book(held(optimizer), "optimizer")
+                    before = before.plus(optimizer=_bytes(held(optimizer)))
+
+            watch = optimizer.register_step_pre_hook(learned)
             with live:
                 self._step(given.pop())
-            watch.remove()
-        feeding = prefix.feeding().plus(parameter=_bytes(weights), optimizer=_bytes(optimizer))
-        return _larger(feeding, live.memory().plus(feednet=prefix.weight_bytes))
+        feeding = prefix.feeding().plus(parameter=_bytes(weights), optimizer=_bytes(held(optimizer)))
+        return _larger(feeding, _larger(before, live.memory()).plus(feednet=prefix.weight_bytes))
 
     def seconds(self, budget: float = 0.02) -> float:
         """Of one training step: the fastest of at least two, unless the first takes seconds."""
@@ -158,10 +198,10 @@ def _clock(device: torch.device) -> float:
     return perf_counter()
 
 
-def _fake_mode() -> Any:
-    from torch._subclasses.fake_tensor import FakeTensorMode  # half a second to import, and few need it
+def _fakes() -> "Fakes":
+    from effdl.training.fake import fakes  # half a second to import, and few need it
 
-    return FakeTensorMode()
+    return fakes()
 
 
 def _state(module: nn.Module) -> list[Tensor]:

@@ -1,0 +1,97 @@
+"""What each segment of a bottom-up training will cost: counted bytes, and seconds measured on one batch."""
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from effdl.archs.chain import BlockChain
+from effdl.datasets.problem import Problem
+from effdl.training.feednet import is_copied
+from effdl.training.handle import RunHandle, SampleFilter, SegmentCost
+from effdl.training.rehearsal import Prefix, Rehearsal
+from effdl.training.segment import SegmentState
+
+if TYPE_CHECKING:
+    from effdl.training.bottom_up import SegmentPlan
+
+
+def segment_costs(
+    plans: Sequence["SegmentPlan"],
+    states: Iterable[SegmentState],
+    problem: Problem,
+    chain: BlockChain,
+    run: RunHandle,
+    keep_bytes: int,
+    steps: int,
+) -> list[SegmentCost]:
+    """A few steps of each segment on copies. A problem known by its outline alone is counted on fake tensors, in no time.
+
+    Where a prefix feeds, its feednets' weights stand beside those of its blocks.
+
+    states: of each plan, as it begins; asked for one after another. steps: of an epoch, after the filter.
+    """
+    costs = []
+    batch, filter = run.ranks.share(next(problem.train(0))), run.filter
+    reading_s = problem.train_split.reading_seconds(problem.batch_size)
+    samples = problem.num_train + problem.num_val
+    kept_bytes, stored_s, copied = 0, 0.0, 0
+    idle = _weights(chain)
+    _take(idle, chain.input)
+    prefix = Prefix(batch, chain.input, fake=problem.is_outline, autocast=run.hardware.autocast)
+    for plan, state in zip(plans, states, strict=True):
+        rehearsal = Rehearsal(state, prefix)
+        feed_s, step_s = reading_s + prefix.seconds, 0.0 if problem.is_outline else rehearsal.seconds()
+        feature_bytes = prefix.sample_bytes
+        _take(idle, *chain[plan.start : plan.stop])
+        needed = samples * feature_bytes
+        kept = needed + kept_bytes <= keep_bytes and problem.augment is None
+        kept_bytes, copied = (needed, 0) if kept else (kept_bytes, copied)
+        costs.append(
+            SegmentCost(
+                epochs=plan.epochs,
+                batches=problem.steps,
+                steps=steps,
+                fed_steps=problem.steps if filter is not None and filter.sees == "features" else steps,
+                val_steps=-(-problem.num_val // problem.batch_size),
+                feed_s=feed_s,
+                stored_s=min(stored_s, feed_s),
+                step_s=step_s,
+                kept=kept,
+                memory=rehearsal.memory(),
+                idle_bytes=copied + sum(idle.values()) - (_bytes(chain.head) if _learns(state, chain.head) else 0),
+                kept_bytes=kept_bytes,
+                filter_bytes=0 if filter is None else _chosen(filter, problem) * max(feature_bytes, batch.x[0].nbytes),
+                feature_bytes=feature_bytes,
+            )
+        )
+        stored_s = feed_s if kept else stored_s
+        if plan is not plans[-1]:
+            prefix.climb(*chain[plan.start : plan.stop], feeding=not kept)
+        copied += sum(_bytes(block) for block in chain[plan.start : plan.stop] if is_copied(block))
+    return costs
+
+
+def _bytes(module: nn.Module) -> int:
+    return sum(_weights(module).values())
+
+
+def _weights(module: nn.Module) -> dict[int, int]:
+    """Bytes of each weight and buffer."""
+    return {id(t): t.nbytes for t in (*module.parameters(), *module.buffers())}
+
+
+def _take(weights: dict[int, int], *modules: nn.Module) -> None:
+    """Leave out those of these modules."""
+    for key in (key for module in modules for key in _weights(module)):
+        weights.pop(key, None)
+
+
+def _chosen(filter: SampleFilter, problem: Problem) -> int:
+    """Samples of a chunk that a filter has chosen and that wait for their step."""
+    return round(filter.expected_share * min(filter.chunk, problem.num_train)) + problem.batch_size
+
+
+def _learns(state: SegmentState, head: nn.Module) -> bool:
+    """Whether a segment learns with the chain's own head."""
+    return any(module is head for module in state.local_loss.modules())

@@ -1,0 +1,177 @@
+"""Fake tensors: form and storage without memory or arithmetic, on which a training step is counted, not computed."""
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensor,
+    FakeTensorMode,
+    UnsupportedFakeTensorException,
+    UnsupportedOperatorException,
+)
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from effdl.training.memory import clone, tensors_of
+
+T = TypeVar("T")
+DEVICE = torch.ops.prim.device.default
+NORMALISATIONS = {torch.ops.aten.native_batch_norm.default, torch.ops.aten.native_group_norm.default}
+RANDOM = {torch.ops.aten.normal_.default, torch.ops.aten.uniform_.default}
+# What comes of asking a fake tensor for numbers, or of operations that torch cannot follow.
+UNABLE = (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    UnsupportedFakeTensorException,
+    UnsupportedOperatorException,
+)
+Args = tuple[Any, ...]
+Maker = Callable[[Args], Any]  # an operation's arguments -> what it puts out
+
+
+class Undrawn(TorchDispatchMode):
+    """Within, weights are made but not drawn: pages that nobody writes take neither memory nor time."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return args[0] if func in RANDOM else func(*args, **(kwargs or {}))
+
+
+@lru_cache(maxsize=1)
+def fakes() -> "Fakes":
+    """The process's own: fake tensors of two modes do not mix, and what one count has worked out serves the next."""
+    return Fakes()
+
+
+class Fakes:
+    """Within, every new tensor is fake."""
+
+    def __init__(self) -> None:
+        self._mode = FakeTensorMode()
+        self._recall = _Recall(self._mode)
+        self._depth = 0
+
+    def __enter__(self) -> None:
+        if self._depth == 0:
+            self._mode.__enter__()
+            self._recall.__enter__()  # type: ignore[no-untyped-call]
+        self._depth += 1
+
+    def __exit__(self, *error: Any) -> None:
+        self._depth -= 1
+        if self._depth == 0:
+            self._recall.__exit__(*error)  # type: ignore[no-untyped-call]
+            self._mode.__exit__(*error)
+
+    def convert(self, tensor: Tensor, device: torch.device | None = None) -> Tensor:
+        """A fake tensor of the same form, on the same device or another."""
+        if isinstance(tensor, FakeTensor):
+            return tensor
+        fake = self._mode.from_tensor(tensor)
+        return fake if device is None else fake.to(device)
+
+    def copy(self, thing: T, device: torch.device | None = None) -> T:
+        """A copy on fake tensors of a module or segment; the thing itself where it has no others, which nothing can spoil."""
+        if all(isinstance(tensor, FakeTensor) for tensor in tensors_of(thing)):
+            return thing
+        return clone(thing, lambda tensor: self.convert(tensor, device))
+
+
+class _Recall(TorchDispatchMode):
+    """Remembers what an operation puts out for arguments of one form: networks repeat themselves.
+
+    FakeTensorMode's own memory takes ten times as long to look an operation up. This one knows outputs that are an argument,
+    a view of one, or have a storage of their own, and leaves all others to it.
+    """
+
+    def __init__(self, mode: FakeTensorMode) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._mode = mode
+        self._known: dict[Any, Maker] = {}
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # as in LiveStorages
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is DEVICE:  # asked for at every turn
+            return args[0].fake_device
+        kwargs = kwargs or {}
+        try:
+            key = (func, *map(_form, args), *[(name, _form(value)) for name, value in kwargs.items()])
+            make = self._known.get(key)
+        except TypeError:  # an argument that cannot be looked up
+            return func(*args, **kwargs)
+        if make is not None:
+            return make(args)
+        out = _corrected(func, args, func(*args, **kwargs))
+        if (learned := self._learn(args, tree_leaves((args, kwargs)), out)) is not None:
+            self._known[key] = learned
+        return out
+
+    def _learn(self, args: Args, leaves: list[Any], out: Any) -> Maker | None:
+        if isinstance(out, Tensor):
+            return self._learn_one(args, leaves, out)
+        kind: Any = type(out)
+        if kind not in (tuple, list) or not all(part is None or isinstance(part, Tensor) for part in out):
+            return None
+        makers = [make for part in out if (make := self._learn_one(args, leaves, part)) is not None]
+        storages = [part.untyped_storage()._cdata for part in out if part is not None]
+        shared = len(set(storages)) < len(storages) or len(makers) < len(out)
+        return None if shared else lambda args: kind([make(args) for make in makers])
+
+    def _learn_one(self, args: Args, leaves: list[Any], out: Tensor | None) -> Maker | None:
+        if out is None:  # a gradient that nobody asked for
+            return lambda args: None
+        if type(out) is not FakeTensor or out.constant is not None or out.layout is not torch.strided:
+            return None
+        storage = out.untyped_storage()
+        form: Args = (tuple(out.shape), out.stride(), out.storage_offset(), out.dtype, out.fake_device)
+        for i, source in enumerate(args):
+            if source is out:
+                return lambda args: args[i]
+            if isinstance(source, Tensor) and source.untyped_storage()._cdata == storage._cdata:
+                return lambda args: self._made(form, args[i].untyped_storage())
+        if any(isinstance(leaf, Tensor) and leaf.untyped_storage()._cdata == storage._cdata for leaf in leaves):
+            return None
+        alike = self._made(form).untyped_storage().nbytes() == storage.nbytes()
+        return (lambda args: self._made(form)) if alike else None
+
+    def _made(self, form: Args, storage: Any = None) -> FakeTensor:
+        """A fake tensor of this form, in a storage that there is or in one of its own that just holds it."""
+        shape, stride, offset, dtype, device = form
+        with torch._C._DisableTorchDispatch():
+            if storage is None:
+                meta = torch.empty_strided(shape, stride, dtype=dtype, device="meta")
+            else:
+                meta = torch.empty(0, dtype=dtype, device="meta").set_(storage, offset, shape, stride)
+            return FakeTensor(self._mode, meta, device)
+
+
+def _corrected(func: Any, args: Args, out: Any) -> Any:
+    """What torch's own account of an operation gets wrong, put right.
+
+    Normalisation of bf16 with float32 weights saves its statistics as float32, not as bf16 (torch 2.14 on CPUs).
+    """
+    if func not in NORMALISATIONS:
+        return out
+    dtype = next((weight.dtype for weight in args[1:] if isinstance(weight, Tensor)), args[0].dtype)
+    return out[0], out[1].to(dtype), out[2].to(dtype)
+
+
+def _form(value: Any) -> Any:
+    """Equal for values that an operation takes alike. Raises TypeError where that cannot be told."""
+    if isinstance(value, Tensor):
+        if type(value) is not FakeTensor or value.constant is not None:
+            raise TypeError
+        return value.shape, value.stride(), value.storage_offset(), value.dtype, value.fake_device
+    if isinstance(value, list | tuple):
+        return type(value), *map(_form, value)
+    return type(value), value

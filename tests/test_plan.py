@@ -1,0 +1,168 @@
+"""A plan counts on fake tensors, from the data's facts alone, what a run counts on its own: the same bytes."""
+
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from torch import nn
+
+from effdl import config
+from effdl.archs.chain import BlockChain
+from effdl.datasets.digits import Digits
+from effdl.datasets.problem import Problem
+from effdl.datasets.toy import Sine
+from effdl.methods.method import Method
+from effdl.methods.segmentwise import Segmentwise
+from effdl.records import plan
+from effdl.setting import setting
+from effdl.training.fake import fakes
+from effdl.training.handle import RunHandle
+from effdl.training.memory import LiveStorages
+from effdl.training.rehearsal import Prefix
+
+SMALL = ("dataset.train_limit=60", "dataset.val_size=40", "dataset.batch_size=4")
+CASES = {
+    **{name: (f"method={name}",) for name in config.choices("method")},
+    "checkpointed": ("method=backprop", "method.checkpoint=block"),
+    "fed": ("method.keep_features_mib=0",),
+    "kept in part": ("method.keep_features_mib=0.15",),
+    "augmented": ("augment=cutout", "augment.cutout=4"),
+    "filtered": ("filter=random_subset",),
+    "adamw": ("optimizer=adamw",),
+    "bf16": ("hardware.precision=bf16",),
+    "bf16 normalised": ("hardware.precision=bf16", "method=backprop", "arch=vgg13_bn"),
+    "bf16 fed": ("hardware.precision=bf16", "method.keep_features_mib=0"),
+    "bf16 checkpointed": ("method=backprop", "method.checkpoint=block", "hardware.precision=bf16"),
+    "channels last": ("hardware.layout=channels_last",),
+    "mlp": ("arch=mlp",),
+    "real targets": ("arch=mlp", "dataset=sine", "objective=linear_mse"),
+    "stochastic depth": ("arch=efficientnet_b0", "method=backprop"),
+}
+
+
+def spec(*overrides: str) -> config.Spec:
+    chosen = [] if any(o.startswith("arch=") for o in overrides) else ["arch=cnn4"]
+    return config.build(config.compose([*chosen, *SMALL, *overrides]))
+
+
+def memory(notes: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in notes.items() if key.startswith("memory/")}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_fake_tensors_give_the_bytes_of_real_steps(case: str) -> None:
+    asked = spec(*CASES[case])
+    counted = memory(plan._count(asked, 1))
+    assert counted == memory(plan._rehearse(asked, 1)) and counted["memory/resident_peak_bytes"] > 0
+    assert memory(plan._count(asked, 1)) == counted  # from what it has learned
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize("arch", config.choices("arch"))
+def test_fake_tensors_give_the_bytes_of_real_steps_on_every_network(arch: str, precision: str) -> None:
+    asked = spec(f"arch={arch}", f"hardware.precision={precision}", "method=backprop")
+    assert memory(plan._count(asked, 1)) == memory(plan._rehearse(asked, 1))
+
+
+def test_bytes_by_layer_are_those_that_a_run_writes_into_its_record(tmp_path: Any) -> None:
+    from effdl.records.carry import carry_out
+
+    asked = spec("method.epochs=1", "test_every=run")
+    planned, summary = plan.cost(asked), carry_out(asked, tmp_path)["summary"]
+    assert planned is not None
+    recorded = {key: summary[key] for key in planned.to_json() if key in summary}
+    assert len(recorded) >= 8 and recorded == {key: planned.to_json()[key] for key in recorded}
+
+
+def test_a_plan_of_bytes_reads_no_data_and_measures_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(*_: object, **__: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(Digits, "load", forbidden)
+    found = plan.cost(spec("dataset.batch_size=50", "arch=vgg13_bn"))
+    assert found is not None and found.seconds is None
+    assert set(found.to_json()) >= {"memory/bf16_accounted_peak_bytes", "memory/backprop_checkpointed_peak_bytes"}
+    assert not any(key.startswith("time/") for key in found.to_json())
+
+
+def test_rows_beside_are_full_backprop_and_checkpointing_each_in_bf16_too() -> None:
+    rows = plan.beside(spec("filter=random_subset"))
+    told = {
+        name: (type(r.method).__name__, getattr(r.method, "checkpoint", None), r.hardware.precision) for name, r in rows.items()
+    }
+    assert told == {
+        "backprop": ("Backprop", None, "float32"),
+        "backprop_checkpointed": ("Backprop", "block", "float32"),
+        "bf16_accounted": ("Segmentwise", None, "bf16"),
+        "bf16_backprop": ("Backprop", None, "bf16"),
+        "bf16_backprop_checkpointed": ("Backprop", "block", "bf16"),
+    }
+    found = plan.cost(spec("arch=vgg13_bn", "dataset.batch_size=50"))
+    assert found is not None
+    assert found.beside["backprop_checkpointed"] < found.backprop_bytes == found.beside["backprop"]
+    assert found.beside["bf16_backprop"] < found.backprop_bytes and found.beside["bf16_accounted"] < found.peak_bytes
+
+
+@pytest.mark.parametrize("dataset", [Digits(), Sine()])
+def test_an_outline_has_the_form_of_the_data(dataset: Any) -> None:
+    train, _ = dataset.load()
+    with fakes():
+        outline = Problem.outline(dataset.facts(), config.build_choice("objective", "softmax_ce"))
+        batch = next(outline.train(0))
+    assert (batch.x.dtype, tuple(batch.x.shape[1:])) == (train.x.dtype, tuple(train.x.shape[1:]))
+    assert (batch.y.dtype, tuple(batch.y.shape[1:])) == (train.y.dtype, tuple(train.y.shape[1:]))
+    assert (outline.num_train, outline.num_val) == (dataset.facts().train, dataset.facts().val)
+
+
+@setting
+class Looks(Method):
+    """Looks at numbers before it trains, which fake tensors have not."""
+
+    def fit(self, problem: Problem, model: BlockChain, run: RunHandle) -> nn.Module:
+        assert problem.train_tensors().x.float().mean().item() > 0
+        return Segmentwise(epochs=1).fit(problem, model, run)
+
+    def network(self, *_: Any) -> nn.Module:
+        raise NotImplementedError
+
+
+def test_a_method_that_looks_at_numbers_is_planned_by_real_steps() -> None:
+    from dataclasses import replace
+
+    asked = replace(spec(), method=Looks())
+    found, other = plan.cost(asked), plan.cost(spec())
+    assert found is not None and other is not None and found.segment_bytes == other.segment_bytes
+
+
+def test_weights_that_autocast_has_cast_count_until_the_batch_is_through() -> None:
+    chain, batch = tiny.chain().eval(), next(tiny.problem().train(0))
+
+    def autocast() -> Any:
+        return torch.autocast("cpu", torch.bfloat16)
+
+    prefix = Prefix(batch, chain.input, *chain.blocks, autocast=autocast)
+    live = LiveStorages()
+    live.book([*chain.input.buffers(), *chain.blocks.parameters(), *chain.blocks.buffers()], "feednet")
+    live.book(prefix.data, "activation")
+    with torch.no_grad(), live, autocast():  # as Feeder.features does
+        x = prefix.batch.x
+        for module in (chain.input, *chain.blocks):
+            x = module(x)
+    assert prefix.feeding().peak == live.peak and x.dtype == torch.bfloat16
+
+
+def test_an_operation_that_is_remembered_puts_out_what_it_put_out_first() -> None:
+    a = fakes().convert(torch.zeros(4, 6))
+    with fakes():
+        for _ in range(2):
+            view, whole = a.view(3, 8)[1:], a.t().contiguous()
+            values, places = a.max(1)
+            assert a.add_(1) is a and view.untyped_storage()._cdata == a.untyped_storage()._cdata
+            assert (tuple(view.shape), view.storage_offset(), whole.stride()) == ((2, 8), 8, (4, 1))
+            assert whole.untyped_storage().nbytes() == 96 and whole.untyped_storage()._cdata != a.untyped_storage()._cdata
+            assert (values.dtype, places.dtype) == (torch.float32, torch.int64)
+            left, right = a.split(2)
+            assert left.untyped_storage()._cdata == right.untyped_storage()._cdata == a.untyped_storage()._cdata
+            assert right.storage_offset() == 12
