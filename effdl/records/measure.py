@@ -2,7 +2,6 @@
 
 import hashlib
 import math
-from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
@@ -13,13 +12,11 @@ from torch import Tensor, nn
 from effdl.archs.chain import BlockChain
 from effdl.datasets.problem import Batch, Split
 from effdl.objectives.objective import Objective
-from effdl.setting import Setting
+from effdl.training.form import OWN, is_plain
 from effdl.training.loop import evaluate, switch_mode
 
 Numbers = dict[str, float | None]
 Key = tuple[Any, ...] | None  # of a network, step by step; None where it cannot be told from all others
-OWN = {"_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"}  # of every module, and described by their content
-PLAIN = (int, float, str, bool, type(None), torch.dtype, torch.device)
 
 
 class Measure:
@@ -175,7 +172,7 @@ def _step(module: nn.Module) -> Key:
     sha, classes = hashlib.sha256(), []
     for name, part in module.named_modules(remove_duplicate=False):
         own = {k: v for k, v in vars(part).items() if k not in OWN and k != "training"}
-        if not _is_plain(own):
+        if not is_plain(own):
             return None
         classes.append(type(part))
         sha.update(repr((name, sorted(own.items()))).encode())
@@ -189,12 +186,3 @@ def _step(module: nn.Module) -> Key:
 def _peculiar(container: nn.Module) -> bool:
     """Whether a chain or sequence does more than to call its parts."""
     return any(bool(v) for k, v in vars(container).items() if k not in OWN and k != "training")
-
-
-def _is_plain(value: Any) -> bool:
-    """Whether the value's repr says all of it."""
-    if type(value) in (list, tuple, torch.Size):
-        return all(map(_is_plain, value))
-    if type(value) in (dict, OrderedDict):
-        return all(map(_is_plain, value)) and all(map(_is_plain, value.values()))
-    return type(value) in PLAIN or isinstance(value, Setting)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from effdl.datasets.problem import Batch
 from effdl.training.feednet import feednet
+from effdl.training.form import form_of
 from effdl.training.memory import NOTHING, LiveStorages, Memory, clone, held
 from effdl.training.segment import SegmentState
 
@@ -53,7 +54,12 @@ class Prefix:
         # Peaks of the calls so far without weights: below the last piece, and of that one, whose output is now fed to a
         # segment ("activation") and will be the feednet's own once there is another piece.
         self._below = self._last = self._last_within = NOTHING
+        self.steps: dict[Any, tuple[Memory, int]] = {}  # of segments by their form: networks repeat themselves
         self.climb(*pieces)
+
+    @property
+    def is_fake(self) -> bool:
+        return self._fakes is not None
 
     @property
     def mode(self) -> AbstractContextManager[Any]:
@@ -140,6 +146,29 @@ class Rehearsal:
     def memory(self) -> Memory:
         """Peak memory of a step after the first. The feednet counts (table 6.3's "relative memory use" includes it).
 
+        On fake tensors segments of one form are counted once.
+        """
+        prefix, weights = self._prefix, _bytes(_state(self._state.modules))
+        form = self._form() if prefix.is_fake else None
+        if form is None or form not in prefix.steps:
+            counted = self._count()
+            if form is not None:
+                prefix.steps[form] = counted
+        else:
+            counted = prefix.steps[form]
+        step, of_optimizer = counted
+        return _larger(prefix.feeding().plus(parameter=weights, optimizer=of_optimizer), step.plus(feednet=prefix.weight_bytes))
+
+    def _form(self) -> Any:
+        """All that the bytes of its step hang on, but what lies below; None where that cannot be told."""
+        state, fed = self._state, self._prefix.x
+        if (modules := form_of(*state.modules)) is None or state.optimizer.state:
+            return None
+        return modules, state.checkpoint, state.input_dropout(state.epoch) > 0, fed.shape, fed.stride(), fed.dtype
+
+    def _count(self) -> tuple[Memory, int]:
+        """Peak of a step without the feednet's weights, and the optimizer's bytes.
+
         Where the optimizer has no state yet, it gets it in the middle of the step: what was alive before was alive beside it.
         """
         prefix, optimizer = self._prefix, self._state.optimizer
@@ -164,8 +193,7 @@ class Rehearsal:
             watch = optimizer.register_step_pre_hook(learned)
             with live:
                 self._step(given.pop())
-        feeding = prefix.feeding().plus(parameter=_bytes(weights), optimizer=_bytes(held(optimizer)))
-        return _larger(feeding, _larger(before, live.memory()).plus(feednet=prefix.weight_bytes))
+        return _larger(before, live.memory()), _bytes(held(optimizer))
 
     def seconds(self, budget: float = 0.02) -> float:
         """Of one training step: the fastest of at least two, unless the first takes seconds."""

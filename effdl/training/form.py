@@ -1,0 +1,44 @@
+"""What can be told of a module without running it: its plain attributes, and the form of its tensors."""
+
+import math
+from collections import OrderedDict
+from typing import Any
+
+import torch
+from torch import nn
+
+from effdl.setting import Setting
+
+OWN = {"_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"}  # of every module, and described by their content
+PLAIN = (int, float, str, bool, type(None), torch.dtype, torch.device)
+
+
+def is_plain(value: Any) -> bool:
+    """Whether the value's repr says all of it."""
+    if type(value) in (list, tuple, torch.Size):
+        return all(map(is_plain, value))
+    if type(value) in (dict, OrderedDict):
+        return all(map(is_plain, value)) and all(map(is_plain, value.values()))
+    return type(value) in PLAIN or isinstance(value, Setting)
+
+
+def form_of(*modules: nn.Module) -> tuple[Any, ...] | None:
+    """What a training step of these modules takes in memory hangs on: equal forms, equal bytes; None if it cannot be told.
+
+    Of numbers that are no whole ones (rates, momenta) only the sign counts, and whether they are 1.
+    """
+    form: list[Any] = []
+    for name, part in nn.ModuleList(modules).named_modules(remove_duplicate=False):
+        own = {key: value for key, value in vars(part).items() if key not in OWN}
+        if not is_plain(own):
+            return None
+        tensors = [
+            (key, t is not None and (t.shape, t.dtype, t.stride(), t.requires_grad))
+            for key, t in (*part._parameters.items(), *part._buffers.items())
+        ]
+        form.append((name.count("."), type(part), repr(sorted((key, _rough(value)) for key, value in own.items())), tuple(tensors)))
+    return tuple(form)
+
+
+def _rough(value: Any) -> Any:
+    return value if type(value) is not float or value in (0.0, 1.0) else math.copysign(0.5, value)
