@@ -84,7 +84,8 @@ def plan(options: argparse.Namespace) -> int:
         spec = config.build(config.compose(options.what))
         if options.time:
             print("effdl: trying a few steps of each layer", file=sys.stderr, flush=True)
-        found = cost(spec, timed=options.time)
+        with console.tracking() as track:
+            found = cost(spec, timed=options.time, track=track)
         if found is None:
             raise ConfigError(f"method: {type(spec.method).__name__} does not say what it would cost; only a run tells")
         print(json.dumps(found.to_json()) if options.json else console.cost_of_run(" ".join(options.what), found))

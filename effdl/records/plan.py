@@ -1,7 +1,7 @@
 """What a Spec would cost, without training it: bytes counted on fake tensors, seconds of a few real steps, by segment."""
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -19,6 +19,7 @@ from effdl.training.hardware import Hardware, restoring
 from effdl.training.memory import KINDS
 
 Notes = dict[str, Any]
+Track = Callable[[Iterable[Any], str, int], Iterable[Any]]
 _known: dict[Any, Notes] = {}
 
 
@@ -67,19 +68,27 @@ class _Asking(Silent):
         raise _Told
 
 
-def cost(spec: config.Spec, threads: int | None = None, timed: bool = False) -> Cost | None:
+def _untold(items: Iterable[Any], what: str, total: int) -> Iterable[Any]:
+    return items
+
+
+def cost(spec: config.Spec, threads: int | None = None, timed: bool = False, track: Track = _untold) -> Cost | None:
     """Plan a Spec; None where its method does not say what it will cost.
 
     Args:
         threads: CPU threads where the Spec leaves them open, one in a sweep.
         timed: measure seconds too, for which the data are read.
+        track: (items, what, how many) -> the items, showing how far it is.
 
     Raises:
         EffdlError: no data, or a combination that cannot run.
     """
-    if not (notes := _notes(_rehearse if timed else _count, spec, threads)):
-        return None
-    others = {name: _notes(_count, row, threads)["memory/accounted_peak_bytes"] for name, row in beside(spec).items()}
+    rows, counted = {"accounted": spec, **beside(spec)}, dict[str, Notes]()
+    for name, row in track(rows.items(), "counting", len(rows)):
+        counted[name] = _notes(_rehearse if timed and row is spec else _count, row, threads)
+        if not counted[name]:
+            return None
+    notes, others = counted["accounted"], {name: counted[name]["memory/accounted_peak_bytes"] for name in [*rows][1:]}
     return Cost(
         notes["memory/accounted_peak_bytes"],
         notes["memory/resident_peak_bytes"],

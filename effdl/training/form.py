@@ -36,7 +36,8 @@ def form_of(*modules: nn.Module) -> tuple[Any, ...] | None:
             (key, t is not None and (t.shape, t.dtype, t.stride(), t.requires_grad))
             for key, t in (*part._parameters.items(), *part._buffers.items())
         ]
-        form.append((name.count("."), type(part), repr(sorted((key, _rough(value)) for key, value in own.items())), tuple(tensors)))
+        attributes = repr(sorted((key, _rough(value)) for key, value in own.items()))
+        form.append((name.count("."), type(part), attributes, tuple(tensors)))
     return tuple(form)
 
 
