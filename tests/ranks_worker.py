@@ -123,7 +123,7 @@ def step_seeds(ranks: Ranks) -> Tensor:
 
 def main() -> None:
     torch.set_num_threads(1)
-    with joined(int(os.environ["WORLD_SIZE"])) as ranks:
+    with joined(int(os.environ["WORLD_SIZE"]), "cpu") as ranks:
         ended: dict[str, Any] = {name: case(ranks) for name, case in CASES.items()}
         ended["norm, ours"] = fit(ranks, Backprop(epochs=2), problem(40), chain(norm=True))
         ended["norm, torch's"] = with_torchs_own(ranks)

@@ -3,13 +3,16 @@
 import shutil
 import subprocess
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from declared import PROVENANCE, REMOVED, declare, ran
 
 from effdl import config
+from effdl.errors import DataError
 from effdl.records import carry
 from effdl.reproduce import artefact, declared, ledger
 from effdl.reproduce.report import report
@@ -194,3 +197,24 @@ def test_committed_declarations_are_older_than_their_runs_and_unmoved(committed:
         assert git("merge-base", "--is-ancestor", then, "HEAD").returncode == 0, line["cell"]
         assert declared.moved(declaration, line["scale"], line["declaration"]) == [], line["cell"]
         assert declared.at(declaration, line["scale"], then) == line["declaration"], line["cell"]
+
+
+def specs_of(name: str) -> list[Any]:
+    """Of all cells whose data are here, composed anew."""
+    declaration = artefact.load(name)
+    artefact._built.cache_clear()
+    found: list[Any] = []
+    for cell in (cell for scale in declaration.artefact.scales for cell in declaration.cells(scale)):
+        with suppress(DataError):
+            found += artefact.specs(cell)
+    artefact._built.cache_clear()
+    return found
+
+
+@pytest.mark.parametrize("name", [path.stem for path in sorted((ROOT / "results" / "ledger").glob("*.jsonl"))])
+def test_published_cells_are_the_same_on_a_machine_with_a_gpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = specs_of(name)
+    for asked in ("is_available", "is_bf16_supported"):
+        monkeypatch.setattr(torch.cuda, asked, lambda *_, **__: True)
+    assert specs_of(name) == here and {spec.hardware.device for spec in here} == {"cpu"}
+    assert config.build(config.compose([])).hardware.device == "cuda"  # what is asked for without a table takes the GPU

@@ -42,7 +42,7 @@ def test_auto_takes_what_there_is_and_settles_it_before_the_run_has_its_name(mon
     assert build(compose(["arch=shufflenet_v2_x0_5", "arch.size=32"])).hardware == CHANNELS_LAST
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     for half, precision in ((True, "bf16"), (False, "float32")):
-        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda half=half: half)
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, half=half: half or including_emulation)
         found = AUTO.resolved(False)
         assert (found.device, found.precision, found.layout, found.compile) == ("cuda", precision, "channels_last", False)
 

@@ -260,11 +260,20 @@ def test_what_is_unreadable_is_found_out_once(tmp_path: Path, monkeypatch: pytes
     assert folder(tmp_path, unreadable="skip").facts() == before
 
 
+def test_a_disk_that_fails_once_takes_no_image_out_for_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture.folders(tmp_path, train=21)
+    dataset = folder(tmp_path, unreadable="skip", workers=0)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(dataset.sources()[0]), "read", lambda self, position: os.stat(tmp_path / "gone"))
+        assert "000.png cannot be read: " in complaint(dataset)
+    assert sum(map(len, whole(dataset))) == 3 * (21 + 8)
+
+
 def test_an_image_that_goes_while_a_run_reads_it_is_named(tmp_path: Path) -> None:
     images = picture.folders(tmp_path)
     train, _ = folder(tmp_path, memory_mib=0.0).load()
     (images / "train" / "ant" / "000.png").unlink()
-    with pytest.raises(DataError, match=r"ant/000\.png \(FileNotFoundError"):
+    with pytest.raises(DataError, match=r"ant/000\.png cannot be read: FileNotFoundError"):
         list(train.batches(8))
 
 

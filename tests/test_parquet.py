@@ -152,6 +152,16 @@ def test_unpacked_bytes_are_those_that_were_put_in(images: list[bytes], data: st
 # --- bad input
 
 
+def test_a_copy_whose_larger_half_was_swept_away_is_made_again(tmp_path: Path, own_cache: Path) -> None:
+    small(tmp_path)
+    before = whole(parquet(tmp_path))
+    (content, *_) = sorted((own_cache / "unpacked").glob("*.bytes"))
+    for damage in (content.unlink, lambda: content.write_bytes(b"")):
+        damage()
+        for one, other in zip(before, whole(parquet(tmp_path)), strict=True):
+            assert torch.equal(one.x, other.x) and torch.equal(one.y, other.y)
+
+
 def complaint(dataset: Parquet) -> str:
     with pytest.raises(DataError) as error:
         dataset.facts(), [split.to(CPU) for split in dataset.load()]

@@ -1,16 +1,18 @@
 """A plan counts on fake tensors, from the data's facts alone, what a run counts on its own: the same bytes."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import tiny
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from effdl import config
-from effdl.archs.chain import BlockChain
+from effdl.archs.adapt import InputBlock
+from effdl.archs.chain import Arch, ArchFacts, BlockChain
 from effdl.datasets.digits import Digits
-from effdl.datasets.problem import Problem
+from effdl.datasets.problem import Facts, Problem
 from effdl.datasets.toy import Sine
 from effdl.methods.method import Method
 from effdl.methods.segmentwise import Segmentwise
@@ -38,6 +40,8 @@ CASES = {
     "mlp": ("arch=mlp",),
     "real targets": ("arch=mlp", "dataset=sine", "objective=linear_mse"),
     "stochastic depth": ("arch=efficientnet_b0", "method=backprop"),
+    "blocks of one form": ("arch=shufflenet_v2_x0_5",),
+    "blocks of one form, dropped input": ("arch=efficientnet_b0", "method.input_dropout=0.5", "method.drop_raw_input=false"),
 }
 
 
@@ -59,10 +63,10 @@ def test_fake_tensors_give_the_bytes_of_real_steps(case: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize(("method", "precision"), [("backprop", "float32"), ("backprop", "bf16"), ("dll", "float32")])
 @pytest.mark.parametrize("arch", config.choices("arch"))
-def test_fake_tensors_give_the_bytes_of_real_steps_on_every_network(arch: str, precision: str) -> None:
-    asked = spec(f"arch={arch}", f"hardware.precision={precision}", "method=backprop")
+def test_fake_tensors_give_the_bytes_of_real_steps_on_every_network(arch: str, method: str, precision: str) -> None:
+    asked = spec(f"arch={arch}", f"hardware.precision={precision}", f"method={method}")
     assert memory(plan._count(asked, 1)) == memory(plan._rehearse(asked, 1))
 
 
@@ -134,6 +138,52 @@ def test_a_method_that_looks_at_numbers_is_planned_by_real_steps() -> None:
     asked = replace(spec(), method=Looks())
     found, other = plan.cost(asked), plan.cost(spec())
     assert found is not None and other is not None and found.segment_bytes == other.segment_bytes
+
+
+class Constant(nn.Module):
+    """Adds a tensor that is neither weight nor buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.constant = nn.Linear(64, 10), torch.ones(10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.linear(x.flatten(1)) + self.constant
+        return out
+
+
+class Abroad(Constant):
+    """Computes with NumPy on the way."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        offset = float(x.detach().numpy().mean())
+        out: Tensor = self.linear(x.flatten(1)) + offset
+        return out
+
+
+@setting
+class Own(Arch):
+    """A network as users write them."""
+
+    kind: str = "Constant"
+
+    def facts(self, problem: Facts) -> ArchFacts:
+        return ArchFacts(1, 1)
+
+    def build(self, problem: Facts) -> BlockChain:
+        return BlockChain([globals()[self.kind]()], nn.Linear(10, 10), InputBlock(problem.input_shape))
+
+
+@pytest.mark.parametrize("kind", ["Constant", "Abroad"])
+def test_a_network_that_fake_tensors_cannot_follow_is_planned_by_real_steps(kind: str) -> None:
+    asked = replace(spec(), arch=Own(kind=kind))
+    assert memory(plan._count(asked, 1)) == memory(plan._rehearse(asked, 1))
+
+
+def test_a_gpus_plan_needs_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    found, here = plan.cost(spec("hardware=gpu")), plan.cost(spec("hardware.precision=bf16", "hardware.layout=channels_last"))
+    assert found is not None and here is not None and found.segment_bytes == here.segment_bytes
 
 
 def test_weights_that_autocast_has_cast_count_until_the_batch_is_through() -> None:

@@ -193,7 +193,7 @@ def test_more_processes_than_samples_or_gpus_are_one_line(monkeypatch: pytest.Mo
     )
     assert build(compose(["hardware=ddp", "dataset.batch_size=8"])).hardware.processes == 4
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     said = refused("hardware=ddp")
     assert "4 processes on a machine with 2 GPU(s)" in said and "torchrun --nproc_per_node=2" in said

@@ -54,9 +54,12 @@ def _of_timm(name: str) -> Path:
 
 
 def sha256(path: Path) -> str:
-    """The digest of a file's content, by which it is part of a run's identity."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """The digest of a file's content, by which it is part of a run's identity. Raises ConfigError."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ConfigError(f"arch.weights: {path} cannot be read: {error.strerror or error}") from None
 
 
 def read(path: Path) -> State:

@@ -12,6 +12,7 @@ from typing import Any
 from effdl.datasets.files import reading
 from effdl.datasets.waiting import watched
 
+_known: dict[tuple[str, str], Any] = {}  # of this process, which may not be able to write
 RACY_S = 2.0  # file systems' clocks tick in up to two seconds: a file so young may change once more without a trace
 
 
@@ -22,6 +23,8 @@ def cache_folder() -> Path:
 
 def recall(kind: str, key: str) -> Any:
     """What was remembered under this key, or None."""
+    if (kind, key) in _known:
+        return _known[kind, key]
     try:
         found = json.loads(_place(kind, key).read_text())
     except (OSError, ValueError):
@@ -31,6 +34,7 @@ def recall(kind: str, key: str) -> Any:
 
 def remember(kind: str, key: str, value: Any) -> None:
     """A JSON value for `recall`; where nothing can be written, it will be found out again."""
+    _known[kind, key] = value
     path = _place(kind, key)
     part = path.with_name(f"{path.name}.{os.getpid()}")
     with suppress(OSError):

@@ -259,11 +259,15 @@ class Problem:
             generator.manual_seed(seed_for(self.seed, "augment", epoch, step))
             yield batch.passed_on(change(batch.x, generator))
 
-    def ordered(self, samples: Split, epoch: int) -> Iterator[Batch]:
-        """The epoch's batches out of ``samples``, one for each training sample: features take the place of inputs."""
+    def ordered(self, samples: Split, epoch: int, part: Callable[[Tensor], Tensor] | None = None) -> Iterator[Batch]:
+        """The epoch's batches out of ``samples``, one for each training sample: features take the place of inputs.
+
+        part: of a batch's positions (B,), those that are wanted.
+        """
         generator = torch.Generator().manual_seed(seed_for(self.seed, "order", epoch))
         order = torch.randperm(self.num_train, generator=generator).to(samples.y.device)
-        return samples.gather(order.split(cut(self.num_train, self.batch_size)))
+        indices = order.split(cut(self.num_train, self.batch_size))
+        return samples.gather(indices if part is None else [*map(part, indices)])
 
     def val(self) -> Iterator[Batch]:
         return self.val_split.batches(self.batch_size)

@@ -31,6 +31,12 @@ CPU = torch.device("cpu")
 Unreadable = tuple[int, str]  # an image's position in its source, and what is wrong with it
 
 
+class Lost(str):
+    """Why a file did not come off the disk, which says nothing about what is in it: the next time it may."""
+
+    __slots__ = ()
+
+
 class Source(Protocol):
     """Image files by position; goes to worker processes, so it is small or shared, and can be pickled."""
 
@@ -54,12 +60,15 @@ class Images(Dataset[tuple[Tensor, list[Unreadable]]]):
         pixels = np.empty((0 if self.only_check else len(positions), *self.decoder.shape), np.uint8)
         unreadable: list[Unreadable] = []
         for place, position in enumerate(positions.tolist()):
+            content = None
             try:
-                found = self.decoder(self.source.read(position))
+                content = self.source.read(position)
+                found = self.decoder(content)
             except MemoryError:
                 raise
             except Exception as error:  # of a damaged file Pillow may raise anything
-                unreadable.append((position, one_line(error)))
+                of_disk = content is None and isinstance(error, OSError)
+                unreadable.append((position, Lost(one_line(error)) if of_disk else one_line(error)))
             else:
                 if not self.only_check:
                     pixels[place] = found
@@ -84,13 +93,20 @@ class Images(Dataset[tuple[Tensor, list[Unreadable]]]):
         )
 
     def unreadable(self, positions: Sequence[int], workers: int, what: str) -> list[Unreadable]:
-        """Those that cannot be read, after a look at each."""
+        """Those that cannot be decoded, after a look at each. Raises DataError for files that the disk does not give."""
         parts = np.array_split(np.asarray(positions), max(1, -(-len(positions) // CHUNK)))
         found = Images(self.source, self.decoder, only_check=True).decoded(parts, workers)
-        return [bad for _, some in watched(found, len(parts), f"looking through {len(positions):,} {what}") for bad in some]
+        bad = [one for _, some in watched(found, len(parts), f"looking through {len(positions):,} {what}") for one in some]
+        self._refuse_lost(bad)
+        return bad
+
+    def _refuse_lost(self, unreadable: Sequence[Unreadable]) -> None:
+        if lost := [one for one in unreadable if isinstance(one[1], Lost)]:
+            raise DataError(f"{self.source.name(lost[0][0])} cannot be read: {lost[0][1]} (and {len(lost) - 1:,} more)")
 
     def refuse(self, unreadable: Sequence[Unreadable], among: int) -> None:
         """Raise a DataError for images that cannot be read, if there are any."""
+        self._refuse_lost(unreadable)
         if unreadable:
             position, reason = unreadable[0]
             raise DataError(

@@ -59,7 +59,7 @@ def unpacked(
     known = hashlib.sha256(what.encode(errors="surrogateescape")).hexdigest()[:16]
     folder = cache_folder() / "unpacked"
     content, index = (folder / f"{known}-{stamp[:16]}.{end}" for end in ("bytes", "npy"))
-    if not index.exists():
+    if not _is_whole(content, index):
         with _writing(folder, sum(map(os.path.getsize, origins))):
             folder.mkdir(parents=True, exist_ok=True)
             _write(content, index, images(), sum(rows), str(Path(origins[0]).parent))
@@ -68,6 +68,14 @@ def unpacked(
                     old.unlink(missing_ok=True)
     firsts = tuple(int(first) for first in np.cumsum([0, *rows[:-1]]))
     return Unpacked(str(content), np.load(index), tuple(origins), firsts)
+
+
+def _is_whole(content: Path, index: Path) -> bool:
+    """Whether both are there, and all images; a cache may be swept."""
+    try:
+        return content.stat().st_size == int(np.load(index)[-1])
+    except (OSError, ValueError):
+        return False
 
 
 def _write(content: Path, index: Path, images: Iterable[bytes], total: int, origin: str) -> None:

@@ -48,7 +48,7 @@ def carry_out(spec: config.Spec, root: Path, reporter: Reporter | None = None, t
         EffdlError: nothing final was reached; the same call goes on from the last checkpoint.
     """
     try:
-        with restoring(), joined(spec.hardware.processes) as ranks:
+        with restoring(), joined(spec.hardware.processes, spec.hardware.device) as ranks:
             return _carry_out(spec, root, reporter or Silent(), threads, ranks)
     except Exception as error:
         if "DataLoader worker" in str(error):  # raised wherever the run was when it noticed

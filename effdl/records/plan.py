@@ -12,6 +12,7 @@ from torch import Tensor
 from effdl import config
 from effdl.archs.chain import Arch, BlockChain
 from effdl.datasets.problem import Facts, Problem, Split
+from effdl.errors import EffdlError
 from effdl.records.carry import build_network, open_problem, open_run
 from effdl.records.report import Silent
 from effdl.training.handle import SegmentCost
@@ -122,15 +123,19 @@ def _notes(how: Callable[[config.Spec, int | None], Notes], spec: config.Spec, t
 
 def _count(spec: config.Spec, threads: int | None) -> Notes:
     """On fake tensors, from the data's facts alone; by real steps where a method or network must see numbers."""
-    from effdl.training.fake import UNABLE, fakes
+    from effdl.training.fake import fakes
 
+    if not torch.cuda.is_available():  # then a GPU's bytes are counted without one
+        spec = replace(spec, hardware=replace(spec.hardware, device="cpu"))
     device, facts = spec.hardware.open(threads), spec.dataset.facts()
     try:
         network = _outline(spec.arch, facts, replace(spec.hardware, precision="float32"))
         with fakes():
             problem = Problem.outline(facts, spec.objective, augment=_unchanged if spec.augment is not None else None)
             return _told(spec, problem.to(device), network, None)
-    except UNABLE:
+    except EffdlError:
+        raise
+    except Exception:  # fake tensors have many ways to say that they hold no numbers; real steps say what is really wrong
         return _rehearse(spec, threads)
 
 
@@ -159,6 +164,8 @@ def _outline(arch: Arch, facts: Facts, hardware: Hardware) -> BlockChain:
     with Undrawn():
         network = hardware.place(arch.build(facts), torch.device("cpu"))
     outline = fakes().copy(network, torch.device(hardware.device))
+    del network
+    gc.collect()
     gc.freeze()  # what there is now stays; to look through it again and again takes a fifth of a count's time
     return outline
 

@@ -187,8 +187,13 @@ def specs(cell: Cell) -> list[Any]:
 
 @lru_cache(maxsize=4096)
 def _built(overrides: tuple[str, ...], *surroundings: str | None) -> config.Spec:
-    """Composing takes 0.1 s, and a table asks for its cells again and again."""
-    return config.build(config.compose(overrides))
+    """Composing takes 0.1 s, and a table asks for its cells again and again.
+
+    Where a declaration names no hardware, its cells are the CPU's: what a table's runs are must not hang on the machine that
+    asks, as ``hardware=auto`` does.
+    """
+    named = any(override.startswith("hardware=") for override in overrides)
+    return config.build(config.compose(overrides if named else ("hardware=cpu", *overrides)))
 
 
 def _id_of(path: Path) -> str:

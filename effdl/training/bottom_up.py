@@ -117,9 +117,9 @@ class BottomUp:
         )
 
     def _beside(self, like: Tensor, module: LocalLoss) -> LocalLoss:
-        """The module on this tensor's device and of its type."""
+        """The module on this tensor's device, of its type, in the run's layout."""
         if not self.problem.is_outline:
-            return module.to(device=like.device, dtype=like.dtype)
+            return self.run.hardware.place(module.to(dtype=like.dtype), like.device)
         if all((p.device, p.dtype) == (like.device, like.dtype) for p in module.parameters()):
             return module
         # `to` exchanges parameters, which fake ones do not take

@@ -7,12 +7,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import (
-    DataDependentOutputException,
-    DynamicOutputShapeException,
     FakeTensor,
     FakeTensorMode,
-    UnsupportedFakeTensorException,
-    UnsupportedOperatorException,
 )
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -23,13 +19,6 @@ T = TypeVar("T")
 DEVICE = torch.ops.prim.device.default
 NORMALISATIONS = {torch.ops.aten.native_batch_norm.default, torch.ops.aten.native_group_norm.default}
 RANDOM = {torch.ops.aten.normal_.default, torch.ops.aten.uniform_.default}
-# What comes of asking a fake tensor for numbers, or of operations that torch cannot follow.
-UNABLE = (
-    DataDependentOutputException,
-    DynamicOutputShapeException,
-    UnsupportedFakeTensorException,
-    UnsupportedOperatorException,
-)
 Args = tuple[Any, ...]
 Maker = Callable[[Args], Any]  # an operation's arguments -> what it puts out
 

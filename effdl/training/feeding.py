@@ -19,7 +19,7 @@ class Feeder:
         problem: raw batches.
         prefix: the input block; must be in eval mode, like all that `advance` adds.
         limit_bytes: outputs are kept where those of the training and validation set together fit, else a feednet
-            computes them for every batch. Both give the same numbers to float tolerance.
+            computes them for every batch. Both give the same numbers up to rounding, which in bf16 is to 8 bits.
         hardware: precision and layout of what the segment gets.
         ranks: the processes that train together. Each keeps the features of all samples, is fed its part of every batch, and
             augments all of it, so that the images are those of one process.
@@ -78,9 +78,10 @@ class Feeder:
 
         Of each this rank's part; a filter chooses among all samples before.
 
-
         seed: of the filter. What it drops without a look at the features is not fed.
         """
+        if filter is None and self.problem.augment is None:  # what another rank steps on need not be read
+            return map(self._feed, self.problem.ordered(self._train, epoch, self._ranks.part))
         stored = self.problem.ordered(self._train, epoch) if self.kept_bytes else self.problem.train(epoch)
         if filter is None:
             return map(self._feed, map(self._ranks.share, stored))

@@ -24,7 +24,8 @@ class Hardware(Setting):
 
     device: "auto" takes the GPU where there is one.
     threads: of the CPU; null takes all cores for a lone run and one for each run of a sweep.
-    precision: "bf16" runs forward passes under autocast, weights and losses staying float32; "tf32" lets a GPU round the
+    precision: "bf16" runs forward passes under autocast, weights and losses staying float32, of whose products a GPU may
+        round the factors to 10 bits; "tf32" lets a GPU round the
         factors of float32 products to 10 bits. "auto" is bf16 on a GPU that has it, float32 elsewhere.
     layout: of images' weights and features: "channels_last" (NHWC) or "contiguous" (NCHW). "auto" is channels_last on a GPU,
         and on a CPU for networks that train faster so (`Arch.gains_by_channels_last`).
@@ -46,7 +47,7 @@ class Hardware(Setting):
         on_gpu = device == "cuda"
         if self.precision == "tf32" and not on_gpu:
             raise ConfigError("hardware.precision: tf32 is a GPU's; a CPU has float32 and bf16")
-        half = on_gpu and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+        half = on_gpu and torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
         settled: dict[str, Any] = {"device": device}
         if self.precision == "auto":
             settled["precision"] = "bf16" if half else "float32"

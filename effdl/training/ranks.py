@@ -43,10 +43,12 @@ class Ranks:
 
     def share(self, batch: Batch) -> Batch:
         """This rank's part of a batch: consecutive samples, perhaps none, see `bounds`."""
-        if self.alone:
-            return batch
-        start, stop = bounds(len(batch), self.rank, self.size)
-        return batch._map(lambda tensor: tensor[start:stop])
+        return batch if self.alone else batch._map(self.part)
+
+    def part(self, samples: Tensor) -> Tensor:
+        """This rank's part of what is known of a batch's samples, (B, ...)."""
+        start, stop = bounds(len(samples), self.rank, self.size)
+        return samples[start:stop]
 
     def exchange(self, parameters: Iterable[nn.Parameter], batch: Batch) -> None:
         """Replace the gradients of this rank's mean loss by those of the whole batch's; see `exchange`.
@@ -182,16 +184,19 @@ def buckets(parameters: Sequence[nn.Parameter], most: int) -> Iterator[list[nn.P
 
 
 @contextmanager
-def joined(processes: int) -> Iterator[Ranks]:
-    """The ranks of a run of so many processes, this one among them, for as long as it takes."""
+def joined(processes: int, device: str) -> Iterator[Ranks]:
+    """The ranks of a run of so many processes, this one among them, for as long as it takes.
+
+    device: "cuda" gives each a GPU of its own.
+    """
     if processes == 1:
         yield Ranks()
         return
     here = torchrun.place()
     assert here.size == processes, "checked before"
-    if torch.cuda.is_available():
+    if device == "cuda":
         torch.cuda.set_device(here.local_rank)
-    nccl = torch.cuda.is_available() and distributed.is_nccl_available()
+    nccl = device == "cuda" and distributed.is_nccl_available()
     # A rank that ends is noticed by its closed connections and by torchrun; a long epoch is no reason to give up.
     distributed.init_process_group("cpu:gloo,cuda:nccl" if nccl else "gloo", timeout=timedelta(days=7))
     found: list[tuple[str, int]] = [("", 0)] * processes
