@@ -133,8 +133,6 @@ class Looks(Method):
 
 
 def test_a_method_that_looks_at_numbers_is_planned_by_real_steps() -> None:
-    from dataclasses import replace
-
     asked = replace(spec(), method=Looks())
     found, other = plan.cost(asked), plan.cost(spec())
     assert found is not None and other is not None and found.segment_bytes == other.segment_bytes

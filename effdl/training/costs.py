@@ -27,26 +27,22 @@ def segment_costs(
 ) -> list[SegmentCost]:
     """A few steps of each segment on copies. A problem known by its outline alone is counted on fake tensors, in no time.
 
-    Where a prefix feeds, its feednets' weights stand beside those of its blocks.
-
-    states: of each plan, as it begins; asked for one after another. steps: of an epoch, after the filter.
+    Where a prefix feeds, its feednets' weights stand beside those of its blocks. states: of each plan, as it begins; asked for
+    one after another. steps: of an epoch, after the filter.
     """
-    costs = []
-    batch, filter = run.ranks.share(next(problem.train(0))), run.filter
+    costs, filter, samples = [], run.filter, problem.num_train + problem.num_val
+    batch = run.ranks.share(next(problem.train(0)))
     reading_s = problem.train_split.reading_seconds(problem.batch_size)
-    samples = problem.num_train + problem.num_val
     kept_bytes, stored_s, copied = 0, 0.0, 0
-    idle = _weights(chain)
-    _take(idle, chain.input)
+    _take(idle := _weights(chain), chain.input)
     prefix = Prefix(batch, chain.input, fake=problem.is_outline, autocast=run.hardware.autocast)
     for plan, state in zip(plans, states, strict=True):
         rehearsal = Rehearsal(state, prefix)
         feed_s, step_s = reading_s + prefix.seconds, 0.0 if problem.is_outline else rehearsal.seconds()
         feature_bytes = prefix.sample_bytes
         _take(idle, *chain[plan.start : plan.stop])
-        needed = samples * feature_bytes
-        kept = needed + kept_bytes <= keep_bytes and problem.augment is None
-        kept_bytes, copied = (needed, 0) if kept else (kept_bytes, copied)
+        kept = samples * feature_bytes + kept_bytes <= keep_bytes and problem.augment is None
+        kept_bytes, copied = (samples * feature_bytes, 0) if kept else (kept_bytes, copied)
         costs.append(
             SegmentCost(
                 epochs=plan.epochs,

@@ -80,7 +80,9 @@ class Feeder:
 
         seed: of the filter. What it drops without a look at the features is not fed.
         """
-        if filter is None and self.problem.augment is None:  # what another rank steps on need not be read
+        if (
+            not self._ranks.alone and filter is None and self.problem.augment is None
+        ):  # what another rank steps on need not be read
             return map(self._feed, self.problem.ordered(self._train, epoch, self._ranks.part))
         stored = self.problem.ordered(self._train, epoch) if self.kept_bytes else self.problem.train(epoch)
         if filter is None:
