@@ -173,7 +173,8 @@ def _child(call: Callable[..., int], *arguments: object) -> int:
 def _segment(chain: BlockChain, start: int, stop: int, head: nn.Module) -> SegmentState:
     blocks, loss = chain[start:stop], DecisionLoss(head, SoftmaxCe())
     optimizer = Sgd(lr=0.01).build([*blocks.parameters(), *loss.parameters()])
-    return SegmentState(blocks, loss, optimizer, seed=lambda epoch, step: step)
+    yields = len(blocks) == len(chain)  # what backprop's one segment puts out, as the methods have it
+    return SegmentState(blocks, loss, optimizer, seed=lambda epoch, step: step, yields=yields)
 
 
 def feednets() -> Iterator[Row]:

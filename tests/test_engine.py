@@ -134,6 +134,24 @@ def test_weights_above_a_segment_do_not_touch_it() -> None:
     assert not tiny.same(ones[2], thousands[2])
 
 
+def test_a_segment_that_gives_nothing_away_learns_the_same_and_holds_no_outputs_through_the_backward_pass() -> None:
+    alive: list[bool] = []
+
+    def learned(yields: bool) -> dict[str, Any]:
+        made: list[weakref.ref[Any]] = []
+        state = segment(tiny.chain(), 0, 1, yields=yields)
+        # Pooled as a block's last operation is; pooling saves its input and indices, so nothing else holds what it puts out.
+        state.blocks.append(nn.MaxPool2d(2))
+        state.blocks[-1].register_forward_hook(lambda module, args, out: made.append(weakref.ref(out.untyped_storage())))
+        next(state.blocks.parameters()).register_hook(lambda grad: alive.append(made[-1]() is not None))
+        drain(state, tiny.problem(), tiny.chain().input)
+        return state.state_dict()
+
+    torch.testing.assert_close(learned(True), learned(False), rtol=0, atol=0)
+    half = len(alive) // 2
+    assert half > 0 and all(alive[:half]) and not any(alive[half:])
+
+
 def test_no_gradient_reaches_a_graph_kept_alive_below_a_segment() -> None:
     problem, kept, results = tiny.problem(), [], []
 

@@ -41,6 +41,7 @@ class Segmentwise(Method):
     keep_features_mib: a trained segment's outputs are kept in memory where they fit this bound, else a feednet computes them.
     """
 
+    numerics_version: ClassVar[int] = 2  # of 1, outputs that nobody took were held, and feednets did not fold
     takes_processes: ClassVar[bool] = True
     takes_filter: ClassVar[bool] = True
     takes_probes: ClassVar[bool] = True
@@ -82,6 +83,7 @@ class Segmentwise(Method):
             lr_scale=self.lr_factor**i,
             weight_decay_scale=self.weight_decay_factor**i,
             input_dropout=partial(input_dropout_rate, self.input_dropout if drops else 0.0, self.input_dropout_decay),
+            yields=False,  # each segment is trained to its end before the next begins
         )
 
 

@@ -25,6 +25,7 @@ class SegmentPlan:
     """How one segment is trained: blocks [start, stop) and everything that depends on its place.
 
     local_loss: output shape of the segment's last block -> a freshly drawn local loss.
+    yields: what the blocks put out as they learn is held through each step, as `SegmentState` says.
     """
 
     start: int
@@ -35,6 +36,7 @@ class SegmentPlan:
     weight_decay_scale: float = 1.0
     input_dropout: Callable[[int], float] = lambda epoch: 0.0
     checkpoint: bool = False
+    yields: bool = True
 
 
 @dataclass
@@ -114,6 +116,7 @@ class BottomUp:
             input_dropout=plan.input_dropout,
             checkpoint=plan.checkpoint,
             autocast=self.run.hardware.autocast,
+            yields=plan.yields,
         )
 
     def _beside(self, like: Tensor, module: LocalLoss) -> LocalLoss:

@@ -165,7 +165,7 @@ class Rehearsal:
         if (modules := form_of(*state.modules)) is None or state.optimizer.state:
             return None
         of_input = fed.shape, fed.stride(), fed.dtype, fed.untyped_storage().nbytes()
-        return modules, state.checkpoint, state.input_dropout(state.epoch) > 0, of_input
+        return modules, state.checkpoint, state.yields, state.input_dropout(state.epoch) > 0, of_input
 
     def _count(self) -> tuple[Memory, int]:
         """Peak of a step without the feednet's weights, and the optimizer's bytes.
