@@ -1,4 +1,6 @@
-"""What all tests share: one thread, so that sums have one order."""
+"""What tests share: one thread, so that sums have one order; an empty cache folder."""
+
+from pathlib import Path
 
 import pytest
 import torch
@@ -7,3 +9,10 @@ import torch
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder in the place of the user's cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "effdl"

@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
+
+from effdl.datasets.problem import Samples
 
 CLASSES = ("ant", "bee", "cat")
 
@@ -34,6 +37,13 @@ def folders(root: Path, train: int = 20, val: int = 8, side: int = 12, name: str
                 seed = 10_000 * (split != "train") + 1000 * label + i
                 (folder / f"{i:03d}.png").write_bytes(encoded(pixels(label, seed, side)))
     return root / name
+
+
+def whole(dataset: Any) -> tuple[Samples, Samples]:
+    """Training and test split of a set that fits, in memory."""
+    train, test = (split.to(torch.device("cpu")) for split in dataset.load())
+    assert isinstance(train, Samples) and isinstance(test, Samples)
+    return train, test
 
 
 def table(images: list[bytes | None], labels: list[Any], *, names: Any = CLASSES, struct: bool = True, **columns: str) -> Any:

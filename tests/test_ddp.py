@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import command
+import picture
 import pytest
 import ranks_worker
 import torch
@@ -139,6 +141,32 @@ def test_two_processes_make_one_run_with_one_answer_and_ask_again_from_the_recor
     again = run(*SMALL, cwd=folder)
     assert answer(again) == result
     assert before == {name: (folder / name).stat().st_mtime_ns for name in files(folder)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_streamed_images_train_two_processes_as_those_in_memory_do_and_nearly_as_they_train_one(
+    precision: str, folder: Path
+) -> None:
+    picture.folders(folder / "data", train=26)
+    images = ("dataset=folder", "dataset.size=12", "dataset.val_size=15", "dataset.batch_size=8", "dataset.root=data")
+    network = ("arch=cnn4", "arch.widths=[4,5,6]", "method.epochs=2", "optimizer.lr=0.02", f"hardware.precision={precision}")
+
+    def ended(done: subprocess.CompletedProcess[str]) -> tuple[str, Any, dict[str, float]]:
+        assert done.returncode == 0, done.stderr
+        result = answer(done)
+        return result["run_id"], numbers(Path(result["path"])), result["summary"]
+
+    def trained(memory_mib: int, workers: int) -> tuple[str, Any, dict[str, float]]:
+        data = (f"dataset.memory_mib={memory_mib}", f"dataset.workers={workers}", f"results={folder}/{memory_mib}")
+        done = run(*images, *network, *data, "hardware=ddp", cwd=folder)
+        assert done.stderr.count("looking through") <= 1
+        return ended(done)
+
+    streamed, whole = trained(0, 1), trained(4096, 0)
+    assert streamed[:2] == whole[:2]
+    one = ended(command.run(*images, *network, "hardware=cpu", f"results={folder}/one", cwd=folder))[2]
+    assert streamed[2]["test/loss"] == pytest.approx(one["test/loss"], rel=1e-4 if precision == "float32" else 0.03)
 
 
 def killed(process: subprocess.Popen[str]) -> None:

@@ -1,12 +1,13 @@
 """Precision, layout and compilation: what can be held without a GPU."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny
 import torch
-from command import run_here
+from command import numbers, run_here
 from torch import Tensor, nn
 
 from effdl.config import build, compose
@@ -148,6 +149,18 @@ def test_compiled_blocks_learn_what_the_blocks_learn(monkeypatch: pytest.MonkeyP
     assert len(compiled) >= 3 + 3  # each block as it learns, and each as it feeds
     torch.testing.assert_close(losses(again), losses(run), rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(dict(other.state_dict()), dict(one.state_dict()), rtol=1e-9, atol=1e-9)
+
+
+def test_a_compiled_run_interrupted_and_begun_again_ends_in_the_same_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda module: original(module, backend="aot_eager"))
+    small = ("dataset.train_limit=60", "dataset.val_size=40", "dataset.batch_size=8", "arch=cnn4", "arch.widths=[4,5,6]")
+    spec = build(compose([*small, "method.epochs=2", "method.keep_features_mib=0", "hardware.compile=true"]))
+    expected = numbers(Path(carry_out(spec, tmp_path / "whole")["path"]))
+    found = tiny.resumed(spec, tmp_path / "resumed", monkeypatch, 1, 4)
+    assert numbers(Path(found["path"])) == expected
 
 
 @pytest.mark.slow

@@ -2,6 +2,8 @@
 
 import io
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,27 +19,16 @@ from torchvision.transforms import v2
 from effdl.datasets import cache
 from effdl.datasets.decoding import Decoder
 from effdl.datasets.folder import Folder
-from effdl.datasets.problem import Facts, Samples
+from effdl.datasets.problem import Facts
 from effdl.errors import DataError
 
 CPU = torch.device("cpu")
+pytestmark = pytest.mark.usefixtures("own_cache")
 RNG = np.random.default_rng(3)
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "effdl"
 
 
 def folder(root: Path, **fields: Any) -> Folder:
     return Folder(**{"root": str(root), "size": 12, "val_size": 9, "batch_size": 8, "workers": 0} | fields)
-
-
-def whole(dataset: Folder) -> tuple[Samples, Samples]:
-    train, test = (split.to(CPU) for split in dataset.load())
-    assert isinstance(train, Samples) and isinstance(test, Samples)
-    return train, test
 
 
 # --- decoding
@@ -99,7 +90,7 @@ def test_a_folder_holds_what_torchvision_finds_in_it(tmp_path: Path) -> None:
     (images / "train" / "bee" / "deeper").mkdir()
     (images / "train" / "bee" / "deeper" / "x.JPG").write_bytes(picture.encoded(noise(20, 14), "JPEG"))
     (images / "train" / "bee" / "notes.txt").write_text("not an image")
-    train, test = whole(folder(tmp_path))
+    train, test = picture.whole(folder(tmp_path))
     for ours, split in ((train, "train"), (test, "val")):
         theirs = ImageFolder(str(images / split), v2.Compose([v2.Resize(12), v2.CenterCrop(12)]))
         assert len(ours) == len(theirs) and ours.x.dtype == torch.uint8 and ours.y.dtype == torch.long
@@ -240,7 +231,7 @@ def test_skipped_images_are_as_if_they_were_not_there(tmp_path: Path, capsys: py
         (other / name).unlink()
     skipping, without = folder(tmp_path, unreadable="skip"), folder(tmp_path / "other")
     assert skipping.facts() == without.facts() and skipping.facts().test == 23
-    for ours, theirs in zip(whole(skipping), whole(without), strict=True):
+    for ours, theirs in zip(picture.whole(skipping), picture.whole(without), strict=True):
         assert torch.equal(ours.x, theirs.x) and torch.equal(ours.y, theirs.y)
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 1 and "3 images cannot be read and are left out" in said[0] and "ant/001.png" in said[0]
@@ -260,13 +251,28 @@ def test_what_is_unreadable_is_found_out_once(tmp_path: Path, monkeypatch: pytes
     assert folder(tmp_path, unreadable="skip").facts() == before
 
 
+def test_of_processes_that_ask_at_once_one_finds_out(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[str] = []
+    recall = cache.recall
+
+    def find() -> str:
+        found.append("seen")
+        time.sleep(0.2)
+        return found[-1]
+
+    monkeypatch.setattr(cache, "recall", lambda *key: (cache._known.clear(), recall(*key))[1])  # as in processes of their own
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda _: cache.found_out("images", "a key", find), range(4)))
+    assert answers == ["seen"] * 4 and found == ["seen"]
+
+
 def test_a_disk_that_fails_once_takes_no_image_out_for_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     picture.folders(tmp_path, train=21)
     dataset = folder(tmp_path, unreadable="skip", workers=0)
     with monkeypatch.context() as patch:
         patch.setattr(type(dataset.sources()[0]), "read", lambda self, position: os.stat(tmp_path / "gone"))
         assert "000.png cannot be read: " in complaint(dataset)
-    assert sum(map(len, whole(dataset))) == 3 * (21 + 8)
+    assert sum(map(len, picture.whole(dataset))) == 3 * (21 + 8)
 
 
 def test_an_image_that_goes_while_a_run_reads_it_is_named(tmp_path: Path) -> None:
@@ -300,7 +306,7 @@ def imagenette() -> Path:
 def test_real_photographs_are_torchvisions(tmp_path: Path) -> None:
     root = imagenette()
     dataset = Folder(root=str(root), name="imagenette2-96", size=64, workers=2)
-    _, test = whole(dataset)
+    _, test = picture.whole(dataset)
     theirs = ImageFolder(str(root / "imagenette2-96" / "val"), v2.Compose([v2.Resize(64), v2.CenterCrop(64)]))
     assert len(test) == len(theirs) and dataset.facts().outputs == 10
     for i in range(0, len(test), 17):

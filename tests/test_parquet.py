@@ -15,28 +15,17 @@ from hypothesis import strategies as st
 
 from effdl.datasets.folder import Folder
 from effdl.datasets.parquet import Parquet
-from effdl.datasets.problem import Facts, Samples
+from effdl.datasets.problem import Facts
 from effdl.datasets.unpacked import unpacked
 from effdl.errors import DataError
 
 CPU = torch.device("cpu")
+pytestmark = pytest.mark.usefixtures("own_cache")
 TRAIN, TEST = "train-00000-of-00001.parquet", "test-00000-of-00001.parquet"
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "effdl"
 
 
 def parquet(root: Path, **fields: Any) -> Parquet:
     return Parquet(**{"root": str(root), "size": 12, "val_size": 9, "batch_size": 8, "workers": 0} | fields)
-
-
-def whole(dataset: Any) -> tuple[Samples, Samples]:
-    train, test = (split.to(CPU) for split in dataset.load())
-    assert isinstance(train, Samples) and isinstance(test, Samples)
-    return train, test
 
 
 def write(path: Path, count: int = 12, labels: Any = None, **options: Any) -> None:
@@ -60,7 +49,7 @@ def test_parquet_of_a_set_of_folders_holds_the_same_samples(workers: int, tmp_pa
     ours = parquet(tmp_path, workers=workers)
     theirs = Folder(root=str(tmp_path), name="folders", size=12, val_size=9, batch_size=8, workers=0)
     assert ours.facts() == theirs.facts() == Facts((3, 12, 12), "classes", 3, 51, 9, 24, 8)
-    for a, b in zip(whole(ours), whole(theirs), strict=True):
+    for a, b in zip(picture.whole(ours), picture.whole(theirs), strict=True):
         assert torch.equal(a.x, b.x) and torch.equal(a.y, b.y)
 
 
@@ -77,7 +66,7 @@ def test_parquet_of_a_set_of_folders_holds_the_same_samples(workers: int, tmp_pa
 def test_columns_as_hubs_spell_them(options: dict[str, Any], tmp_path: Path) -> None:
     small(tmp_path, **options)
     fields = {"image": "photo", "label": "kind"} if options.get("image") == "photo" else {}
-    train, test = whole(parquet(tmp_path, **fields))
+    train, test = picture.whole(parquet(tmp_path, **fields))
     for i in (0, 7, 29):
         assert train.x[i].permute(1, 2, 0).numpy().tolist() == picture.pixels(i % 3, i).tolist() and train.y[i] == i % 3
     assert len(test) == 12 and parquet(tmp_path, **fields).facts().outputs == 3
@@ -86,7 +75,7 @@ def test_columns_as_hubs_spell_them(options: dict[str, Any], tmp_path: Path) -> 
 def test_names_are_numbered_in_alphabetical_order(tmp_path: Path) -> None:
     for name in (TRAIN, TEST):
         write(tmp_path / "images" / name, 12, labels=["wolf", "ant", "mole"] * 4, names=None)
-    train, _ = whole(parquet(tmp_path))
+    train, _ = picture.whole(parquet(tmp_path))
     assert train.y.tolist() == [2, 0, 1] * 4
 
 
@@ -125,10 +114,10 @@ def test_labels_alone_decide_the_classes_of_another_label_column(tmp_path: Path)
 def test_files_that_have_changed_are_read_again(tmp_path: Path, own_cache: Path) -> None:
     folder = small(tmp_path)
     dataset = parquet(tmp_path)
-    before, print_before = whole(dataset)[0].x, dataset.fingerprint()
+    before, print_before = picture.whole(dataset)[0].x, dataset.fingerprint()
     table = pq.read_table(folder / TRAIN)
     pq.write_table(table.take(list(range(len(table)))[::-1]), folder / TRAIN)
-    assert torch.equal(whole(dataset)[0].x, before.flip(0)) and dataset.fingerprint() != print_before
+    assert torch.equal(picture.whole(dataset)[0].x, before.flip(0)) and dataset.fingerprint() != print_before
     assert len(list((own_cache / "unpacked").glob("*.npy"))) == 2  # of the two splits; the older copy is gone
 
 
@@ -152,13 +141,23 @@ def test_unpacked_bytes_are_those_that_were_put_in(images: list[bytes], data: st
 # --- bad input
 
 
+def test_what_a_killed_process_has_left_of_a_copy_goes_with_the_next_one(tmp_path: Path, own_cache: Path) -> None:
+    dataset = parquet(small(tmp_path).parent)
+    picture.whole(dataset)
+    copies = sorted((own_cache / "unpacked").glob("*.bytes"))
+    copies[0].with_name(f"{copies[0].name}.4194304").write_bytes(b"half of it")
+    copies[0].unlink()
+    picture.whole(dataset)
+    assert sorted((own_cache / "unpacked").glob("*.bytes*")) == copies
+
+
 def test_a_copy_whose_larger_half_was_swept_away_is_made_again(tmp_path: Path, own_cache: Path) -> None:
     small(tmp_path)
-    before = whole(parquet(tmp_path))
+    before = picture.whole(parquet(tmp_path))
     (content, *_) = sorted((own_cache / "unpacked").glob("*.bytes"))
     for damage in (content.unlink, lambda: content.write_bytes(b"")):
         damage()
-        for one, other in zip(before, whole(parquet(tmp_path)), strict=True):
+        for one, other in zip(before, picture.whole(parquet(tmp_path)), strict=True):
             assert torch.equal(one.x, other.x) and torch.equal(one.y, other.y)
 
 
@@ -241,7 +240,7 @@ def test_rows_without_bytes_are_unreadable_images(tmp_path: Path) -> None:
     pq.write_table(picture.table(images, [i % 3 for i in range(20)]), folder / TRAIN)
     said = complaint(parquet(tmp_path))
     assert said.startswith(f"4 of 20 images cannot be read, first {folder / TRAIN}, row 0 (") and "no image bytes" in said
-    assert len(whole(parquet(tmp_path, unreadable="skip"))[0]) == 16
+    assert len(picture.whole(parquet(tmp_path, unreadable="skip"))[0]) == 16
 
 
 def test_without_pyarrow_it_is_said_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ import tiny
 import torch
 from command import answer, numbers, run, run_here, start, wait_for
 from test_resume import is_free, kill, metrics_lines, session
+from torch import nn
 
 from effdl import config
 from effdl.datasets import waiting
@@ -25,10 +26,13 @@ from effdl.datasets.folder import Folder
 from effdl.datasets.problem import Batch, Problem, Samples, split
 from effdl.datasets.streamed import Streamed
 from effdl.errors import DataError
+from effdl.filters.random_subset import RandomSubset
 from effdl.objectives.losses import SoftmaxCe
-from effdl.records.carry import carry_out, open_problem
+from effdl.records.carry import build_network, carry_out, open_problem
 from effdl.records.execute import execute
 from effdl.records.run import Run
+from effdl.training.feeding import Feeder
+from effdl.training.ranks import Ranks
 
 CPU = torch.device("cpu")
 SET = ("dataset=folder", "dataset.size=12", "dataset.val_size=15", "dataset.batch_size=8", "hardware.threads=1")
@@ -124,6 +128,39 @@ def test_whole_runs_are_those_in_memory(overrides: tuple[str, ...], here: Path, 
         assert result["status"] == "finished", result
         ended.append((result["run_id"], *numbers(Path(result["path"]))))
     assert ended[0] == ended[1] and children() == 0
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_what_a_filter_or_another_rank_leaves_out_is_not_decoded(rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    streamed, whole = (
+        Feeder(problem(dataset(mib)), nn.Identity(), 0, ranks=Ranks(rank, 2) if mib == 0 else None) for mib in (0, 4096)
+    )
+    wanted = [batch._map(Ranks(rank, 2).part) for batch in whole.train(1, RandomSubset(share=0.5), seed=5)]
+    decoded: list[bytes] = []
+    call = Decoder.__call__
+    monkeypatch.setattr(Decoder, "__call__", lambda self, data: decoded.append(data) or call(self, data))
+    assert same(streamed.train(1, RandomSubset(share=0.5), seed=5), wanted)
+    assert len(decoded) == sum(map(len, wanted)) == 16  # of 63, of which 32 are kept
+
+
+def test_of_several_processes_one_goes_through_the_images_for_their_mean(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = (problem(dataset()).train_split for _ in range(2))
+    first.find_out(lambda find: find())
+    monkeypatch.setattr(Decoder, "__call__", lambda *_: pytest.fail("decoded again"))
+    second.find_out(lambda find: first.moments())
+    assert second.moments() is first.moments()
+
+
+def test_the_expected_time_counts_augmentation(monkeypatch: pytest.MonkeyPatch) -> None:
+    costs = {}
+    for name, more in (("plain", ()), ("augmented", ("augment=standard",))):
+        spec = config.build(config.compose([*SET, *NETWORK, *more, "method.keep_features_mib=0"]))
+        data, run = open_problem(spec, *spec.dataset.load()), Run(optimizer=spec.optimizer)
+        if change := data.augment:
+            data.augment = lambda x, generator, change=change: time.sleep(0.05) or change(x, generator)
+        run.expect = lambda found, name=name: costs.update({name: found})  # type: ignore[method-assign]
+        spec.method.fit(data, build_network(spec, data, CPU), run)
+    assert all(cost.feed_s > 0.05 for cost in costs["augmented"]) and costs["plain"][0].feed_s < 0.05
 
 
 def test_streamed_run_interrupted_and_begun_again_ends_in_the_same_numbers(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

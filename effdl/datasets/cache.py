@@ -1,11 +1,15 @@
-"""What is slow to find out about files is remembered in a folder of the user's, and asked anew once a file has changed."""
+"""What is slow to find out about files is remembered in a folder of the user's, and asked anew once a file has changed.
 
+Several processes that ask for the same at once, those of a sweep or of torchrun, do not all find it out: one does (`alone`).
+"""
+
+import fcntl
 import hashlib
 import json
 import os
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +47,38 @@ def remember(kind: str, key: str, value: Any) -> None:
         os.replace(part, path)
 
 
+def found_out(kind: str, key: str, find: Callable[[], Any]) -> Any:
+    """The JSON value remembered under this key, found out first where there is none."""
+    value = recall(kind, key)
+    if value is None:
+        with alone(_place(kind, key)):
+            value = recall(kind, key)
+            if value is None:
+                value = find()
+                remember(kind, key, value)
+    return value
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Within, no other process of this machine is within for the same path in the cache folder: it waits.
+
+    Where nothing can be locked nobody waits.
+    """
+    lock = None
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = os.open(path.with_name(f"{path.name}.lock"), os.O_CREAT | os.O_WRONLY, 0o644)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        if lock is not None:
+            with suppress(OSError):
+                fcntl.flock(lock, fcntl.LOCK_UN)  # processes forked within have the descriptor too
+            os.close(lock)
+
+
 def _place(kind: str, key: str) -> Path:
     return cache_folder() / kind / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
 
@@ -66,11 +102,20 @@ def fingerprint(folder: Path, files: Sequence[str]) -> str:
     Raises DataError where a file cannot be read.
     """
     key = f"{folder.resolve()}\0{len(files)}\0{files[0]}\0{files[-1]}"
-    begun, (now, last) = time.time(), stamp(folder, files)
+    if (known := _unchanged(folder, files, key)) is not None:
+        return known
+    with alone(_place("fingerprints", key)):
+        return _unchanged(folder, files, key) or _hashed(folder, files, key)
+
+
+def _unchanged(folder: Path, files: Sequence[str], key: str) -> str | None:
+    """The fingerprint that is remembered of the files as they are."""
     known = recall("fingerprints", key)
-    if known is not None and known[0] == now:
-        return str(known[1])
-    digest = hashlib.sha256()
+    return str(known[1]) if known is not None and known[0] == stamp(folder, files)[0] else None
+
+
+def _hashed(folder: Path, files: Sequence[str], key: str) -> str:
+    begun, (now, last), digest = time.time(), stamp(folder, files), hashlib.sha256()
     for name in watched(files, len(files), f"reading {len(files):,} files of {folder} for their checksum"):
         with reading(folder / name) as file:
             content = hashlib.file_digest(file, "sha256").digest()  # type: ignore[arg-type]

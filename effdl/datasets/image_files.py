@@ -1,5 +1,6 @@
 """Image sets whose images lie in files of their own kind: what folders and Parquet share."""
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -9,7 +10,8 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 
-from effdl.datasets.cache import fingerprint, recall, remember
+from effdl import torchrun
+from effdl.datasets.cache import fingerprint, found_out
 from effdl.datasets.decoding import Decoder
 from effdl.datasets.files import sets_folder
 from effdl.datasets.problem import Dataset, Facts
@@ -39,7 +41,8 @@ class ImageFiles(Dataset, ABC):
     unreadable: stop at images that cannot be decoded, or skip them: they are left out as if they were not there.
     memory_mib: where all decoded images of the run fit, they are decoded once and lie in memory; else they are decoded anew
         in every pass. Both give the same numbers, bit for bit.
-    workers: processes that decode; null takes as many as the run has CPU threads, and none beside a single one.
+    workers: processes that decode; null takes as many as the run has CPU threads, or its share of the cores under torchrun,
+        and none beside a single one.
 
     What depends on every image's bytes (checksum, damaged images) is remembered in the user's cache folder.
     """
@@ -115,8 +118,9 @@ class ImageFiles(Dataset, ABC):
     @property
     def _workers(self) -> int:
         if self.workers is None:
-            threads = torch.get_num_threads()
-            return threads if threads > 1 else 0
+            here = torchrun.place()  # which leaves each of its processes one thread, whatever the machine has
+            cores = torch.get_num_threads() if here.size == 1 else (os.cpu_count() or 1) // here.local_size
+            return cores if cores > 1 else 0
         return self.workers
 
     def _images(self) -> tuple[Images, Images]:
@@ -131,15 +135,15 @@ class ImageFiles(Dataset, ABC):
         """Of each split, what cannot be decoded: found out by decoding all of it, once for these files."""
         from PIL import __version__
 
-        key = f"{fingerprint(self.folder, self.files())} {self.which_images} Pillow {__version__}"
-        found = recall("unreadable", key)
-        if found is None:
+        def find() -> list[list[Unreadable]]:
             _, *splits = self.labelled()
-            found = [
+            return [
                 part.unreadable(range(len(split.labels)), self._workers, f"{split.split} images")
                 for part, split in zip(self._images(), splits, strict=True)
             ]
-            remember("unreadable", key, found)
+
+        key = f"{fingerprint(self.folder, self.files())} {self.which_images} Pillow {__version__}"
+        found = found_out("unreadable", key, find)
         train, test = ([(int(position), str(reason)) for position, reason in some] for some in found)
         return train, test
 

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
-from typing import ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,6 +17,8 @@ from effdl.setting import Count, Setting, Size, setting
 
 # Varies training inputs (B, *input) by a generator on the CPU, its only source of chance; gives new ones.
 Change = Callable[[Tensor, torch.Generator], Tensor]
+# Positions (B,) of each batch of an epoch -> of each batch that is wanted.
+Choose = Callable[[Sequence[Tensor]], Sequence[Tensor]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +123,13 @@ class Split(ABC):
     @abstractmethod
     def moments(self) -> Moments:
         """Of all inputs."""
+
+    def find_out(self, agree: Callable[[Callable[[], Any]], Any]) -> None:
+        """Learn beforehand what each of several processes would else go through all of it for.
+
+        agree: what one process finds out, on all (`Ranks.agree`).
+        """
+        return
 
     @abstractmethod
     def reading_seconds(self, samples: int) -> float:
@@ -248,9 +257,13 @@ class Problem:
         """Batches in one epoch."""
         return len(cut(self.num_train, self.batch_size))
 
-    def train(self, epoch: int) -> Iterator[Batch]:
-        """Epoch ``epoch``'s batches in its own random order, as varied for this epoch."""
-        stored = self.ordered(self.train_split, epoch)
+    def train(self, epoch: int, choose: Choose | None = None) -> Iterator[Batch]:
+        """Epoch ``epoch``'s batches in its own random order, as varied for this epoch.
+
+        choose: as in `ordered`; not with an augmentation, which hangs on what else is in a batch.
+        """
+        stored = self.ordered(self.train_split, epoch, choose)
+        assert choose is None or self.augment is None
         return stored if self.augment is None else self._varied(stored, epoch, self.augment)
 
     def _varied(self, stored: Iterator[Batch], epoch: int, change: Change) -> Iterator[Batch]:
@@ -259,15 +272,15 @@ class Problem:
             generator.manual_seed(seed_for(self.seed, "augment", epoch, step))
             yield batch.passed_on(change(batch.x, generator))
 
-    def ordered(self, samples: Split, epoch: int, part: Callable[[Tensor], Tensor] | None = None) -> Iterator[Batch]:
+    def ordered(self, samples: Split, epoch: int, choose: Choose | None = None) -> Iterator[Batch]:
         """The epoch's batches out of ``samples``, one for each training sample: features take the place of inputs.
 
-        part: of a batch's positions (B,), those that are wanted.
+        choose: the positions of the epoch's batches -> of those that are read; what is left out is not.
         """
         generator = torch.Generator().manual_seed(seed_for(self.seed, "order", epoch))
         order = torch.randperm(self.num_train, generator=generator).to(samples.y.device)
         indices = order.split(cut(self.num_train, self.batch_size))
-        return samples.gather(indices if part is None else [*map(part, indices)])
+        return samples.gather(indices if choose is None else choose(indices))
 
     def val(self) -> Iterator[Batch]:
         return self.val_split.batches(self.batch_size)

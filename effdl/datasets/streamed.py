@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from typing import Protocol
@@ -163,6 +163,9 @@ class Streamed(Split):
             batches = watched(self.batches(CHUNK), count, f"mean and deviation of {len(self):,} images")
             self._moments = moments(batch.x for batch in batches)
         return self._moments
+
+    def find_out(self, agree: Callable[[Callable[[], Moments]], Moments]) -> None:
+        self._moments = agree(self.moments)
 
     def reading_seconds(self, samples: int) -> float:
         tried = self.positions[:SOME].numpy()

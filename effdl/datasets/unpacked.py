@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from effdl.datasets.cache import cache_folder
+from effdl.datasets.cache import alone, cache_folder
 from effdl.datasets.waiting import watched
 from effdl.errors import DataError
 
@@ -60,12 +60,12 @@ def unpacked(
     folder = cache_folder() / "unpacked"
     content, index = (folder / f"{known}-{stamp[:16]}.{end}" for end in ("bytes", "npy"))
     if not _is_whole(content, index):
-        with _writing(folder, sum(map(os.path.getsize, origins))):
+        with _writing(folder, sum(map(os.path.getsize, origins))), alone(folder / known):
             folder.mkdir(parents=True, exist_ok=True)
-            _write(content, index, images(), sum(rows), str(Path(origins[0]).parent))
-            for old in folder.glob(f"{known}-*"):
-                if old not in (content, index) and old.suffix in (".bytes", ".npy"):
+            if not _is_whole(content, index):  # another process may have written it in the meantime
+                for old in folder.glob(f"{known}-*"):  # of an older state, and what a killed process has left
                     old.unlink(missing_ok=True)
+                _write(content, index, images(), sum(rows), str(Path(origins[0]).parent))
     firsts = tuple(int(first) for first in np.cumsum([0, *rows[:-1]]))
     return Unpacked(str(content), np.load(index), tuple(origins), firsts)
 

@@ -20,6 +20,7 @@ class RandomSubset(Filter):
     beside; the share is kept in each chunk, but for rounding.
     """
 
+    numerics_version: ClassVar[int] = 2  # of 1, a chunk of chosen samples waited in memory, and counted
     sees: ClassVar[Literal["index", "features"]] = "index"
 
     share: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 0.5

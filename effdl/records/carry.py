@@ -69,7 +69,7 @@ def _carry_out(spec: config.Spec, root: Path, reporter: Reporter, threads: int |
         return done
     device = spec.hardware.open(threads)
     train, test = spec.dataset.load()
-    problem = open_problem(spec, train, test, device)
+    problem = open_problem(spec, train, test, device, ranks)
     del train
     with ExitStack() as held:
 
@@ -109,13 +109,16 @@ def finished(spec: config.Spec, root: Path, say: Say) -> dict[str, Any] | None:
     return _finished(Store(root, config.run_id(spec, fingerprint(spec.dataset)), say), spec)
 
 
-def open_problem(spec: config.Spec, train: Split, test: Split, device: torch.device = CPU) -> Problem:
+def open_problem(
+    spec: config.Spec, train: Split, test: Split, device: torch.device = CPU, ranks: Ranks | None = None
+) -> Problem:
     """The seeded split of the training samples, checked, on a device."""
     facts = spec.dataset.facts()
     part, val = split(spec.dataset, train, spec.seed)
     if facts.targets == "classes":
         check_classes({"training": part, "validation": val, "test": test}, facts.outputs)
     part, val = part.to(device), val.to(device)
+    part.find_out((ranks or Ranks()).agree)
     augment = spec.augment.prepare(part) if spec.augment is not None else None
     return Problem(
         part, val, spec.objective, outputs=facts.outputs, batch_size=facts.batch_size, seed=spec.seed, augment=augment

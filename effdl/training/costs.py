@@ -3,13 +3,14 @@
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+import torch
 from torch import nn
 
 from effdl.archs.chain import BlockChain
 from effdl.datasets.problem import Problem
 from effdl.training.feednet import is_copied
 from effdl.training.handle import RunHandle, SampleFilter, SegmentCost
-from effdl.training.rehearsal import Prefix, Rehearsal
+from effdl.training.rehearsal import PIECE_BUDGET_S, Prefix, Rehearsal, fastest
 from effdl.training.segment import SegmentState
 
 if TYPE_CHECKING:
@@ -32,23 +33,23 @@ def segment_costs(
     """
     costs, filter, samples = [], run.filter, problem.num_train + problem.num_val
     batch = run.ranks.share(next(problem.train(0)))
-    reading_s = problem.train_split.reading_seconds(problem.batch_size)
+    reading_s = problem.train_split.reading_seconds(problem.batch_size) + _augmenting_seconds(problem)
+    waiting = _waiting(filter, problem)
     kept_bytes, stored_s, copied = 0, 0.0, 0
     _take(idle := _weights(chain), chain.input)
     prefix = Prefix(batch, chain.input, fake=problem.is_outline, autocast=run.hardware.autocast)
     for plan, state in zip(plans, states, strict=True):
         rehearsal = Rehearsal(state, prefix)
         feed_s, step_s = reading_s + prefix.seconds, 0.0 if problem.is_outline else rehearsal.seconds()
-        feature_bytes = prefix.sample_bytes
         _take(idle, *chain[plan.start : plan.stop])
-        kept = samples * feature_bytes + kept_bytes <= keep_bytes and problem.augment is None
-        kept_bytes, copied = (samples * feature_bytes, 0) if kept else (kept_bytes, copied)
+        kept = samples * prefix.sample_bytes + kept_bytes <= keep_bytes and problem.augment is None
+        kept_bytes, copied = (samples * prefix.sample_bytes, 0) if kept else (kept_bytes, copied)
         costs.append(
             SegmentCost(
                 epochs=plan.epochs,
                 batches=problem.steps,
                 steps=steps,
-                fed_steps=problem.steps if filter is not None and filter.sees == "features" else steps,
+                fed_steps=problem.steps if waiting else steps,
                 val_steps=-(-problem.num_val // problem.batch_size),
                 feed_s=feed_s,
                 stored_s=min(stored_s, feed_s),
@@ -57,8 +58,8 @@ def segment_costs(
                 memory=rehearsal.memory(),
                 idle_bytes=copied + sum(idle.values()) - (_bytes(chain.head) if _learns(state, chain.head) else 0),
                 kept_bytes=kept_bytes,
-                filter_bytes=0 if filter is None else _chosen(filter, problem) * max(feature_bytes, batch.x[0].nbytes),
-                feature_bytes=feature_bytes,
+                filter_bytes=waiting * max(prefix.sample_bytes, batch.x[0].nbytes),
+                feature_bytes=prefix.sample_bytes,
             )
         )
         stored_s = feed_s if kept else stored_s
@@ -66,6 +67,14 @@ def segment_costs(
             prefix.climb(*chain[plan.start : plan.stop], feeding=not kept)
         copied += sum(_bytes(block) for block in chain[plan.start : plan.stop] if is_copied(block))
     return costs
+
+
+def _augmenting_seconds(problem: Problem) -> float:
+    """Of one batch."""
+    if problem.augment is None or problem.is_outline:
+        return 0.0
+    change, x, generator = problem.augment, next(problem.train(0)).x, torch.Generator()
+    return fastest(lambda: change(x, generator), x.device, PIECE_BUDGET_S)
 
 
 def _bytes(module: nn.Module) -> int:
@@ -83,8 +92,10 @@ def _take(weights: dict[int, int], *modules: nn.Module) -> None:
         weights.pop(key, None)
 
 
-def _chosen(filter: SampleFilter, problem: Problem) -> int:
-    """Samples of a chunk that a filter has chosen and that wait for their step."""
+def _waiting(filter: SampleFilter | None, problem: Problem) -> int:
+    """Samples of a chunk that a filter has chosen and that wait for their step; none where it chooses before they are read."""
+    if filter is None or (filter.sees == "index" and problem.augment is None):
+        return 0
     return round(filter.expected_share * min(filter.chunk, problem.num_train)) + problem.batch_size
 
 

@@ -1,11 +1,11 @@
 """Feeding a segment: by a feednet, or by the frozen prefix's outputs computed once and kept (Algorithm 3, line 8)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from effdl.datasets.problem import Batch, Problem, Samples, Split
+from effdl.datasets.problem import Batch, Choose, Problem, Samples, Split
 from effdl.training.feednet import feednet
 from effdl.training.handle import SampleFilter
 from effdl.training.hardware import Hardware
@@ -78,19 +78,34 @@ class Feeder:
 
         Of each this rank's part; a filter chooses among all samples before.
 
-        seed: of the filter. What it drops without a look at the features is not fed.
+        seed: of the filter. What it drops without a look at the features is not fed, and where nothing is augmented not read.
         """
-        if (
-            not self._ranks.alone and filter is None and self.problem.augment is None
-        ):  # what another rank steps on need not be read
-            return map(self._feed, self.problem.ordered(self._train, epoch, self._ranks.part))
-        stored = self.problem.ordered(self._train, epoch) if self.kept_bytes else self.problem.train(epoch)
+        chosen_before = filter is None or filter.sees == "index"
+        if chosen_before and self.problem.augment is None:
+            return map(self._feed, self._stored(epoch, self._choice(filter, seed)))
+        stored, share, size = self._stored(epoch), self._ranks.share, self.problem.batch_size
         if filter is None:
-            return map(self._feed, map(self._ranks.share, stored))
-        size = self.problem.batch_size
-        if filter.sees == "index":
-            return map(self._feed, map(self._ranks.share, filter.apply(stored, size, seed)))
-        return map(self._ranks.share, filter.apply(map(self._feed, stored), size, seed))
+            return map(self._feed, map(share, stored))
+        if chosen_before:
+            return map(self._feed, map(share, filter.apply(stored, size, seed)))
+        return map(share, filter.apply(map(self._feed, stored), size, seed))
+
+    def _stored(self, epoch: int, choose: Choose | None = None) -> Iterator[Batch]:
+        return self.problem.ordered(self._train, epoch, choose) if self.kept_bytes else self.problem.train(epoch, choose)
+
+    def _choice(self, filter: SampleFilter | None, seed: int) -> Choose | None:
+        """What this rank reads of an epoch, where samples are chosen without a look at them; None for all of it."""
+        if filter is None and self._ranks.alone:
+            return None
+        y, size = self._train.y, self.problem.batch_size
+
+        def choose(indices: Sequence[Tensor]) -> Sequence[Tensor]:
+            if filter is not None:
+                unread = (Batch(index, y[index], index) for index in indices)
+                indices = [batch.index for batch in filter.apply(unread, size, seed)]
+            return [*map(self._ranks.part, indices)]
+
+        return choose
 
     def val(self) -> Iterator[Batch]:
         return map(self._feed, self._val.batches(self.problem.batch_size))

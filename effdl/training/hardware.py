@@ -25,8 +25,8 @@ class Hardware(Setting):
     device: "auto" takes the GPU where there is one.
     threads: of the CPU; null takes all cores for a lone run and one for each run of a sweep.
     precision: "bf16" runs forward passes under autocast, weights and losses staying float32, of whose products a GPU may
-        round the factors to 10 bits; "tf32" lets a GPU round the
-        factors of float32 products to 10 bits. "auto" is bf16 on a GPU that has it, float32 elsewhere.
+        round the factors to 10 bits; "tf32" lets a GPU round the factors of all float32 products to 10 bits. "auto" is bf16
+        on a GPU that has it, float32 elsewhere.
     layout: of images' weights and features: "channels_last" (NHWC) or "contiguous" (NCHW). "auto" is channels_last on a GPU,
         and on a CPU for networks that train faster so (`Arch.gains_by_channels_last`).
     compile: torch.compile for each block that learns and for feednets; the first steps take minutes.
