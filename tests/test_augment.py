@@ -16,7 +16,9 @@ from torchvision.transforms.v2 import AutoAugmentPolicy, InterpolationMode
 
 from effdl.augment import colours
 from effdl.augment.auto_augment import NAMES, NOTHING, OPERATIONS, AutoAugment, applied, sub_policies
-from effdl.augment.index_maps import affine, crop_and_flip, taken
+from effdl.augment.crops import crop_and_flip
+from effdl.augment.cutout import squares
+from effdl.augment.index_maps import affine, taken
 from effdl.augment.standard import Standard
 from effdl.config import build, compose
 from effdl.datasets.problem import Facts, Problem, Samples
@@ -161,7 +163,7 @@ def test_crops_are_those_of_the_padded_image() -> None:
     generator = torch.Generator().manual_seed(0)
     top, left = torch.randint(-p, p + 1, (2, 100), generator=generator)
     flip = torch.rand(100, generator=generator) < 0.5
-    ours = taken(batch, crop_and_flip(top, left, flip, 12, 9))
+    ours = crop_and_flip(batch, top, left, flip, p)
     for i in range(100):
         padded = TF.pad(batch[i], [p, p, p, p])
         theirs = TF.crop(padded, int(top[i]) + p, int(left[i]) + p, 12, 9)
@@ -195,6 +197,16 @@ def test_limit_a_sure_flip_is_the_mirrored_image() -> None:
     batch = images(50, (3, 32, 32))
     out = changed(Standard(crop=0, flip=0.999999), batch)
     assert torch.equal(out, batch.flip(3))
+
+
+@pytest.mark.parametrize("side", [1, 4, 5, 13])
+def test_squares_are_cut_off_at_the_edges(side: int) -> None:
+    row, column = (torch.arange(63) // 9, torch.arange(63) % 9)  # every pixel of 7 by 9
+    expected = torch.zeros(63, 1, 7, 9, dtype=torch.uint8)
+    for mask, y, x in zip(expected, row.tolist(), column.tolist(), strict=True):
+        top, left = y - side // 2, x - side // 2
+        mask[0, max(top, 0) : top + side, max(left, 0) : left + side] = 1
+    assert torch.equal(squares(row, column, side, 7, 9), expected)
 
 
 @pytest.mark.parametrize("auto_augment", [None, "cifar10"])

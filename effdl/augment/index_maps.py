@@ -15,15 +15,6 @@ def taken(images: Tensor, index: Tensor) -> Tensor:
     return source.gather(2, index.unsqueeze(1).expand(-1, images.shape[1], -1)).view(images.shape)
 
 
-def crop_and_flip(top: Tensor, left: Tensor, flip: Tensor, height: int, width: int) -> Tensor:
-    """Maps of crops that begin ``top`` rows below and ``left`` columns right of the image's corner (negative: outside), each
-    mirrored from left to right where ``flip``; all (N,)."""
-    rows = torch.arange(height, device=top.device) + top[:, None]
-    columns = torch.arange(width, device=top.device)
-    columns = torch.where(flip[:, None], width - 1 - columns, columns) + left[:, None]
-    return _map(rows[:, :, None], columns[:, None, :], height, width)
-
-
 def affine(matrices: Tensor, height: int, width: int) -> Tensor:
     """Maps of affine transformations: pixel (x, y) of the result takes the source's at matrix · (x, y, 1).
 
