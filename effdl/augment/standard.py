@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from effdl.augment.augment import Augment
-from effdl.augment.auto_augment import AutoAugment, Policy, applied
+from effdl.augment.auto_augment import AutoAugment, Policy
 from effdl.augment.colours import where
 from effdl.augment.crops import crop_and_flip
 from effdl.augment.cutout import squares
@@ -59,10 +59,8 @@ class Standard(Augment):
         drawn = policy.draw(count, generator) if policy else None
         centre = [torch.randint(side, (count,), generator=generator) for side in (height, width)] if self.cutout else None
         images = crop_and_flip(images, top, left, flip, self.crop)
-        if drawn is not None:
-            operation, strength = drawn
-            for stage in range(operation.shape[1]):
-                images = applied(images, operation[:, stage], strength[:, stage])
+        if policy and drawn is not None:
+            images = policy.variants.applied(images, drawn)
         if centre:
             row, column = torch.stack(centre).to(images.device)
             images = where(squares(row, column, self.cutout, height, width), mean.to(images.device), images)
