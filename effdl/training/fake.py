@@ -17,7 +17,6 @@ from effdl.training.memory import clone, tensors_of
 
 T = TypeVar("T")
 DEVICE = torch.ops.prim.device.default
-NORMALISATIONS = {torch.ops.aten.native_batch_norm.default, torch.ops.aten.native_group_norm.default}
 RANDOM = {torch.ops.aten.normal_.default, torch.ops.aten.uniform_.default}
 Args = tuple[Any, ...]
 Maker = Callable[[Args], Any]  # an operation's arguments -> what it puts out
@@ -59,6 +58,10 @@ class Fakes:
             self._recall.__exit__(*error)  # type: ignore[no-untyped-call]
             self._mode.__exit__(*error)
 
+    def call(self, func: Any, args: Args, kwargs: dict[str, Any]) -> Any:
+        """What an operation puts out, within a mode that saw it first: without another way through torch's dispatcher."""
+        return self._recall.call(func, args, kwargs)
+
     def convert(self, tensor: Tensor, device: torch.device | None = None) -> Tensor:
         """A fake tensor of the same form, on the same device or another."""
         if isinstance(tensor, FakeTensor):
@@ -90,9 +93,11 @@ class _Recall(TorchDispatchMode):
         return False  # as in LiveStorages
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return self.call(func, args, kwargs or {})
+
+    def call(self, func: Any, args: Args, kwargs: dict[str, Any]) -> Any:
         if func is DEVICE:  # asked for at every turn
             return args[0].fake_device
-        kwargs = kwargs or {}
         try:
             key = (func, *map(_form, args), *[(name, _form(value)) for name, value in kwargs.items()])
             make = self._known.get(key)
@@ -100,7 +105,7 @@ class _Recall(TorchDispatchMode):
             return func(*args, **kwargs)
         if make is not None:
             return make(args)
-        out = _corrected(func, args, func(*args, **kwargs))
+        out = ACCOUNTS.get(func, func)(*args, **kwargs)
         if (learned := self._learn(args, tree_leaves((args, kwargs)), out)) is not None:
             self._known[key] = learned
         return out
@@ -144,15 +149,42 @@ class _Recall(TorchDispatchMode):
             return FakeTensor(self._mode, meta, device)
 
 
-def _corrected(func: Any, args: Args, out: Any) -> Any:
-    """What torch's own account of an operation gets wrong, put right.
+def _batch_norm(x: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """What batch normalisation puts out, with the statistics that it saves.
 
-    Normalisation of bf16 with float32 weights saves its statistics as float32, not as bf16 (torch 2.14 on CPUs).
+    torch's own account goes through its arithmetic, twenty operations one by one, which is most of what a count takes. And it
+    is wrong for bf16 with float32 weights, whose statistics are float32 too (torch 2.14 on CPUs).
     """
-    if func not in NORMALISATIONS:
-        return out
-    dtype = next((weight.dtype for weight in args[1:] if isinstance(weight, Tensor)), args[0].dtype)
-    return out[0], out[1].to(dtype), out[2].to(dtype)
+    training = args[4]
+    saved = x.new_empty(x.shape[1] if training or x.device.type != "cpu" else 0, dtype=_statistics(x, args))
+    return torch.empty_like(x), saved, torch.empty_like(saved)
+
+
+def _batch_norm_backward(gradient: Tensor, x: Tensor, weight: Tensor | None, *args: Any) -> tuple[Tensor | None, ...]:
+    """Its gradients: of x, weight and bias."""
+    asked = args[-1]
+    like = x if weight is None else weight
+    of_parameters = [like.new_empty(x.shape[1]) if wanted else None for wanted in asked[1:]]
+    return torch.empty_like(x), *of_parameters
+
+
+def _group_norm(x: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """torch's own account, but for the type of the statistics, as above."""
+    out, mean, rstd = torch.ops.aten.native_group_norm.default(x, *args)
+    return out, mean.to(_statistics(x, args)), rstd.to(_statistics(x, args))
+
+
+def _statistics(x: Tensor, args: Args) -> torch.dtype:
+    """Their type: that of weights or running statistics where there are any."""
+    return next((weight.dtype for weight in args if isinstance(weight, Tensor)), x.dtype)
+
+
+# Of operations that torch's fake tensors get wrong, or slowly.
+ACCOUNTS = {
+    torch.ops.aten.native_batch_norm.default: _batch_norm,
+    torch.ops.aten.native_batch_norm_backward.default: _batch_norm_backward,
+    torch.ops.aten.native_group_norm.default: _group_norm,
+}
 
 
 def _form(value: Any) -> Any:

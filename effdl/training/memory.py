@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.weak import WeakIdKeyDictionary
 
 from effdl.training.segment import SegmentState
 
 T = TypeVar("T")
+Call = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
 KINDS = ("parameter", "gradient", "optimizer", "feednet", "activation")
 
 
@@ -48,13 +48,17 @@ class LiveStorages(TorchDispatchMode):
 
     Sees parameters, gradients, optimizer state, saved activations, recomputation and the feednet alike, unlike hooks on saved
     tensors; not a kernel's own scratch memory. live: bytes alive now.
+
+    Args:
+        call: (operation, its arguments) -> what it puts out; fake tensors have a quicker way to it than the operation itself.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, call: Call | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._call = call or _call
         self._now = self.live = self.peak = self._peak_at = 0
         self._all: list[_Storage] = []
-        self._of = WeakIdKeyDictionary()
+        self._of: dict[int, _Storage] = {}  # those alive, by their address
         self._kind = "activation"
         self._counting = True
 
@@ -94,31 +98,40 @@ class LiveStorages(TorchDispatchMode):
         return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        if self._counting:
-            for leaf in (out,) if isinstance(out, Tensor) else tree_leaves(out):
+        out = self._call(func, args, kwargs or {})
+        if not self._counting:
+            return out
+        if isinstance(out, Tensor):
+            self._track(out)
+        elif isinstance(out, tuple | list):
+            for leaf in tree_leaves(out):
                 if isinstance(leaf, Tensor):
                     self._track(leaf)
         return out
 
     def _track(self, tensor: Tensor) -> _Storage:
         storage = tensor.untyped_storage()
-        if (known := self._of.get(storage)) is not None:
-            return known  # type: ignore[no-any-return]
+        address = storage._cdata
+        if (known := self._of.get(address)) is not None:
+            return known
         self._now += 1
-        entry = _Storage(self._now, storage.nbytes(), self._kind)
-        self._of[storage] = entry
+        entry = self._of[address] = _Storage(self._now, storage.nbytes(), self._kind)
         self._all.append(entry)
         self.live += entry.bytes
         if self.live > self.peak:
             self.peak, self._peak_at = self.live, self._now
-        entry.watch = weakref.ref(storage, lambda _: self._forget(entry))
+        entry.watch = weakref.ref(storage, lambda _: self._forget(address))
         return entry
 
-    def _forget(self, entry: _Storage) -> None:
+    def _forget(self, address: int) -> None:
+        entry = self._of.pop(address)
         self._now += 1
         entry.death = self._now
         self.live -= entry.bytes
+
+
+def _call(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return func(*args, **kwargs)
 
 
 def clone(thing: T, convert: Callable[[Tensor], Tensor]) -> T:
