@@ -136,15 +136,19 @@ def _call(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 def clone(thing: T, convert: Callable[[Tensor], Tensor]) -> T:
     """A deep copy whose parameters, buffers and optimizer state are ``convert``-ed: fake ones take no memory."""
+    return copy.deepcopy(thing, converted(thing, convert))
+
+
+def converted(thing: object, convert: Callable[[Tensor], Tensor]) -> dict[int, Any]:
+    """What `copy.deepcopy` is to put in the place of each parameter, buffer and tensor of an optimizer's state, by its id."""
     memo: dict[int, Any] = {}
-    for module in _modules(thing):
-        for parameter in module.parameters():
-            memo[id(parameter)] = nn.Parameter(convert(parameter.detach()), parameter.requires_grad)
-        for buffer in module.buffers():
-            memo[id(buffer)] = convert(buffer)
-    if isinstance(thing, SegmentState):
-        memo |= {id(t): convert(t) for t in held(thing.optimizer)}
-    return copy.deepcopy(thing, memo)
+    with torch.no_grad():
+        for module in _modules(thing):
+            memo |= {id(p): nn.Parameter(convert(p), p.requires_grad) for p in module.parameters()}
+            memo |= {id(b): convert(b) for b in module.buffers()}
+        if isinstance(thing, SegmentState):
+            memo |= {id(t): convert(t) for t in held(thing.optimizer)}
+    return memo
 
 
 def held(optimizer: torch.optim.Optimizer) -> list[Tensor]:
