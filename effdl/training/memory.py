@@ -99,15 +99,16 @@ class LiveStorages(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = self._call(func, args, kwargs or {})
-        if not self._counting:
-            return out
+        if self._counting:
+            self._see(out)
+        return out
+
+    def _see(self, out: Any) -> None:
         if isinstance(out, Tensor):
             self._track(out)
-        elif isinstance(out, tuple | list):
-            for leaf in tree_leaves(out):
-                if isinstance(leaf, Tensor):
-                    self._track(leaf)
-        return out
+        elif isinstance(out, (list, tuple)):
+            for part in out:
+                self._see(part)
 
     def _track(self, tensor: Tensor) -> _Storage:
         storage = tensor.untyped_storage()

@@ -67,7 +67,7 @@ class Prefix:
 
     def count(self) -> LiveStorages:
         """A count of what is alive in a rehearsal."""
-        return LiveStorages(self._fakes.call if self._fakes else None)
+        return self._fakes.count() if self._fakes else LiveStorages()
 
     def convert(self, tensor: Tensor) -> Tensor:
         """A copy of a tensor to rehearse with."""
