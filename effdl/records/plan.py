@@ -158,15 +158,21 @@ def _told(spec: config.Spec, problem: Problem, network: BlockChain, test: Split 
 
 @lru_cache(maxsize=8)
 def _outline(arch: Arch, facts: Facts, hardware: Hardware) -> BlockChain:
-    """A network of fake tensors. Not every library's can be built of them, so a real one is copied, and dropped."""
+    """A network of fake tensors. Not every library's can be built of them, so a real one is copied, and dropped.
+
+    What there is before and after is kept from the garbage collector, which would look through it again and again, for a fifth
+    of a count's time.
+    """
     from effdl.training.fake import Undrawn, fakes
 
+    gc.freeze()
     with Undrawn():
-        network = hardware.place(arch.build(facts), torch.device("cpu"))
-    outline = fakes().copy(network, torch.device(hardware.device))
+        network = arch.build(facts)
+    # Placed as fake tensors: real ones would be copied where their layout changes
+    outline = fakes().copy(network, lambda tensor: hardware.placed(tensor, torch.device(hardware.device)))
     del network
     gc.collect()
-    gc.freeze()  # what there is now stays; to look through it again and again takes a fifth of a count's time
+    gc.freeze()
     return outline
 
 

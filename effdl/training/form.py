@@ -29,7 +29,7 @@ def form_of(*modules: nn.Module) -> tuple[Any, ...] | None:
     """
     form: list[Any] = []
     for name, part in nn.ModuleList(modules).named_modules(remove_duplicate=False):
-        own = {key: value for key, value in vars(part).items() if key not in OWN}
+        own = {key: value for key, value in vars(part).items() if key not in OWN and not _is_empty(value)}
         if not is_plain(own):
             return None
         tensors = [
@@ -39,6 +39,11 @@ def form_of(*modules: nn.Module) -> tuple[Any, ...] | None:
         attributes = repr(sorted((key, _rough(value)) for key, value in own.items()))
         form.append((name.count("."), type(part), attributes, tuple(tensors)))
     return tuple(form)
+
+
+def _is_empty(value: Any) -> bool:
+    """Of the attributes of any module ten hold its hooks, of which there are mostly none."""
+    return type(value) is OrderedDict and not value
 
 
 def _rough(value: Any) -> Any:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from effdl import torchrun
 from effdl.datasets.problem import Facts
@@ -108,6 +108,11 @@ class Hardware(Setting):
     def place(self, module: M, device: torch.device) -> M:
         """The module itself, on the device, its convolutions' weights in the layout."""
         return module.to(device=device, memory_format=self.memory_format)  # type: ignore[call-overload, no-any-return]
+
+    def placed(self, tensor: Tensor, device: torch.device) -> Tensor:
+        """What `place` makes of one of a module's tensors."""
+        like_images = tensor.dim() in (4, 5)
+        return tensor.to(device, memory_format=self.memory_format if like_images else torch.preserve_format)
 
 
 @contextmanager

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.weak import WeakIdKeyDictionary
 
 from effdl.training.segment import SegmentState
 
 T = TypeVar("T")
+Call = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
 KINDS = ("parameter", "gradient", "optimizer", "feednet", "activation")
 
 
@@ -48,13 +48,17 @@ class LiveStorages(TorchDispatchMode):
 
     Sees parameters, gradients, optimizer state, saved activations, recomputation and the feednet alike, unlike hooks on saved
     tensors; not a kernel's own scratch memory. live: bytes alive now.
+
+    Args:
+        call: (operation, its arguments) -> what it puts out; fake tensors have a quicker way to it than the operation itself.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, call: Call | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._call = call or _call
         self._now = self.live = self.peak = self._peak_at = 0
         self._all: list[_Storage] = []
-        self._of = WeakIdKeyDictionary()
+        self._of: dict[int, _Storage] = {}  # those alive, by their address
         self._kind = "activation"
         self._counting = True
 
@@ -94,44 +98,58 @@ class LiveStorages(TorchDispatchMode):
         return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
+        out = self._call(func, args, kwargs or {})
         if self._counting:
-            for leaf in (out,) if isinstance(out, Tensor) else tree_leaves(out):
-                if isinstance(leaf, Tensor):
-                    self._track(leaf)
+            self._see(out)
         return out
+
+    def _see(self, out: Any) -> None:
+        if isinstance(out, Tensor):
+            self._track(out)
+        elif isinstance(out, (list, tuple)):
+            for part in out:
+                self._see(part)
 
     def _track(self, tensor: Tensor) -> _Storage:
         storage = tensor.untyped_storage()
-        if (known := self._of.get(storage)) is not None:
-            return known  # type: ignore[no-any-return]
+        address = storage._cdata
+        if (known := self._of.get(address)) is not None:
+            return known
         self._now += 1
-        entry = _Storage(self._now, storage.nbytes(), self._kind)
-        self._of[storage] = entry
+        entry = self._of[address] = _Storage(self._now, storage.nbytes(), self._kind)
         self._all.append(entry)
         self.live += entry.bytes
         if self.live > self.peak:
             self.peak, self._peak_at = self.live, self._now
-        entry.watch = weakref.ref(storage, lambda _: self._forget(entry))
+        entry.watch = weakref.ref(storage, lambda _: self._forget(address))
         return entry
 
-    def _forget(self, entry: _Storage) -> None:
+    def _forget(self, address: int) -> None:
+        entry = self._of.pop(address)
         self._now += 1
         entry.death = self._now
         self.live -= entry.bytes
 
 
+def _call(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return func(*args, **kwargs)
+
+
 def clone(thing: T, convert: Callable[[Tensor], Tensor]) -> T:
     """A deep copy whose parameters, buffers and optimizer state are ``convert``-ed: fake ones take no memory."""
+    return copy.deepcopy(thing, converted(thing, convert))
+
+
+def converted(thing: object, convert: Callable[[Tensor], Tensor]) -> dict[int, Any]:
+    """What `copy.deepcopy` is to put in the place of each parameter, buffer and tensor of an optimizer's state, by its id."""
     memo: dict[int, Any] = {}
-    for module in _modules(thing):
-        for parameter in module.parameters():
-            memo[id(parameter)] = nn.Parameter(convert(parameter.detach()), parameter.requires_grad)
-        for buffer in module.buffers():
-            memo[id(buffer)] = convert(buffer)
-    if isinstance(thing, SegmentState):
-        memo |= {id(t): convert(t) for t in held(thing.optimizer)}
-    return copy.deepcopy(thing, memo)
+    with torch.no_grad():
+        for module in _modules(thing):
+            memo |= {id(p): nn.Parameter(convert(p), p.requires_grad) for p in module.parameters()}
+            memo |= {id(b): convert(b) for b in module.buffers()}
+        if isinstance(thing, SegmentState):
+            memo |= {id(t): convert(t) for t in held(thing.optimizer)}
+    return memo
 
 
 def held(optimizer: torch.optim.Optimizer) -> list[Tensor]:

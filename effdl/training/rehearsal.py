@@ -65,6 +65,10 @@ class Prefix:
     def mode(self) -> AbstractContextManager[Any]:
         return self._fakes or nullcontext()
 
+    def count(self) -> LiveStorages:
+        """A count of what is alive in a rehearsal."""
+        return self._fakes.count() if self._fakes else LiveStorages()
+
     def convert(self, tensor: Tensor) -> Tensor:
         """A copy of a tensor to rehearse with."""
         return self._fakes.convert(tensor) if self._fakes else tensor.clone()
@@ -112,7 +116,7 @@ class Prefix:
                 self._climb(tried, feeding)
 
     def _climb(self, piece: nn.Module, feeding: bool) -> None:
-        live, weights = LiveStorages(), _state(piece)
+        live, weights = self.count(), _state(piece)
         live.book([*weights, self.x], "feednet")
         live.book(self.data, "activation")
         with live, live.booking("feednet"):
@@ -175,7 +179,7 @@ class Rehearsal:
         prefix, optimizer = self._prefix, self._state.optimizer
         before = NOTHING
         with prefix.mode:
-            live, weights, given = LiveStorages(), _state(self._state.modules), [prefix.fed()]
+            live, weights, given = prefix.count(), _state(self._state.modules), [prefix.fed()]
             live.book(weights, "parameter")
             live.book(held(optimizer), "optimizer")
             live.book([*given, *prefix.data], "activation")
