@@ -18,7 +18,7 @@ from effdl.methods.method import Method
 from effdl.methods.segmentwise import Segmentwise
 from effdl.records import plan
 from effdl.setting import setting
-from effdl.training.fake import fakes
+from effdl.training.fake import Undrawn, fakes
 from effdl.training.handle import RunHandle
 from effdl.training.hardware import Hardware
 from effdl.training.memory import LiveStorages
@@ -268,3 +268,11 @@ def test_tensors_are_placed_as_their_module_is(layout: Any) -> None:
     hardware, here = Hardware(layout=layout), torch.device("cpu")
     one_by_one = [hardware.placed(p, here).stride() for p in module.parameters()]
     assert one_by_one == [p.stride() for p in hardware.place(module, here).parameters()]
+
+
+def test_a_weight_that_is_not_drawn_is_not_reckoned_with_and_any_other_is() -> None:
+    with Undrawn():
+        weight, other = torch.zeros(3), torch.zeros(3)
+        nn.init.trunc_normal_(weight)
+        other.add_(1).mul_(2).clamp_(max=1.5)
+    assert weight.eq(0).all() and other.eq(1.5).all()
