@@ -2,7 +2,6 @@
 
 import hashlib
 import itertools
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,11 @@ from torchvision.transforms.v2 import AutoAugment as TheirAutoAugment
 from torchvision.transforms.v2 import AutoAugmentPolicy, InterpolationMode
 
 from effdl.augment import colours
-from effdl.augment.auto_augment import NAMES, NOTHING, OPERATIONS, AutoAugment, applied, sub_policies
-from effdl.augment.index_maps import affine, crop_and_flip, taken
+from effdl.augment.auto_augment import AutoAugment, sub_policies
+from effdl.augment.crops import crop_and_flip
+from effdl.augment.cutout import squares
+from effdl.augment.index_maps import affine, taken
+from effdl.augment.operations import MOVING, NAMES, NOTHING, OPERATIONS, Variants
 from effdl.augment.standard import Standard
 from effdl.config import build, compose
 from effdl.datasets.problem import Facts, Problem, Samples
@@ -57,6 +59,11 @@ def images(count: int, shape: tuple[int, int, int], seed: int = 0) -> Tensor:
     return noise
 
 
+def applied(batch: Tensor, operation: Tensor, strength: Tensor) -> Tensor:
+    """One operation on each image, with a strength of its own."""
+    return Variants(operation, strength, *batch.shape[2:]).applied(batch, torch.arange(len(batch))[:, None])
+
+
 def torchvisions(name: str, image: Tensor, strength: float) -> Tensor:
     """torchvision's operation on one image as its AutoAugment calls it."""
     theirs: Any = TheirAutoAugment(AutoAugmentPolicy.CIFAR10)
@@ -95,7 +102,7 @@ def test_each_operation_is_torchvisions_image_by_image(name: str, shape: tuple[i
     changed = 0
     for image, out, value in zip(batch, ours, strength.tolist(), strict=True):
         theirs = torchvisions(name, image, value)
-        if OPERATIONS[name].geometric:
+        if name in MOVING:
             sides = torch.stack(near(name, image, value))
             clear = (sides == sides[0]).all(0)
             assert clear.float().mean() > 0.7 and torch.equal(out[clear], theirs[clear])
@@ -117,11 +124,23 @@ def test_a_mixed_batch_gets_on_each_image_what_it_would_get_alone() -> None:
     assert torch.equal(mixed[operation == NOTHING], batch[operation == NOTHING])
 
 
+def test_operations_after_each_other_are_each_carried_out_on_what_the_one_before_left() -> None:
+    batch, count = images(64, (3, 32, 32)), NOTHING + 1
+    strength = torch.tensor([float(strengths(name, 3, (3, 32, 32))[2]) for name in NAMES], dtype=torch.float64)
+    variants = Variants(torch.arange(NOTHING), strength, 32, 32)
+    drawn = torch.randint(count, (64, 3), generator=torch.Generator().manual_seed(0))
+    expected = batch
+    for stage in range(3):
+        expected = torch.cat([variants.applied(expected[i : i + 1], drawn[i : i + 1, stage, None]) for i in range(64)])
+    assert torch.equal(variants.applied(batch, drawn), expected)
+    assert torch.equal(variants.applied(batch, drawn[:, :0]), batch)
+
+
 @pytest.mark.parametrize("policy", POLICIES)
 def test_the_policies_are_the_published_ones(policy: Any) -> None:
     theirs: Any = TheirAutoAugment(POLICIES[policy])
     assert len(sub_policies(policy)) == len(theirs._policies) == 25
-    ours = AutoAugment(policy, 30, 32)
+    first, second = AutoAugment(policy, 30, 32).variants.strength[:100].view(2, 25, 2)  # with the one sign, and with the other
     for i, (pair, published) in enumerate(zip(sub_policies(policy), theirs._policies, strict=True)):
         for j, ((name, probability, _), (title, p, bin)) in enumerate(zip(pair, published, strict=True)):
             assert THEIRS[name] == title and probability == p
@@ -129,7 +148,8 @@ def test_the_policies_are_the_published_ones(policy: Any) -> None:
             expected = magnitudes(10, 30, 32)
             assert OPERATIONS[name].signed == signed
             if expected is not None:
-                assert ours.strength[i, j] == pytest.approx(float(expected[bin]), abs=1e-5)
+                assert first[i, j] == pytest.approx(float(expected[bin]), abs=1e-5)
+                assert second[i, j] == (-first[i, j] if signed else first[i, j])
 
 
 def test_a_choice_between_bytes_is_torchs() -> None:
@@ -142,7 +162,8 @@ def test_a_choice_between_bytes_is_torchs() -> None:
 @pytest.mark.parametrize("policy", POLICIES)
 def test_draws_follow_the_policies_probabilities_and_signs(policy: Any) -> None:
     ours = AutoAugment(policy, 32, 32)
-    operation, strength = ours.draw(50_000, torch.Generator().manual_seed(3))
+    drawn = ours.draw(50_000, torch.Generator().manual_seed(3))
+    operation, strength = ours.variants.operation[drawn], ours.variants.strength.flatten()[drawn]
     expected = torch.zeros(2, NOTHING + 1)
     for pair in sub_policies(policy):
         for j, (name, probability, _) in enumerate(pair):
@@ -161,7 +182,7 @@ def test_crops_are_those_of_the_padded_image() -> None:
     generator = torch.Generator().manual_seed(0)
     top, left = torch.randint(-p, p + 1, (2, 100), generator=generator)
     flip = torch.rand(100, generator=generator) < 0.5
-    ours = taken(batch, crop_and_flip(top, left, flip, 12, 9))
+    ours = crop_and_flip(batch, top, left, flip, p)
     for i in range(100):
         padded = TF.pad(batch[i], [p, p, p, p])
         theirs = TF.crop(padded, int(top[i]) + p, int(left[i]) + p, 12, 9)
@@ -195,6 +216,16 @@ def test_limit_a_sure_flip_is_the_mirrored_image() -> None:
     batch = images(50, (3, 32, 32))
     out = changed(Standard(crop=0, flip=0.999999), batch)
     assert torch.equal(out, batch.flip(3))
+
+
+@pytest.mark.parametrize("side", [1, 4, 5, 13])
+def test_squares_are_cut_off_at_the_edges(side: int) -> None:
+    row, column = (torch.arange(63) // 9, torch.arange(63) % 9)  # every pixel of 7 by 9
+    expected = torch.zeros(63, 1, 7, 9, dtype=torch.uint8)
+    for mask, y, x in zip(expected, row.tolist(), column.tolist(), strict=True):
+        top, left = y - side // 2, x - side // 2
+        mask[0, max(top, 0) : top + side, max(left, 0) : left + side] = 1
+    assert torch.equal(squares(row, column, side, 7, 9), expected)
 
 
 @pytest.mark.parametrize("auto_augment", [None, "cifar10"])
@@ -250,10 +281,10 @@ def test_what_does_not_fit_is_said_in_one_line(setting: Standard, shape: tuple[i
         setting.check(Facts(shape, "classes", 10, 10, 10, 10, 5))
 
 
-@pytest.mark.parametrize("blend", [colours.brightness, colours.saturation, colours.contrast, colours.sharpness])
-def test_limit_a_factor_of_one_is_the_image(blend: Callable[[Tensor, Tensor], Tensor]) -> None:
+@pytest.mark.parametrize("name", ["brightness", "saturation", "contrast", "sharpness"])
+def test_limit_a_factor_of_one_is_the_image(name: str) -> None:
     batch = images(10, (3, 16, 16))
-    assert torch.equal(blend(batch, torch.ones(10)), batch)
+    assert torch.equal(applied(batch, torch.full((10,), NAMES.index(name)), torch.zeros(10)), batch)
 
 
 # In training.

@@ -18,6 +18,7 @@ from effdl.methods.method import Method
 from effdl.methods.segmentwise import Segmentwise
 from effdl.records import plan
 from effdl.setting import setting
+from effdl.training import rehearsal
 from effdl.training.fake import Undrawn, fakes
 from effdl.training.handle import RunHandle
 from effdl.training.hardware import Hardware
@@ -55,11 +56,18 @@ def memory(notes: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in notes.items() if key.startswith("memory/")}
 
 
+def of_real_steps(asked: config.Spec) -> dict[str, Any]:
+    """Each segment's own, those of one form too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rehearsal, "form_of", lambda *modules: None)
+        return memory(plan._rehearse(asked, 1))
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_fake_tensors_give_the_bytes_of_real_steps(case: str) -> None:
     asked = spec(*CASES[case])
     counted = memory(plan._count(asked, 1))
-    assert counted == memory(plan._rehearse(asked, 1)) and counted["memory/resident_peak_bytes"] > 0
+    assert counted == of_real_steps(asked) and counted["memory/resident_peak_bytes"] > 0
     assert memory(plan._count(asked, 1)) == counted  # from what it has learned
 
 
@@ -68,7 +76,15 @@ def test_fake_tensors_give_the_bytes_of_real_steps(case: str) -> None:
 @pytest.mark.parametrize("arch", config.choices("arch"))
 def test_fake_tensors_give_the_bytes_of_real_steps_on_every_network(arch: str, method: str, precision: str) -> None:
     asked = spec(f"arch={arch}", f"hardware.precision={precision}", f"method={method}")
-    assert memory(plan._count(asked, 1)) == memory(plan._rehearse(asked, 1))
+    assert memory(plan._count(asked, 1)) == of_real_steps(asked)
+
+
+def test_segments_of_one_form_are_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, tried = spec("arch=shufflenet_v2_x0_5"), []
+    expected, count = of_real_steps(asked), rehearsal.Rehearsal._count
+    monkeypatch.setattr(rehearsal.Rehearsal, "_count", lambda self: tried.append(1) or count(self))
+    assert memory(plan._rehearse(asked, 1)) == expected
+    assert len(tried) < len(expected["memory/segment_peak_bytes"]) == 16
 
 
 def test_bytes_by_layer_are_those_that_a_run_writes_into_its_record(tmp_path: Any) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from effdl.errors import RecordError
 from effdl.records import carry
-from effdl.reproduce import conduct, figure, ledger
+from effdl.reproduce import conduct, figure, ledger, tables
 from effdl.reproduce.artefact import Declaration
 from effdl.reproduce.frame import frame
 from effdl.reproduce.report import report
@@ -163,3 +163,7 @@ def test_choices_are_fitted_jointly_over_all_claims_and_none_may_fit(tmp_path: P
     assert both.endswith("All claims hold together under: nine.")
     none = grid(tmp_path, [0.80, 0.80])
     assert "| nine | 0 | 2 | 0 | 0 |" in none and none.endswith("None fits all claims together.")
+
+
+def test_a_claims_name_in_words_has_its_decimal_point() -> None:
+    assert tables.in_words("within_0p3_of_backprop") == "within 0.3 of backprop" and tables.in_words("top_1_up") == "top 1 up"

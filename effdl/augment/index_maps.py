@@ -1,7 +1,7 @@
 """Geometric operations as index maps: for each pixel of the result, the pixel of the source that it takes.
 
-A map is (N, H·W) of flat positions in the source with a border of one black pixel around it, on which lies all that is
-outside. One gather carries it out, whatever the operation. All take the nearest pixel, as torchvision does by default.
+A map is (N, H·W) of flat positions in the source; H·W, one past its end, stands for all that is outside and is black. One
+gather carries it out, whatever the operation. All take the nearest pixel, as torchvision does by default.
 """
 
 import torch
@@ -11,17 +11,8 @@ from torch import Tensor
 
 def taken(images: Tensor, index: Tensor) -> Tensor:
     """The pixels of images (N, C, H, W) that maps (N, H·W) name."""
-    source = F.pad(images, (1, 1, 1, 1)).flatten(2)
+    source = F.pad(images.flatten(2), (0, 1))
     return source.gather(2, index.unsqueeze(1).expand(-1, images.shape[1], -1)).view(images.shape)
-
-
-def crop_and_flip(top: Tensor, left: Tensor, flip: Tensor, height: int, width: int) -> Tensor:
-    """Maps of crops that begin ``top`` rows below and ``left`` columns right of the image's corner (negative: outside), each
-    mirrored from left to right where ``flip``; all (N,)."""
-    rows = torch.arange(height, device=top.device) + top[:, None]
-    columns = torch.arange(width, device=top.device)
-    columns = torch.where(flip[:, None], width - 1 - columns, columns) + left[:, None]
-    return _map(rows[:, :, None], columns[:, None, :], height, width)
 
 
 def affine(matrices: Tensor, height: int, width: int) -> Tensor:
@@ -33,33 +24,29 @@ def affine(matrices: Tensor, height: int, width: int) -> Tensor:
     y = torch.arange(height, device=matrices.device) - (height - 1) / 2
     across, down, offset = (matrices[:, :, i, None, None] for i in range(3))
     columns, rows = (across * x + (down * y[:, None] + offset)).unbind(1)  # (N, H, W)
-    return _map(rows.add_((height - 1) / 2).round_(), columns.add_((width - 1) / 2).round_(), height, width)
-
-
-def _map(rows: Tensor, columns: Tensor, height: int, width: int) -> Tensor:
-    """The map to whole rows and columns, overwritten, that broadcast to (N, H, W); all that lies outside is the border."""
-    rows, columns = rows.clamp_(-1, height), columns.clamp_(-1, width)
-    return torch.add(columns.add_(width + 3), rows, alpha=width + 2).long().flatten(1)
+    columns, rows = (columns + (width - 1) / 2).round(), (rows + (height - 1) / 2).round()
+    inside = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
+    return torch.where(inside, rows * width + columns, height * width).long().flatten(1)
 
 
 def shear_x(share: Tensor, height: int, width: int) -> Tensor:
     """Matrices that shear by ``share`` (N,) of the height, the top edge at rest."""
-    return _matrices(share, [1, 0, 0, 0, 1, 0], [0, 1, height / 2, 0, 0, 0])
+    return _matrices(share, [[0, 1, height / 2], [0, 0, 0]])
 
 
 def shear_y(share: Tensor, height: int, width: int) -> Tensor:
     """Matrices that shear by ``share`` (N,) of the width, the left edge at rest."""
-    return _matrices(share, [1, 0, 0, 0, 1, 0], [0, 0, 0, 1, 0, width / 2])
+    return _matrices(share, [[0, 0, 0], [1, 0, width / 2]])
 
 
 def translate_x(pixels: Tensor, height: int, width: int) -> Tensor:
     """Matrices that move right by whole ``pixels`` (N,), fractions cut off."""
-    return _matrices(pixels.trunc(), [1, 0, 0, 0, 1, 0], [0, 0, -1, 0, 0, 0])
+    return _matrices(pixels.trunc(), [[0, 0, -1], [0, 0, 0]])
 
 
 def translate_y(pixels: Tensor, height: int, width: int) -> Tensor:
     """Matrices that move down by whole ``pixels`` (N,), fractions cut off."""
-    return _matrices(pixels.trunc(), [1, 0, 0, 0, 1, 0], [0, 0, 0, 0, 0, -1])
+    return _matrices(pixels.trunc(), [[0, 0, 0], [0, 0, -1]])
 
 
 def rotate(degrees: Tensor, height: int, width: int) -> Tensor:
@@ -69,6 +56,6 @@ def rotate(degrees: Tensor, height: int, width: int) -> Tensor:
     return torch.stack([cos, -sin, zero, sin, cos, zero], 1).view(-1, 2, 3)
 
 
-def _matrices(factor: Tensor, fixed: list[float], scaled: list[float]) -> Tensor:
-    still, change = (factor.new_tensor(values) for values in (fixed, scaled))
-    return (still + factor[:, None] * change).view(-1, 2, 3)
+def _matrices(factor: Tensor, direction: list[list[float]]) -> Tensor:
+    """The identity and ``factor`` (N,) times a direction (2, 3)."""
+    return torch.eye(2, 3, dtype=factor.dtype) + factor[:, None, None] * torch.tensor(direction, dtype=factor.dtype)

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from effdl.augment.augment import Augment
-from effdl.augment.auto_augment import AutoAugment, Policy, applied
+from effdl.augment.auto_augment import AutoAugment, Policy
 from effdl.augment.colours import where
-from effdl.augment.index_maps import crop_and_flip, taken
+from effdl.augment.crops import crop_and_flip
+from effdl.augment.cutout import squares
 from effdl.datasets.problem import Change, Facts, Split
 from effdl.errors import ConfigError, DataError
 from effdl.setting import Probability, Size, setting
@@ -52,27 +53,15 @@ class Standard(Augment):
         return partial(self._change, found.mean.round().to(dtype), policy)
 
     def _change(self, mean: Tensor, policy: AutoAugment | None, images: Tensor, generator: torch.Generator) -> Tensor:
-        index = self._crop_and_flip(images, generator)
-        operation, strength = policy.draw(len(images), generator) if policy else torch.empty(2, len(images), 0)
-        hole = self._hole(images, generator)
-        images = taken(images, index)
-        for stage in range(operation.shape[1]):
-            images = applied(images, operation[:, stage], strength[:, stage])
-        return images if hole is None else where(hole, mean.to(images.device), images)
-
-    def _crop_and_flip(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Maps, made on the images' device from what was drawn for each."""
-        top, left = torch.randint(-self.crop, self.crop + 1, (2, len(images)), generator=generator).to(images.device)
-        flip = torch.rand(len(images), generator=generator).to(images.device) < self.flip
-        return crop_and_flip(top, left, flip, *images.shape[2:])
-
-    def _hole(self, images: Tensor, generator: torch.Generator) -> Tensor | None:
-        """Where Cutout covers the images (N, 1, H, W): 1 there, else 0."""
-        if self.cutout == 0:
-            return None
-        inside = []
-        for side in images.shape[2:]:
-            start = torch.randint(side, (len(images), 1), generator=generator).to(images.device) - self.cutout // 2
-            place = torch.arange(side, device=images.device) - start
-            inside.append(((place >= 0) & (place < self.cutout)).to(images.dtype))
-        return (inside[0][:, :, None] & inside[1][:, None, :]).unsqueeze(1)
+        count, (height, width) = len(images), images.shape[2:]
+        top, left = torch.randint(-self.crop, self.crop + 1, (2, count), generator=generator)
+        flip = torch.rand(count, generator=generator) < self.flip
+        drawn = policy.draw(count, generator) if policy else None
+        centre = [torch.randint(side, (count,), generator=generator) for side in (height, width)] if self.cutout else None
+        images = crop_and_flip(images, top, left, flip, self.crop)
+        if policy and drawn is not None:
+            images = policy.variants.applied(images, drawn)
+        if centre:
+            row, column = torch.stack(centre).to(images.device)
+            images = where(squares(row, column, self.cutout, height, width), mean.to(images.device), images)
+        return images

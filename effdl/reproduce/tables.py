@@ -1,6 +1,7 @@
 """An artefact's tables in Markdown: printed numbers beside ours, verdicts on claims, the details of each cell."""
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 
 import pandas as pd
@@ -36,7 +37,7 @@ def table(declaration: Declaration, scale: str, runs: Runs, found: Sequence[Judg
         verdicts = {one.name: _word(one) for one in found if one.at == at}
         lines.append([", ".join([first[0], *choices]), *first[1:], *texts, *(verdicts.get(name, "") for name in columns)])
     header = _crossed_header(declaration) if artefact.columns else ["n", *(column.name for column in artefact.details)]
-    return markdown([*artefact.rows, *header, *(name.replace("_", " ") for name in columns)], lines)
+    return markdown([*artefact.rows, *header, *map(in_words, columns)], lines)
 
 
 def _crossed_header(declaration: Declaration) -> list[str]:
@@ -76,6 +77,11 @@ def _listed(declaration: Declaration, runs: Runs, cell: Cell, cells: Sequence[Ce
     return [str(count), *(_column(column, cell, cells, runs) for column in artefact.details)]
 
 
+def in_words(name: str) -> str:
+    """A claim's name for people. A decimal point in it is written p, as in the ids of claims.csv."""
+    return re.sub(r"(?<=\d)p(?=\d)", ".", name).replace("_", " ")
+
+
 def by_row(declaration: Declaration) -> list[str]:
     """Claims that have a verdict for each row of the table, which shows them as columns."""
     return [name for name, claim in declaration.artefact.claims.items() if set(claim.each) == set(declaration.artefact.rows)]
@@ -90,7 +96,7 @@ def legend(declaration: Declaration, found: Sequence[Judged]) -> str:
         sides = " minus ".join(_side(declaration, side) for side in (one.claim.left, one.claim.right) if side)
         what = f"{sides or declaration.artefact.metric}, {'points' if unit == 'percent' and one.claim.right else unit}"
         meaning = f"{one.claim.says} ({what}: the interval lies in {_required(one)}). {one.claim.note}"
-        lines.append(f"- *{name.replace('_', ' ')}*: {meaning}".rstrip())
+        lines.append(f"- *{in_words(name)}*: {meaning}".rstrip())
     return "\n".join(lines)
 
 

@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from itertools import count
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from effdl.training.segment import SegmentState
 if TYPE_CHECKING:
     from effdl.training.fake import Fakes
 
+T = TypeVar("T")
 PIECE_BUDGET_S = 0.005
 
 
@@ -54,7 +55,9 @@ class Prefix:
         # Peaks of the calls so far without weights: below the last piece, and of that one, whose output is now fed to a
         # segment ("activation") and will be the feednet's own once there is another piece.
         self._below = self._last = self._last_within = NOTHING
-        self.steps: dict[Any, tuple[Memory, int]] = {}  # of segments by their form: networks repeat themselves
+        # Of segments by their form: networks repeat themselves.
+        self.steps: dict[Any, tuple[Memory, int]] = {}
+        self.step_seconds: dict[Any, float] = {}
         self.climb(*pieces)
 
     @property
@@ -141,30 +144,24 @@ class Prefix:
 
 
 class Rehearsal:
-    """Training steps of a copy of a segment above a rehearsed prefix; the original is not touched."""
+    """Training steps of a copy of a segment above a rehearsed prefix; the original is not touched.
+
+    Segments of one form above the same prefix are tried once.
+    """
 
     def __init__(self, state: SegmentState, prefix: Prefix) -> None:
         self._prefix = prefix
         self._state = prefix.copy(state)
+        self._form = self._form_of_step()
 
     def memory(self) -> Memory:
-        """Peak memory of a step after the first. The feednet counts (table 6.3's "relative memory use" includes it).
-
-        On fake tensors segments of one form are counted once.
-        """
+        """Peak memory of a step after the first. The feednet counts (table 6.3's "relative memory use" includes it)."""
         prefix, weights = self._prefix, _bytes(_state(self._state.modules))
-        form = self._form() if prefix.is_fake else None
-        if form is None or form not in prefix.steps:
-            counted = self._count()
-            if form is not None:
-                prefix.steps[form] = counted
-        else:
-            counted = prefix.steps[form]
-        step, of_optimizer = counted
+        step, of_optimizer = _once(prefix.steps, self._form, self._count)
         return _larger(prefix.feeding().plus(parameter=weights, optimizer=of_optimizer), step.plus(feednet=prefix.weight_bytes))
 
-    def _form(self) -> Any:
-        """All that the bytes of its step hang on, but what lies below; None where that cannot be told."""
+    def _form_of_step(self) -> Any:
+        """All that the bytes and the seconds of its step hang on, but what lies below; None where that cannot be told."""
         state, fed = self._state, self._prefix.x
         if (modules := form_of(*state.modules)) is None or state.optimizer.state:
             return None
@@ -202,7 +199,8 @@ class Rehearsal:
 
     def seconds(self, budget: float = 0.02) -> float:
         """Of one training step: the fastest of at least two, unless the first takes seconds."""
-        return fastest(lambda: self._step(self._prefix.x), self._prefix.x.device, budget)
+        prefix = self._prefix
+        return _once(prefix.step_seconds, self._form, lambda: fastest(lambda: self._step(prefix.x), prefix.x.device, budget))
 
     def _step(self, fed: Tensor) -> None:
         """One training step; nothing but ``fed``'s place in the batch holds it."""
@@ -210,6 +208,15 @@ class Rehearsal:
         del fed
         for _ in self._state.train_epoch(waiting.pop() for _ in range(1)):
             pass
+
+
+def _once(known: dict[Any, T], form: Any, find: Callable[[], T]) -> T:
+    """Found out once for all that are of one form, each time where there is none."""
+    if form is None:
+        return find()
+    if form not in known:
+        known[form] = find()
+    return known[form]
 
 
 def fastest(call: Callable[[], object], device: torch.device, budget: float) -> float:
