@@ -19,8 +19,9 @@ from effdl.methods.segmentwise import Segmentwise
 from effdl.records import plan
 from effdl.setting import setting
 from effdl.training import rehearsal
-from effdl.training.fake import fakes
+from effdl.training.fake import Undrawn, fakes
 from effdl.training.handle import RunHandle
+from effdl.training.hardware import Hardware
 from effdl.training.memory import LiveStorages
 from effdl.training.rehearsal import Prefix
 
@@ -238,3 +239,56 @@ def test_an_operation_that_is_remembered_puts_out_what_it_put_out_first() -> Non
             left, right = a.split(2)
             assert left.untyped_storage()._cdata == right.untyped_storage()._cdata == a.untyped_storage()._cdata
             assert right.storage_offset() == 12
+
+
+def normalised(x: Tensor, weight: Tensor | None, training: bool) -> list[Tensor | None]:
+    """What batch normalisation and its backward pass put out."""
+    running = torch.zeros(3), torch.ones(3)
+    out, mean, rstd = torch.native_batch_norm(x, weight, weight, *running, training, 0.1, 1e-5)
+    gradient, mask = out.sum().expand_as(out), [True, weight is not None, False]
+    gradients = torch.ops.aten.native_batch_norm_backward(gradient, x, weight, *running, mean, rstd, training, 1e-5, mask)
+    return [out, mean, rstd, *gradients]
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_our_own_account_of_batch_normalisation_is_that_of_its_kernels(
+    training: bool, dtype: torch.dtype, affine: bool, layout: torch.memory_format
+) -> None:
+    x, weight = torch.zeros(2, 3, 4, 5, dtype=dtype).to(memory_format=layout), torch.ones(3) if affine else None
+    with fakes():
+        fake = normalised(fakes().convert(x), None if weight is None else fakes().convert(weight), training)
+    for ours, theirs in zip(fake, normalised(x, weight, training), strict=True):
+        assert (ours is None) == (theirs is None)
+        if ours is not None and theirs is not None:
+            assert (ours.shape, ours.stride(), ours.dtype) == (theirs.shape, theirs.stride(), theirs.dtype)
+
+
+def test_a_copy_on_fake_tensors_shares_storages_as_the_original_does() -> None:
+    module = nn.Linear(4, 4)
+    module.register_buffer("part", module.weight.detach()[1:3])
+    copied = fakes().copy(module)
+    assert copied.part.untyped_storage()._cdata == copied.weight.untyped_storage()._cdata
+    assert (tuple(copied.part.shape), copied.part.storage_offset()) == ((2, 4), 4)
+    assert isinstance(copied.weight, nn.Parameter) and copied.weight.requires_grad and not copied.part.requires_grad
+    assert copied.bias.untyped_storage()._cdata != copied.weight.untyped_storage()._cdata
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_tensors_are_placed_as_their_module_is(layout: Any) -> None:
+    module = nn.Sequential(
+        nn.Conv2d(4, 6, 3), nn.Conv2d(6, 6, 1), nn.Conv2d(6, 6, 3, groups=6), nn.BatchNorm2d(6), nn.Linear(6, 2)
+    )
+    hardware, here = Hardware(layout=layout), torch.device("cpu")
+    one_by_one = [hardware.placed(p, here).stride() for p in module.parameters()]
+    assert one_by_one == [p.stride() for p in hardware.place(module, here).parameters()]
+
+
+def test_a_weight_that_is_not_drawn_is_not_reckoned_with_and_any_other_is() -> None:
+    with Undrawn():
+        weight, other = torch.zeros(3), torch.zeros(3)
+        nn.init.trunc_normal_(weight)
+        other.add_(1).mul_(2).clamp_(max=1.5)
+    assert weight.eq(0).all() and other.eq(1.5).all()

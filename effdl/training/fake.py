@@ -13,12 +13,15 @@ from torch._subclasses.fake_tensor import (
 )
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from effdl.training.memory import LiveStorages, converted, tensors_of
 
 T = TypeVar("T")
 DEVICE = torch.ops.prim.device.default
 RANDOM = {torch.ops.aten.normal_.default, torch.ops.aten.uniform_.default}
+# What makes a truncated normal of uniform numbers
+TRUNCATING = {torch.ops.aten.erfinv_, torch.ops.aten.mul_, torch.ops.aten.add_, torch.ops.aten.clamp_}
 Args = tuple[Any, ...]
 Maker = Callable[[Args], Any]  # an operation's arguments -> what it puts out
 
@@ -28,9 +31,14 @@ class Undrawn(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._undrawn = WeakTensorKeyDictionary()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return args[0] if func in RANDOM else func(*args, **(kwargs or {}))
+        if func in RANDOM:
+            self._undrawn[args[0]] = True
+        elif func.overloadpacket not in TRUNCATING or args[0] not in self._undrawn:
+            return func(*args, **(kwargs or {}))
+        return args[0]
 
 
 @lru_cache(maxsize=1)
