@@ -143,9 +143,10 @@ def list_all(options: argparse.Namespace) -> int:
 
 def status(options: argparse.Namespace) -> int:
     """Print what is declared, run and held."""
-    from effdl.reproduce import catalogue
+    from effdl.reproduce import catalogue, console
 
-    found = catalogue.status(options.results)
+    with console.tracking() as track:
+        found = catalogue.status(options.results, track)
     print(json.dumps(found) if options.json else catalogue.status_text(found))
     return 0
 
@@ -182,6 +183,8 @@ def _declared(options: argparse.Namespace) -> tuple[Any, str]:
 
 
 def _survey(declaration: Any, scale: str, options: argparse.Namespace) -> list[Any]:
+    from effdl.reproduce.console import tracking
     from effdl.reproduce.survey import survey
 
-    return survey(declaration, scale, options.results, options.cell)
+    with tracking() as track:
+        return survey(declaration, scale, options.results, options.cell, track)

@@ -309,9 +309,9 @@ def test_real_targets_must_lie_where_the_output_units_can_reach_them() -> None:
 @pytest.mark.parametrize("installed", [True, False])
 def test_configs_are_the_packages_own_before_any_that_lie_beside_it(installed: bool, tmp_path: Path) -> None:
     package = tmp_path / "effdl"
-    package.mkdir()
-    for path in (CONFIGS.parent / "effdl").glob("*.py"):
-        shutil.copy(path, package)
+    for path in [*(source := CONFIGS.parent / "effdl").glob("*.py"), *source.glob("config/*.py")]:
+        (package / path.relative_to(source)).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, package / path.relative_to(source))
     for folder in [tmp_path / "configs", *([package / "configs"] if installed else [])]:
         folder.mkdir()
     code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from effdl.config import CONFIGS; print(CONFIGS)"

@@ -16,7 +16,8 @@ from PIL import Image
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from effdl.datasets import cache
+from effdl import cache
+from effdl.datasets import fingerprints
 from effdl.datasets.decoding import Decoder
 from effdl.datasets.folder import Folder
 from effdl.datasets.problem import Facts
@@ -151,10 +152,10 @@ def test_unchanged_files_are_not_read_for_their_checksum_again(tmp_path: Path, m
     images = picture.folders(tmp_path)
     first = folder(tmp_path).fingerprint()
     opened: list[Path] = []
-    reading = cache.reading
-    monkeypatch.setattr(cache, "reading", lambda path: opened.append(path) or reading(path))  # type: ignore[func-returns-value]
+    reading = fingerprints.reading
+    monkeypatch.setattr(fingerprints, "reading", lambda path: opened.append(path) or reading(path))  # type: ignore[func-returns-value]
     assert folder(tmp_path).fingerprint() == first and len(opened) == 84  # so young that they may still change unseen
-    monkeypatch.setattr(cache, "RACY_S", -60.0)
+    monkeypatch.setattr(fingerprints, "RACY_S", -60.0)
     folder(tmp_path).fingerprint(), opened.clear()
     assert folder(tmp_path).fingerprint() == first and opened == []
     path = images / "train" / "ant" / "000.png"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-GROUND = {"errors", "rng", "setting", "torchrun"}
+GROUND = {"errors", "rng", "setting", "torchrun", "cache"}
 PARTS = GROUND | {"objectives", "datasets", "archs"}
 # What each part of effdl may import of effdl beside itself. reproduce → records → config; methods → training → parts.
 MAY = {
@@ -15,6 +15,7 @@ MAY = {
     "rng": set(),
     "setting": set(),
     "torchrun": set(),
+    "cache": set(),
     "objectives": GROUND,
     "datasets": GROUND | {"objectives"},
     "archs": GROUND | {"datasets", "objectives"},
@@ -24,19 +25,20 @@ MAY = {
     "filters": PARTS | {"training"},
     "augment": PARTS,
     "estimators": PARTS | {"training", "methods"},
-    "config": {"errors", "setting"},
+    "config": {"errors", "setting", "cache"},
     "records": PARTS | {"training", "config", "filters", "probes"},
     "reproduce": PARTS | {"config", "records"},
     "cli": {"config", "errors", "records", "reproduce", "torchrun"},
     "commands": {"cli", "config", "errors", "records", "reproduce"},
     "__main__": {"commands"},
 }
-REPRODUCE = tuple(f"reproduce/{name}" for name in ("published", "vocabulary", "artefact", "catalogue", "declared", "ledger"))
+OF_REPRODUCE = ("published", "vocabulary", "artefact", "catalogue", "survey", "declared", "ledger")
 LIGHT = (
-    *REPRODUCE,
+    *(f"reproduce/{name}" for name in OF_REPRODUCE),
     "commands",
     "cli",
-    "config",
+    "cache",
+    *(f"config/{name}" for name in ("__init__", "composition", "groups", "identity", "spec")),
     "errors",
     "rng",
     "setting",
@@ -94,7 +96,7 @@ def test_methods_and_training_never_see_records_or_configs() -> None:
 
 def test_hydra_is_imported_where_configs_are_composed_and_nowhere_else() -> None:
     users = {p.relative_to(ROOT).as_posix() for p in MODULES for name, _ in imported(p) if name.split(".")[0] == "hydra"}
-    assert users == {"run.py", "effdl/config.py", "hydra_plugins/effdl_launcher.py"}
+    assert users == {"run.py", "effdl/config/composition.py", "hydra_plugins/effdl_launcher.py"}
 
 
 def test_vision_libraries_are_imported_inside_functions_only() -> None:

@@ -1,6 +1,7 @@
 """Records answer only for what was asked, hold all that was noted, and do not depend on a logger."""
 
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,6 +14,7 @@ from command import Heard, numbers
 from torch import nn
 
 from effdl import config, load_network
+from effdl.datasets import waiting
 from effdl.errors import RecordError
 from effdl.records import carry
 from effdl.records.execute import execute
@@ -182,6 +184,17 @@ def test_logger_of_a_resumed_run_sees_all_lines_again(tmp_path: Path, monkeypatc
     logged = carry.carry_out(asked, tmp_path)
     lines = [json.loads(line) for line in (Path(logged["path"]) / "metrics.jsonl").read_text().splitlines()]
     assert seen[: len(before)] == before and seen[:-1] == lines and len(lines) > len(before)
+
+
+def test_a_run_says_by_its_own_reporter_and_name_how_far_it_is_with_trying(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(waiting, "QUIET_S", -1.0)
+    monkeypatch.setattr(waiting, "EVERY_S", -1.0)
+    heard = Heard()
+    result = carry.carry_out(spec(), tmp_path, heard)
+    segments = len(result["summary"]["memory/segment_peak_bytes"])
+    assert len(heard.lines) == segments - 1 > 0  # nothing after the last, when the cost is told
+    for line in heard.lines:
+        assert re.fullmatch(rf"{re.escape(result['name'])}: trying what each layer will take: \d+%, \d+ s left", line), line
 
 
 @pytest.mark.parametrize("fails_at", [0, 3, 1000])

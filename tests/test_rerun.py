@@ -1,4 +1,7 @@
-"""The cheapest cell of each ledger, run again from its stored command: the same numbers, in the time that was planned."""
+"""The cheapest cell of each ledger, run again from its stored command: the same numbers, in the time that was planned.
+
+Where even that takes too long for each commit, as in table 6.2, whoever changes what its numbers hang on runs it by hand.
+"""
 
 import json
 import math
@@ -16,6 +19,7 @@ from effdl.reproduce import ledger
 
 LEDGERS = sorted(path.stem for path in (command.ROOT / "results" / "ledger").glob("*.jsonl"))
 MOST_S = 600.0
+CHEAP_S = 400.0  # what all runs of a cell took in all, on one thread each
 EXACT = ("memory/accounted_peak_bytes", "data/train_samples", "data/train_passes")
 
 
@@ -25,11 +29,18 @@ def cheapest(name: str) -> tuple[str, list[dict[str, Any]]]:
     for line in ledger.read(command.ROOT / "results", name):
         if line["runs"]:
             cells.setdefault(line["command"], []).extend(line["runs"])
-    return min(cells.items(), key=lambda cell: math.fsum(run["times"]["time/wall_s"] for run in cell[1]))
+    return min(cells.items(), key=lambda cell: seconds(cell[1]))
 
 
-def test_there_is_a_ledger() -> None:
-    assert LEDGERS
+def seconds(runs: list[dict[str, Any]]) -> float:
+    return math.fsum(run["times"]["time/wall_s"] for run in runs)
+
+
+CHEAP = [name for name in LEDGERS if seconds(cheapest(name)[1]) < CHEAP_S]
+
+
+def test_there_are_ledgers_with_a_cell_that_is_cheap_enough_to_run_again() -> None:
+    assert len(CHEAP) >= 2
 
 
 @pytest.mark.parametrize("name", LEDGERS)
@@ -41,7 +52,7 @@ def test_the_times_that_its_runs_expected_and_took_agree_over_a_whole_ledger(nam
 
 @pytest.mark.slow
 @pytest.mark.alone
-@pytest.mark.parametrize("name", LEDGERS)
+@pytest.mark.parametrize("name", CHEAP)
 def test_the_cheapest_cell_runs_again_to_the_same_numbers_in_the_planned_time(name: str, tmp_path: Path) -> None:
     stored, runs = cheapest(name)
     data = os.environ.get("EFFDL_DATA", "data")

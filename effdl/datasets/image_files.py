@@ -11,9 +11,10 @@ import numpy as np
 import torch
 
 from effdl import torchrun
-from effdl.datasets.cache import fingerprint, found_out
+from effdl.cache import found_out
 from effdl.datasets.decoding import Decoder
 from effdl.datasets.files import sets_folder
+from effdl.datasets.fingerprints import fingerprint
 from effdl.datasets.problem import Dataset, Facts
 from effdl.datasets.streamed import Images, Source, Streamed, Unreadable
 from effdl.datasets.waiting import say

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from effdl.datasets.cache import stamp
+from effdl.datasets.fingerprints import stamp
 from effdl.datasets.image_files import TESTS, ImageFiles, Labelled, check_same_classes, split_to_test
 from effdl.datasets.unpacked import Unpacked, unpacked
 from effdl.errors import DataError

@@ -262,8 +262,8 @@ class Problem:
 
         choose: as in `ordered`; not with an augmentation, which hangs on what else is in a batch.
         """
-        stored = self.ordered(self.train_split, epoch, choose)
         assert choose is None or self.augment is None
+        stored = self.ordered(self.train_split, epoch, choose)
         return stored if self.augment is None else self._varied(stored, epoch, self.augment)
 
     def _varied(self, stored: Iterator[Batch], epoch: int, change: Change) -> Iterator[Batch]:

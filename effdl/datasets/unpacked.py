@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from effdl.datasets.cache import alone, cache_folder
+from effdl.cache import alone, cache_folder
 from effdl.datasets.waiting import watched
 from effdl.errors import DataError
 

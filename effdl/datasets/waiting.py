@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -15,7 +15,7 @@ def say(text: str) -> None:
     print(f"effdl: {text}", file=sys.stderr, flush=True)
 
 
-def watched(parts: Iterable[T], total: int, doing: str) -> Iterator[T]:
+def watched(parts: Iterable[T], total: int, doing: str, say: Callable[[str], None] = say) -> Iterator[T]:
     """The same parts; after three seconds, and then every five, it is said how far they are. doing: "decoding 300 images"."""
     start = shown = time.monotonic()
     for done, part in enumerate(parts, 1):

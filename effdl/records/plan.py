@@ -1,7 +1,7 @@
 """What a Spec would cost, without training it: bytes counted on fake tensors, seconds of a few real steps, by segment."""
 
 import gc
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -12,15 +12,15 @@ from torch import Tensor
 from effdl import config
 from effdl.archs.chain import Arch, BlockChain
 from effdl.datasets.problem import Facts, Problem, Split
+from effdl.datasets.waiting import say
 from effdl.errors import EffdlError
 from effdl.records.carry import build_network, open_problem, open_run
-from effdl.records.report import Silent
+from effdl.records.report import Silent, Track, untracked
 from effdl.training.handle import SegmentCost
 from effdl.training.hardware import Hardware, restoring
 from effdl.training.memory import KINDS
 
 Notes = dict[str, Any]
-Track = Callable[[Iterable[Any], str, int], Iterable[Any]]
 _known: dict[Any, Notes] = {}
 
 
@@ -65,15 +65,14 @@ class _Told(Exception):
 
 
 class _Asking(Silent):
+    def say(self, text: str) -> None:
+        say(text)
+
     def cost(self, name: str, seconds: float, costs: list[SegmentCost]) -> None:
         raise _Told
 
 
-def _untold(items: Iterable[Any], what: str, total: int) -> Iterable[Any]:
-    return items
-
-
-def cost(spec: config.Spec, threads: int | None = None, timed: bool = False, track: Track = _untold) -> Cost | None:
+def cost(spec: config.Spec, threads: int | None = None, timed: bool = False, track: Track = untracked) -> Cost | None:
     """Plan a Spec; None where its method does not say what it will cost.
 
     Args:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
     from effdl.training.handle import SegmentCost
+
+Track = Callable[[Iterable[Any], str, int], Iterable[Any]]  # (items, what, how many) -> the items, showing how far it is
 
 LINE_EVERY_S = 5.0
 LONG_S = 60.0
@@ -159,6 +162,11 @@ class Console:
             self._bars.console.print(text, markup=False)
         else:
             print(text, file=sys.stderr, flush=True)
+
+
+def untracked(items: Iterable[Any], what: str, total: int) -> Iterable[Any]:
+    """The items, showing nothing."""
+    return items
 
 
 def duration(seconds: float) -> str:

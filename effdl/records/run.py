@@ -4,12 +4,13 @@ import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from effdl.datasets.problem import Batch, Split
+from effdl.datasets.waiting import watched
 from effdl.filters.filter import Filter
 from effdl.objectives.objective import Objective
 from effdl.probes.probe import Probe, look
@@ -24,6 +25,8 @@ from effdl.training.hardware import Hardware
 from effdl.training.loop import evaluate
 from effdl.training.optim import Optimizer, Schedule
 from effdl.training.ranks import Ranks
+
+T = TypeVar("T")
 
 SHOW_EVERY_S = 0.2
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
@@ -111,6 +114,9 @@ class Run:
         if self._optimizer is None:
             raise ValueError("this run has no optimizer: Run.in_memory(Sgd(lr=0.05))")
         return self._optimizer.build(parameters, lr_scale, weight_decay_scale)
+
+    def watch(self, parts: Iterable[T], total: int, doing: str) -> Iterable[T]:
+        return watched(parts, total, f"{self.name}: {doing}", self._reporter.say)
 
     def expect(self, costs: list[SegmentCost]) -> None:
         peak = max(costs, key=lambda c: c.memory.peak).memory

@@ -7,9 +7,11 @@ from typing import Any
 
 from effdl import config
 from effdl.errors import ConfigError, EffdlError
+from effdl.records.report import Track, untracked
 from effdl.reproduce import artefact, published
 from effdl.reproduce.artefact import Declaration
 from effdl.reproduce.claims import answered
+from effdl.reproduce.survey import survey
 
 THESIS = {"oland": "Øland", "demirbilek": "Demirbilek"}
 
@@ -59,11 +61,11 @@ def list_text(found: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def status(root: Path) -> dict[str, Any]:
+def status(root: Path, track: Track = untracked) -> dict[str, Any]:
     """How far each artefact and each claim has come, from the ledger and the records here.
 
     Returns:
-        {"artefacts": {id: {"declared", "scales": {scale: {"done", "left", "no_data", "verdicts"}}}},
+        {"artefacts": {id: {"declared", "scales": {scale: {"done", "left", "no_data", "verdicts": {word: how often}}}}},
         "claims": {id: {"answered_by", "verdicts"}}}; a wrong declaration or ledger stands as {"error": one line}.
     """
     artefacts: dict[str, Any] = {name: {"declared": False} for name in published.artefacts()}
@@ -71,11 +73,10 @@ def status(root: Path) -> dict[str, Any]:
     for name, path in artefact.declared().items():
         try:
             declaration = artefact.read(path)
-            artefacts[name] = {
-                "declared": True,
-                "scales": {s: _scale(declaration, s, root) for s in declaration.artefact.scales},
-            }
-            _answer(declaration, root, claims)
+            judged = {scale: _published_verdicts(declaration, scale, root) for scale in declaration.artefact.scales}
+            scales = {scale: _scale(declaration, scale, root, judged[scale], track) for scale in judged}
+            artefacts[name] = {"declared": True, "scales": scales}
+            _answer(declaration, judged, claims)
         except EffdlError as error:
             artefacts[name] = {"declared": True, "error": str(error)}
     return {"artefacts": artefacts, "claims": claims}
@@ -100,26 +101,23 @@ def status_text(found: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _scale(declaration: Declaration, scale: str, root: Path) -> dict[str, Any]:
-    from effdl.reproduce.survey import survey
-
-    surveyed = survey(declaration, scale, root)
-    verdicts = Counter(one.verdict.word for one in _published_verdicts(declaration, scale, root))
+def _scale(declaration: Declaration, scale: str, root: Path, judged: list[Any], track: Track) -> dict[str, Any]:
+    surveyed = survey(declaration, scale, root, track=track)
     return {
         "done": sum(one.done for one in surveyed),
         "left": sum(len(one.left) for one in surveyed),
         "no_data": sum(one.reason is not None for one in surveyed),
-        "verdicts": dict(verdicts),
+        "verdicts": dict(Counter(one.verdict.word for one in judged)),
     }
 
 
-def _answer(declaration: Declaration, root: Path, claims: dict[str, Any]) -> None:
+def _answer(declaration: Declaration, judged: Mapping[str, list[Any]], claims: dict[str, Any]) -> None:
     """Note for each claim of the theses which declaration answers it, and how."""
     for claim in declaration.artefact.claims.values():
         for name in answered(claim):
             claims[name]["answered_by"] = declaration.artefact.id
-    for scale in declaration.artefact.scales:
-        for one in _published_verdicts(declaration, scale, root):
+    for scale, verdicts in judged.items():
+        for one in verdicts:
             where = ", ".join(declaration.label(axis, level) for axis, level in one.at.items())
             for name in answered(one.claim):
                 said = f"{where}: {one.verdict.word}" if where else one.verdict.word

@@ -2,11 +2,11 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from effdl.records.report import duration, size
+from effdl.records.report import Track, duration, size
 from effdl.reproduce.artefact import Declaration
 from effdl.reproduce.survey import Surveyed, costs
 
@@ -15,8 +15,8 @@ QUIET_S = 3.0
 
 
 @contextmanager
-def tracking() -> Iterator[Callable[[Iterable[Any], str, int], Iterable[Any]]]:
-    """(items, what, how many) -> the items, with a bar and time left on a terminal, else a line every few seconds."""
+def tracking() -> Iterator[Track]:
+    """The items with a bar and time left on a terminal, else a line every few seconds."""
     if sys.stderr.isatty():
         from rich.console import Console
         from rich.progress import Progress

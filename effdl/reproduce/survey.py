@@ -1,15 +1,14 @@
 """What an artefact's cells need: their Specs, how many have run, what the rest would cost."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from effdl import config
 from effdl.errors import ConfigError, DataError, EffdlError
+from effdl.records.report import Track, untracked
 from effdl.reproduce.artefact import Cell, Declaration, specs
-
-Track = Callable[[Iterable[Any], str, int], Iterable[Any]]
 
 
 @dataclass
@@ -26,9 +25,12 @@ class Surveyed:
         return len(self.specs) - len(self.left)
 
 
-def survey(declaration: Declaration, scale: str, root: Path, only: str | None = None) -> list[Surveyed]:
+def survey(
+    declaration: Declaration, scale: str, root: Path, only: str | None = None, track: Track = untracked
+) -> list[Surveyed]:
     """Every cell of a scale, or those that ``only`` (axis=level,...) selects. Raises ConfigError."""
-    return [_survey(cell, root) for cell in select(declaration.cells(scale), only)]
+    cells = select(declaration.cells(scale), only)
+    return [_survey(cell, root) for cell in track(cells, "looking at cells", len(cells))]
 
 
 def select(cells: list[Cell], only: str | None) -> list[Cell]:

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from effdl.archs.chain import BlockChain
 from effdl.datasets.problem import Batch, Problem, cut
-from effdl.datasets.waiting import watched
 from effdl.errors import Diverged, FitFailed
 from effdl.training.costs import segment_costs
 from effdl.training.feeding import Feeder
@@ -73,7 +72,7 @@ class BottomUp:
                     self._state(i, plan, shapes[plan.stop - 1]) for i, plan in enumerate(self.plans)
                 )
                 if not self.problem.is_outline:
-                    states = watched(states, len(self.plans), "trying what each layer will take")
+                    states = self.run.watch(states, len(self.plans), "trying what each layer will take")
                 costs = segment_costs(self.plans, states, self.problem, self.chain, self.run, self.keep_bytes, self._steps)
                 self.run.expect(costs)
         else:

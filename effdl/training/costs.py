@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from effdl.archs.chain import BlockChain
 from effdl.datasets.problem import Problem
@@ -32,8 +32,9 @@ def segment_costs(
     one after another. steps: of an epoch, after the filter.
     """
     costs, filter, samples = [], run.filter, problem.num_train + problem.num_val
-    batch = run.ranks.share(next(problem.train(0)))
-    reading_s = problem.train_split.reading_seconds(problem.batch_size) + _augmenting_seconds(problem)
+    batch = next(problem.train(0))
+    reading_s = problem.train_split.reading_seconds(problem.batch_size) + _augmenting_seconds(problem, batch.x)
+    batch = run.ranks.share(batch)
     waiting = _waiting(filter, problem)
     kept_bytes, stored_s, copied = 0, 0.0, 0
     _take(idle := _weights(chain), chain.input)
@@ -69,11 +70,11 @@ def segment_costs(
     return costs
 
 
-def _augmenting_seconds(problem: Problem) -> float:
-    """Of one batch."""
+def _augmenting_seconds(problem: Problem, x: Tensor) -> float:
+    """Of one batch like this, which may have been augmented once already."""
     if problem.augment is None or problem.is_outline:
         return 0.0
-    change, x, generator = problem.augment, next(problem.train(0)).x, torch.Generator()
+    change, generator = problem.augment, torch.Generator()
     return fastest(lambda: change(x, generator), x.device, PIECE_BUDGET_S)
 
 

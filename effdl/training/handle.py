@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 import torch
 from torch import nn
@@ -13,6 +13,8 @@ from effdl.training.hardware import Hardware
 from effdl.training.memory import Memory
 from effdl.training.optim import Schedule
 from effdl.training.ranks import Ranks
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,9 @@ class RunHandle(Protocol):
         self, parameters: Iterable[nn.Parameter], lr_scale: float = 1.0, weight_decay_scale: float = 1.0
     ) -> torch.optim.Optimizer:
         """The configured optimizer over these parameters, its base values scaled."""
+
+    def watch(self, parts: Iterable[T], total: int, doing: str) -> Iterable[T]:
+        """The same parts, showing how far they are where they take seconds. doing: what is done with them."""
 
     def expect(self, costs: list[SegmentCost]) -> None:
         """Say beforehand what the run will cost."""

@@ -1,0 +1,106 @@
+"""From overrides to one composed config, by Hydra."""
+
+import json
+import re
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from effdl.cache import recall, remember
+from effdl.config.groups import CONFIGS, GROUPS, choices, digest_of_configs, search_path
+from effdl.errors import ConfigError, one_line
+
+SWEEP = re.compile(r"(\[[^]]*\]|\{[^}]*\})|,.*")  # outside of brackets, what follows the first value
+
+
+def compose(overrides: Sequence[str] = ()) -> DictConfig:
+    """The composed config for these overrides, as run.py's command line takes them. Raises ConfigError.
+
+    Hydra takes 0.2 s for it, and a table asks for hundreds again and again: what comes out is remembered as plain values,
+    interpolations unresolved, under all that goes in.
+    """
+    key = json.dumps([version("hydra-core"), version("omegaconf"), digest_of_configs(), *overrides])
+    plain = recall("composed", key)
+    if plain is None:
+        plain = OmegaConf.to_container(_composed(overrides))
+        if "${" not in " ".join(overrides) and _survives_json(plain):
+            remember("composed", key, plain)
+    composed: DictConfig = OmegaConf.create(plain)
+    OmegaConf.set_struct(composed, True)
+    return composed
+
+
+def _survives_json(plain: Any) -> bool:
+    try:
+        return bool(json.loads(json.dumps(plain, allow_nan=False)) == plain)
+    except (TypeError, ValueError):
+        return False
+
+
+def _composed(overrides: Sequence[str]) -> DictConfig:
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+    from yaml import YAMLError
+
+    hydra, running = GlobalHydra.instance(), GlobalHydra.instance().hydra
+    hydra.clear()  # a launcher runs within Hydra's own initialisation
+    try:
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            return hydra_compose("config", [*overrides, *search_path()])
+    except HydraException as error:
+        raise composition_error(error, overrides) from error
+    except YAMLError as error:  # names its file
+        raise ConfigError(one_line(error)) from error
+    except ValueError as error:  # such as method=null
+        raise ConfigError(f"{' '.join(overrides)}: {error}") from error
+    finally:
+        hydra.hydra = running
+
+
+def composition_error(error: BaseException, overrides: Sequence[str] = ()) -> ConfigError:
+    """Hydra's several lines as one that keeps the key and what there is instead."""
+    if missing := getattr(error, "missing_cfg_file", None):
+        group, _, name = missing.rpartition("/")
+        return ConfigError(f"{group}={name}: unknown choice; there are {', '.join(choices(group))}")
+    lines = [line.strip() for line in (str(error) or str(error.__cause__)).splitlines() if line.strip()]
+    noise = (
+        "Check your defaults",
+        "Config search path",
+        "provider=",
+        "Set the env",
+        "See https",
+        "object_type",
+        "reference_type",
+    )
+    text = " ".join(line for line in lines if not line.startswith(noise))
+    if match := re.match(r"In '(.+)/(.+?)': Could not override '(.+?)'", text):
+        rivals = [o for o in overrides if o.startswith(f"{match[3].split('/')[0]}=")]
+        return ConfigError(
+            f"{match[1]}={match[2]}: chooses {match[3]}, which does not go with {' '.join(rivals) or 'the rest'}"
+        )
+    if match := re.match(r"Could not override '(.+?)'", text):
+        return ConfigError(f"{match[1]}: unknown key; {_instead(match[1], overrides)}")
+    if match := re.match(r"Ambiguous value for argument '(.+?)'", text):
+        return ConfigError(f"{match[1]}: several values make a sweep, which needs -m; one list is written key=[a,b]")
+    key = getattr(error, "override", None)
+    return ConfigError(f"{key}: {text}" if key and key not in text else text)
+
+
+def _instead(key: str, overrides: Sequence[str]) -> str:
+    """What could stand in the place of an unknown key, given the other overrides (of a sweep, its first run)."""
+    if "/" in key:
+        return f"there are the groups {', '.join(GROUPS)}"
+    others = [SWEEP.sub(r"\1", o) for o in overrides if "=" in o and o.partition("=")[0].lstrip("+") != key]
+    parent = key.rpartition(".")[0]
+    try:
+        composed = compose(others)
+        node = OmegaConf.select(composed, parent) if parent else composed
+    except ConfigError:  # more than one is wrong
+        node = None
+    if not isinstance(node, DictConfig):
+        return "--help lists the groups and their choices"
+    return f"there are {', '.join(sorted(str(k) for k in node if k not in ('_target_', 'hydra')))}"

@@ -1,0 +1,91 @@
+"""Groups and their choices: what may stand in a config, ours and that of plugins."""
+
+import hashlib
+import os
+import sys
+from pathlib import Path
+
+from effdl.errors import ConfigError
+
+# A wheel's own, else the repository's; beside an installed package could stand anybody's folder of that name.
+CONFIGS = next(p for p in (Path(__file__).parents[1] / "configs", Path(__file__).parents[2] / "configs") if p.is_dir())
+
+# Group -> the class its choices must be: "module:Class", imported when a choice is built. Nested groups by their full path.
+GROUPS = {
+    "dataset": "effdl.datasets.problem:Dataset",
+    "arch": "effdl.archs.chain:Arch",
+    "objective": "effdl.objectives.objective:Objective",
+    "optimizer": "effdl.training.optim:Optimizer",
+    "optimizer/schedule": "effdl.training.optim:Schedule",
+    "method": "effdl.methods.method:Method",
+    "method/decision": "effdl.training.decision:Decision",
+    "augment": "effdl.augment.augment:Augment",
+    "filter": "effdl.filters.filter:Filter",
+    "probe": "effdl.probes.probe:Probe",
+    "hardware": "effdl.training.hardware:Hardware",
+    "logger": "effdl.records.logger:Logger",
+}
+MAY_BE_NONE = {"optimizer", "optimizer/schedule", "method/decision", "augment", "filter", "logger"}
+SEVERAL = {"probe"}  # of these any number may be chosen: {name: choice}, and a tuple in the Spec
+
+
+def choices(group: str) -> list[str]:
+    """Names of a group's YAMLs, plugins' too. Raises ConfigError."""
+    return sorted(path.stem for folder in _config_folders() for path in (folder / group).glob("*.yaml"))
+
+
+def config_file(group: str, name: str) -> Path:
+    """The YAML of a choice. Raises ConfigError."""
+    for folder in _config_folders():
+        if (path := folder / group / f"{name}.yaml").is_file():
+            return path
+    raise ConfigError(f"{group}={name}: unknown choice; there are {', '.join(choices(group))}")
+
+
+def plugin_folders() -> list[Path]:
+    """The folders that EFFDL_PLUGINS names, from now on importable from.
+
+    Each holds choices as ours lie, configs/<group>/<name>.yaml, and the modules of their classes. Raises ConfigError.
+    """
+    folders = [Path(name).resolve() for name in os.environ.get("EFFDL_PLUGINS", "").split(os.pathsep) if name]
+    for folder in folders:
+        if not (folder / "configs").is_dir():
+            raise ConfigError(f"EFFDL_PLUGINS: {folder} is not a folder with configs/<group>/<name>.yaml")
+        if str(folder) not in sys.path:
+            sys.path.append(str(folder))  # last: a plugin's module stands for no other; workers get the path with their job
+    return folders
+
+
+def _config_folders() -> list[Path]:
+    """Ours and those of the plugins; a plugin's choice of an unknown group, or of a name that is taken, is an error."""
+    folders = [CONFIGS]
+    for folder in (plugin / "configs" for plugin in plugin_folders()):
+        for path in sorted(folder.rglob("*.yaml")):
+            if (group := path.parent.relative_to(folder).as_posix()) not in GROUPS:
+                raise ConfigError(f"{path}: {group!r} is no group; there are {', '.join(GROUPS)}")
+            if taken := [other / group / path.name for other in folders if (other / group / path.name).is_file()]:
+                raise ConfigError(f"{path}: {group}={path.stem} is {taken[0]} already; take another name")
+        folders.append(folder)
+    return folders
+
+
+def digest_of_configs() -> str:
+    """SHA-256 over the path and the content of every YAML. Raises ConfigError."""
+    digest = hashlib.sha256()
+    for path in (path for folder in _config_folders() for path in sorted(folder.rglob("*.yaml"))):
+        digest.update(f"{path}\0".encode(errors="surrogateescape") + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def search_path() -> list[str]:
+    """The override by which Hydra finds the plugins' choices; none without plugins. Raises ConfigError."""
+    plugins = [str(folder).replace("\\", "\\\\").replace("'", "\\'") for folder in _config_folders()[1:]]
+    quoted = ",".join(f"'file://{folder}'" for folder in plugins)
+    return [f"hydra.searchpath=[{quoted}]"] if quoted else []
+
+
+def about(group: str, name: str) -> str:
+    """A choice's line for lists and help: the first comment of its YAML."""
+    lines = config_file(group, name).read_text().splitlines()
+    comments = (line[1:].strip() for line in lines if line.startswith("#"))
+    return next((line for line in comments if not line.startswith("@")), "")

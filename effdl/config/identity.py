@@ -1,0 +1,68 @@
+"""A Spec as plain values, and the name of its run."""
+
+import hashlib
+import json
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from effdl.config.groups import SEVERAL
+from effdl.config.spec import Spec
+from effdl.setting import Setting
+
+NOT_IDENTITY = {"logger"}
+# Groups that came after the first records, whose names must stay what they are.
+LEFT_OUT_UNUSED = {"filter", "probe", "augment"}
+
+
+def is_setting(value: Any) -> bool:
+    return isinstance(value, Setting) and is_dataclass(value)
+
+
+def dump(spec: Spec, *, identity_only: bool = False) -> dict[str, Any]:
+    """The whole config as plain JSON values, from which `build` makes the same Spec; or only what is part of its identity."""
+
+    def plain(setting: Any) -> Any:
+        if not is_setting(setting):
+            return list(setting) if isinstance(setting, tuple) else setting
+        cls = type(setting)
+        names = [f.name for f in fields(setting) if not (identity_only and f.name in cls.not_identity)]
+        target = f"{cls.__module__}.{cls.__qualname__}"
+        return {"_target_": target, **{name: plain(getattr(setting, name)) for name in names}}
+
+    groups = {g: s for g, s in spec.settings().items() if not (identity_only and g in NOT_IDENTITY)}
+    built = {g: {one.snake_name(): plain(one) for one in s} if g in SEVERAL else plain(s) for g, s in groups.items()}
+    return {**built, "seed": spec.seed, "test_every": spec.test_every}
+
+
+def identity(spec: Spec, fingerprint: str) -> dict[str, Any]:
+    """What the run's numbers depend on: classes, numerics versions and fields that differ from their defaults.
+
+    Defaults are left out, so a new field with a default changes no old run's name; paths, worker counts and the logger too.
+    """
+
+    def named(setting: Any) -> Any:
+        if not is_setting(setting):
+            return list(setting) if isinstance(setting, tuple) else setting
+        cls = type(setting)
+        values = {f.name: getattr(setting, f.name) for f in fields(setting) if f.name not in cls.not_identity}
+        defaults = {f.name: f.default for f in fields(setting)}
+        changed = {name: named(value) for name, value in values.items() if value != defaults[name] or revised(value)}
+        known = cls.__qualname__ if cls.__module__.startswith("effdl.") else f"{cls.__module__}.{cls.__qualname__}"
+        return {"class": known, "version": cls.numerics_version, **changed}
+
+    def revised(value: Any) -> bool:
+        """A nested setting that gives other numbers than it did at first, though it is the default."""
+        if not is_setting(value):
+            return False
+        return type(value).numerics_version > 1 or any(revised(getattr(value, f.name)) for f in fields(value))
+
+    used = {g: s for g, s in spec.settings().items() if g not in NOT_IDENTITY and (s or g not in LEFT_OUT_UNUSED)}
+    settings = {g: {one.snake_name(): named(one) for one in s} if g in SEVERAL else named(s) for g, s in used.items()}
+    extra = {} if spec.test_every == "epoch" else {"test_every": spec.test_every}
+    return {**settings, **extra, "seed": spec.seed, "data": fingerprint}
+
+
+def run_id(spec: Spec, fingerprint: str) -> str:
+    """Sixteen hexadecimal digits of the SHA-256 of the identity."""
+    text = json.dumps(identity(spec, fingerprint), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

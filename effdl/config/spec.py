@@ -1,0 +1,181 @@
+"""From a composed config to a Spec: build settings, check the combination."""
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from pydantic import ValidationError
+
+from effdl.config.composition import compose
+from effdl.config.groups import GROUPS, MAY_BE_NONE, SEVERAL, choices, plugin_folders
+from effdl.errors import ConfigError, one_line
+
+PLACES = ("results", "workers")  # root keys that say where and how, not what
+TEST_EVERY = ("epoch", "segment", "run")
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A validated config: everything that a run's numbers depend on, and its seed.
+
+    test_every: how often networks under training are measured on the test split, for the record only.
+    probe: by name, so that equal choices are equal Specs.
+    """
+
+    dataset: Any
+    arch: Any
+    objective: Any
+    optimizer: Any
+    method: Any
+    hardware: Any
+    logger: Any
+    seed: int = 0
+    test_every: str = "epoch"
+    filter: Any = None
+    probe: tuple[Any, ...] = ()
+    augment: Any = None
+
+    def settings(self) -> dict[str, Any]:
+        return {group: getattr(self, group) for group in GROUPS if "/" not in group}
+
+
+def build(config: DictConfig | Mapping[str, Any], *, checked: bool = True) -> Spec:
+    """Build and check every group; nothing but settings is made, no data are read. Raises ConfigError.
+
+    checked: whether the choices go together, for which their data set must be there; else each only by itself.
+    """
+    plain: dict[str, Any] = dict(config)
+    if isinstance(config, DictConfig):
+        ours = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+        plain = dict(OmegaConf.to_container(ours, resolve=True))  # type: ignore[arg-type]
+    for key in PLACES:
+        plain.pop(key, None)
+    known = {f.name for f in fields(Spec)}
+    if unknown := sorted(set(plain) - known):
+        raise ConfigError(f"{unknown[0]}: unknown key; there are {', '.join(sorted(known))}")
+    settings = {g: (_build_several if g in SEVERAL else build_setting)(plain.get(g), g) for g in GROUPS if "/" not in g}
+    seed, test_every = plain.get("seed", 0), plain.get("test_every", "epoch")
+    if type(seed) is not int or seed < 0:
+        raise ConfigError(f"seed: a whole number from 0, not {seed!r}")
+    if test_every not in TEST_EVERY:
+        raise ConfigError(f"test_every: one of {', '.join(TEST_EVERY)}, not {test_every!r}")
+    spec = Spec(**settings, seed=seed, test_every=test_every)
+    spec = replace(spec, hardware=spec.hardware.resolved(spec.arch.gains_by_channels_last))
+    if checked:
+        check(spec)
+    return spec
+
+
+def _build_several(nodes: Any, group: str) -> tuple[Any, ...]:
+    """The choices of a group of which several may be chosen, each under its name, in the order of the names."""
+    if nodes is not None and (not isinstance(nodes, Mapping) or "_target_" in nodes):
+        raise ConfigError(f"{group}: {nodes!r} is no choice of {group}s by name, as {group}=[{','.join(choices(group))}] makes")
+    built = {name: build_setting(node, group, f"{group}.{name}") for name, node in sorted((nodes or {}).items())}
+    for name, made in built.items():
+        if name != made.snake_name():  # which is the prefix of what it records
+            raise ConfigError(f"{group}.{name}: {type(made).__name__} belongs under {group}.{made.snake_name()}")
+    return tuple(built.values())
+
+
+def build_setting(node: Any, group: str, key: str | None = None) -> Any:
+    """One config node as the frozen object that its ``_target_`` names; errors name the full key."""
+    dotted = key or group.replace("/", ".")
+    if node is None:
+        if group in MAY_BE_NONE:
+            return None
+        raise ConfigError(f"{dotted}: needs a choice, see --help")
+    if not isinstance(node, Mapping) or "_target_" not in node:
+        raise ConfigError(f"{dotted}: {node!r} has no _target_; name a choice of the group ({', '.join(choices(group))})")
+    cls = _locate(str(node["_target_"]), dotted)
+    base = _locate(GROUPS[group].replace(":", "."), dotted)
+    if not (isinstance(cls, type) and issubclass(cls, base)):
+        raise ConfigError(f"{dotted}._target_: {node['_target_']} is no {base.__name__}, so it cannot be a choice of {group}")
+    values = {
+        key: build_setting(value, f"{group}/{key}") if f"{group}/{key}" in GROUPS else value
+        for key, value in node.items()
+        if key != "_target_"
+    }
+    try:
+        return cls(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ConfigError(_explain(first, dotted, [f.name for f in fields(cls)])) from None
+
+
+def _explain(error: Mapping[str, Any], group: str, names: list[str]) -> str:
+    """One pydantic error as a line with the key, what is allowed, and what was given."""
+    path = [str(part) for part in error["loc"] if part in names or isinstance(part, int)]
+    if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        return f"{group}.{error['loc'][0]}: unknown key; there are {', '.join(names)}"
+    message = str(error["msg"]).removeprefix("Value error, ").replace("tuple", "list").replace("Tuple", "List")
+    if not path:
+        return message if message.startswith(group) else f"{group}: {message}"
+    return f"{group}.{'.'.join(path)}: {message}, got {error['input']!r}"
+
+
+def _locate(target: str, where: str) -> Any:
+    module, _, name = target.rpartition(".")
+    plugin_folders()
+    try:
+        return getattr(importlib.import_module(module), name)
+    except Exception as error:  # a plugin's module may do anything
+        raise ConfigError(f"{where}._target_: cannot import {target!r} ({one_line(error)})") from None
+
+
+def check(spec: Spec) -> None:
+    """Raise a ConfigError for a combination that cannot run; reads no images."""
+    problem = spec.dataset.facts()
+    if reason := _misfit(spec.objective, problem):
+        fitting = [c for c in choices("objective") if not _misfit(build_choice("objective", c), problem)]
+        raise ConfigError(
+            f"objective: {type(spec.objective).__name__} {reason}; this data set needs one of {', '.join(fitting)}"
+        )
+    if spec.method.takes_optimizer and spec.optimizer is None:
+        raise ConfigError(
+            f"optimizer: {type(spec.method).__name__} needs one: {', '.join(c for c in choices('optimizer') if c != 'none')}"
+        )
+    if spec.filter is not None and not spec.method.takes_filter:
+        raise ConfigError(f"filter: {type(spec.method).__name__} trains on all samples, leave it out or say filter=none")
+    if spec.probe and not spec.method.takes_probes:
+        raise ConfigError(f"probe: {type(spec.method).__name__} has no epochs after which to measure, say probe=none")
+    if not spec.method.takes_optimizer and spec.optimizer is not None:
+        raise ConfigError(f"optimizer: {type(spec.method).__name__} uses none, leave it out or say optimizer=none")
+    if problem.train < 1:
+        raise ConfigError(f"dataset.val_size: {spec.dataset.val_size} leaves no training samples")
+    if spec.dataset.batch_size > problem.train:
+        raise ConfigError(f"dataset.batch_size: {spec.dataset.batch_size} is larger than the {problem.train} training samples")
+    spec.hardware.check(problem)
+    if spec.hardware.processes > 1 and not spec.method.takes_processes:
+        raise ConfigError(f"hardware.processes: {type(spec.method).__name__} learns in one process")
+    if spec.hardware.processes > 1 and spec.filter is not None and spec.filter.sees != "index":
+        raise ConfigError(
+            f"filter: {type(spec.filter).__name__} looks at features, of which each of {spec.hardware.processes} processes has "
+            "a part; hardware.processes=1 or filter=none"
+        )
+    if spec.filter is not None:
+        spec.filter.check(problem)
+    if spec.augment is not None:
+        spec.augment.check(problem)
+    spec.arch.check(problem)
+    spec.method.check(problem, spec.arch.facts(problem), spec.hardware)
+
+
+def _misfit(objective: Any, problem: Any) -> str | None:
+    """Why an objective cannot have a problem's targets, None if it can."""
+    if problem.targets not in objective.takes:
+        return f"does not take targets that are {problem.targets}"
+    ours, theirs = objective.target_range, problem.target_range
+    if problem.targets == "vectors" and ours and theirs and not ours[0] <= theirs[0] <= theirs[1] <= ours[1]:
+        return f"takes real targets in [{ours[0]:g}, {ours[1]:g}], not in [{theirs[0]:g}, {theirs[1]:g}]"
+    return None
+
+
+def build_choice(group: str, name: str) -> Any:
+    """A choice of a group, all values as its YAML and the ones it builds on have them."""
+    node = OmegaConf.select(compose([f"{group}={name}"]), group.replace("/", "."))
+    plain = None if node is None else OmegaConf.to_container(node)
+    if group in SEVERAL:
+        return next(iter(_build_several(plain, group)), None)
+    return build_setting(plain, group)

@@ -1,0 +1,93 @@
+"""What Hydra composed is remembered: the same config as composed anew, and never one of other files or surroundings."""
+
+import json
+from pathlib import Path
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError
+
+from effdl import cache, config
+from effdl.config import composition
+from effdl.errors import ConfigError
+
+OVERRIDES: dict[str, list[str]] = {
+    "none": [],
+    "a number like a word": ["optimizer.lr=1e-3", "dataset.train_limit=null"],
+    "lists": ["arch=mlp", "arch.hidden=[8,9]", "method.epochs=[1,2,3]"],
+    "nested choices": ["method=dll", "method/decision=vgg", "optimizer/schedule=none"],
+    "several of one group": ["probe=[stable_rank]", "filter=random_subset"],
+    "places": ["results='a, b'", "workers=3"],
+    "an addition": ["+anything={a: [1.5, {b: null}], c: yes}"],
+}
+
+
+@pytest.fixture
+def composed_here(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """What Hydra is asked for; what this process remembers is forgotten at each composition."""
+    asked: list[list[str]] = []
+    composed = composition._composed
+
+    def ask(overrides: list[str]) -> DictConfig:
+        asked.append(overrides)
+        return composed(overrides)
+
+    monkeypatch.setattr(composition, "_composed", ask)
+    monkeypatch.setattr(cache, "_known", {})
+    return asked
+
+
+@pytest.mark.parametrize("overrides", OVERRIDES.values(), ids=OVERRIDES)
+def test_remembered_config_is_the_one_that_hydra_makes(overrides: list[str], composed_here: list[list[str]]) -> None:
+    fresh = composition._composed(overrides)
+    first, in_process = config.compose(overrides), config.compose(overrides)
+    cache._known.clear()
+    from_disk = config.compose(overrides)
+    assert composed_here == [overrides, overrides]  # by this test, and once
+    for made in (first, in_process, from_disk):
+        texts = [json.dumps(OmegaConf.to_container(one)) for one in (made, fresh)]  # types and order of keys too
+        assert texts[0] == texts[1] and OmegaConf.is_struct(made)
+        with pytest.raises(ConfigAttributeError):
+            made.nothing = 1
+
+
+def test_changed_config_leaves_what_is_remembered_as_it_was(composed_here: list[list[str]]) -> None:
+    config.compose().optimizer.lr = 7.0
+    assert config.compose().optimizer.lr != 7.0 and len(composed_here) == 1
+
+
+def test_changed_and_added_files_are_composed_anew(
+    composed_here: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    choice = tmp_path / "plugin" / "configs" / "dataset" / "few.yaml"
+    choice.parent.mkdir(parents=True)
+    choice.write_text("# Few digits.\ndefaults: [digits, _self_]\ntrain_limit: 100\n")
+    with pytest.raises(ConfigError, match=r"^dataset=few: unknown choice"):
+        config.compose(["dataset=few"])
+    monkeypatch.setenv("EFFDL_PLUGINS", str(tmp_path / "plugin"))
+    assert config.compose(["dataset=few"]).dataset.train_limit == 100
+    choice.write_text("# Few digits.\ndefaults: [digits, _self_]\ntrain_limit: 200\n")
+    assert config.compose(["dataset=few"]).dataset.train_limit == 200
+    assert config.compose(["dataset=few"]).dataset.train_limit == 200 and len(composed_here) == 3
+    monkeypatch.delenv("EFFDL_PLUGINS")
+    with pytest.raises(ConfigError, match=r"^dataset=few: unknown choice"):
+        config.compose(["dataset=few"])
+
+
+def test_what_hangs_on_the_surroundings_is_not_remembered(
+    composed_here: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for which, key in (("mlp", "hidden"), ("cnn4", "widths")):
+        monkeypatch.setenv("WHICH", which)
+        assert key in config.compose(["arch=${oc.env:WHICH}"]).arch
+    assert len(composed_here) == 2
+
+
+def test_folder_that_cannot_be_written_costs_time_only(
+    composed_here: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert config.compose() == config.compose() and len(composed_here) == 1
+    cache._known.clear()
+    assert config.compose() == config.compose() and len(composed_here) == 2
