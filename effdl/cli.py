@@ -185,7 +185,7 @@ def help_page() -> str:
     lines += ["python run.py [-m] [group=choice] [group.key=value] ...", ""]
     for group in config.GROUPS:
         lines.append(f"{group}:")
-        default = _defaults().get(group)
+        default = config.default_choices().get(group)
         for name in config.choices(group):
             mark = "*" if name == default else " "
             lines.append(f" {mark} {name:<20} {config.about(group, name)}")
@@ -201,22 +201,3 @@ def help_page() -> str:
     ]
     lines += ["again answers from the record, and goes on where it was if it was killed. `make demo` shows the main idea."]
     return "\n".join(lines)
-
-
-def _defaults() -> dict[str, str]:
-    """Default choice of each group, nested ones from the default of their parent."""
-    import yaml
-
-    def of(path: Path) -> dict[str, str]:
-        entries = yaml.safe_load(path.read_text()).get("defaults", [])
-        return {k: v for e in entries if isinstance(e, dict) for k, v in e.items() if not k.startswith("override ")}
-
-    found = of(config.CONFIGS / "config.yaml")
-    for group in [g for g in config.GROUPS if "/" in g]:
-        parent, child = group.split("/")
-        path = config.CONFIGS / parent / f"{found[parent]}.yaml"
-        while child not in of(path):
-            bases = [e for e in yaml.safe_load(path.read_text()).get("defaults", []) if isinstance(e, str) and e != "_self_"]
-            path = config.CONFIGS / parent / f"{bases[0]}.yaml"
-        found[group] = of(path)[child]
-    return found

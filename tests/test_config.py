@@ -46,8 +46,9 @@ MEMBERS = {
     "objective": ["linear_mse", "sigmoid_bce", "softmax_ce", "tanh_mse"],
     "optimizer": ["adamw", "none", "sgd"],
     "optimizer/schedule": ["multi_step", "none"],
-    "method": ["backprop", "dll", "dll_first_results", "dll_regularized", "segmentwise"],
+    "method": ["backprop", "dll", "dll_first_results", "dll_regularized", "platonic", "segmentwise"],
     "method/decision": ["down_conv", "down_conv_4", "linear", "pool", "vgg"],
+    "method/solver": ["lstsq", "pinv", "ridge", "solve"],
     "augment": ["auto_augment_cifar10", "auto_augment_svhn", "cutout", "none", "standard"],
     "filter": ["none", "random_subset"],
     "probe": ["none", "stable_rank"],
@@ -55,7 +56,7 @@ MEMBERS = {
     "logger": ["none", "wandb"],
 }
 CLASSES = {"dataset": 8, "arch": 4, "objective": 4, "optimizer": 2, "optimizer/schedule": 1}
-CLASSES |= {"method": 2, "method/decision": 2, "hardware": 1}
+CLASSES |= {"method": 3, "method/decision": 2, "method/solver": 4, "hardware": 1}
 CHOICES = [(group, name) for group, names in MEMBERS.items() for name in names]
 BUILT = [(group, name) for group, name in CHOICES if name != "none"]
 
@@ -70,7 +71,8 @@ def composed(*overrides: str) -> DictConfig:
 
 
 def node(group: str, name: str) -> Any:
-    found = OmegaConf.select(composed(f"{group}={name}"), group.replace("/", "."))
+    parents = ["method=platonic"] if group == "method/solver" else []
+    found = OmegaConf.select(composed(*parents, f"{group}={name}"), group.replace("/", "."))
     return next(iter(found.values()), None) if group in SEVERAL else found
 
 
@@ -97,7 +99,7 @@ def test_the_folders_hold_the_groups_and_members_listed_here() -> None:
     folders = {path.parent.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml")} - {"."}
     assert folders == set(MEMBERS) == set(GROUPS)
     assert {group: choices(group) for group in GROUPS} == MEMBERS
-    assert len(BUILT) == 65 and len(CHOICES) == 71
+    assert len(BUILT) == 70 and len(CHOICES) == 76
 
 
 @pytest.mark.parametrize(("group", "name"), BUILT)

@@ -52,6 +52,9 @@ class Listening:
     def units(self, outputs: Tensor) -> Tensor:
         return self.inner.units(outputs)
 
+    def coded(self, y: Tensor, like: Tensor) -> Tensor | None:
+        return self.inner.coded(y, like)
+
 
 def trace(name: str) -> dict[str, Any]:
     """The losses of all steps, segment after segment, and sums over each tensor of the finished chain and network."""

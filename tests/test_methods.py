@@ -35,8 +35,10 @@ def method_of(choice: str) -> Method:
     return replace(built, epochs=EPOCHS) if "epochs" in {f.name for f in fields(built)} else built
 
 
+CLOSED = [choice for choice in METHODS if method_of(choice).fits_least_squares]
+BY_EPOCHS = [choice for choice in METHODS if choice not in CLOSED]
 # Presets that differ in the epochs alone are one method here.
-DISTINCT = [c for i, c in enumerate(METHODS) if method_of(c) not in [method_of(earlier) for earlier in METHODS[:i]]]
+DISTINCT = [c for i, c in enumerate(BY_EPOCHS) if method_of(c) not in [method_of(earlier) for earlier in BY_EPOCHS[:i]]]
 
 
 def parts(method: Method, blocks: int) -> list[tuple[int, int]]:
@@ -44,13 +46,14 @@ def parts(method: Method, blocks: int) -> list[tuple[int, int]]:
     return spans(blocks, method.segment_size) if isinstance(method, Segmentwise) else [(0, blocks)]
 
 
-def test_the_folders_have_five_methods_and_four_objectives() -> None:
-    assert METHODS == ["backprop", "dll", "dll_first_results", "dll_regularized", "segmentwise"]
+def test_the_folders_have_six_methods_and_four_objectives() -> None:
+    assert METHODS == ["backprop", "dll", "dll_first_results", "dll_regularized", "platonic", "segmentwise"]
+    assert CLOSED == ["platonic"]
     assert OBJECTIVES == ["linear_mse", "sigmoid_bce", "softmax_ce", "tanh_mse"]
 
 
 @pytest.mark.parametrize("objective_choice", OBJECTIVES)
-@pytest.mark.parametrize("choice", METHODS)
+@pytest.mark.parametrize("choice", BY_EPOCHS)
 def test_every_method_keeps_the_contract_with_every_objective(choice: str, objective_choice: str) -> None:
     method, objective = method_of(choice), build_setting(compose([f"objective={objective_choice}"]).objective, "objective")
     problem, model = tiny.problem(objective), tiny.chain()
@@ -79,6 +82,29 @@ def test_every_method_keeps_the_contract_with_every_objective(choice: str, objec
             moved = {key: not torch.equal(before[key], after[key]) for key in of_block}
             assert moved and set(moved.values()) == {start <= i < stop}, (segment, moved)
         assert tiny.same([before["input.mean"], before["input.std"]], [after["input.mean"], after["input.std"]])
+
+
+@pytest.mark.parametrize("choice", CLOSED)
+def test_every_closed_form_keeps_the_contract_and_learns_the_tiny_problem(choice: str) -> None:
+    method, problem, tested = method_of(choice), tiny.problem(LinearMse(), train=400), []
+    assert not method.takes_optimizer and not method.takes_augment
+    for shift in (0, 1):
+        model, test = tiny.perceptron(), tiny.images(15, 3)
+        method.check(tiny.facts(problem), ArchFacts(2, 1, linear=(12, 8)), Hardware())
+        run = Run(0, test=Samples(test.x, (test.y + shift) % tiny.CLASSES), objective=problem.objective)
+        torch.rand(3 + shift)
+        before = tiny.copied(model)
+        network = method.fit(problem, model, run)
+        assert not any(module.training for module in network.modules())
+        assert evaluate(network, tiny.images(90, 5).batches(30), problem.objective)["acc"] > 0.9
+        assert [line["segment"] for line in run.lines] == [0, 1] and run.notes["train/acc"] > 0.9
+        after = network.state_dict()
+        assert all(torch.equal(before[key], after[key]) == key.startswith("input.") for key in after)
+        tested.append([after, [line["train/lsd"] for line in run.lines], run.notes])
+        rebuilt = method.network(tiny.perceptron(seed=9), tiny.facts(problem), problem.objective, run.notes).eval()
+        rebuilt.load_state_dict(after, strict=True)
+        assert torch.equal(rebuilt(test.x), network(test.x))
+    assert tiny.same(*tested)  # whatever the test labels, and the global generator's state
 
 
 @pytest.mark.parametrize("choice", DISTINCT)

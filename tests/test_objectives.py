@@ -127,11 +127,13 @@ def test_evaluate_gives_scikit_learns_accuracy_and_the_mean_loss(name: str) -> N
     assert [m.training for m in model.modules()] == modes
     with torch.no_grad():
         outputs = model.eval()(x)
-    assert set(found) == {"loss", "acc"}
+    assert set(found) == {"loss", "acc", *(["mse"] if name in ("linear_mse", "tanh_mse") else [])}
     assert found["acc"] == pytest.approx(accuracy_score(y.numpy(), outputs.numpy().argmax(1)), abs=1e-12)
     t = [[LOW_HIGH[name][k == c] for k in range(4)] for c in y.tolist()]
     by_hand = [loss_by_hand(name, a, tk) for a, tk in zip(outputs.tolist(), t, strict=True)]
     assert found["loss"] == pytest.approx(np.mean(by_hand), rel=1e-10)
+    if "mse" in found:
+        assert found["mse"] == pytest.approx(mean_squared_error(t, units(name, outputs).numpy()), rel=1e-12)
 
 
 @pytest.mark.parametrize("name", [n for n, o in OBJECTIVES.items() if "vectors" in o.takes])

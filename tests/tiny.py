@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from effdl.archs.adapt import InputBlock
 from effdl.archs.chain import BlockChain
 from effdl.archs.classifier import Classifier
+from effdl.archs.mlp import Mlp
 from effdl.datasets.problem import Facts, Problem, Samples
 from effdl.objectives.losses import SoftmaxCe
 from effdl.records.carry import carry_out
@@ -53,6 +54,14 @@ def chain(seed: int = 0, dropout: float = 0.2) -> BlockChain:
     block = InputBlock((1, SIDE, SIDE))
     block.fit(images(40, 1).x)
     return BlockChain(blocks, Classifier((WIDTHS[-1], SIDE, SIDE), CLASSES, size=2), block)
+
+
+def perceptron(seed: int = 0) -> BlockChain:
+    """Two blocks of a linear layer and ReLU under a linear head, for the same images."""
+    reseed(seed)
+    made = Mlp(hidden=(12, 8)).build(facts(problem()))
+    made.input.fit(images(40, 1).x)
+    return made
 
 
 def copied(module: nn.Module) -> dict[str, Tensor]:

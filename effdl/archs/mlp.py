@@ -12,7 +12,19 @@ from effdl.archs.chain import Arch, ArchFacts, BlockChain
 from effdl.datasets.problem import Facts
 from effdl.setting import Count, setting
 
-ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+    "celu": nn.CELU,
+    "elu": nn.ELU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "softplus": nn.Softplus,
+    "leaky_relu": nn.LeakyReLU,
+    "identity": nn.Identity,
+}
+Activation = Literal["relu", "tanh", "sigmoid", "celu", "elu", "gelu", "silu", "softplus", "leaky_relu", "identity"]
 
 
 @setting
@@ -23,14 +35,14 @@ class Mlp(Arch):
     """
 
     hidden: tuple[Count, ...] = (256, 128)
-    activation: Literal["relu", "tanh", "sigmoid"] = "relu"
+    activation: Activation = "relu"
 
     def __post_init__(self) -> None:
         if not self.hidden:
             raise ValueError("arch.hidden is empty: name at least one width, for example [50]")
 
     def facts(self, problem: Facts) -> ArchFacts:
-        return ArchFacts(len(self.hidden), least_size=1)
+        return ArchFacts(len(self.hidden), least_size=1, linear=self.hidden)
 
     def build(self, problem: Facts) -> BlockChain:
         widths = [math.prod(problem.input_shape), *self.hidden]

@@ -1,7 +1,18 @@
 """From overrides to a Spec: compose with Hydra, build settings, check the combination, name the run."""
 
 from effdl.config.composition import compose, composition_error
-from effdl.config.groups import CONFIGS, GROUPS, MAY_BE_NONE, SEVERAL, about, choices, config_file, plugin_folders, search_path
+from effdl.config.groups import (
+    CONFIGS,
+    GROUPS,
+    MAY_BE_NONE,
+    SEVERAL,
+    about,
+    choices,
+    config_file,
+    default_choices,
+    plugin_folders,
+    search_path,
+)
 from effdl.config.identity import dump, identity, is_setting, run_id
 from effdl.config.spec import Spec, build, build_choice, build_setting, check
 
@@ -20,6 +31,7 @@ __all__ = [
     "compose",
     "composition_error",
     "config_file",
+    "default_choices",
     "dump",
     "identity",
     "is_setting",

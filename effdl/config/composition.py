@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from effdl.cache import recall, remember
-from effdl.config.groups import CONFIGS, GROUPS, choices, digest_of_configs, search_path
+from effdl.config.groups import CONFIGS, GROUPS, choices, digest_of_configs, holder, search_path
 from effdl.errors import ConfigError, one_line
 
 SWEEP = re.compile(r"(\[[^]]*\]|\{[^}]*\})|,.*")  # outside of brackets, what follows the first value
@@ -83,6 +83,9 @@ def composition_error(error: BaseException, overrides: Sequence[str] = ()) -> Co
             f"{match[1]}={match[2]}: chooses {match[3]}, which does not go with {' '.join(rivals) or 'the rest'}"
         )
     if match := re.match(r"Could not override '(.+?)'", text):
+        if match[1] in GROUPS:
+            group, child = match[1].split("/")
+            return ConfigError(f"{match[1]}: the chosen {group} has no {child}; {group}={holder(match[1])[0]} has")
         return ConfigError(f"{match[1]}: unknown key; {_instead(match[1], overrides)}")
     if match := re.match(r"Ambiguous value for argument '(.+?)'", text):
         return ConfigError(f"{match[1]}: several values make a sweep, which needs -m; one list is written key=[a,b]")

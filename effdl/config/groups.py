@@ -19,6 +19,7 @@ GROUPS = {
     "optimizer/schedule": "effdl.training.optim:Schedule",
     "method": "effdl.methods.method:Method",
     "method/decision": "effdl.training.decision:Decision",
+    "method/solver": "effdl.training.least_squares:Solver",
     "augment": "effdl.augment.augment:Augment",
     "filter": "effdl.filters.filter:Filter",
     "probe": "effdl.probes.probe:Probe",
@@ -26,6 +27,7 @@ GROUPS = {
     "logger": "effdl.records.logger:Logger",
 }
 MAY_BE_NONE = {"optimizer", "optimizer/schedule", "method/decision", "augment", "filter", "logger"}
+BASE = "_base_"
 SEVERAL = {"probe"}  # of these any number may be chosen: {name: choice}, and a tuple in the Spec
 
 
@@ -40,6 +42,35 @@ def config_file(group: str, name: str) -> Path:
         if (path := folder / group / f"{name}.yaml").is_file():
             return path
     raise ConfigError(f"{group}={name}: unknown choice; there are {', '.join(choices(group))}")
+
+
+def default_choices() -> dict[str, str]:
+    """The choice of each group where nothing is said; of a nested one in the first choice of its parent that has it."""
+    found = _defaults_of(CONFIGS / "config.yaml")
+    return found | {group: holder(group)[1] for group in GROUPS if "/" in group}
+
+
+def holder(group: str) -> tuple[str, str]:
+    """A nested group's first parent choice that has it, the default before all others, and what it chooses there."""
+    parent, child = group.split("/")
+    default = _defaults_of(CONFIGS / "config.yaml")[parent]
+    for name in sorted(choices(parent), key=lambda name: (name != default, name)):
+        path: Path | None = config_file(parent, name)
+        while path is not None:
+            if child in (found := _defaults_of(path)):
+                return name, found[child]
+            path = config_file(parent, found[BASE]) if BASE in found else None
+    raise AssertionError(f"no choice of {parent} has a {child}")
+
+
+def _defaults_of(path: Path) -> dict[str, str]:
+    """What a YAML's defaults list chooses by group, and under `BASE` the choice that it builds on; without overrides."""
+    import yaml
+
+    entries = (yaml.safe_load(path.read_text()) or {}).get("defaults", [])
+    found = {k: v for e in entries if isinstance(e, dict) for k, v in e.items() if not k.startswith("override ")}
+    bases = [e for e in entries if isinstance(e, str) and e != "_self_"]
+    return found | dict(zip([BASE], bases, strict=False))
 
 
 def plugin_folders() -> list[Path]:

@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import ValidationError
 
 from effdl.config.composition import compose
-from effdl.config.groups import GROUPS, MAY_BE_NONE, SEVERAL, choices, plugin_folders
+from effdl.config.groups import GROUPS, MAY_BE_NONE, SEVERAL, choices, holder, plugin_folders
 from effdl.errors import ConfigError, one_line
 
 PLACES = ("results", "workers")  # root keys that say where and how, not what
@@ -132,6 +132,11 @@ def check(spec: Spec) -> None:
         raise ConfigError(
             f"objective: {type(spec.objective).__name__} {reason}; this data set needs one of {', '.join(fitting)}"
         )
+    if spec.method.fits_least_squares and not spec.objective.is_least_squares:
+        raise ConfigError(
+            f"objective: {type(spec.method).__name__} fits by least squares, so it takes linear_mse, not "
+            f"{type(spec.objective).__name__}"
+        )
     if spec.method.takes_optimizer and spec.optimizer is None:
         raise ConfigError(
             f"optimizer: {type(spec.method).__name__} needs one: {', '.join(c for c in choices('optimizer') if c != 'none')}"
@@ -140,6 +145,8 @@ def check(spec: Spec) -> None:
         raise ConfigError(f"filter: {type(spec.method).__name__} trains on all samples, leave it out or say filter=none")
     if spec.probe and not spec.method.takes_probes:
         raise ConfigError(f"probe: {type(spec.method).__name__} has no epochs after which to measure, say probe=none")
+    if spec.augment is not None and not spec.method.takes_augment:
+        raise ConfigError(f"augment: {type(spec.method).__name__} takes training images as they are, say augment=none")
     if not spec.method.takes_optimizer and spec.optimizer is not None:
         raise ConfigError(f"optimizer: {type(spec.method).__name__} uses none, leave it out or say optimizer=none")
     if problem.train < 1:
@@ -174,7 +181,8 @@ def _misfit(objective: Any, problem: Any) -> str | None:
 
 def build_choice(group: str, name: str) -> Any:
     """A choice of a group, all values as its YAML and the ones it builds on have them."""
-    node = OmegaConf.select(compose([f"{group}={name}"]), group.replace("/", "."))
+    parents = [f"{group.split('/')[0]}={holder(group)[0]}"] if "/" in group else []
+    node = OmegaConf.select(compose([*parents, f"{group}={name}"]), group.replace("/", "."))
     plain = None if node is None else OmegaConf.to_container(node)
     if group in SEVERAL:
         return next(iter(_build_several(plain, group)), None)

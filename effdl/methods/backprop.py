@@ -29,6 +29,7 @@ class Backprop(Method):
     takes_processes: ClassVar[bool] = True
     takes_filter: ClassVar[bool] = True
     takes_probes: ClassVar[bool] = True
+    takes_augment: ClassVar[bool] = True
 
     epochs: Count = 10
     checkpoint: Literal["block"] | None = None

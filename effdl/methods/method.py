@@ -21,13 +21,18 @@ class Method(Setting, ABC):
     ``takes_processes``: whether it may learn in several processes at once, by `RunHandle.ranks`; one that learns through the
     engine does. With False several are an error.
     ``takes_filter``: whether it trains on what `RunHandle.filter` leaves, and ``takes_probes``: whether it calls
-    `RunHandle.probe`; with False a configured filter or probe is an error, not silence.
+    `RunHandle.probe`; with False a configured filter or probe is an error, not silence. ``takes_augment``: whether it sees
+    training samples anew in each epoch, as `Problem.train` varies them.
+    ``fits_least_squares``: whether it solves for weights instead of descending a loss; then the objective must be the squared
+    error of linear units.
     """
 
     takes_optimizer: ClassVar[bool] = True
     takes_processes: ClassVar[bool] = False
     takes_filter: ClassVar[bool] = False
     takes_probes: ClassVar[bool] = False
+    takes_augment: ClassVar[bool] = False
+    fits_least_squares: ClassVar[bool] = False
 
     def check(self, problem: Facts, arch: ArchFacts, hardware: Hardware) -> None:
         """Raise a ConfigError for a combination that cannot work; called before any data are read."""

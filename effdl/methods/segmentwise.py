@@ -45,6 +45,7 @@ class Segmentwise(Method):
     takes_processes: ClassVar[bool] = True
     takes_filter: ClassVar[bool] = True
     takes_probes: ClassVar[bool] = True
+    takes_augment: ClassVar[bool] = True
 
     epochs: Count | Annotated[tuple[Count, ...], Field(min_length=1)] = 10
     segment_size: Count = 1

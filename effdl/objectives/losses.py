@@ -41,12 +41,16 @@ class LinearMse(Objective):
     low: Real = 0.0
     high: Real = 1.0
     takes: ClassVar[frozenset[TargetKind]] = frozenset({"classes", "vectors"})
+    is_least_squares: ClassVar[bool] = True
 
     def loss(self, outputs: Tensor, y: Tensor) -> Tensor:
-        return half_squared_error(outputs, one_hot(y, outputs, self.low, self.high))
+        return half_squared_error(outputs, self.coded(y, outputs))
 
     def units(self, outputs: Tensor) -> Tensor:
         return outputs
+
+    def coded(self, y: Tensor, like: Tensor) -> Tensor:
+        return one_hot(y, like, self.low, self.high)
 
 
 @setting
@@ -73,7 +77,10 @@ class TanhMse(Objective):
     target_range: ClassVar[tuple[float, float] | None] = (-1.0, 1.0)
 
     def loss(self, outputs: Tensor, y: Tensor) -> Tensor:
-        return half_squared_error(outputs.tanh(), one_hot(y, outputs, self.low, self.high))
+        return half_squared_error(outputs.tanh(), self.coded(y, outputs))
 
     def units(self, outputs: Tensor) -> Tensor:
         return outputs.tanh()
+
+    def coded(self, y: Tensor, like: Tensor) -> Tensor:
+        return one_hot(y, like, self.low, self.high)

@@ -14,10 +14,12 @@ class Objective(Setting, ABC):
     """What a network's outputs mean and how far they are from the targets.
 
     target_range: closed bounds that real targets must lie in, None for any: what the output units can reach.
+    is_least_squares: whether it is the squared error of linear units.
     """
 
     takes: ClassVar[frozenset[TargetKind]]
     target_range: ClassVar[tuple[float, float] | None] = None
+    is_least_squares: ClassVar[bool] = False
 
     @abstractmethod
     def loss(self, outputs: Tensor, y: Tensor) -> Tensor:
@@ -26,6 +28,10 @@ class Objective(Setting, ABC):
     @abstractmethod
     def units(self, outputs: Tensor) -> Tensor:
         """The output units: (B, K) -> (B, K)."""
+
+    def coded(self, y: Tensor, like: Tensor) -> Tensor | None:
+        """The targets of the output units, (B, K) in the dtype of ``like`` (any, K); None where classes are not coded."""
+        return y.to(like.dtype) if y.is_floating_point() else None
 
 
 def at_least_float32(outputs: Tensor) -> Tensor:

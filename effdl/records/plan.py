@@ -83,6 +83,8 @@ def cost(spec: config.Spec, threads: int | None = None, timed: bool = False, tra
     Raises:
         EffdlError: no data, or a combination that cannot run.
     """
+    if spec.method.fits_least_squares:
+        return None  # its memory and time are not counted yet, and trying would be the run itself
     rows, counted = {"accounted": spec, **beside(spec)}, dict[str, Notes]()
     for name, row in track(rows.items(), "counting", len(rows)):
         counted[name] = _notes(_rehearse if timed and row is spec else _count, row, threads)

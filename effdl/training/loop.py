@@ -75,28 +75,30 @@ def switch_mode(module: nn.Module, training: bool) -> Callable[[], None]:
 
 
 def evaluate(model: nn.Module, batches: Iterable[Batch], objective: Objective) -> dict[str, float]:
-    """Mean loss, and accuracy (fraction) for classes or mean squared error per output for real targets, in eval mode.
+    """Mean loss, accuracy (fraction) for classes, and mean squared error per output where targets are coded, in eval mode.
 
-    Returns {} where there are no batches, else {"loss": ..., "acc": ...} or {"loss": ..., "mse": ...}.
+    Returns {} where there are no batches, else {"loss": ..., "acc": ..., "mse": ...} without what there is not.
     """
     restore = switch_mode(model, False)
-    loss = score = None
-    samples, name = 0, "acc"
+    sums: dict[str, Tensor] = {}
+    samples = 0
     try:
         with torch.no_grad():
             for batch in batches:
                 outputs = at_least_float32(model(batch.x))
-                losses = objective.loss(outputs, batch.y).double().sum()
-                if batch.y.is_floating_point():
-                    name = "mse"
-                    scores = (objective.units(outputs) - batch.y).double().square().mean(1).sum()
-                else:
-                    scores = (decide(outputs) == batch.y).sum().double()
-                loss = losses if loss is None else loss + losses
-                score = scores if score is None else score + scores
+                for name, value in _scores(outputs, batch.y, objective).items():
+                    sums[name] = sums[name] + value if name in sums else value
                 samples += len(batch.y)
     finally:
         restore()
-    if loss is None or score is None:
-        return {}
-    return {"loss": loss.item() / samples, name: score.item() / samples}
+    return {name: value.item() / samples for name, value in sums.items()}
+
+
+def _scores(outputs: Tensor, y: Tensor, objective: Objective) -> dict[str, Tensor]:
+    """The sums over a batch of what `evaluate` averages, in float64."""
+    scores = {"loss": objective.loss(outputs, y).double().sum()}
+    if not y.is_floating_point():
+        scores["acc"] = (decide(outputs) == y).sum().double()
+    if (targets := objective.coded(y, outputs)) is not None:
+        scores["mse"] = (objective.units(outputs) - targets).double().square().mean(1).sum()
+    return scores

@@ -1,0 +1,149 @@
+"""Least squares against exact answers: data are built from an SVD, tall, wide and rank-deficient, in float64."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import Ridge as TheirRidge
+from torch import Tensor
+
+from effdl.config import build_choice, choices
+from effdl.errors import FitFailed
+from effdl.training.least_squares import Lstsq, Pinv, Ridge, Solve, Solver
+
+FORMS = {"tall": (40, 7, 7), "wide": (7, 40, 7), "tall of low rank": (40, 9, 5), "wide of low rank": (9, 40, 5)}
+ANY_RANK: dict[str, Solver] = {
+    "pinv": Pinv(),
+    "lstsq": Lstsq(),
+    "lstsq by SVD": Lstsq(driver="gelsd"),
+    "lstsq by the other SVD": Lstsq(driver="gelss"),
+    "ridge": Ridge(l2=0.0, chunk=6),
+}
+
+
+@dataclass(frozen=True)
+class Known:
+    """z = u diag(s) vᵀ, and targets t = u c + what is orthogonal to z's columns."""
+
+    z: Tensor
+    t: Tensor
+    u: Tensor
+    s: Tensor
+    v: Tensor
+    c: Tensor
+
+    def answer(self, shrunk: Callable[[Tensor], Tensor]) -> Tensor:
+        """v diag(shrunk(s)) c: shrunk is 1/s for least squares, s/(s² + λ) for ridge regression."""
+        return self.v @ (shrunk(self.s)[:, None] * self.c)
+
+
+def known(form: str, least: float = 0.5, dtype: torch.dtype = torch.float64) -> Known:
+    samples, features, rank = FORMS[form]
+    generator = torch.Generator().manual_seed(0)
+
+    def orthogonal(rows: int, columns: int) -> Tensor:
+        return torch.linalg.qr(torch.randn(rows, columns, generator=generator, dtype=torch.float64)).Q
+
+    u, v = orthogonal(samples, samples), orthogonal(features, rank)
+    s = torch.linspace(2.0, least, rank, dtype=torch.float64)
+    c = torch.randn(samples, 3, generator=generator, dtype=torch.float64)
+    z = u[:, :rank] @ torch.diag(s) @ v.T
+    return Known(z.to(dtype), (u @ c).to(dtype), u[:, :rank], s, v, c[:rank])
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("solver", ANY_RANK.values(), ids=ANY_RANK)
+def test_solution_is_the_least_squares_one_of_least_norm(solver: Solver, form: str) -> None:
+    data = known(form)
+    torch.testing.assert_close(solver.factorise(data.z)(data.t), data.answer(lambda s: 1 / s), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("solver", [Solve(l2=0.3), Ridge(l2=0.3), Ridge(l2=0.3, chunk=1)], ids=["solve", "ridge", "one by one"])
+def test_penalised_solution_shrinks_each_direction_by_its_singular_value(solver: Solver, form: str) -> None:
+    data = known(form)
+    w = solver.factorise(data.z)(data.t)
+    torch.testing.assert_close(w, data.answer(lambda s: s / (s**2 + 0.3)), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_ridge_is_scikit_learns(form: str) -> None:
+    data = known(form)
+    theirs = TheirRidge(alpha=0.7, fit_intercept=False, solver="svd").fit(data.z.numpy(), data.t.numpy()).coef_.T
+    np.testing.assert_allclose(Ridge(l2=0.7).factorise(data.z)(data.t).numpy(), theirs, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("l2", [0.0, 0.01])
+def test_limit_in_chunks_it_is_as_in_one_piece(l2: float, form: str) -> None:
+    data = known(form)
+    whole, parts = (Ridge(l2=l2, chunk=chunk).factorise(data.z)(data.t) for chunk in (10**6, 3))
+    torch.testing.assert_close(parts, whole, rtol=1e-10, atol=1e-10)
+
+
+def test_limit_primal_is_dual() -> None:
+    """(zᵀz + λI)⁻¹zᵀt = zᵀ(zzᵀ + λI)⁻¹t, both by the formula, on data that the solver takes by one or the other."""
+    for form in ("tall", "wide"):
+        z, t = known(form).z.numpy(), known(form).t.numpy()
+        primal = np.linalg.solve(z.T @ z + 0.1 * np.eye(z.shape[1]), z.T @ t)
+        dual = z.T @ np.linalg.solve(z @ z.T + 0.1 * np.eye(len(z)), t)
+        ours = Ridge(l2=0.1).factorise(torch.from_numpy(z))(torch.from_numpy(t)).numpy()
+        np.testing.assert_allclose(ours, primal, rtol=1e-10, atol=1e-12)
+        np.testing.assert_allclose(ours, dual, rtol=1e-10, atol=1e-12)
+
+
+def test_pinvs_bound_is_absolute_and_lstsqs_relative() -> None:
+    data = known("tall", least=0.01)
+    cut = data.answer(lambda s: torch.where(s > 0.1, 1 / s, 0.0))
+    for scale in (1.0, 100.0):  # of z, and with it of its singular values
+        by_pinv = Pinv(tol=0.1).factorise(scale * data.z)(data.t) * scale
+        by_lstsq = Lstsq(tol=0.05, driver="gelsd").factorise(scale * data.z)(data.t) * scale
+        torch.testing.assert_close(by_lstsq, cut, rtol=1e-9, atol=1e-11)
+        torch.testing.assert_close(by_pinv, cut if scale == 1 else data.answer(lambda s: 1 / s), rtol=1e-9, atol=1e-11)
+
+
+def test_default_bounds_throw_away_directions_that_many_samples_in_float32_would_have() -> None:
+    """eps·max(m, n) of the largest singular value: 2.4e-3 for 20,000 samples, above the 1e-3 of the second direction here."""
+    generator = torch.Generator().manual_seed(0)
+    q = torch.linalg.qr(torch.randn(20_000, 2, generator=generator)).Q
+    z, t = q * torch.tensor([1.0, 1e-3]), q[:, 1:]
+    for solver in (Pinv(), Lstsq()):
+        assert solver.factorise(z)(t)[1].abs() < 1
+    for solver in (Pinv(tol=1e-5), Lstsq(tol=1e-5), Lstsq(driver="gels"), Ridge(l2=0.0)):
+        assert solver.factorise(z)(t)[1].item() == pytest.approx(1000, rel=1e-2)
+
+
+SINGULAR = torch.tensor([[1.0, 1.0], [2.0, 2.0], [3.0, 3.0]])
+
+
+def test_singular_system_is_a_failure_with_its_remedy_or_solved_by_what_takes_any_rank() -> None:
+    t = torch.tensor([[2.0], [4.0], [6.0]])
+    with pytest.raises(
+        FitFailed, match=r"^solve failed on 3 samples of 2 features \(.*\): method.precision=float64, .*l2.*ridge$"
+    ):
+        Solve(l2=0.0).factorise(SINGULAR)(t)
+    for solver in (Pinv(), Lstsq(), Ridge(l2=0.0)):
+        torch.testing.assert_close(solver.factorise(SINGULAR)(t), torch.tensor([[1.0], [1.0]]), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", choices("method/solver"))
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_features_that_are_not_finite_are_a_failure(value: float, name: str) -> None:
+    z = torch.eye(4)
+    z[1, 2] = value
+    with pytest.raises(FitFailed, match=rf"^{name} failed on 4 samples of 4 features"):
+        build_choice("method/solver", name).factorise(z)(torch.ones(4, 1))
+
+
+def test_constant_features_of_zeros_get_no_weight() -> None:
+    z = torch.cat([known("tall").z, torch.zeros(40, 2, dtype=torch.float64)], 1)
+    w = Ridge(l2=0.0).factorise(z)(known("tall").t)
+    torch.testing.assert_close(w[:7], known("tall").answer(lambda s: 1 / s), rtol=1e-10, atol=1e-12)
+    assert w[7:].abs().max() < 1e-12
+
+
+def test_gels_takes_no_bound() -> None:
+    with pytest.raises(ValueError, match="gels has none"):
+        Lstsq(driver="gels", tol=0.1)

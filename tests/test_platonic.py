@@ -1,0 +1,291 @@
+"""Platonic projections against the thesis's listings, scikit-learn, and plain least squares, in float64."""
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.decomposition import PCA
+from torch import Tensor, nn
+
+from effdl import config, load_network
+from effdl.archs.chain import BlockChain
+from effdl.archs.mlp import ACTIVATIONS
+from effdl.datasets.problem import Problem, Samples
+from effdl.errors import ConfigError
+from effdl.methods.platonic import Platonic, evenly_along_first_component, principal_components
+from effdl.objectives.losses import LinearMse
+from effdl.records.carry import carry_out
+from effdl.records.plan import cost
+from effdl.records.run import Run
+from effdl.rng import seed_for
+from effdl.training.least_squares import Lstsq, Pinv, Ridge, Solve
+
+EXACT = Pinv(tol=0.0)
+M, N, K = 60, 5, 3
+
+
+@pytest.fixture(autouse=True)
+def without_gradients() -> Iterator[None]:
+    with torch.no_grad():
+        yield
+
+
+def problem(generator_seed: int = 0, samples: int = M, features: int = N, outputs: int = K) -> Problem:
+    generator = torch.Generator().manual_seed(generator_seed)
+    x = torch.randn(samples, features, generator=generator, dtype=torch.float64)
+    y = torch.randn(samples, outputs, generator=generator, dtype=torch.float64)
+    return Problem(Samples(x, y), Samples(x[:2], y[:2]), LinearMse(), outputs=outputs, batch_size=8)
+
+
+def chain(*widths: int, activation: str = "tanh", outputs: int = K) -> BlockChain:
+    blocks = [nn.Sequential(nn.Linear(a, b), ACTIVATIONS[activation]()) for a, b in pairwise(widths)]
+    return BlockChain(blocks, nn.Linear(widths[-1], outputs)).double()
+
+
+def method(**fields: Any) -> Platonic:
+    return Platonic(**{"solver": EXACT, "precision": "float64", "beta": 1.0, **fields})
+
+
+def fitted(rule: Platonic, data: Problem, network: BlockChain) -> tuple[BlockChain, Run]:
+    run = Run.in_memory()
+    rule.fit(data, network, run)
+    return network, run
+
+
+def drawn(layer: int, rows: int, width: int, attempt: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+    """The P that a run with seed 0 draws."""
+    generator = torch.Generator().manual_seed(seed_for(0, "projection", layer, attempt))
+    return torch.randn(rows, width, generator=generator, dtype=dtype)
+
+
+def residual(z: Tensor, y: Tensor) -> float:
+    """(1/m)‖Y − ZZ⁺Y‖² with NumPy (eq. 5.3)."""
+    coefficients = np.linalg.lstsq(z.numpy(), y.numpy(), rcond=None)[0]
+    return float(np.square(y.numpy() - z.numpy() @ coefficients).sum() / len(z))
+
+
+def ones(z: Tensor) -> Tensor:
+    return torch.cat([torch.ones(len(z), 1, dtype=z.dtype), z], 1)
+
+
+def test_random_projections_are_figure_7_3_line_by_line() -> None:
+    x = torch.linspace(-1, 1, 200, dtype=torch.float64)[:, None]
+    y = (2 * math.pi * x).sin()
+    data = Problem(Samples(x, y), Samples(x[:1], y[:1]), LinearMse(), outputs=1, batch_size=8)
+    network, run = fitted(method(solver=Pinv()), data, chain(1, 6, 6, activation="celu", outputs=1))
+
+    afun, b = nn.CELU(), torch.ones(200, 1, dtype=torch.float64)
+    z_0 = torch.cat([b, x], dim=1)
+    w_1 = torch.linalg.pinv(z_0) @ (torch.cat([z_0, y], dim=1) @ drawn(0, 3, 6))
+    z_1 = torch.cat([b, afun(z_0 @ w_1)], dim=1)
+    w_2 = torch.linalg.pinv(z_1) @ (torch.cat([z_1, y], dim=1) @ drawn(1, 8, 6))
+    z_2 = torch.cat([b, afun(z_1 @ w_2)], dim=1)
+    yhat = z_2 @ (torch.linalg.pinv(z_2) @ y)
+
+    torch.testing.assert_close(network(x), yhat, rtol=1e-7, atol=1e-9)
+    assert run.notes["train/mse"] == pytest.approx((yhat - y).square().mean().item(), rel=1e-7)
+    assert [line["train/lsd"] for line in run.lines] == pytest.approx([residual(z_1, y), residual(z_2, y)], rel=1e-6)
+
+
+def test_limit_with_the_identity_for_activation_a_network_is_plain_least_squares() -> None:
+    """Targets [Z|Y]P of full rank lose nothing, and nothing is gained without a nonlinearity."""
+    data = problem()
+    network, _ = fitted(method(beta=2.0, solver=Pinv()), data, chain(N, N + K + 2, N + K + 1, activation="identity"))
+    x, y = ones(data.train_tensors().x), data.train_tensors().y
+    expected = x @ torch.linalg.lstsq(x, y, driver="gelsd").solution
+    torch.testing.assert_close(network(data.train_tensors().x), expected, rtol=1e-8, atol=1e-9)
+
+
+def test_claim_weights_are_the_projections_first_rows_plus_least_squares_through_the_others() -> None:
+    """W = P_Z + Z⁺Y P_Y, eq. 7.2, with β and α as §7.5.2 has them."""
+    data = problem()
+    network, _ = fitted(method(alpha=0.5, beta=3.0), data, chain(N, 4))
+    p = drawn(0, 1 + N + K, 4)
+    x, y = ones(data.train_tensors().x), data.train_tensors().y
+    expected = 0.5 * (p[: 1 + N] + 3.0 * torch.linalg.lstsq(x, y).solution @ p[1 + N :])
+    layer = network.blocks[0][0]
+    torch.testing.assert_close(torch.cat([layer.bias[:, None], layer.weight], 1).T, expected, rtol=1e-9, atol=1e-11)
+
+
+def test_of_several_tries_the_one_with_the_least_distance_wins_in_each_layer() -> None:
+    data = problem()
+    x, y = ones(data.train_tensors().x), data.train_tensors().y
+    candidates = [
+        ones((x @ (torch.linalg.pinv(x) @ torch.cat([x, y], 1) @ drawn(0, 1 + N + K, 4, i))).tanh()) for i in range(7)
+    ]
+    distances = [residual(z, y) for z in candidates]
+    assert min(distances) < 0.97 * distances[0]  # it matters here
+    network, run = fitted(method(tries=7), data, chain(N, 4, 4))
+    assert run.lines[0]["train/lsd"] == pytest.approx(min(distances), rel=1e-9)
+    torch.testing.assert_close(ones(network.blocks[0](data.train_tensors().x)), candidates[int(np.argmin(distances))])
+    for tries, line in ((1, distances[0]), (3, min(distances[:3]))):
+        assert fitted(method(tries=tries), data, chain(N, 4))[1].lines[0]["train/lsd"] == pytest.approx(line, rel=1e-9)
+
+
+@pytest.mark.parametrize("samples", [30, 31, 32])
+@pytest.mark.parametrize("count", [1, 2, 7, 29])
+def test_sorted_pca_takes_the_samples_that_the_words_of_section_7_8_2_name(count: int, samples: int) -> None:
+    """1. the first component; 2. v = Xc; 3. the indices that sort v; 4. those evenly spaced, as figure 7.14 rounds."""
+    x = np.random.default_rng(samples).normal(size=(samples, 4)) * [3, 1, 1, 1]
+    component = PCA(1).fit(x).components_[0]
+    component *= np.sign(component[np.abs(component).argmax()])
+    v = [sum(a * b for a, b in zip(row, component, strict=True)) for row in x]
+    ascending = sorted(range(samples), key=v.__getitem__)
+    places: list[int] = []
+    while len(places) * samples / count < samples - 1:
+        places.append(round(len(places) * samples / count))  # halves to even, as torch has it too
+    found = evenly_along_first_component(torch.from_numpy(x), count).tolist()
+    assert found == [ascending[place] for place in places] and len(found) == count
+
+
+def test_components_are_scikit_learns_with_the_largest_entry_positive() -> None:
+    a = problem().train_tensors().x * torch.tensor([1.0, 5.0, 2.0, 0.1, 3.0], dtype=torch.float64) + 7
+    found = principal_components(a, 4).T.numpy()
+    theirs = PCA(4).fit(a.numpy()).components_
+    theirs *= np.sign(np.take_along_axis(theirs, np.abs(theirs).argmax(1)[:, None], 1))
+    np.testing.assert_allclose(found, theirs, rtol=1e-8, atol=1e-9)
+
+
+def test_sorted_pcas_units_are_samples_without_bias() -> None:
+    data = problem()
+    network, _ = fitted(method(projection="sorted_pca"), data, chain(N, 8))
+    layer, x = network.blocks[0][0], data.train_tensors().x
+    assert torch.equal(layer.weight, x[evenly_along_first_component(x, 8)]) and not layer.bias.any()
+
+
+def by_platonic_pca(z: Tensor, y: Tensor, weights: Tensor, width: int, beta: float) -> Tensor:
+    """Pre-activations of a layer with NumPy and scikit-learn: P of [Z|βd⊙Y], T = [Z|βY]P, ZZ⁺T with a column of ones."""
+    components = PCA(width).fit(torch.cat([z, beta * weights * y], 1).numpy()).components_
+    components *= np.sign(np.take_along_axis(components, np.abs(components).argmax(1)[:, None], 1))
+    targets = torch.cat([z, beta * y], 1).numpy() @ components.T
+    design = ones(z).numpy()
+    return torch.from_numpy(design @ np.linalg.lstsq(design, targets, rcond=None)[0])
+
+
+@pytest.mark.parametrize(
+    ("projection", "ema"), [("platonic_pca", 0.2), ("weighted_platonic_pca", 0.2), ("weighted_platonic_pca", None)]
+)
+def test_platonic_pca_weighs_samples_by_their_errors_if_it_is_asked_to(projection: Any, ema: float | None) -> None:
+    data = problem()
+    z, y = data.train_tensors().x, data.train_tensors().y
+    weights = torch.ones(M, 1, dtype=torch.float64)
+    network, _ = fitted(method(projection=projection, beta=20.0, ema=ema), data, chain(N, 6, 5, 4))
+    for i, width in enumerate((6, 5, 4)):
+        if i and ema is not None and projection == "weighted_platonic_pca":
+            design = ones(z).numpy()
+            predicted = design @ np.linalg.lstsq(design, y.numpy(), rcond=None)[0]
+            errors = torch.from_numpy(np.square(y.numpy() - predicted).sum(1, keepdims=True))
+            weights = ema * weights + (1 - ema) * errors
+        z = by_platonic_pca(z, y, weights, width, 20.0).tanh()
+        torch.testing.assert_close(network.blocks[: i + 1](data.train_tensors().x), z, rtol=1e-6, atol=1e-8)
+
+
+def test_deterministic_is_sorted_pca_below_weighted_platonic_pca() -> None:
+    data = problem()
+    whole, _ = fitted(method(projection="deterministic", beta=5.0), data, chain(N, 8, 6))
+    first, _ = fitted(method(projection="sorted_pca"), data, chain(N, 8))
+    assert torch.equal(whole.blocks[0][0].weight, first.blocks[0][0].weight)
+    z, y = first.blocks(data.train_tensors().x), data.train_tensors().y
+    design = ones(z).numpy()
+    errors = np.square(y.numpy() - design @ np.linalg.lstsq(design, y.numpy(), rcond=None)[0]).sum(1, keepdims=True)
+    expected = by_platonic_pca(z, y, 0.2 + 0.8 * torch.from_numpy(errors), 6, 5.0).tanh()
+    torch.testing.assert_close(whole.blocks(data.train_tensors().x), expected, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("solver", [Lstsq(), Solve(l2=0.0), Ridge(l2=0.0)], ids=["lstsq", "solve", "ridge"])
+def test_on_a_well_conditioned_problem_all_solvers_agree(solver: Any) -> None:
+    data = problem()
+    expected, found = (fitted(method(solver=one), data, chain(N, 7, 6))[0] for one in (EXACT, solver))
+    torch.testing.assert_close(dict(found.state_dict()), dict(expected.state_dict()), rtol=1e-6, atol=1e-7)
+
+
+def test_without_bias_no_layer_has_one() -> None:
+    network, _ = fitted(method(bias=False), problem(), chain(N, 6, 5))
+    assert not any(value.any() for name, value in network.state_dict().items() if name.endswith("bias"))
+    x, y = problem().train_tensors().x, problem().train_tensors().y
+    z = network.blocks(x)
+    torch.testing.assert_close(network(x), z @ torch.linalg.lstsq(z, y).solution, rtol=1e-8, atol=1e-9)
+
+
+DIGITS = ("method=platonic", "arch=mlp", "arch.hidden=[60,40]")
+PROJECTIONS = {
+    "random": ("method.beta=10",),
+    "sorted_pca": (),
+    "platonic_pca": ("arch.hidden=[60,40]", "method.beta=100"),
+    "weighted_platonic_pca": ("method.beta=100",),
+    "deterministic": ("method.beta=100",),
+}
+
+
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+@pytest.mark.parametrize("projection", PROJECTIONS)
+def test_a_fitted_network_is_saved_and_loaded_and_says_its_numbers(projection: str, precision: str, tmp_path: Path) -> None:
+    overrides = [*DIGITS, *PROJECTIONS[projection], f"method.projection={projection}", f"method.precision={precision}"]
+    spec = config.build(config.compose([*overrides, "method/solver=ridge", "dataset.val_size=0"]))
+    done = carry_out(spec, tmp_path)
+    assert done["status"] == "finished", done
+    network, metrics = load_network(done["path"]), done["summary"]
+    train, test = spec.dataset.load()
+    for name, samples in (("test", test), ("train", train)):
+        outputs = network(samples.x)
+        accuracy = (outputs.argmax(1) == samples.y).double().mean().item()
+        assert outputs.dtype == getattr(torch, precision) and metrics[f"{name}/acc"] == pytest.approx(
+            accuracy, abs=1e-9 if precision == "float64" else 2e-3
+        )
+        coded = nn.functional.one_hot(samples.y, 10)
+        assert metrics[f"{name}/mse"] == pytest.approx((outputs - coded).square().mean().item(), rel=1e-3)
+    assert metrics["test/acc"] > 0.85
+    lines = [json.loads(line) for line in (Path(done["path"]) / "metrics.jsonl").read_text().splitlines()]
+    assert [line["segment"] for line in lines] == [0, 1] and lines[-1]["train/lsd"] == pytest.approx(10 * metrics["train/mse"])
+
+
+WRONG = {
+    "units beyond sorted PCA": (
+        ("method.projection=sorted_pca", "arch.hidden=[1300]"),
+        r"arch\.hidden: 1,300 units in layer 1",
+    ),
+    "units beyond Platonic PCA": (
+        ("method.projection=deterministic", "arch.hidden=[20,31]"),
+        r"arch\.hidden: 31 units in layer 2, where Platonic PCA of 20 features and 10 targets gives at most 30$",
+    ),
+    "tries of what is found": (("method.projection=sorted_pca", "method.tries=2"), r"method\.tries: only random"),
+    "another network": (("arch=cnn4",), r"arch: Platonic fits linear layers alone, take arch=mlp"),
+    "another objective": (("objective=softmax_ce",), r"objective: Platonic fits by least squares, so it takes linear_mse"),
+    "an optimizer": (("optimizer=sgd",), r"optimizer: Platonic uses none"),
+    "an augmentation": (("augment=standard",), r"augment: Platonic takes training images as they are"),
+    "a probe": (("probe=stable_rank",), r"probe: Platonic has no epochs after which to measure"),
+    "a filter": (("filter=random_subset",), r"filter: Platonic trains on all samples"),
+    "bf16": (("hardware.precision=bf16",), r"hardware: Platonic takes precision=float32"),
+    "a solver's option of another": (("method.solver.l2=1",), r"method\.solver\.l2: unknown key; there are tol"),
+    "a solver for what has none": (("method=dll", "method/solver=pinv"), r"method/solver: the chosen method has no solver; "),
+}
+
+
+@pytest.mark.parametrize(("overrides", "says"), WRONG.values(), ids=WRONG)
+def test_wrong_combination_is_one_line(overrides: tuple[str, ...], says: str) -> None:
+    base = [one for one in DIGITS if one.split("=")[0] not in {o.split("=")[0] for o in overrides}]
+    if "arch=cnn4" in overrides:
+        base = ["method=platonic"]
+    if "method=dll" in overrides:
+        base = []
+    with pytest.raises(ConfigError, match=rf"^{says}"):
+        config.build(config.compose([*base, *overrides]))
+
+
+def test_plan_does_not_fit_to_say_that_it_does_not_know(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Platonic, "fit", None)
+    assert cost(config.build(config.compose(DIGITS)), timed=True) is None
+
+
+def test_singular_system_ends_the_run_as_failed_and_is_an_answer(tmp_path: Path) -> None:
+    spec = config.build(config.compose([*DIGITS, "method/solver=solve", "method.solver.l2=0"]))
+    done = carry_out(spec, tmp_path)  # digits have pixels that are always 0
+    assert done["status"] == "failed" and "solve failed on" in done["reason"] and "method/solver=ridge" in done["reason"]
+    assert carry_out(replace(spec), tmp_path) == done
