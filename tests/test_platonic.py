@@ -218,7 +218,7 @@ DIGITS = ("method=platonic", "arch=mlp", "arch.hidden=[60,40]")
 PROJECTIONS = {
     "random": ("method.beta=10",),
     "sorted_pca": (),
-    "platonic_pca": ("arch.hidden=[60,40]", "method.beta=100"),
+    "platonic_pca": ("method.beta=100",),
     "weighted_platonic_pca": ("method.beta=100",),
     "deterministic": ("method.beta=100",),
 }
@@ -282,6 +282,14 @@ def test_wrong_combination_is_one_line(overrides: tuple[str, ...], says: str) ->
 def test_plan_does_not_fit_to_say_that_it_does_not_know(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Platonic, "fit", None)
     assert cost(config.build(config.compose(DIGITS)), timed=True) is None
+
+
+def test_on_a_gpu_with_bf16_it_takes_float32_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    for asked in ("is_available", "is_bf16_supported"):
+        monkeypatch.setattr(torch.cuda, asked, lambda *_, **__: True)
+    assert config.build(config.compose([])).hardware.precision == "bf16"
+    made = config.build(config.compose(DIGITS)).hardware
+    assert (made.device, made.precision) == ("cuda", "float32")
 
 
 def test_singular_system_ends_the_run_as_failed_and_is_an_answer(tmp_path: Path) -> None:

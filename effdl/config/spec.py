@@ -62,7 +62,8 @@ def build(config: DictConfig | Mapping[str, Any], *, checked: bool = True) -> Sp
     if test_every not in TEST_EVERY:
         raise ConfigError(f"test_every: one of {', '.join(TEST_EVERY)}, not {test_every!r}")
     spec = Spec(**settings, seed=seed, test_every=test_every)
-    spec = replace(spec, hardware=spec.hardware.resolved(spec.arch.gains_by_channels_last))
+    exact = spec.method.fits_least_squares
+    spec = replace(spec, hardware=spec.hardware.resolved(spec.arch.gains_by_channels_last, exact))
     if checked:
         check(spec)
     return spec

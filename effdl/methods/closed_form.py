@@ -46,7 +46,7 @@ class Features:
         """(m,) squared errors ‖y_j − ŷ_j‖² of the decision."""
         return (self.y - self.z @ self.decision).square().sum(1)
 
-    @property
+    @cached_property
     def distance(self) -> float:
         """The least squares distance (1/m)‖Y − ZZ⁺Y‖²_F (eq. 5.3)."""
         return self.errors.double().mean().item()
@@ -84,7 +84,7 @@ class ClosedForm(Method):
         name = type(self).__name__
         if arch.linear is None:
             raise ConfigError(f"arch: {name} fits linear layers alone, take arch=mlp")
-        if hardware.precision not in ("auto", "float32") or hardware.compile:
+        if hardware.precision != "float32" or hardware.compile:
             raise ConfigError(f"hardware: {name} takes precision=float32 without compile; method.precision=float64 is finer")
 
     @torch.no_grad()
@@ -95,7 +95,7 @@ class ClosedForm(Method):
         z = layers[0].before(network.input(data.x))
         y = problem.objective.coded(data.y, z.new_empty(0, problem.outputs))
         assert y is not None, "checked by fits_least_squares"
-        below = self._features(z, y)
+        below, labels = self._features(z, y), data.y
         del z, data
         memory: Memory = {}
         for i, layer in enumerate(run.watch(layers, len(layers), "fitting layers")):
@@ -109,7 +109,7 @@ class ClosedForm(Method):
             below = best[1]
             run.record(i, 0, train_lsd=below.distance)
         self._write(network.head, below.decision)
-        self._note(below, problem, run)
+        self._note(below, labels, run)
         return network
 
     def network(
@@ -128,9 +128,8 @@ class ClosedForm(Method):
         if linear.bias is not None:
             linear.bias.copy_(w[0] if self.bias else torch.zeros_like(linear.bias))
 
-    def _note(self, top: Features, problem: Problem, run: RunHandle) -> None:
+    def _note(self, top: Features, labels: Tensor, run: RunHandle) -> None:
         """Training numbers of the whole network: the mean squared error an output, and for classes the accuracy."""
-        run.note(train_mse=top.distance / problem.outputs)
-        y = problem.train_tensors().y
-        if not y.is_floating_point():
-            run.note(train_acc=(decide(top.z @ top.decision) == y).double().mean().item())
+        run.note(train_mse=top.distance / top.y.shape[1])
+        if not labels.is_floating_point():
+            run.note(train_acc=(decide(top.z @ top.decision) == labels).double().mean().item())

@@ -33,8 +33,7 @@ def segment_costs(
     """
     costs, filter, samples = [], run.filter, problem.num_train + problem.num_val
     batch = next(problem.train(0))
-    reading_s = problem.train_split.reading_seconds(problem.batch_size) + _augmenting_seconds(problem, batch.x)
-    batch = run.ranks.share(batch)
+    reading_s, batch = _reading_seconds(problem, batch.x), run.ranks.share(batch)
     waiting = _waiting(filter, problem)
     kept_bytes, stored_s, copied = 0, 0.0, 0
     _take(idle := _weights(chain), chain.input)
@@ -70,12 +69,13 @@ def segment_costs(
     return costs
 
 
-def _augmenting_seconds(problem: Problem, x: Tensor) -> float:
-    """Of one batch like this, which may have been augmented once already."""
+def _reading_seconds(problem: Problem, x: Tensor) -> float:
+    """Of one batch like this with its augmentation, which may have been done once already."""
+    reading_s = problem.train_split.reading_seconds(problem.batch_size)
     if problem.augment is None or problem.is_outline:
-        return 0.0
+        return reading_s
     change, generator = problem.augment, torch.Generator()
-    return fastest(lambda: change(x, generator), x.device, PIECE_BUDGET_S)
+    return reading_s + fastest(lambda: change(x, generator), x.device, PIECE_BUDGET_S)
 
 
 def _bytes(module: nn.Module) -> int:

@@ -41,8 +41,11 @@ class Hardware(Setting):
     compile: Switch = False
     processes: Count | Literal["auto"] = 1
 
-    def resolved(self, gains_by_channels_last: bool) -> "Hardware":
-        """The same with all that is left open settled for this machine and a network. Raises ConfigError."""
+    def resolved(self, gains_by_channels_last: bool, exact: bool = False) -> "Hardware":
+        """The same with all that is left open settled for this machine and a network. Raises ConfigError.
+
+        exact: for a method that must not round to half precision.
+        """
         device = self.device if self.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
         on_gpu = device == "cuda"
         if self.precision == "tf32" and not on_gpu:
@@ -50,7 +53,7 @@ class Hardware(Setting):
         half = on_gpu and torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
         settled: dict[str, Any] = {"device": device}
         if self.precision == "auto":
-            settled["precision"] = "bf16" if half else "float32"
+            settled["precision"] = "bf16" if half and not exact else "float32"
         if self.layout == "auto":
             settled["layout"] = "channels_last" if on_gpu or gains_by_channels_last else "contiguous"
         if self.processes == "auto":

@@ -162,9 +162,11 @@ def checked(solver: str, z: Tensor, w: Tensor) -> Tensor:
 
 def failed(solver: str, z: Tensor, error: RuntimeError | None) -> FitFailed:
     """One line on what could not be solved, and what to do."""
+    where = f"{solver} failed on {len(z):,} samples of {z.shape[1]:,} features"
+    if not torch.isfinite(z).all():
+        return FitFailed(f"{where}, of which some are not finite: look at the data, or scale the weights down")
     said = str(error).split(":", 1)[-1].split(".")[0].strip() if error else "the solution is not finite"
-    remedy = "method.precision=float64, " if z.dtype == torch.float32 else ""
-    return FitFailed(
-        f"{solver} failed on {len(z):,} samples of {z.shape[1]:,} features ({said}): {remedy}a larger method.solver.l2, or "
-        "method/solver=ridge"
-    )
+    remedies = ["method.precision=float64"] if z.dtype == torch.float32 else []
+    remedies += ["a larger method.solver.l2"] if solver in ("solve", "ridge") else []
+    remedies += ["method/solver=ridge"] if solver != "ridge" else []
+    return FitFailed(f"{where} ({said}); try {' or '.join(remedies)}")
