@@ -96,8 +96,9 @@ class Ridge(Solver):
     """W = (ZᵀZ + λI)⁻¹ZᵀT, or where there are fewer samples than features the same W = Zᵀ(ZZᵀ + λI)⁻¹T (ours).
 
     ZᵀZ is summed over chunks of samples, its upper blocks alone, and factorised once, by Cholesky. Where it is singular to
-    rounding, an eigendecomposition leaves out the directions whose eigenvalues are at most eps·n of the largest, and W is the
-    solution of least norm. Beside Z and T there are never more than two matrices of the smaller size squared.
+    rounding, an eigendecomposition leaves out the directions whose eigenvalues are at most eps·n of the largest entry of the
+    diagonal, and W is the solution of least norm. Beside Z and T there are never more than two
+    matrices of the smaller size squared.
 
     l2: λ ≥ 0, for all rows of W, the bias too. chunk: samples that are summed up at once.
     """
