@@ -17,7 +17,7 @@ from effdl.archs.library import Library
 from effdl.archs.mlp import Mlp
 from effdl.archs.vgg import Vgg
 from effdl.config import build_choice, choices
-from effdl.datasets.problem import Facts
+from effdl.datasets.problem import Facts, Samples, Scaling
 from effdl.errors import ConfigError
 from effdl.training.loop import reseed
 
@@ -164,6 +164,34 @@ def test_the_input_block_standardises_vectors_by_feature() -> None:
     block = InputBlock((6,)).double()
     block.fit(torch.from_numpy(x))
     np.testing.assert_allclose(block(torch.from_numpy(x)).numpy(), (x - x.mean(0)) / x.std(0), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("scaling", ["channel", "pixel", "unit", "none"])
+def test_a_data_sets_scaling_is_what_its_input_block_does(scaling: Scaling) -> None:
+    x = np.random.default_rng(0).integers(0, 240, (50, 2, 4, 5), dtype=np.uint8)
+    x[:, 1, 2, 3] = 7  # a pixel that never varies
+    block = InputBlock((2, 4, 5)).double()
+    block.scale(scaling, Samples(torch.from_numpy(x), torch.zeros(50)))
+    axes = (0, 2, 3) if scaling == "channel" else (0,)
+    std = x.std(axes, keepdims=True)
+    expected = {
+        "channel": (x - x.mean(axes, keepdims=True)) / np.where(std == 0, 1, std),
+        "pixel": (x - x.mean(axes, keepdims=True)) / np.where(std == 0, 1, std),
+        "unit": x / 239,
+        "none": x,
+    }[scaling]
+    np.testing.assert_allclose(block(torch.from_numpy(x)).numpy(), expected, rtol=1e-10, atol=1e-12)
+    again = InputBlock((2, 4, 5)).double()
+    again.load_state_dict(block.state_dict())
+    assert torch.equal(again(torch.from_numpy(x)), block(torch.from_numpy(x)))
+
+
+def test_pixels_are_standardised_as_they_are_enlarged() -> None:
+    x = np.random.default_rng(0).integers(0, 240, (50, 1, 3, 4), dtype=np.uint8)
+    block = InputBlock((1, 3, 4), 9).double()
+    block.scale("pixel", Samples(torch.from_numpy(x), torch.zeros(50)))
+    expected = enlarged_by_numpy((x - x.mean(0)) / x.std(0), 9)
+    np.testing.assert_allclose(block(torch.from_numpy(x)).numpy(), expected, rtol=1e-10, atol=1e-12)
 
 
 def enlarged_by_numpy(x: np.ndarray, size: int) -> np.ndarray:

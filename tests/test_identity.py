@@ -18,6 +18,7 @@ from effdl.config import (
 )
 from effdl.datasets.digits import Digits
 from effdl.datasets.idx import Idx
+from effdl.datasets.toy import Sine
 from effdl.errors import RecordError
 from effdl.methods.backprop import Backprop
 from effdl.methods.segmentwise import Segmentwise
@@ -146,7 +147,8 @@ def test_a_runs_name_changes_with_everything_that_its_numbers_hang_on() -> None:
 def test_names_given_before_there_were_filters_and_probes_are_what_they_were(
     overrides: tuple[str, ...], expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Segmentwise, "numerics_version", 1)  # its own then
+    for cls in (Segmentwise, Sine):
+        monkeypatch.setattr(cls, "numerics_version", 1)  # their own then
     assert name_of(*overrides) == expected  # worked out by commit 67ba481
 
 

@@ -12,7 +12,7 @@ from effdl.archs.chain import BlockChain
 from effdl.config import build_choice, choices
 from effdl.datasets.problem import Samples
 from effdl.objectives.losses import LinearMse, SigmoidBce, SoftmaxCe, TanhMse
-from effdl.objectives.objective import Objective
+from effdl.objectives.objective import Objective, decide
 from effdl.training.loop import evaluate, reduce_loss
 
 OBJECTIVES: dict[str, Objective] = {name: build_choice("objective", name) for name in choices("objective")}
@@ -159,3 +159,18 @@ def test_only_softmax_refuses_real_targets() -> None:
     assert {name for name, o in OBJECTIVES.items() if "vectors" not in o.takes} == {"softmax_ce"}
     assert all("classes" in o.takes for o in OBJECTIVES.values())
     assert isinstance(OBJECTIVES["sigmoid_bce"], SigmoidBce)
+
+
+@pytest.mark.parametrize("name", ["linear_mse", "sigmoid_bce", "tanh_mse"])
+def test_one_output_tells_two_classes_by_its_sign(name: str) -> None:
+    a, y = torch.tensor([[0.3], [-2.0], [1.5], [-0.1]], dtype=torch.float64), torch.tensor([1, 0, 0, 1])
+    t = 2 * y[:, None].double() - 1
+    expected = {
+        "linear_mse": (a - t).square()[:, 0] / 2,
+        "sigmoid_bce": (1 + (-t * a).exp()).log()[:, 0],
+        "tanh_mse": (a.tanh() - t).square()[:, 0] / 2,
+    }[name]
+    torch.testing.assert_close(OBJECTIVES[name].loss(a, y), expected, rtol=1e-12, atol=1e-12)
+    assert decide(a).tolist() == [1, 0, 1, 0]
+    found = evaluate(nn.Identity(), Samples(a, y).batches(3), OBJECTIVES[name])
+    assert found["acc"] == 0.5 and found["loss"] == pytest.approx(expected.mean().item(), rel=1e-12)

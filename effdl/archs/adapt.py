@@ -1,21 +1,23 @@
 """The input block: everything between stored samples and the first layer, frozen, in one place."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from effdl.datasets.moments import Moments, moments, parts
+from effdl.datasets.problem import Scaling, Split
 
 
 class InputBlock(nn.Module):
     """Standardise, enlarge, pad; takes raw samples (B, *input), uint8 or float.
 
     Rule: images smaller than ``size`` are enlarged by the largest whole factor that fits (nearest neighbour), then padded
-    evenly with raw zeros up to ``size``; then (x − mean) / std per channel (per feature for vectors), with mean and standard
-    deviation of the training split's raw values. A feature that never varies has std 1. A single channel is repeated to
-    ``channels``.
+    evenly with raw zeros up to ``size``; then (x − mean) / std, both of the training split's raw values, by channel (by feature
+    for vectors) or, if the data set's ``scaling`` says so, by pixel. What never varies, padding too, has std 1. A single
+    channel is repeated to ``channels``.
     """
 
     mean: Tensor
@@ -35,9 +37,27 @@ class InputBlock(nn.Module):
 
     @torch.no_grad()
     def standardise(self, found: Moments) -> None:
-        """Set mean and standard deviation of the training samples."""
-        self.mean.copy_(found.mean)
-        self.std.copy_(torch.where(found.std < 1e-8, 1.0, found.std))
+        """Set mean and standard deviation of the training samples, by channel or by pixel."""
+        mean, std = found.mean, found.std
+        if self.size is not None and mean.dim() == 3 and 1 < min(mean.shape[1:]) < self.size:
+            mean, std = enlarge(mean[None], self.size)[0], enlarge(std[None], self.size)[0]
+        self.mean = mean.to(self.mean)
+        self.std = torch.where(std < 1e-8, 1.0, std).to(self.std)
+
+    def scale(self, scaling: Scaling, train: Split) -> None:
+        """Take mean and standard deviation from the training split as `Dataset.scaling` says."""
+        if scaling == "unit":
+            highest = train.moments().highest
+            self.std.fill_(highest if highest > 0 else 1.0)
+        elif scaling != "none":
+            self.standardise(train.moments(by_pixel=scaling == "pixel"))
+
+    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *others: Any) -> None:
+        """A stored mean and deviation may be by pixel."""
+        for name in ("mean", "std"):
+            if (stored := state.get(prefix + name)) is not None:
+                setattr(self, name, getattr(self, name).new_empty(stored.shape))
+        super()._load_from_state_dict(state, prefix, *others)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.to(self.mean.dtype)

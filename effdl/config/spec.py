@@ -174,6 +174,8 @@ def _misfit(objective: Any, problem: Any) -> str | None:
     """Why an objective cannot have a problem's targets, None if it can."""
     if problem.targets not in objective.takes:
         return f"does not take targets that are {problem.targets}"
+    if problem.outputs < objective.least_outputs:
+        return f"needs {objective.least_outputs} outputs, one a class, where the sign of one tells two classes"
     ours, theirs = objective.target_range, problem.target_range
     if problem.targets == "vectors" and ours and theirs and not ours[0] <= theirs[0] <= theirs[1] <= ours[1]:
         return f"takes real targets in [{ours[0]:g}, {ours[1]:g}], not in [{theirs[0]:g}, {theirs[1]:g}]"

@@ -12,20 +12,23 @@ MOST_VALUES = 2**25  # as float64 a quarter of a GiB
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """Of samples' values, in float64: mean and deviation, of images (C, 1, 1), else as one sample; the largest."""
+    """Of samples' values, in float64: mean and deviation, as one sample or, of images' channels, (C, 1, 1); the largest."""
 
     mean: Tensor
     std: Tensor
     highest: float
 
 
-def moments(parts: Iterable[Tensor]) -> Moments:
-    """Of samples (N, *input) that come in parts; of 8-bit images the same bits in whatever parts, since sums are exact."""
+def moments(parts: Iterable[Tensor], by_pixel: bool = False) -> Moments:
+    """Of samples (N, *input) that come in parts; of 8-bit images the same bits in whatever parts, since sums are exact.
+
+    by_pixel: of each pixel of an image by itself, not of each channel.
+    """
     total: Tensor | float = 0.0
     squares: Tensor | float = 0.0
     highest, count = float("-inf"), 0
     for part in parts:
-        axes = (0, 2, 3) if part.dim() == 4 else (0,)
+        axes = (0, 2, 3) if part.dim() == 4 and not by_pixel else (0,)
         values = part.double()
         total = total + values.sum(axes, keepdim=True)[0]
         squares = squares + values.square().sum(axes, keepdim=True)[0]

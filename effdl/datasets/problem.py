@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from effdl.setting import Count, Setting, Size, setting
 
 # Varies training inputs (B, *input) by a generator on the CPU, its only source of chance; gives new ones.
 Change = Callable[[Tensor, torch.Generator], Tensor]
+Scaling = Literal["channel", "pixel", "unit", "none"]
 # Positions (B,) of each batch of an epoch -> of each batch that is wanted.
 Choose = Callable[[Sequence[Tensor]], Sequence[Tensor]]
 
@@ -70,7 +71,8 @@ def concatenate(batches: Sequence[Batch]) -> Batch:
 class Facts:
     """What is known of a problem before its data are read.
 
-    target_range: closed bounds of real targets, None where they are not known.
+    outputs: of the network: one a class or real target; a single one tells two classes by its sign. target_range: closed bounds
+    of real targets, None where they are not known.
     """
 
     input_shape: tuple[int, ...]
@@ -81,6 +83,10 @@ class Facts:
     test: int
     batch_size: int
     target_range: tuple[float, float] | None = None
+
+    @property
+    def classes(self) -> int:
+        return max(2, self.outputs)
 
     @property
     def is_image(self) -> bool:
@@ -121,13 +127,13 @@ class Split(ABC):
         """All samples in their own order, for evaluation."""
 
     @abstractmethod
-    def moments(self) -> Moments:
-        """Of all inputs."""
+    def moments(self, by_pixel: bool = False) -> Moments:
+        """Of all inputs, see `datasets.moments`."""
 
-    def find_out(self, agree: Callable[[Callable[[], Any]], Any]) -> None:
+    def find_out(self, agree: Callable[[Callable[[], Any]], Any], by_pixel: bool = False) -> None:
         """Learn beforehand what each of several processes would else go through all of it for.
 
-        agree: what one process finds out, on all (`Ranks.agree`).
+        agree: what one process finds out, on all (`Ranks.agree`). by_pixel: which `moments` will be asked for.
         """
         return
 
@@ -167,8 +173,8 @@ class Samples(Split):
             index = torch.arange(start, stop, device=self.y.device)
             yield Batch(self.x[start:stop], self.y[start:stop], index)
 
-    def moments(self) -> Moments:
-        return moments(parts(self.x))
+    def moments(self, by_pixel: bool = False) -> Moments:
+        return moments(parts(self.x), by_pixel)
 
     def reading_seconds(self, samples: int) -> float:
         return 0.0
@@ -313,6 +319,9 @@ class Dataset(Setting, ABC):
 
     batch_size: samples a step. val_size: samples held out of the training set to choose by, 0 for none. train_limit: keep
     only so many training samples (after the validation split).
+    scaling: what the network's input block does with raw inputs, by what it finds in the training samples. "channel"
+        standardises each channel of images, each feature of vectors; "pixel" each pixel too; "unit" divides by the largest
+        value, 255 where images of bytes have white in them; "none" leaves them alone.
     """
 
     not_identity: ClassVar[frozenset[str]] = frozenset({"root"})
@@ -320,6 +329,7 @@ class Dataset(Setting, ABC):
     batch_size: Count = 128
     val_size: Size = 0
     train_limit: Count | None = None
+    scaling: Scaling = "channel"
 
     @abstractmethod
     def facts(self) -> Facts:

@@ -132,7 +132,7 @@ class Streamed(Split):
     ) -> None:
         self.images, self.positions, self.y = images, positions, y.to(device)
         self.workers, self.fits, self.device = workers, fits, device
-        self._moments: Moments | None = None
+        self._moments: dict[bool, Moments] = {}
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -156,16 +156,16 @@ class Streamed(Split):
     def batches(self, size: int) -> Iterator[Batch]:
         return self.gather(torch.arange(len(self), device=self.device).split(size))
 
-    def moments(self) -> Moments:
+    def moments(self, by_pixel: bool = False) -> Moments:
         """Of all images, which takes a pass through them, once."""
-        if self._moments is None:
+        if by_pixel not in self._moments:
             count = -(-len(self) // CHUNK)
             batches = watched(self.batches(CHUNK), count, f"mean and deviation of {len(self):,} images")
-            self._moments = moments(batch.x for batch in batches)
-        return self._moments
+            self._moments[by_pixel] = moments((batch.x for batch in batches), by_pixel)
+        return self._moments[by_pixel]
 
-    def find_out(self, agree: Callable[[Callable[[], Moments]], Moments]) -> None:
-        self._moments = agree(self.moments)
+    def find_out(self, agree: Callable[[Callable[[], Moments]], Moments], by_pixel: bool = False) -> None:
+        self._moments[by_pixel] = agree(lambda: self.moments(by_pixel))
 
     def reading_seconds(self, samples: int) -> float:
         tried = self.positions[:SOME].numpy()

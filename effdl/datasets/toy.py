@@ -1,36 +1,154 @@
-"""Toy problems of the theses, drawn from their formulas."""
+"""Toy problems of the theses, drawn from their formulas; inputs are left as they are drawn."""
 
 import math
+from abc import abstractmethod
+from typing import ClassVar
 
 import torch
+from torch import Generator, Tensor
 
-from effdl.datasets.problem import Dataset, Facts, Samples
+from effdl.datasets.problem import Dataset, Facts, Samples, Scaling
 from effdl.rng import seed_for
-from effdl.setting import Count, setting
+from effdl.setting import Count, NonNegative, Positive, setting
 
 DRAW = 0  # the data are one fixed draw; the run's seed does not move them
 
 
 @setting
-class Sine(Dataset):
-    """y = sin 2πx, two periods with x uniform on (−1, 1) (thesis §7.5): real targets, shapes x (N, 1), y (N, 1).
+class Toy(Dataset):
+    """A problem that is a formula: as many test samples as training samples, drawn by themselves.
 
-    samples: training samples, 5,000 in the thesis, which prints training numbers; the test split of as many is effdl's.
+    samples: of each split, 5,000 in chapter 7, which prints training numbers; the test split is effdl's.
     """
 
-    samples: Count = 5000
+    formula: ClassVar[str]
 
-    def facts(self) -> Facts:
-        train, val = self.split_sizes(self.samples)
-        return Facts((1,), "vectors", 1, train, val, self.samples, self.batch_size, (-1.0, 1.0))
+    samples: Count = 5000
+    scaling: Scaling = "none"
+
+    @abstractmethod
+    def draw(self, generator: Generator) -> Samples:
+        """``samples`` of them."""
 
     def fingerprint(self) -> str:
-        return f"formula: sin 2 pi x, {self.samples} samples"
+        return f"formula: {self.formula}, {self.samples} samples"
 
     def load(self) -> tuple[Samples, Samples]:
-        def draw(name: str) -> Samples:
-            generator = torch.Generator().manual_seed(seed_for(DRAW, f"sine-{name}"))
-            x = torch.rand(self.samples, 1, generator=generator) * 2 - 1
-            return Samples(x, (2 * math.pi * x).sin())
+        def part(name: str) -> Samples:
+            return self.draw(Generator().manual_seed(seed_for(DRAW, f"{self.snake_name()}-{name}")))
 
-        return draw("train"), draw("test")
+        return part("train"), part("test")
+
+
+def two_classes(toy: Toy) -> Facts:
+    """Two classes in the plane, told by the sign of one output (§7.2.3: y ∈ {−1, +1})."""
+    return Facts((2,), "classes", 1, *toy.split_sizes(toy.samples), toy.samples, toy.batch_size)
+
+
+def uniform(samples: int, low: float, high: float, generator: Generator) -> Tensor:
+    """(samples, 2), uniform in a square."""
+    return torch.rand(samples, 2, generator=generator) * (high - low) + low
+
+
+@setting
+class Sine(Toy):
+    """y = sin 2πx, two periods with x uniform on (−1, 1) (thesis §7.5): real targets, shapes x (N, 1), y (N, 1)."""
+
+    formula: ClassVar[str] = "sin 2 pi x"
+    numerics_version: ClassVar[int] = 2  # of 1, inputs were standardised by default
+
+    def facts(self) -> Facts:
+        return Facts((1,), "vectors", 1, *self.split_sizes(self.samples), self.samples, self.batch_size, (-1.0, 1.0))
+
+    def draw(self, generator: Generator) -> Samples:
+        x = torch.rand(self.samples, 1, generator=generator) * 2 - 1
+        return Samples(x, (2 * math.pi * x).sin())
+
+
+@setting
+class TwoSpirals(Toy):
+    """Two spirals wound around each other, one class each (§7.6, fig. 7.8): points t(cos t, sin t) and their reflections.
+
+    t lies between 0 and 2π·turns, such that points are evenly dense along both arms, and all is scaled into the unit disc.
+
+    turns: of each arm, as in figure 7.8. noise: standard deviation of what is added to both coordinates.
+    """
+
+    formula: ClassVar[str] = "two spirals, t (cos t, sin t)"
+
+    turns: Positive = 1.5
+    noise: NonNegative = 0.0
+
+    def facts(self) -> Facts:
+        return two_classes(self)
+
+    def draw(self, generator: Generator) -> Samples:
+        t = 2 * math.pi * self.turns * torch.rand(self.samples, 1, generator=generator).sqrt()
+        y = torch.arange(self.samples) % 2
+        arms = torch.cat([t * t.cos(), t * t.sin()], 1) * (1 - 2 * y)[:, None]
+        x = arms / (2 * math.pi * self.turns) + self.noise * torch.randn(self.samples, 2, generator=generator)
+        return Samples(x, y)
+
+
+@setting
+class Checkerboard(Toy):
+    """The colour of the square of a board that a point lies on (§5.4.2, §7.7): points uniform on (−½, ½)², without noise.
+
+    squares: along each side.
+    """
+
+    formula: ClassVar[str] = "checkerboard"
+
+    squares: Count = 8
+
+    def facts(self) -> Facts:
+        return two_classes(self)
+
+    def draw(self, generator: Generator) -> Samples:
+        x = uniform(self.samples, -0.5, 0.5, generator)
+        square = ((x + 0.5) * self.squares).long().clamp_max(self.squares - 1)
+        return Samples(x, square.sum(1) % 2)
+
+
+@setting
+class Separable(Toy):
+    """Two classes on both sides of a line through the origin, points uniform in the unit disc (fig. 7.12).
+
+    angle: of the line's normal, in degrees. margin: how far from the line all points are.
+    """
+
+    formula: ClassVar[str] = "separable by a line in the unit disc"
+
+    angle: NonNegative = 30.0
+    margin: NonNegative = 0.1
+
+    def facts(self) -> Facts:
+        return two_classes(self)
+
+    def draw(self, generator: Generator) -> Samples:
+        radius = torch.rand(self.samples, generator=generator).sqrt()
+        turn = 2 * math.pi * torch.rand(self.samples, generator=generator)
+        x = torch.stack([radius * turn.cos(), radius * turn.sin()], 1)
+        normal = torch.tensor([math.cos(math.radians(self.angle)), math.sin(math.radians(self.angle))])
+        side = (x @ normal).sign()
+        return Samples(x + self.margin * side[:, None] * normal, (side > 0).long())
+
+
+@setting
+class Sinusoidal(Toy):
+    """Two classes above and below a sine curve, points uniform on (−1, 1)² (fig. 7.13).
+
+    amplitude, periods: of the curve amplitude·sin(π·periods·x₁).
+    """
+
+    formula: ClassVar[str] = "separable by a sine curve"
+
+    amplitude: Positive = 0.4
+    periods: Positive = 2.0
+
+    def facts(self) -> Facts:
+        return two_classes(self)
+
+    def draw(self, generator: Generator) -> Samples:
+        x = uniform(self.samples, -1.0, 1.0, generator)
+        return Samples(x, (x[:, 1] > self.amplitude * (math.pi * self.periods * x[:, 0]).sin()).long())

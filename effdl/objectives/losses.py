@@ -10,9 +10,14 @@ from effdl.setting import Real, setting
 
 
 def one_hot(y: Tensor, like: Tensor, low: float, high: float) -> Tensor:
-    """Targets as (B, K) in the dtype of ``like``: ``high`` at the class and ``low`` elsewhere; real targets pass through."""
+    """Targets as (B, K) in the dtype of ``like``: ``high`` at the class and ``low`` elsewhere; real targets pass through.
+
+    One output, of which the sign tells two classes, gets ``low`` for the first and ``high`` for the second.
+    """
     if y.is_floating_point():
         return y.to(like.dtype)
+    if like.shape[1] == 1:
+        return y[:, None].to(like.dtype).mul_(high - low).add_(low)
     return F.one_hot(y, like.shape[1]).to(like.dtype).mul_(high - low).add_(low)
 
 
@@ -25,6 +30,8 @@ def half_squared_error(y: Tensor, t: Tensor) -> Tensor:
 class SoftmaxCe(Objective):
     """Softmax units with cross-entropy, −ln softmax(a)_c (§4.2)."""
 
+    least_outputs: ClassVar[int] = 2
+
     takes: ClassVar[frozenset[TargetKind]] = frozenset({"classes"})
 
     def loss(self, outputs: Tensor, y: Tensor) -> Tensor:
@@ -36,7 +43,10 @@ class SoftmaxCe(Objective):
 
 @setting
 class LinearMse(Objective):
-    """Linear units with the squared error ½‖a − t‖², whose gradient is a − t (§4.3); targets {low, high} for classes."""
+    """Linear units with the squared error ½‖a − t‖², whose gradient is a − t (§4.3); targets {low, high} for classes.
+
+    A single output, of which the sign tells two classes, has targets ±high.
+    """
 
     low: Real = 0.0
     high: Real = 1.0
@@ -50,7 +60,7 @@ class LinearMse(Objective):
         return outputs
 
     def coded(self, y: Tensor, like: Tensor) -> Tensor:
-        return one_hot(y, like, self.low, self.high)
+        return one_hot(y, like, -self.high if like.shape[1] == 1 else self.low, self.high)
 
 
 @setting
@@ -69,7 +79,10 @@ class SigmoidBce(Objective):
 
 @setting
 class TanhMse(Objective):
-    """Tanh units with the squared error ½‖tanh(a) − t‖², gradient (y − t)(1 − y²) (§3.1, table 4.1); targets {low, high}."""
+    """Tanh units with the squared error ½‖tanh(a) − t‖², gradient (y − t)(1 − y²) (§3.1, table 4.1); targets {low, high}.
+
+    A single output, of which the sign tells two classes, has targets ±high.
+    """
 
     low: Real = -1.0
     high: Real = 1.0
@@ -83,4 +96,4 @@ class TanhMse(Objective):
         return outputs.tanh()
 
     def coded(self, y: Tensor, like: Tensor) -> Tensor:
-        return one_hot(y, like, self.low, self.high)
+        return one_hot(y, like, -self.high if like.shape[1] == 1 else self.low, self.high)

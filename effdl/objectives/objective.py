@@ -14,12 +14,13 @@ class Objective(Setting, ABC):
     """What a network's outputs mean and how far they are from the targets.
 
     target_range: closed bounds that real targets must lie in, None for any: what the output units can reach.
-    is_least_squares: whether it is the squared error of linear units.
+    is_least_squares: whether it is the squared error of linear units. least_outputs: how many output units it needs.
     """
 
     takes: ClassVar[frozenset[TargetKind]]
     target_range: ClassVar[tuple[float, float] | None] = None
     is_least_squares: ClassVar[bool] = False
+    least_outputs: ClassVar[int] = 1
 
     @abstractmethod
     def loss(self, outputs: Tensor, y: Tensor) -> Tensor:
@@ -40,5 +41,8 @@ def at_least_float32(outputs: Tensor) -> Tensor:
 
 
 def decide(outputs: Tensor) -> Tensor:
-    """The decision rule for classes: the largest output wins, (B, K) -> (B,). All units here are monotonic."""
-    return outputs.argmax(1)
+    """The decision rule for classes: the largest output wins, (B, K) -> (B,). All units here are monotonic.
+
+    One output, (B, 1), tells two classes by its sign.
+    """
+    return (outputs[:, 0] > 0).long() if outputs.shape[1] == 1 else outputs.argmax(1)

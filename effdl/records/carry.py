@@ -116,9 +116,9 @@ def open_problem(
     facts = spec.dataset.facts()
     part, val = split(spec.dataset, train, spec.seed)
     if facts.targets == "classes":
-        check_classes({"training": part, "validation": val, "test": test}, facts.outputs)
+        check_classes({"training": part, "validation": val, "test": test}, facts.classes)
     part, val = part.to(device), val.to(device)
-    part.find_out((ranks or Ranks()).agree)
+    part.find_out((ranks or Ranks()).agree, spec.dataset.scaling == "pixel")
     augment = spec.augment.prepare(part) if spec.augment is not None else None
     return Problem(
         part, val, spec.objective, outputs=facts.outputs, batch_size=facts.batch_size, seed=spec.seed, augment=augment
@@ -130,7 +130,7 @@ def build_network(spec: config.Spec, problem: Problem, device: torch.device) -> 
     reseed(seed_for(spec.seed, "init"))
     model: BlockChain = spec.hardware.place(spec.arch.build(spec.dataset.facts()), device)
     if isinstance(model.input, InputBlock):
-        model.input.standardise(problem.train_split.moments())
+        model.input.scale(spec.dataset.scaling, problem.train_split)
     return model
 
 
