@@ -1,6 +1,6 @@
 """Least squares against exact answers: data are built from an SVD, tall, wide and rank-deficient, in float64."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from effdl.config import build_choice, choices
 from effdl.errors import FitFailed
+from effdl.training.design import Design
 from effdl.training.least_squares import Lstsq, Pinv, Ridge, Solve, Solver
 
 FORMS = {"tall": (40, 7, 7), "wide": (7, 40, 7), "tall of low rank": (40, 9, 5), "wide of low rank": (9, 40, 5)}
@@ -19,7 +20,7 @@ ANY_RANK: dict[str, Solver] = {
     "lstsq": Lstsq(),
     "lstsq by SVD": Lstsq(driver="gelsd"),
     "lstsq by the other SVD": Lstsq(driver="gelss"),
-    "ridge": Ridge(l2=0.0, chunk=6),
+    "ridge": Ridge(l2=0.0),
 }
 
 
@@ -53,18 +54,28 @@ def known(form: str, least: float = 0.5, dtype: torch.dtype = torch.float64) -> 
     return Known(z.to(dtype), (u @ c).to(dtype), u[:, :rank], s, v, c[:rank])
 
 
+def solved(solver: Solver, z: Tensor, t: Tensor, chunk: int = 6) -> Tensor:
+    """W for targets t, which are also the design's own."""
+    fit = solver.factorise(Design.of(z, t, chunk))
+    w = fit(t)
+    torch.testing.assert_close(
+        fit.decision, w, rtol=1e-3 if z.dtype == torch.float32 else 1e-9, atol=1e-6 if z.dtype == torch.float32 else 1e-10
+    )
+    return w
+
+
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("solver", ANY_RANK.values(), ids=ANY_RANK)
 def test_solution_is_the_least_squares_one_of_least_norm(solver: Solver, form: str) -> None:
     data = known(form)
-    torch.testing.assert_close(solver.factorise(data.z)(data.t), data.answer(lambda s: 1 / s), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(solved(solver, data.z, data.t), data.answer(lambda s: 1 / s), rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("solver", [Solve(l2=0.3), Ridge(l2=0.3), Ridge(l2=0.3, chunk=1)], ids=["solve", "ridge", "one by one"])
+@pytest.mark.parametrize("solver", [Solve(l2=0.3), Ridge(l2=0.3)], ids=["solve", "ridge"])
 def test_penalised_solution_shrinks_each_direction_by_its_singular_value(solver: Solver, form: str) -> None:
     data = known(form)
-    w = solver.factorise(data.z)(data.t)
+    w = solved(solver, data.z, data.t)
     torch.testing.assert_close(w, data.answer(lambda s: s / (s**2 + 0.3)), rtol=1e-10, atol=1e-12)
 
 
@@ -72,15 +83,57 @@ def test_penalised_solution_shrinks_each_direction_by_its_singular_value(solver:
 def test_ridge_is_scikit_learns(form: str) -> None:
     data = known(form)
     theirs = TheirRidge(alpha=0.7, fit_intercept=False, solver="svd").fit(data.z.numpy(), data.t.numpy()).coef_.T
-    np.testing.assert_allclose(Ridge(l2=0.7).factorise(data.z)(data.t).numpy(), theirs, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(solved(Ridge(l2=0.7), data.z, data.t).numpy(), theirs, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("l2", [0.0, 0.01])
 def test_limit_in_chunks_it_is_as_in_one_piece(l2: float, form: str) -> None:
     data = known(form)
-    whole, parts = (Ridge(l2=l2, chunk=chunk).factorise(data.z)(data.t) for chunk in (10**6, 3))
+    whole, parts = (solved(Ridge(l2=l2), data.z, data.t, chunk) for chunk in (10**6, 3))
     torch.testing.assert_close(parts, whole, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("first", [True, False], ids=["before the decision", "after it"])
+@pytest.mark.parametrize("solver", [*ANY_RANK.values(), Solve(l2=0.3), Ridge(l2=0.3)], ids=str)
+def test_a_mixture_of_features_and_targets_is_solved_as_the_targets_that_it_makes(
+    solver: Solver, first: bool, form: str
+) -> None:
+    data = known(form)
+    generator = torch.Generator().manual_seed(1)
+    p_z = torch.randn(data.z.shape[1], 4, generator=generator, dtype=torch.float64)
+    p_y = torch.randn(3, 4, generator=generator, dtype=torch.float64)
+    fit = solver.factorise(Design.of(data.z, data.t, 6))
+    decision = fit.decision if not first else None
+    w = fit.mixture(p_z, p_y)
+    expected = solver.factorise(Design.of(data.z, data.t, 6))(data.z @ p_z + data.t @ p_y)
+    torch.testing.assert_close(w, expected, rtol=1e-9, atol=1e-10)
+    torch.testing.assert_close(decision if decision is not None else fit.decision, solved(solver, data.z, data.t))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("tol", [None, 0.7])
+def test_pinv_is_torchs_bit_for_bit(tol: float | None, dtype: torch.dtype) -> None:
+    data = known("tall of low rank", dtype=dtype)
+    theirs = torch.linalg.pinv(data.z) if tol is None else torch.linalg.pinv(data.z, atol=tol, rtol=0.0)
+    assert torch.equal(Pinv(tol=tol).factorise(Design.of(data.z, data.t))(data.t), theirs @ data.t)
+
+
+def test_ridge_never_has_all_features_of_a_design_that_is_made_in_parts() -> None:
+    data, most = known("tall"), 0
+
+    def rows() -> Iterator[tuple[Tensor, Tensor]]:
+        nonlocal most
+        for z, t in zip(data.z.split(3), data.t.split(3), strict=True):
+            most = max(most, len(z))
+            yield z.clone(), t
+
+    fit = Ridge(l2=0.1).factorise(Design(rows, *data.z.shape, 3, data.z.new_empty(0)))
+    torch.testing.assert_close(fit.decision, solved(Ridge(l2=0.1), data.z, data.t), rtol=1e-12, atol=1e-12)
+    p = torch.ones(7, 2, dtype=torch.float64)
+    torch.testing.assert_close(fit(data.z @ p), fit.mixture(p, p[:3] * 0), rtol=1e-12, atol=1e-12)
+    assert most == 3
 
 
 def test_limit_primal_is_dual() -> None:
@@ -89,7 +142,7 @@ def test_limit_primal_is_dual() -> None:
         z, t = known(form).z.numpy(), known(form).t.numpy()
         primal = np.linalg.solve(z.T @ z + 0.1 * np.eye(z.shape[1]), z.T @ t)
         dual = z.T @ np.linalg.solve(z @ z.T + 0.1 * np.eye(len(z)), t)
-        ours = Ridge(l2=0.1).factorise(torch.from_numpy(z))(torch.from_numpy(t)).numpy()
+        ours = solved(Ridge(l2=0.1), torch.from_numpy(z), torch.from_numpy(t)).numpy()
         np.testing.assert_allclose(ours, primal, rtol=1e-10, atol=1e-12)
         np.testing.assert_allclose(ours, dual, rtol=1e-10, atol=1e-12)
 
@@ -98,8 +151,8 @@ def test_pinvs_bound_is_absolute_and_lstsqs_relative() -> None:
     data = known("tall", least=0.01)
     cut = data.answer(lambda s: torch.where(s > 0.1, 1 / s, 0.0))
     for scale in (1.0, 100.0):  # of z, and with it of its singular values
-        by_pinv = Pinv(tol=0.1).factorise(scale * data.z)(data.t) * scale
-        by_lstsq = Lstsq(tol=0.05, driver="gelsd").factorise(scale * data.z)(data.t) * scale
+        by_pinv = solved(Pinv(tol=0.1), scale * data.z, data.t) * scale
+        by_lstsq = solved(Lstsq(tol=0.05, driver="gelsd"), scale * data.z, data.t) * scale
         torch.testing.assert_close(by_lstsq, cut, rtol=1e-9, atol=1e-11)
         torch.testing.assert_close(by_pinv, cut if scale == 1 else data.answer(lambda s: 1 / s), rtol=1e-9, atol=1e-11)
 
@@ -110,9 +163,9 @@ def test_default_bounds_throw_away_directions_that_many_samples_in_float32_would
     q = torch.linalg.qr(torch.randn(20_000, 2, generator=generator)).Q
     z, t = q * torch.tensor([1.0, 1e-3]), q[:, 1:]
     for solver in (Pinv(), Lstsq()):
-        assert solver.factorise(z)(t)[1].abs() < 1
+        assert solved(solver, z, t)[1].abs() < 1
     for solver in (Pinv(tol=1e-5), Lstsq(tol=1e-5), Lstsq(driver="gels"), Ridge(l2=0.0)):
-        assert solver.factorise(z)(t)[1].item() == pytest.approx(1000, rel=1e-2)
+        assert solved(solver, z, t)[1].item() == pytest.approx(1000, rel=1e-2)
 
 
 SINGULAR = torch.tensor([[1.0, 1.0], [2.0, 2.0], [3.0, 3.0]])
@@ -123,9 +176,9 @@ def test_singular_system_is_a_failure_with_its_remedy_or_solved_by_what_takes_an
     with pytest.raises(
         FitFailed, match=r"^solve failed on 3 samples of 2 features \(.*\); try method.precision=float64 or .*l2 or .*ridge$"
     ):
-        Solve(l2=0.0).factorise(SINGULAR)(t)
+        solved(Solve(l2=0.0), SINGULAR, t)
     for solver in (Pinv(), Lstsq(), Ridge(l2=0.0)):
-        torch.testing.assert_close(solver.factorise(SINGULAR)(t), torch.tensor([[1.0], [1.0]]), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(solved(solver, SINGULAR, t), torch.tensor([[1.0], [1.0]]), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", choices("method/solver"))
@@ -134,12 +187,12 @@ def test_features_that_are_not_finite_are_a_failure(value: float, name: str) -> 
     z = torch.eye(4)
     z[1, 2] = value
     with pytest.raises(FitFailed, match=rf"^{name} failed on 4 samples of 4 features, of which some are not finite: "):
-        build_choice("method/solver", name).factorise(z)(torch.ones(4, 1))
+        solved(build_choice("method/solver", name), z, torch.ones(4, 1))
 
 
 def test_constant_features_of_zeros_get_no_weight() -> None:
     z = torch.cat([known("tall").z, torch.zeros(40, 2, dtype=torch.float64)], 1)
-    w = Ridge(l2=0.0).factorise(z)(known("tall").t)
+    w = solved(Ridge(l2=0.0), z, known("tall").t)
     torch.testing.assert_close(w[:7], known("tall").answer(lambda s: 1 / s), rtol=1e-10, atol=1e-12)
     assert w[7:].abs().max() < 1e-12
 

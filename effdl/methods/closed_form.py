@@ -1,5 +1,6 @@
 """What closed-form methods share: layers found bottom-up by algebra, each on the features below, and a linear head."""
 
+import math
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -11,11 +12,12 @@ from torch import Tensor, nn
 
 from effdl.archs.chain import ArchFacts, BlockChain
 from effdl.archs.linear import linear_layers
-from effdl.datasets.problem import Facts, Problem
+from effdl.datasets.problem import Facts, Problem, Samples
 from effdl.errors import ConfigError
 from effdl.methods.method import Method
 from effdl.objectives.objective import Objective, decide
-from effdl.setting import Switch, setting
+from effdl.setting import Count, NonNegative, Switch, setting
+from effdl.training.design import Design, Rows
 from effdl.training.handle import RunHandle
 from effdl.training.hardware import Hardware
 from effdl.training.least_squares import Fit, Pinv, Solver
@@ -26,25 +28,20 @@ Memory = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Features:
-    """What a layer gets: z (m, n), y (m, k) the coded targets; fit: least squares on z, worked out once for all targets.
+    """What a layer gets: Z (m, n) and coded targets Y (m, k), gone through by rows, and least squares on them.
 
-    biased: the first column of z is of ones.
+    biased: the first column of Z is of ones.
     """
 
-    z: Tensor
-    y: Tensor
+    design: Design
     fit: Fit
     biased: bool
 
     @cached_property
-    def decision(self) -> Tensor:
-        """Z⁺Y (n, k): the linear layer that comes closest to the targets."""
-        return self.fit(self.y)
-
-    @cached_property
     def errors(self) -> Tensor:
-        """(m,) squared errors ‖y_j − ŷ_j‖² of the decision."""
-        return (self.y - self.z @ self.decision).square().sum(1)
+        """(m,) squared errors ‖y_j − ŷ_j‖² of the linear layer that comes closest to the targets."""
+        decision = self.fit.decision
+        return torch.cat([(y - z @ decision).square().sum(1) for z, y in self.design.rows()])
 
     @cached_property
     def distance(self) -> float:
@@ -52,17 +49,27 @@ class Features:
         return self.errors.double().mean().item()
 
     @property
-    def plain(self) -> Tensor:
-        """z without its column of ones."""
-        return self.z[:, 1:] if self.biased else self.z
+    def width(self) -> int:
+        """Features without the column of ones."""
+        return self.design.features - self.biased
+
+    def plain(self, z: Tensor) -> Tensor:
+        """Rows of Z without the column of ones."""
+        return z[:, 1:] if self.biased else z
+
+    def unbiased(self, w: Tensor) -> Tensor:
+        """Weights (width, t) as weights (n, t), their bias 0."""
+        return torch.cat([w.new_zeros(1, w.shape[1]), w]) if self.biased else w
 
 
 @setting
 class ClosedForm(Method):
-    """A method that finds each layer by algebra on all training samples at once, in memory.
+    """A method that finds each layer by algebra on all training samples.
 
     solver: of the least squares problems. bias: a column of ones beside the features, as in figure 7.3; where the solver
     penalises weights, it penalises biases too. precision: of data, weights and algebra.
+    chunk: samples that are gone through at once. keep_features_mib: a layer's features stay in memory where they fit this
+    bound; else each pass through the samples makes them anew out of the layers below, which ``solver=ridge`` alone can do.
     """
 
     takes_optimizer: ClassVar[bool] = False
@@ -71,6 +78,8 @@ class ClosedForm(Method):
     solver: Solver = Pinv()
     bias: Switch = True
     precision: Literal["float32", "float64"] = "float32"
+    chunk: Count = 4096
+    keep_features_mib: NonNegative = 4096.0
 
     @abstractmethod
     def candidates(self, layer: int, below: Features, width: int, memory: Memory, run: RunHandle) -> Iterator[Tensor]:
@@ -86,30 +95,34 @@ class ClosedForm(Method):
             raise ConfigError(f"arch: {name} fits linear layers alone, take arch=mlp")
         if hardware.precision != "float32" or hardware.compile:
             raise ConfigError(f"hardware: {name} takes precision=float32 without compile; method.precision=float64 is finer")
+        widest = max(math.prod(problem.input_shape), *arch.linear) + self.bias
+        if not self.solver.by_rows and not self._fits(problem.train, widest):
+            raise ConfigError(
+                f"method.keep_features_mib: two layers of {problem.train:,} samples of {widest:,} features take "
+                f"{2 * self._bytes(problem.train, widest) / 2**20:,.0f} MiB, and {type(self.solver).__name__} needs a layer's "
+                "at once; raise it, or take method/solver=ridge, which goes through them in chunks"
+            )
 
     @torch.no_grad()
     def fit(self, problem: Problem, model: BlockChain, run: RunHandle) -> nn.Module:
         network = self.network(model, None, problem.objective, {})
         layers, data = linear_layers(network), problem.train_tensors()
         between = [layer.before for layer in layers[1:]] + [nn.Sequential()]
-        z = layers[0].before(network.input(data.x))
-        y = problem.objective.coded(data.y, z.new_empty(0, problem.outputs))
-        assert y is not None, "checked by fits_least_squares"
-        below, labels = self._features(z, y), data.y
-        del z, data
+        below = self._inputs(nn.Sequential(network.input, layers[0].before), data, problem)
         memory: Memory = {}
         for i, layer in enumerate(run.watch(layers, len(layers), "fitting layers")):
-            best: tuple[Tensor, Features] | None = None
-            for w in self.candidates(i, below, layer.linear.out_features, memory, run):
-                made = self._features(between[i](layer.after(below.z @ w)), below.y)
-                if best is None or made.distance < best[1].distance:
-                    best = w, made
-            assert best is not None, "a layer has at least one candidate"
-            self._write(layer.linear, best[0])
-            below = best[1]
-            run.record(i, 0, train_lsd=below.distance)
-        self._write(network.head, below.decision)
-        self._note(below, labels, run)
+            change = nn.Sequential(layer.after, between[i])
+            made = (
+                (w, self._above(below, w, change)) for w in self.candidates(i, below, layer.linear.out_features, memory, run)
+            )
+            w, above = _closest(made)
+            if i:  # not before: a solver may work its decision out beside the layer above
+                run.record(i - 1, 0, train_lsd=below.distance)
+            self._write(layer.linear, w)
+            below = above
+        self._write(network.head, below.fit.decision)
+        run.record(len(layers) - 1, 0, train_lsd=below.distance)
+        self._note(below, data.y, run)
         return network
 
     def network(
@@ -117,9 +130,38 @@ class ClosedForm(Method):
     ) -> BlockChain:
         return model.to(DTYPES[self.precision]).eval()
 
-    def _features(self, z: Tensor, y: Tensor) -> Features:
-        z = torch.cat([z.new_ones(len(z), 1), z], 1) if self.bias else z
-        return Features(z, y, self.solver.factorise(z), self.bias)
+    def _inputs(self, before: nn.Module, data: Samples, problem: Problem) -> Features:
+        """The first layer's: inputs as the network's input block makes them, targets as the objective codes them."""
+        like = torch.empty(0, problem.outputs, dtype=DTYPES[self.precision], device=data.y.device)
+
+        def rows() -> Iterator[Rows]:
+            for x, y in zip(data.x.split(self.chunk), data.y.split(self.chunk), strict=True):
+                coded = problem.objective.coded(y, like)
+                assert coded is not None, "checked by fits_least_squares"
+                yield self._with_ones(before(x)), coded
+
+        width = math.prod(problem.input_shape) + self.bias
+        design = Design(rows, len(data), width, problem.outputs, like)
+        return self._features(design.kept() if self._fits(len(data), width) else design)
+
+    def _above(self, below: Features, w: Tensor, change: nn.Module) -> Features:
+        """What weights (n, width) and the activation make of the features below."""
+        width = w.shape[1] + self.bias
+        hold = self._fits(below.design.samples, width)
+        return self._features(below.design.changed(lambda z: self._with_ones(change(z @ w)), width, hold))
+
+    def _features(self, design: Design) -> Features:
+        return Features(design, self.solver.factorise(design), self.bias)
+
+    def _with_ones(self, z: Tensor) -> Tensor:
+        return torch.cat([z.new_ones(len(z), 1), z], 1) if self.bias else z
+
+    def _bytes(self, samples: int, width: int) -> int:
+        return samples * width * DTYPES[self.precision].itemsize
+
+    def _fits(self, samples: int, width: int) -> bool:
+        """Whether two layers of that width may lie in memory."""
+        return 2 * self._bytes(samples, width) <= self.keep_features_mib * 2**20
 
     def _write(self, linear: nn.Module, w: Tensor) -> None:
         """Weights (n, width) into a linear layer, the first row as its bias."""
@@ -130,6 +172,21 @@ class ClosedForm(Method):
 
     def _note(self, top: Features, labels: Tensor, run: RunHandle) -> None:
         """Training numbers of the whole network: the mean squared error an output, and for classes the accuracy."""
-        run.note(train_mse=top.distance / top.y.shape[1])
+        run.note(train_mse=top.distance / top.design.targets)
         if not labels.is_floating_point():
-            run.note(train_acc=(decide(top.z @ top.decision) == labels).double().mean().item())
+            decided = torch.cat([decide(z @ top.fit.decision) for z, _ in top.design.rows()])
+            run.note(train_acc=(decided == labels).double().mean().item())
+
+
+def _closest(made: Iterator[tuple[Tensor, Features]]) -> tuple[Tensor, Features]:
+    """Of several, the one whose features have the least distance from the targets; a single one is not judged."""
+    best = next(made)
+    for other in made:
+        if other[1].distance < best[1].distance:
+            best = other
+    return best
+
+
+def normal(rows: int, columns: int, seed: int, like: Tensor) -> Tensor:
+    """(rows, columns) from N(0, 1), in the dtype and on the device of another tensor."""
+    return torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed), dtype=like.dtype).to(like.device)

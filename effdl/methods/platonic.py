@@ -11,78 +11,132 @@ from torch import Tensor
 from effdl.archs.chain import ArchFacts
 from effdl.datasets.problem import Facts
 from effdl.errors import ConfigError
-from effdl.methods.closed_form import ClosedForm, Features, Memory
+from effdl.methods.closed_form import ClosedForm, Features, Memory, normal
+from effdl.methods.projections import evenly_along, independent_components, principal_components
 from effdl.setting import Count, Positive, Probability, Real, setting
 from effdl.training.handle import RunHandle
 from effdl.training.hardware import Hardware
 
-Projection = Literal["random", "sorted_pca", "platonic_pca", "weighted_platonic_pca", "deterministic"]
+Projection = Literal[
+    "random",
+    "platonic_pca",
+    "weighted_platonic_pca",
+    "ica",
+    "sorted_pca",
+    "sorted_platonic_pca",
+    "uniform_samples",
+    "components",
+    "deterministic",
+]
+DRAWN = ("random", "uniform_samples")
+OF_SAMPLES = ("sorted_pca", "sorted_platonic_pca", "uniform_samples")
 
 
 @setting
 class Platonic(ClosedForm):
     """Layer i learns W = Z⁺T for targets T = α[Z | βY]P, in which the classes are apart (§7.3).
 
-    projection: how P is found. "random" draws it from N(0, 1); of ``tries`` draws a layer the one whose outputs have the least
-        squares distance that is lowest wins (§7.5.1). "platonic_pca" takes principal components of [Z | βY] (§7.8.1), at most
-        n + k; "weighted_platonic_pca" those of [Z | βd⊙Y], d being a moving average of each sample's squared error (§7.9.3),
-        while T has Y itself. "sorted_pca" has no P: samples are the weight vectors, evenly spaced along the first principal
-        component of Z, without bias (§7.8.2), at most m − 1. "deterministic" is sorted PCA in the first layer and weighted
-        Platonic PCA above (§7.8.3).
+    projection: how P is found.
+        "random" draws it from N(0, 1); of ``tries`` draws a layer the one whose outputs have the least squares distance that
+        is lowest wins (§7.5.1).
+        "platonic_pca" takes principal components of [Z | βY] (§7.8.1), "weighted_platonic_pca" those of [Z | βd⊙Y], d being a
+        moving average of each sample's squared error (§7.9.3), while T has Y itself; "ica" takes the independent components
+        (§7.10.3). All give at most n + k.
+        Others have no P and no bias. "sorted_pca": weight vectors are samples, evenly spaced along the first principal
+        component of Z (§7.8.2), at most m − 1; "sorted_platonic_pca" takes the part in Z of that of [Z | Y], "uniform_samples"
+        draws samples without choosing. "components": the parts in Z of the principal components of [Z | βY], which §7.8.1
+        finds worse as weights than as projections.
+        "deterministic" is sorted PCA in the first layer and weighted Platonic PCA above (§7.8.3).
+    targets: "labels" leaves Z out, T = αβYP, which §7.10.2 finds not to work.
     alpha, beta: scale the targets, and Y within them (§7.5.2); 1 and 10 are §7.9.2's for random projections.
     ema: λ of d ← λd + (1 − λ)e; the thesis says 0.2 and 0.02. null leaves all d at 1.
     """
 
     projection: Projection = "random"
+    targets: Literal["features_and_labels", "labels"] = "features_and_labels"
     tries: Count = 1
     alpha: Positive = 1.0
     beta: Real = 10.0
     ema: Probability | None = 0.2
 
     def __post_init__(self) -> None:
-        if self.tries > 1 and self.projection != "random":
+        if self.tries > 1 and self.projection not in DRAWN:
             raise ValueError(f"method.tries: only random projections are tried, {self.projection} finds the same each time")
+        if self.targets == "labels" and self.projection in (*OF_SAMPLES, "components"):
+            raise ValueError(f"method.targets: {self.projection} has none, its weights come from the features themselves")
 
     def check(self, problem: Facts, arch: ArchFacts, hardware: Hardware) -> None:
         super().check(problem, arch, hardware)
         for i, (fan_in, width) in enumerate(pairwise([math.prod(problem.input_shape), *(arch.linear or ())])):
-            if self._kind(i) == "sorted_pca":
-                limit, source = problem.train - 1, f"sorted PCA of {problem.train:,} samples"
-            elif self._kind(i) == "random":
+            kind = self._kind(i)
+            if kind == "random":
                 continue
+            if kind in OF_SAMPLES:
+                limit = problem.train - (kind != "uniform_samples")
+                source = f"{_words(kind)} of {problem.train:,} samples"
             else:
                 limit = fan_in + problem.outputs
-                source = f"Platonic PCA of {fan_in:,} features and {problem.outputs} targets"
+                source = f"{_words(kind)} of {fan_in:,} features and {problem.outputs} targets"
             if width > limit:
                 raise ConfigError(f"arch.hidden: {width:,} units in layer {i + 1}, where {source} gives at most {limit:,}")
 
     def candidates(self, layer: int, below: Features, width: int, memory: Memory, run: RunHandle) -> Iterator[Tensor]:
         kind = self._kind(layer)
-        if kind == "weighted_platonic_pca" and self.ema is not None:
-            self._reweight(layer, below, memory)
-        if kind == "sorted_pca":
-            samples = below.plain[evenly_along_first_component(below.plain, width)].T
-            yield torch.cat([samples.new_zeros(1, width), samples]) if below.biased else samples
-        elif kind == "random":
-            for attempt in range(self.tries):
-                generator = torch.Generator().manual_seed(run.seed("projection", layer, attempt))
-                p = torch.randn(below.z.shape[1] + below.y.shape[1], width, generator=generator, dtype=below.z.dtype)
-                yield below.fit(self._targets(below, p.to(below.z.device)))
+        for attempt in range(self.tries):
+            seed = run.seed("projection", layer, attempt)
+            if kind in OF_SAMPLES:
+                yield below.unbiased(self._samples(kind, below, width, seed).T)
+            elif kind == "random":
+                sizes = [below.design.features, below.design.targets]
+                yield self._solved(below, *normal(sum(sizes), width, seed, below.design.like).split(sizes))
+            else:
+                p_z, p_y = self._directions(kind, layer, below, width, memory, seed).split([below.width, below.design.targets])
+                yield below.unbiased(p_z) if kind == "components" else self._solved(below, below.unbiased(p_z), p_y)
+
+    def _solved(self, below: Features, p_z: Tensor, p_y: Tensor) -> Tensor:
+        """Z⁺T for T = α[Z | βY]P (§7.5.2), P being stacked as [P_Z; P_Y]."""
+        if self.targets == "labels":
+            p_z = torch.zeros_like(p_z)
+        return below.fit.mixture(self.alpha * p_z, self.alpha * self.beta * p_y)
+
+    def _samples(self, kind: str, below: Features, width: int, seed: int) -> Tensor:
+        """The samples (width, n) that are the weight vectors, their column of ones left out."""
+        design = below.design
+        if kind == "uniform_samples":
+            generator = torch.Generator().manual_seed(seed)
+            chosen = torch.randperm(design.samples, generator=generator)[:width].to(design.like.device)
         else:
-            y = below.y * memory["importance"] if "importance" in memory else below.y
-            p = principal_components(torch.cat([below.plain, self.beta * y], 1), width)
-            yield below.fit(self._targets(below, torch.cat([p.new_zeros(1, width), p]) if below.biased else p))
+            beta = None if kind == "sorted_pca" else 1.0
+            first = principal_components(lambda: self._augmented(below, beta), 1)[: below.width, 0]
+            chosen = evenly_along(torch.cat([below.plain(z) @ first for z, _ in design.rows()]), width)
+        return below.plain(design.take(chosen))
 
-    def _targets(self, below: Features, p: Tensor) -> Tensor:
-        """T = α[Z | βY]P (§7.5.2), P being stacked as [P_Z; P_Y]."""
-        n = below.z.shape[1]
-        return self.alpha * (below.z @ p[:n] + self.beta * below.y @ p[n:])
+    def _directions(self, kind: str, layer: int, below: Features, width: int, memory: Memory, seed: int) -> Tensor:
+        """P (n + k, width) from [Z | βY] or [Z | βd⊙Y], n without the column of ones."""
+        weights = None
+        if kind == "weighted_platonic_pca" and self.ema is not None:
+            weights = self._importance(layer, below, memory)
+        if kind == "ica":
+            return independent_components(lambda: self._augmented(below, self.beta), width, seed)
+        return principal_components(lambda: self._augmented(below, self.beta, weights), width)
 
-    def _reweight(self, layer: int, below: Features, memory: Memory) -> None:
+    def _augmented(self, below: Features, beta: float | None, weights: Tensor | None = None) -> Iterator[Tensor]:
+        """[Z | βd⊙Y] in parts, d (m, 1) being 1 by default; Z alone without β. Z is without its column of ones."""
+        start = 0
+        for z, y in below.design.rows():
+            stop = start + len(y)
+            weighted = y if weights is None else y * weights[start:stop]
+            yield below.plain(z) if beta is None else torch.cat([below.plain(z), beta * weighted], 1)
+            start = stop
+
+    def _importance(self, layer: int, below: Features, memory: Memory) -> Tensor | None:
         """d ← λd + (1 − λ)e (§7.9.3), after each hidden layer; all are 1 before the first."""
         assert self.ema is not None
-        before = memory.get("importance", below.y.new_ones(len(below.y), 1))
-        memory["importance"] = before if layer == 0 else self.ema * before + (1 - self.ema) * below.errors[:, None]
+        if layer == 0:
+            return None
+        errors = below.errors[:, None]
+        memory["importance"] = self.ema * memory.get("importance", torch.ones_like(errors)) + (1 - self.ema) * errors
+        return memory["importance"]
 
     def _kind(self, layer: int) -> str:
         """The projection of a layer, counted from 0."""
@@ -91,18 +145,5 @@ class Platonic(ClosedForm):
         return "sorted_pca" if layer == 0 else "weighted_platonic_pca"
 
 
-def principal_components(a: Tensor, count: int) -> Tensor:
-    """The first principal components (n, count) of a (m, n), centred: eigenvectors of its covariance, largest first.
-
-    Their signs are free; here the entry of largest magnitude is positive.
-    """
-    centred = a - a.mean(0)
-    vectors: Tensor = torch.linalg.eigh(centred.T @ centred).eigenvectors.flip(1)[:, :count]
-    largest = vectors.gather(0, vectors.abs().argmax(0, keepdim=True))
-    return vectors * largest.sign()
-
-
-def evenly_along_first_component(z: Tensor, count: int) -> Tensor:
-    """(count,) positions of samples of z (m, n), evenly spaced along its first principal component (fig. 7.14)."""
-    order = (z @ principal_components(z, 1)[:, 0]).argsort()
-    return order[torch.arange(0, len(order) - 1, len(order) / count).round().long().to(order.device)]
+def _words(kind: str) -> str:
+    return kind.replace("_", " ").replace("pca", "PCA").replace("platonic", "Platonic")

@@ -1,33 +1,85 @@
-"""Least squares: the solvers of chapter 7, and ours, which never holds more than two matrices of its own."""
+"""Least squares: the solvers of chapter 7, and ours, which never needs all features at once."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from effdl.errors import FitFailed
-from effdl.setting import Count, NonNegative, Setting, setting
+from effdl.setting import NonNegative, Setting, setting
+from effdl.training.design import Design, Rows
 
-Fit = Callable[[Tensor], Tensor]  # targets (m, t) -> W (n, t)
+Rule = Callable[[Tensor], Tensor]
 BLOCKS = 8  # of columns, of which only the upper blocks of a Gram matrix are worked out
 
 
-class Solver(Setting, ABC):
-    """How W with ZW ≈ T is found."""
+class Fit(ABC):
+    """Least squares on one design (Z, Y), worked out once for all targets."""
 
     @abstractmethod
-    def factorise(self, z: Tensor) -> Fit:
-        """What is worked out of features z (m, n) once, and then serves any targets: (m, t) -> W (n, t).
+    def __call__(self, targets: Tensor) -> Tensor:
+        """W (n, t) with ZW ≈ T for targets T (m, t). Raises FitFailed."""
 
-        Raises FitFailed, here or from what comes back, where the system cannot be solved.
-        """
+    @property
+    @abstractmethod
+    def decision(self) -> Tensor:
+        """Z⁺Y (n, k): the linear layer that comes closest to the design's own targets. Raises FitFailed."""
+
+    @abstractmethod
+    def mixture(self, p_z: Tensor, p_y: Tensor) -> Tensor:
+        """W (n, t) for T = ZP_Z + YP_Y, P_Z (n, t), P_Y (k, t). Raises FitFailed."""
+
+
+@dataclass(eq=False)
+class OfTargets(Fit):
+    """From a rule for targets alone, T (m, t) -> W (n, t)."""
+
+    design: Design
+    solve: Rule
+
+    def __call__(self, targets: Tensor) -> Tensor:
+        return self.solve(targets)
+
+    @cached_property
+    def decision(self) -> Tensor:
+        return self.solve(self.design.whole()[1])
+
+    def mixture(self, p_z: Tensor, p_y: Tensor) -> Tensor:
+        z, y = self.design.whole()
+        return self.solve(z @ p_z + y @ p_y)
+
+
+class Together(OfTargets):
+    """The same where each call does all the work anew: the design's own targets are solved for beside the first others."""
+
+    def mixture(self, p_z: Tensor, p_y: Tensor) -> Tensor:
+        z, y = self.design.whole()
+        targets = z @ p_z + y @ p_y
+        if "decision" in self.__dict__:
+            return self.solve(targets)
+        found = self.solve(torch.cat([targets, y], 1))
+        self.__dict__["decision"] = found[:, targets.shape[1] :]
+        return found[:, : targets.shape[1]]
+
+
+class Solver(Setting, ABC):
+    """How W with ZW ≈ T is found. by_rows: it goes through the features in parts and never needs them all at once."""
+
+    by_rows: ClassVar[bool] = False
+
+    @abstractmethod
+    def factorise(self, design: Design) -> Fit:
+        """What is worked out of a design once. Raises FitFailed, here or from what comes back, where it cannot be solved."""
 
 
 @setting
 class Pinv(Solver):
-    """W = Z⁺T with `torch.linalg.pinv` (§7.5): the least squares solution of least norm, Z⁺ from Z's SVD.
+    """W = Z⁺T with Z⁺ as `torch.linalg.pinv` makes it of Z's SVD (§7.5): the least squares solution of least norm.
 
     tol: singular values up to it count as 0, an absolute bound as in §7.6.2. null is torch's own relative bound, eps·max(m, n)
         of the largest: 7e-3 of it for 60,000 samples in float32, which throws away directions that carry information.
@@ -35,12 +87,38 @@ class Pinv(Solver):
 
     tol: NonNegative | None = None
 
-    def factorise(self, z: Tensor) -> Fit:
-        try:
-            inverse = torch.linalg.pinv(z) if self.tol is None else torch.linalg.pinv(z, atol=self.tol, rtol=0.0)
-        except RuntimeError as error:
-            raise failed("pinv", z, error) from None
-        return lambda t: checked("pinv", z, inverse @ t)
+    def factorise(self, design: Design) -> Fit:
+        z, _ = design.whole()
+        with failing("pinv", design):
+            u, s, vh = torch.linalg.svd(z, full_matrices=False)
+        bound = torch.finfo(z.dtype).eps * max(z.shape) * s[:1] if self.tol is None else self.tol
+        return FromSvd(design, u, torch.where(s > bound, 1 / s, 0.0), vh)
+
+
+@dataclass(eq=False)
+class FromSvd(Fit):
+    """Z = U diag(s) Vᵀ, given 1/s with 0 where s counts as 0. Z⁺ is made when it is first asked for."""
+
+    design: Design
+    u: Tensor
+    reciprocal: Tensor
+    vh: Tensor
+
+    @cached_property
+    def inverse(self) -> Tensor:
+        return (self.vh.T * self.reciprocal) @ self.u.T
+
+    def __call__(self, targets: Tensor) -> Tensor:
+        return checked("pinv", self.design, self.inverse @ targets)
+
+    @cached_property
+    def decision(self) -> Tensor:
+        y = self.design.whole()[1]
+        return checked("pinv", self.design, self.vh.T @ (self.reciprocal[:, None] * (self.u.T @ y)))
+
+    def mixture(self, p_z: Tensor, p_y: Tensor) -> Tensor:
+        z, y = self.design.whole()
+        return self(z @ p_z + y @ p_y)
 
 
 @setting
@@ -59,14 +137,14 @@ class Lstsq(Solver):
         if self.driver == "gels" and self.tol is not None:
             raise ValueError("method.solver.tol: the driver gels has none, leave it out or take gelsy")
 
-    def factorise(self, z: Tensor) -> Fit:
-        def solve(t: Tensor) -> Tensor:
-            try:
-                return checked("lstsq", z, torch.linalg.lstsq(z, t, rcond=self.tol, driver=self.driver).solution)
-            except RuntimeError as error:
-                raise failed("lstsq", z, error) from None
+    def factorise(self, design: Design) -> Fit:
+        z, _ = design.whole()
 
-        return solve
+        def solve(t: Tensor) -> Tensor:
+            with failing("lstsq", design):
+                return checked("lstsq", design, torch.linalg.lstsq(z, t, rcond=self.tol, driver=self.driver).solution)
+
+        return Together(design, solve)
 
 
 @setting
@@ -78,96 +156,143 @@ class Solve(Solver):
 
     l2: NonNegative = 0.01
 
-    def factorise(self, z: Tensor) -> Fit:
+    def factorise(self, design: Design) -> Fit:
+        z, _ = design.whole()
         gram = z.T @ z
         gram.diagonal().add_(self.l2)
 
         def solve(t: Tensor) -> Tensor:
-            try:
-                return checked("solve", z, torch.linalg.solve(gram, z.T @ t))
-            except RuntimeError as error:
-                raise failed("solve", z, error) from None
+            with failing("solve", design):
+                return checked("solve", design, torch.linalg.solve(gram, z.T @ t))
 
-        return solve
+        return OfTargets(design, solve)
 
 
 @setting
 class Ridge(Solver):
     """W = (ZᵀZ + λI)⁻¹ZᵀT, or where there are fewer samples than features the same W = Zᵀ(ZZᵀ + λI)⁻¹T (ours).
 
-    ZᵀZ is summed over chunks of samples, its upper blocks alone, and factorised once, by Cholesky. Where it is singular to
-    rounding, an eigendecomposition leaves out the directions whose eigenvalues are at most eps·n of the largest entry of the
-    diagonal, and W is the solution of least norm. Beside Z and T there are never more than two
-    matrices of the smaller size squared.
+    ZᵀZ and ZᵀY are summed over parts of the samples, of ZᵀZ the upper blocks alone, and ZᵀZ + λI is factorised once, by
+    Cholesky. Where it is singular to rounding, an eigendecomposition leaves out the directions whose eigenvalues are at most
+    eps·n of the largest entry of the diagonal, and W is the solution of least norm. Beside a part of Z there are never more
+    than two matrices of the smaller size squared.
 
-    l2: λ ≥ 0, for all rows of W, the bias too. chunk: samples that are summed up at once.
+    l2: λ ≥ 0, for all rows of W, the bias too.
     """
 
+    by_rows: ClassVar[bool] = True
+
     l2: NonNegative = 0.01
-    chunk: Count = 4096
 
-    def factorise(self, z: Tensor) -> Fit:
-        if len(z) < z.shape[1]:
-            dual = self._inverse(z, gram(z.T, self.chunk))
-            return lambda t: checked("ridge", z, product(z, dual(t), self.chunk))
-        primal = self._inverse(z, gram(z, self.chunk))
-        return lambda t: checked("ridge", z, primal(product(z, t, self.chunk)))
+    def factorise(self, design: Design) -> Fit:
+        if design.samples < design.features:
+            z, _ = design.whole()
+            dual = self._inverse(design, sums([(z.T, z.T[:, :0])], design.samples, 0)[0])
+            return OfTargets(design, lambda t: checked("ridge", design, z.T @ dual(t)))
+        gram, cross = sums(design.rows(), design.features, design.targets)
+        return FromSums(design, self._inverse(design, gram), cross, self.l2)
 
-    def _inverse(self, z: Tensor, gram: Tensor) -> Fit:
-        """What (gram + λI)⁻¹ makes of a matrix; gram's upper half counts."""
+    def _inverse(self, design: Design, gram: Tensor) -> "Inverse":
+        """(gram + λI)⁻¹; gram's upper half counts, and is given up."""
         least = len(gram) * torch.finfo(gram.dtype).eps * gram.diagonal().max()
         gram.diagonal().add_(self.l2)
-        if (regular := _cholesky(gram, least)) is not None:
-            return regular
-        try:
+        if (factor := _cholesky(gram, least)) is not None:
+            return Inverse(lambda t: torch.cholesky_solve(t, factor, upper=True))
+        with failing("ridge", design):
             values, vectors = torch.linalg.eigh(gram, UPLO="U")
-        except RuntimeError as error:
-            raise failed("ridge", z, error) from None
-        inverse = torch.where(values > least, 1 / values, 0.0)
-        return lambda t: vectors @ (inverse[:, None] * (vectors.T @ t))
+        kept = values > least
+        vectors, values = vectors[:, kept], values[kept, None]
+        return Inverse(lambda t: vectors @ ((vectors.T @ t) / values), lambda t: vectors @ (vectors.T @ t))
 
 
-def _cholesky(gram: Tensor, least: Tensor) -> Fit | None:
-    """What gram⁻¹ makes of a matrix; None where gram is singular, or a pivot is no larger than rounding."""
+@dataclass(eq=False)
+class Inverse:
+    """What (ZᵀZ + λI)⁻¹ makes of a matrix, and what is left of one in the directions that Z has."""
+
+    solve: Rule
+    project: Rule = lambda t: t
+
+    def __call__(self, t: Tensor) -> Tensor:
+        return self.solve(t)
+
+
+@dataclass(eq=False)
+class FromSums(Fit):
+    """From ZᵀZ and cross = ZᵀY; for mixtures of Z and Y nothing else is needed of the samples."""
+
+    design: Design
+    inverse: Inverse
+    cross: Tensor
+    l2: float
+
+    def __call__(self, targets: Tensor) -> Tensor:
+        parts = targets.split([len(y) for _, y in self.design.rows()])
+        total = self.cross.new_zeros(self.design.features, targets.shape[1])
+        for (z, _), t in zip(self.design.rows(), parts, strict=True):
+            total.addmm_(z.T, t)
+        return checked("ridge", self.design, self.inverse(total))
+
+    @cached_property
+    def decision(self) -> Tensor:
+        return checked("ridge", self.design, self.inverse(self.cross))
+
+    def mixture(self, p_z: Tensor, p_y: Tensor) -> Tensor:
+        """(ZᵀZ + λI)⁻¹Zᵀ(ZP_Z + YP_Y) = P_Z + (ZᵀZ + λI)⁻¹(ZᵀYP_Y − λP_Z), eq. 7.2 with a penalty."""
+        pulled = self.cross @ p_y if self.l2 == 0 else torch.addmm(p_z, self.cross, p_y, beta=-self.l2)
+        return checked("ridge", self.design, self.inverse.project(p_z) + self.inverse(pulled))
+
+
+def _cholesky(gram: Tensor, least: Tensor) -> Tensor | None:
+    """The upper factor; None where gram is singular, or a pivot is no larger than rounding."""
     factor, info = torch.linalg.cholesky_ex(gram, upper=True)
-    if info == 0 and factor.diagonal().square().min() > least:
-        return lambda t: torch.cholesky_solve(t, factor, upper=True)
-    return None
+    regular = info == 0 and factor.diagonal().square().min() > least
+    return factor if regular else None
 
 
-def gram(z: Tensor, chunk: int) -> Tensor:
-    """zᵀz (n, n) of z (m, n), summed over chunks of rows; its upper triangle, with something else below."""
-    n = z.shape[1]
-    step = -(-n // BLOCKS)
-    total = z.new_zeros(n, n)
-    for rows in z.split(chunk):
-        for i in range(0, n, step):
-            total[i : i + step, i:].addmm_(rows[:, i : i + step].T, rows[:, i:])
-    return total
+def sums(rows: Iterable[Rows], features: int, targets: int) -> tuple[Tensor, Tensor]:
+    """ZᵀZ (n, n), its upper triangle with something else below, and ZᵀY (n, k), over parts of the samples."""
+    step = -(-features // BLOCKS)
+    gram: Tensor | None = None
+    for z, y in rows:
+        if gram is None:
+            gram, cross = z.new_zeros(features, features), z.new_zeros(features, targets)
+        for i in range(0, features, step):
+            gram[i : i + step, i:].addmm_(z[:, i : i + step].T, z[:, i:])
+        cross.addmm_(z.T, y)
+    assert gram is not None, "a design has samples"
+    return gram, cross
 
 
-def product(z: Tensor, t: Tensor, chunk: int) -> Tensor:
-    """zᵀt, summed over chunks of rows."""
-    total = z.new_zeros(z.shape[1], t.shape[1])
-    for rows, targets in zip(z.split(chunk), t.split(chunk), strict=True):
-        total.addmm_(rows.T, targets)
-    return total
-
-
-def checked(solver: str, z: Tensor, w: Tensor) -> Tensor:
+def checked(solver: str, design: Design, w: Tensor) -> Tensor:
     """The weights. Raises FitFailed where one is not finite."""
     if not torch.isfinite(w).all():
-        raise failed(solver, z, None)
+        raise failed(solver, design, "the solution is not finite")
     return w
 
 
-def failed(solver: str, z: Tensor, error: RuntimeError | None) -> FitFailed:
+@contextmanager
+def failing(solver: str, design: Design) -> Iterator[None]:
+    """What linear algebra cannot solve becomes a FitFailed."""
+    try:
+        yield
+    except RuntimeError as error:
+        singular = isinstance(error, torch.linalg.LinAlgError)  # type: ignore[attr-defined]
+        if not singular and finite(design):  # too little memory, or a bug
+            raise
+        raise failed(solver, design, str(error).split(":", 1)[-1].split(".")[0].strip()) from None
+
+
+def failed(solver: str, design: Design, reason: str) -> FitFailed:
     """One line on what could not be solved, and what to do."""
-    where = f"{solver} failed on {len(z):,} samples of {z.shape[1]:,} features"
-    if not torch.isfinite(z).all():
+    where = f"{solver} failed on {design.samples:,} samples of {design.features:,} features"
+    if not finite(design):
         return FitFailed(f"{where}, of which some are not finite: look at the data, or scale the weights down")
-    said = str(error).split(":", 1)[-1].split(".")[0].strip() if error else "the solution is not finite"
-    remedies = ["method.precision=float64"] if z.dtype == torch.float32 else []
+    remedies = ["method.precision=float64"] if design.like.dtype == torch.float32 else []
     remedies += ["a larger method.solver.l2"] if solver in ("solve", "ridge") else []
     remedies += ["method/solver=ridge"] if solver != "ridge" else []
-    return FitFailed(f"{where} ({said}); try {' or '.join(remedies)}")
+    return FitFailed(f"{where} ({reason}); try {' or '.join(remedies)}")
+
+
+def finite(design: Design) -> bool:
+    """Whether all features are."""
+    return all(bool(torch.isfinite(z).all()) for z, _ in design.rows())

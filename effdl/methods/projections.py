@@ -1,0 +1,78 @@
+"""Directions and samples that closed-form layers are made of (§7.8, §7.10.3): pure functions of what a layer gets."""
+
+import warnings
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+
+from effdl.errors import FitFailed
+
+Parts = Callable[[], Iterable[Tensor]]  # goes through a matrix, some rows after the other
+
+
+def covariance(parts: Parts) -> Tensor:
+    """m times the covariance (n, n) of a matrix (m, n), by a pass for its mean and one for the products."""
+    total, samples = _summed(parts)
+    mean = total / samples
+    product: Tensor | None = None
+    for rows in parts():
+        centred = rows - mean
+        product = centred.T @ centred if product is None else product.addmm_(centred.T, centred)
+    assert product is not None
+    return product
+
+
+def _summed(parts: Parts) -> tuple[Tensor, int]:
+    total, samples = None, 0
+    for rows in parts():
+        total = rows.sum(0) if total is None else total + rows.sum(0)
+        samples += len(rows)
+    assert total is not None, "a matrix has rows"
+    return total, samples
+
+
+def positive(vectors: Tensor) -> Tensor:
+    """Columns, whose signs are free, with their entry of largest magnitude positive."""
+    largest = vectors.gather(0, vectors.abs().argmax(0, keepdim=True))
+    return vectors * largest.sign()
+
+
+def principal_components(parts: Parts, count: int) -> Tensor:
+    """The first principal components (n, count) of a matrix (m, n): eigenvectors of its covariance, largest first."""
+    return _eigen(parts, count)[1]
+
+
+def _eigen(parts: Parts, count: int) -> tuple[Tensor, Tensor]:
+    """The largest eigenvalues (count,) of m times the covariance, and their eigenvectors (n, count)."""
+    values, vectors = torch.linalg.eigh(covariance(parts))
+    return values.flip(0)[:count], positive(vectors.flip(1)[:, :count])
+
+
+def independent_components(parts: Parts, count: int, seed: int) -> Tensor:
+    """Directions (n, count) of unit length along which a matrix (m, n) is least Gaussian, within its first components.
+
+    By scikit-learn's FastICA (Hyvärinen and Oja 2000), the rotation it starts from drawn by ``seed``. Raises FitFailed where
+    the matrix has no ``count`` dimensions.
+    """
+    from sklearn.decomposition import FastICA
+    from sklearn.exceptions import ConvergenceWarning
+
+    values, vectors = _eigen(parts, count)
+    if not bool(values[-1] > len(vectors) * torch.finfo(values.dtype).eps * values[0]):
+        rank = int((values > len(vectors) * torch.finfo(values.dtype).eps * values[0]).sum())
+        raise FitFailed(f"ica found {rank} dimensions in features and targets, fewer than the {count} units: narrow the layer")
+    whitening = vectors / values.sqrt()
+    white = torch.cat([rows @ whitening for rows in parts()]).double().cpu()
+    white = (white - white.mean(0)) * len(white) ** 0.5
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # a rotation that is not the last serves as well
+        found = FastICA(whiten=False, random_state=seed % 2**32, max_iter=100, tol=1e-3).fit(white.numpy())
+    directions = whitening @ torch.from_numpy(found.components_.T).to(whitening)
+    return positive(directions / directions.norm(dim=0))
+
+
+def evenly_along(values: Tensor, count: int) -> Tensor:
+    """(count,) positions of evenly spaced values among the sorted (m,), as figure 7.14 rounds them."""
+    order = values.argsort()
+    return order[torch.arange(0, len(order) - 1, len(order) / count).round().long().to(order.device)]

@@ -1,0 +1,66 @@
+"""What least squares is about: features of all samples beside their targets, whole or in parts that are made when asked for."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Rows = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Design:
+    """Features Z (m, n) and targets Y (m, k), gone through by rows: ``rows()`` gives (z, y) of some samples after the other.
+
+    like: an empty tensor of Z's dtype and device. held: Z and Y themselves where they lie in memory; else each pass makes them
+    anew.
+    """
+
+    rows: Callable[[], Iterable[Rows]]
+    samples: int
+    features: int
+    targets: int
+    like: Tensor
+    held: Rows | None = None
+
+    @classmethod
+    def of(cls, z: Tensor, y: Tensor, chunk: int = 4096) -> "Design":
+        """All in memory, gone through ``chunk`` samples at a time."""
+        m, n = z.shape
+        return cls(lambda: zip(z.split(chunk), y.split(chunk), strict=True), m, n, y.shape[1], z.new_empty(0), (z, y))
+
+    def changed(self, change: Callable[[Tensor], Tensor], features: int, hold: bool) -> "Design":
+        """The same samples with features ``change(z)``, worked out at once (hold) or in each pass.
+
+        At once they are worked out of all of Z where that is in memory.
+        """
+        if hold and self.held is not None:
+            return Design.of(change(self.held[0]), self.held[1], max(len(z) for z, _ in self.rows()))
+        made = Design(lambda: ((change(z), y) for z, y in self.rows()), self.samples, features, self.targets, self.like)
+        return made.kept() if hold else made
+
+    def kept(self) -> "Design":
+        """The same in memory."""
+        parts = list(self.rows())
+        return Design.of(torch.cat([z for z, _ in parts]), torch.cat([y for _, y in parts]), max(len(z) for z, _ in parts))
+
+    def whole(self) -> Rows:
+        """Z and Y; what is not held is put together for the caller."""
+        held = self.held or self.kept().held
+        assert held is not None
+        return held
+
+    def take(self, index: Tensor) -> Tensor:
+        """Features of the samples at these positions, (len(index), n)."""
+        if self.held is not None:
+            return self.held[0][index]
+        taken: Tensor | None = None
+        start = 0
+        for z, _ in self.rows():
+            here = (index >= start) & (index < start + len(z))
+            taken = z.new_empty(len(index), z.shape[1]) if taken is None else taken
+            taken[here] = z[index[here] - start]
+            start += len(z)
+        assert taken is not None, "a design has samples"
+        return taken
