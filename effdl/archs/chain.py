@@ -120,7 +120,7 @@ class ArchFacts:
     """What is known of a network before it is built.
 
     least_size: the smallest image side it takes, 1 where any input goes. size: the side to which its input block enlarges.
-    linear: the widths of its hidden layers where all layers are linear ones, see `archs.linear`; None where not.
+    linear: the widths of its hidden layers, perhaps none, where all layers are linear ones, see `archs.linear`; else None.
     """
 
     blocks: int

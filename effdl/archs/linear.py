@@ -1,12 +1,30 @@
-"""Networks whose blocks are linear layers, each with what stands around it."""
+"""Networks whose blocks are linear layers, each with what stands around it; and the one that is a single linear layer."""
 
+import math
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import nn
 
-from effdl.archs.chain import BlockChain
+from effdl.archs.adapt import InputBlock
+from effdl.archs.chain import Arch, ArchFacts, BlockChain
+from effdl.datasets.problem import Facts
 from effdl.errors import ConfigError
+from effdl.setting import setting
+
+
+@setting
+class Linear(Arch):
+    """One linear layer from inputs to outputs: softmax regression under backprop, ridge regression in closed form."""
+
+    def facts(self, problem: Facts) -> ArchFacts:
+        return ArchFacts(1, least_size=1, linear=())
+
+    def build(self, problem: Facts) -> BlockChain:
+        layer = nn.Linear(math.prod(problem.input_shape), problem.outputs)
+        blocks: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten(), linear1=layer)
+        return BlockChain(blocks, nn.Identity(), InputBlock(problem.input_shape))
 
 
 @dataclass(frozen=True)

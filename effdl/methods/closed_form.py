@@ -74,6 +74,7 @@ class ClosedForm(Method):
 
     takes_optimizer: ClassVar[bool] = False
     fits_least_squares: ClassVar[bool] = True
+    saves_memory: ClassVar[str] = "method/solver=ridge with a smaller method.keep_features_mib, or narrower layers"
 
     solver: Solver = Pinv()
     bias: Switch = True
@@ -91,7 +92,7 @@ class ClosedForm(Method):
 
     def check(self, problem: Facts, arch: ArchFacts, hardware: Hardware) -> None:
         name = type(self).__name__
-        if arch.linear is None:
+        if not arch.linear:
             raise ConfigError(f"arch: {name} fits linear layers alone, take arch=mlp")
         if hardware.precision != "float32" or hardware.compile:
             raise ConfigError(f"hardware: {name} takes precision=float32 without compile; method.precision=float64 is finer")

@@ -23,6 +23,7 @@ class Method(Setting, ABC):
     ``takes_filter``: whether it trains on what `RunHandle.filter` leaves, and ``takes_probes``: whether it calls
     `RunHandle.probe`; with False a configured filter or probe is an error, not silence. ``takes_augment``: whether it sees
     training samples anew in each epoch, as `Problem.train` varies them.
+    ``saves_memory``: what to try where a run is out of memory.
     ``fits_least_squares``: whether it solves for weights instead of descending a loss; then the objective must be the squared
     error of linear units.
     """
@@ -33,6 +34,9 @@ class Method(Setting, ABC):
     takes_probes: ClassVar[bool] = False
     takes_augment: ClassVar[bool] = False
     fits_least_squares: ClassVar[bool] = False
+    saves_memory: ClassVar[str] = (
+        "a smaller dataset.batch_size, method=dll, method.checkpoint=block with backprop, or a smaller method.keep_features_mib"
+    )
 
     def check(self, problem: Facts, arch: ArchFacts, hardware: Hardware) -> None:
         """Raise a ConfigError for a combination that cannot work; called before any data are read."""

@@ -56,10 +56,7 @@ def carry_out(spec: config.Spec, root: Path, reporter: Reporter | None = None, t
             raise DataError(f"a process that decodes images died ({reason}): dataset.workers=0 does without") from None
         if not _is_out_of_memory(error):
             raise
-        raise HardwareError(
-            f"out of memory ({' '.join(str(error).split())[:120]}): try a smaller dataset.batch_size, method=dll, "
-            "method.checkpoint=block with backprop, or a smaller method.keep_features_mib"
-        ) from None
+        raise HardwareError(f"out of memory ({' '.join(str(error).split())[:120]}): try {spec.method.saves_memory}") from None
 
 
 def _carry_out(spec: config.Spec, root: Path, reporter: Reporter, threads: int | None, ranks: Ranks) -> dict[str, Any]:

@@ -115,6 +115,9 @@ class Run:
             raise ValueError("this run has no optimizer: Run.in_memory(Sgd(lr=0.05))")
         return self._optimizer.build(parameters, lr_scale, weight_decay_scale)
 
+    def say(self, text: str) -> None:
+        self._reporter.say(f"{self.name}: {text}")
+
     def watch(self, parts: Iterable[T], total: int, doing: str) -> Iterable[T]:
         return watched(parts, total, f"{self.name}: {doing}", self._reporter.say)
 

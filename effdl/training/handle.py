@@ -89,6 +89,9 @@ class RunHandle(Protocol):
     ) -> torch.optim.Optimizer:
         """The configured optimizer over these parameters, its base values scaled."""
 
+    def say(self, text: str) -> None:
+        """Tell whoever watches the run something in a line."""
+
     def watch(self, parts: Iterable[T], total: int, doing: str) -> Iterable[T]:
         """The same parts, showing how far they are where they take seconds. doing: what is done with them."""
 

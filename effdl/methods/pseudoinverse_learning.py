@@ -1,0 +1,44 @@
+"""Pseudoinverse learning of Guo and Lyu (2004), which chapter 7 sets itself against (§7.4)."""
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from effdl.archs.chain import ArchFacts
+from effdl.datasets.problem import Facts
+from effdl.errors import ConfigError
+from effdl.methods.closed_form import ClosedForm, Features, Memory
+from effdl.setting import Switch, setting
+from effdl.training.handle import RunHandle
+from effdl.training.hardware import Hardware
+
+MATRICES = 5  # (m, m) at once: features, their SVD's two, the pseudoinverse, and the next features
+
+
+@setting
+class PseudoinverseLearning(ClosedForm):
+    """Each hidden layer's weights are the pseudoinverse of the features below, W = Z⁺, whatever the targets (§7.4).
+
+    Hence all hidden layers have as many units as there are training samples, and all but the first and last m² weights.
+    """
+
+    saves_memory: ClassVar[str] = "fewer samples (dataset.train_limit), which are also the units of each hidden layer"
+
+    bias: Switch = False
+
+    def check(self, problem: Facts, arch: ArchFacts, hardware: Hardware) -> None:
+        super().check(problem, arch, hardware)
+        if set(arch.linear or ()) != {problem.train}:
+            bill = self._bytes(problem.train, problem.train) / 2**30
+            raise ConfigError(
+                f"arch.hidden: pseudoinverse learning has as many units in each hidden layer as training samples, "
+                f"{problem.train:,}, with {bill:,.3g} GiB of weights between two of them: arch.hidden=[{problem.train}]"
+            )
+
+    def candidates(self, layer: int, below: Features, width: int, memory: Memory, run: RunHandle) -> Iterator[Tensor]:
+        if layer == 0:
+            one = self._bytes(width, width) / 2**20
+            run.say(f"{width:,} units a hidden layer: {one:,.0f} MiB a matrix, about {MATRICES * one:,.0f} MiB at once")
+        yield below.fit(torch.eye(width, dtype=below.design.like.dtype, device=below.design.like.device))
