@@ -234,6 +234,16 @@ def test_cell_that_the_published_file_does_not_hold_is_named(
     assert str(refused.value).startswith(f"toy.yaml: numbers.csv {says}")
 
 
+def test_what_is_printed_in_place_of_a_number_leaves_a_cell_without_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(tmp_path, "data,method,value,note\nFew,baseline,,printed as Failed\n", "numbers.csv")
+    monkeypatch.setattr(published, "PUBLISHED", tmp_path)
+    monkeypatch.setattr(published, "rows", cache(published.rows.__wrapped__))
+    monkeypatch.setattr(published, "artefacts", dict)
+    assert all(cell.published is None for cell in declare(tmp_path, ROW).cells("smoke"))
+
+
 # Cells.
 
 

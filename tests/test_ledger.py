@@ -109,6 +109,13 @@ def test_published_numbers_are_those_of_the_records(results: Path, tmp_path: Pat
         assert all(name.startswith("time/") for name in run["times"])
 
 
+def test_a_declaration_may_say_which_numbers_are_kept(results: Path, tmp_path: Path) -> None:
+    publish(declare(tmp_path, {"numbers": ["test/acc", "time/wall_s"]}), results)
+    for run in (run for line in ledger.read(results, "toy") for run in line["runs"]):
+        summary = json.loads((results / "runs" / run["run_id"] / "summary.json").read_text())["summary"]
+        assert run["numbers"] == {"test/acc": summary["test/acc"]} and run["times"] == {"time/wall_s": summary["time/wall_s"]}
+
+
 def test_publishing_twice_adds_nothing(results: Path, tmp_path: Path) -> None:
     publish(declare(tmp_path), results)
     before = path(results).read_bytes()

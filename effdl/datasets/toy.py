@@ -69,14 +69,16 @@ class Sine(Toy):
 class TwoSpirals(Toy):
     """Two spirals wound around each other, one class each (§7.6, fig. 7.8): points t(cos t, sin t) and their reflections.
 
-    t lies between 0 and 2π·turns, such that points are evenly dense along both arms, and all is scaled into the unit disc.
+    t lies between 0 and 2π·turns, such that points are evenly dense along both arms, and all is scaled into a disc.
 
-    turns: of each arm, as in figure 7.8. noise: standard deviation of what is added to both coordinates.
+    turns: of each arm. radius: of the disc. noise: standard deviation of what is added to both coordinates. The thesis prints
+    none of them.
     """
 
     formula: ClassVar[str] = "two spirals, t (cos t, sin t)"
 
-    turns: Positive = 1.5
+    turns: Positive = 2.25
+    radius: Positive = 1.0
     noise: NonNegative = 0.0
 
     def facts(self) -> Facts:
@@ -86,7 +88,7 @@ class TwoSpirals(Toy):
         t = 2 * math.pi * self.turns * torch.rand(self.samples, 1, generator=generator).sqrt()
         y = torch.arange(self.samples) % 2
         arms = torch.cat([t * t.cos(), t * t.sin()], 1) * (1 - 2 * y)[:, None]
-        x = arms / (2 * math.pi * self.turns) + self.noise * torch.randn(self.samples, 2, generator=generator)
+        x = arms * (self.radius / (2 * math.pi * self.turns)) + self.noise * torch.randn(self.samples, 2, generator=generator)
         return Samples(x, y)
 
 

@@ -180,7 +180,9 @@ def _run(declaration: Declaration, scale: str, cell: Cell, spec: config.Spec, ro
         "declaration": declared.at(declaration, scale, provenance["commit"]),
         "provenance": {**{key: provenance[key] for key in PROVENANCE}, "threads": stored["threads"]},
     }
-    metrics = summary["summary"]
+    metrics, wanted = summary["summary"], declaration.artefact.numbers
+    if wanted is not None:
+        metrics = {key: value for key, value in metrics.items() if key in wanted}
     run = {
         "run_id": store.path.name,
         "seed": spec.seed,

@@ -46,8 +46,8 @@ def claim(name: str) -> Row:
     return claims()[name]
 
 
-def number(name: str, where: Mapping[str, str], column: str) -> float:
-    """The published number in the one row of a CSV file that has these values.
+def number(name: str, where: Mapping[str, str], column: str) -> float | None:
+    """The published number in the one row of a CSV file that has these values; None where its note says what is printed instead.
 
     Raises:
         ConfigError: no such column, not exactly one such row, or nothing in it; says which.
@@ -60,6 +60,8 @@ def number(name: str, where: Mapping[str, str], column: str) -> float:
     said = ", ".join(f"{key}={value}" for key, value in where.items())
     if len(found) != 1:
         raise ConfigError(f"{name} has {len(found) or 'no'} row{'s' if len(found) != 1 else ''} with {said}")
+    if found[0][column] == "" and "printed as " in found[0].get("note", ""):
+        return None
     try:
         value = float(found[0][column])
     except (TypeError, ValueError):  # a row that ends before the column has None there

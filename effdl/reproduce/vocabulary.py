@@ -131,7 +131,8 @@ class Artefact(Entry):
 
     id: as in artefacts.csv, else one of our own. metric, unit, statistic: what a cell shows. axes: their product is the
     cells. rows, columns: the axes that are rows, and the one that is columns, of the printed table; without columns the
-    details are the table. series: keys of metrics.jsonl that the figure draws. picture: whether the README shows it.
+    details are the table. series: keys of metrics.jsonl that the figure draws.
+    numbers: those of a run that the ledger keeps, where there are so many runs that all would be too much. picture: whether the README shows it.
     """
 
     id: str
@@ -150,6 +151,7 @@ class Artefact(Entry):
     claims: dict[str, Claim] = {}
     details: tuple[Column, ...] = ()
     series: tuple[str, ...] = ()
+    numbers: tuple[str, ...] | None = None
     published: Published | None = None
     notes: tuple[str, ...] = ()
     picture: bool = True
