@@ -12,7 +12,7 @@ from effdl.archs.chain import ArchFacts
 from effdl.datasets.problem import Facts
 from effdl.errors import ConfigError
 from effdl.methods.closed_form import ClosedForm, Features, Memory, normal
-from effdl.methods.projections import evenly_along, independent_components, principal_components
+from effdl.methods.projections import Parts, correlation, covariance, evenly_along, independent_components, principal_components
 from effdl.setting import Count, Positive, Probability, Real, setting
 from effdl.training.handle import RunHandle
 from effdl.training.hardware import Hardware
@@ -40,14 +40,17 @@ class Platonic(ClosedForm):
         "random" draws it from N(0, 1); of ``tries`` draws a layer the one whose outputs have the least squares distance that
         is lowest wins (§7.5.1).
         "platonic_pca" takes principal components of [Z | βY] (§7.8.1), "weighted_platonic_pca" those of [Z | βd⊙Y], d being a
-        moving average of each sample's squared error (§7.9.3), while T has Y itself; "ica" takes the independent components
-        (§7.10.3). All give at most n + k.
+        moving average of each sample's squared error (§7.9.3); "ica" takes the independent components (§7.10.3). All give at
+        most n + k.
         Others have no P and no bias. "sorted_pca": weight vectors are samples, evenly spaced along the first principal
         component of Z (§7.8.2), at most m − 1; "sorted_platonic_pca" takes the part in Z of that of [Z | Y], "uniform_samples"
         draws samples without choosing. "components": the parts in Z of the principal components of [Z | βY], which §7.8.1
         finds worse as weights than as projections.
         "deterministic" is sorted PCA in the first layer and weighted Platonic PCA above (§7.8.3).
     targets: "labels" leaves Z out, T = αβYP, which §7.10.2 finds not to work.
+    pca: of covariances, or of correlations, which makes components blind to β and to the scale of each feature; P is applied to
+        the features as they are in both. importance: whether d weighs Y for the "projection" alone, or in the "targets" T too.
+        The thesis says neither clearly; correlations, and d in both, are what its numbers fit (tables 7.2 and 7.3).
     alpha, beta: scale the targets, and Y within them (§7.5.2); 1 and 10 are §7.9.2's for random projections.
     ema: λ of d ← λd + (1 − λ)e; the thesis says 0.2 and 0.02. null leaves all d at 1.
     """
@@ -58,6 +61,8 @@ class Platonic(ClosedForm):
     alpha: Positive = 1.0
     beta: Real = 10.0
     ema: Probability | None = 0.2
+    pca: Literal["covariance", "correlation"] = "correlation"
+    importance: Literal["projection", "targets"] = "targets"
 
     def __post_init__(self) -> None:
         if self.tries > 1 and self.projection not in DRAWN:
@@ -90,14 +95,19 @@ class Platonic(ClosedForm):
                 sizes = [below.design.features, below.design.targets]
                 yield self._solved(below, *normal(sum(sizes), width, seed, below.design.like).split(sizes))
             else:
-                p_z, p_y = self._directions(kind, layer, below, width, memory, seed).split([below.width, below.design.targets])
-                yield below.unbiased(p_z) if kind == "components" else self._solved(below, below.unbiased(p_z), p_y)
+                weights = self._importance(layer, below, memory) if kind == "weighted_platonic_pca" else None
+                p = self._directions(kind, below, width, weights, seed)
+                p_z, p_y = below.unbiased(p[: below.width]), p[below.width :]
+                yield p_z if kind == "components" else self._solved(below, p_z, p_y, weights)
 
-    def _solved(self, below: Features, p_z: Tensor, p_y: Tensor) -> Tensor:
-        """Z⁺T for T = α[Z | βY]P (§7.5.2), P being stacked as [P_Z; P_Y]."""
+    def _solved(self, below: Features, p_z: Tensor, p_y: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Z⁺T for T = α[Z | βY]P or α[Z | βd⊙Y]P (§7.5.2, §7.9.3), P being stacked as [P_Z; P_Y]."""
         if self.targets == "labels":
             p_z = torch.zeros_like(p_z)
-        return below.fit.mixture(self.alpha * p_z, self.alpha * self.beta * p_y)
+        weighted = None
+        if weights is not None and self.importance == "targets":
+            weighted = weights * torch.cat([y for _, y in below.design.rows()])
+        return below.fit.mixture(self.alpha * p_z, self.alpha * self.beta * p_y, weighted)
 
     def _samples(self, kind: str, below: Features, width: int, seed: int) -> Tensor:
         """The samples (width, n) that are the weight vectors, their column of ones left out."""
@@ -107,18 +117,20 @@ class Platonic(ClosedForm):
             chosen = torch.randperm(design.samples, generator=generator)[:width].to(design.like.device)
         else:
             beta = None if kind == "sorted_pca" else 1.0
-            first = principal_components(lambda: self._augmented(below, beta), 1)[: below.width, 0]
+            first = self._components(lambda: self._augmented(below, beta), 1)[: below.width, 0]
             chosen = evenly_along(torch.cat([below.plain(z) @ first for z, _ in design.rows()]), width)
         return below.plain(design.take(chosen))
 
-    def _directions(self, kind: str, layer: int, below: Features, width: int, memory: Memory, seed: int) -> Tensor:
+    def _directions(self, kind: str, below: Features, width: int, weights: Tensor | None, seed: int) -> Tensor:
         """P (n + k, width) from [Z | βY] or [Z | βd⊙Y], n without the column of ones."""
-        weights = None
-        if kind == "weighted_platonic_pca" and self.ema is not None:
-            weights = self._importance(layer, below, memory)
-        if kind == "ica":
-            return independent_components(lambda: self._augmented(below, self.beta), width, seed)
-        return principal_components(lambda: self._augmented(below, self.beta, weights), width)
+
+        def parts() -> Iterator[Tensor]:
+            return self._augmented(below, self.beta, weights)
+
+        return independent_components(parts, width, seed) if kind == "ica" else self._components(parts, width)
+
+    def _components(self, parts: Parts, count: int) -> Tensor:
+        return principal_components((correlation if self.pca == "correlation" else covariance)(parts), count)
 
     def _augmented(self, below: Features, beta: float | None, weights: Tensor | None = None) -> Iterator[Tensor]:
         """[Z | βd⊙Y] in parts, d (m, 1) being 1 by default; Z alone without β. Z is without its column of ones."""
@@ -131,8 +143,7 @@ class Platonic(ClosedForm):
 
     def _importance(self, layer: int, below: Features, memory: Memory) -> Tensor | None:
         """d ← λd + (1 − λ)e (§7.9.3), after each hidden layer; all are 1 before the first."""
-        assert self.ema is not None
-        if layer == 0:
+        if layer == 0 or self.ema is None:
             return None
         errors = below.errors[:, None]
         memory["importance"] = self.ema * memory.get("importance", torch.ones_like(errors)) + (1 - self.ema) * errors

@@ -32,20 +32,27 @@ def _summed(parts: Parts) -> tuple[Tensor, int]:
     return total, samples
 
 
+def correlation(parts: Parts) -> Tensor:
+    """m times the correlation (n, n) of the columns of a matrix (m, n); a column that never varies has none with any."""
+    product = covariance(parts)
+    deviation = product.diagonal().sqrt()
+    deviation = torch.where(deviation > torch.finfo(deviation.dtype).eps * deviation.max(), deviation, 1.0)
+    return product / (deviation[:, None] * deviation)
+
+
 def positive(vectors: Tensor) -> Tensor:
-    """Columns, whose signs are free, with their entry of largest magnitude positive."""
-    largest = vectors.gather(0, vectors.abs().argmax(0, keepdim=True))
-    return vectors * largest.sign()
+    """Columns, whose signs are free, such that their entries have a positive sum."""
+    return vectors * torch.where(vectors.sum(0) < 0, -1.0, 1.0)
 
 
-def principal_components(parts: Parts, count: int) -> Tensor:
-    """The first principal components (n, count) of a matrix (m, n): eigenvectors of its covariance, largest first."""
-    return _eigen(parts, count)[1]
+def principal_components(matrix: Tensor, count: int) -> Tensor:
+    """The first principal components (n, count): eigenvectors of a covariance or correlation matrix (n, n), largest first."""
+    return _eigen(matrix, count)[1]
 
 
-def _eigen(parts: Parts, count: int) -> tuple[Tensor, Tensor]:
-    """The largest eigenvalues (count,) of m times the covariance, and their eigenvectors (n, count)."""
-    values, vectors = torch.linalg.eigh(covariance(parts))
+def _eigen(matrix: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The largest eigenvalues (count,) and their eigenvectors (n, count)."""
+    values, vectors = torch.linalg.eigh(matrix)
     return values.flip(0)[:count], positive(vectors.flip(1)[:, :count])
 
 
@@ -58,7 +65,7 @@ def independent_components(parts: Parts, count: int, seed: int) -> Tensor:
     from sklearn.decomposition import FastICA
     from sklearn.exceptions import ConvergenceWarning
 
-    values, vectors = _eigen(parts, count)
+    values, vectors = _eigen(covariance(parts), count)
     if not bool(values[-1] > len(vectors) * torch.finfo(values.dtype).eps * values[0]):
         rank = int((values > len(vectors) * torch.finfo(values.dtype).eps * values[0]).sum())
         raise FitFailed(f"ica found {rank} dimensions in features and targets, fewer than the {count} units: narrow the layer")

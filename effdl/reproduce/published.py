@@ -47,7 +47,7 @@ def claim(name: str) -> Row:
 
 
 def number(name: str, where: Mapping[str, str], column: str) -> float | None:
-    """The published number in the one row of a CSV file that has these values; None where its note says what is printed instead.
+    """The published number in the one row of a CSV file that has these values; None where its note tells what is printed.
 
     Raises:
         ConfigError: no such column, not exactly one such row, or nothing in it; says which.

@@ -132,7 +132,7 @@ class Artefact(Entry):
     id: as in artefacts.csv, else one of our own. metric, unit, statistic: what a cell shows. axes: their product is the
     cells. rows, columns: the axes that are rows, and the one that is columns, of the printed table; without columns the
     details are the table. series: keys of metrics.jsonl that the figure draws.
-    numbers: those of a run that the ledger keeps, where there are so many runs that all would be too much. picture: whether the README shows it.
+    numbers: of a run, those that the ledger keeps where all would be too much. picture: whether the README shows it.
     """
 
     id: str

@@ -31,8 +31,8 @@ class Fit(ABC):
         """Z⁺Y (n, k): the linear layer that comes closest to the design's own targets. Raises FitFailed."""
 
     @abstractmethod
-    def mixture(self, p_z: Tensor, p_y: Tensor) -> Tensor:
-        """W (n, t) for T = ZP_Z + YP_Y, P_Z (n, t), P_Y (k, t). Raises FitFailed."""
+    def mixture(self, p_z: Tensor, p_y: Tensor, y: Tensor | None = None) -> Tensor:
+        """W (n, t) for T = ZP_Z + YP_Y, P_Z (n, t), P_Y (k, t); y (m, k): in the place of the design's Y. Raises FitFailed."""
 
 
 @dataclass(eq=False)
@@ -49,20 +49,18 @@ class OfTargets(Fit):
     def decision(self) -> Tensor:
         return self.solve(self.design.whole()[1])
 
-    def mixture(self, p_z: Tensor, p_y: Tensor) -> Tensor:
-        z, y = self.design.whole()
-        return self.solve(z @ p_z + y @ p_y)
+    def mixture(self, p_z: Tensor, p_y: Tensor, y: Tensor | None = None) -> Tensor:
+        return self.solve(mixed(self.design, p_z, p_y, y))
 
 
 class Together(OfTargets):
     """The same where each call does all the work anew: the design's own targets are solved for beside the first others."""
 
-    def mixture(self, p_z: Tensor, p_y: Tensor) -> Tensor:
-        z, y = self.design.whole()
-        targets = z @ p_z + y @ p_y
+    def mixture(self, p_z: Tensor, p_y: Tensor, y: Tensor | None = None) -> Tensor:
+        targets = mixed(self.design, p_z, p_y, y)
         if "decision" in self.__dict__:
             return self.solve(targets)
-        found = self.solve(torch.cat([targets, y], 1))
+        found = self.solve(torch.cat([targets, self.design.whole()[1]], 1))
         self.__dict__["decision"] = found[:, targets.shape[1] :]
         return found[:, : targets.shape[1]]
 
@@ -116,9 +114,8 @@ class FromSvd(Fit):
         y = self.design.whole()[1]
         return checked("pinv", self.design, self.vh.T @ (self.reciprocal[:, None] * (self.u.T @ y)))
 
-    def mixture(self, p_z: Tensor, p_y: Tensor) -> Tensor:
-        z, y = self.design.whole()
-        return self(z @ p_z + y @ p_y)
+    def mixture(self, p_z: Tensor, p_y: Tensor, y: Tensor | None = None) -> Tensor:
+        return self(mixed(self.design, p_z, p_y, y))
 
 
 @setting
@@ -226,20 +223,25 @@ class FromSums(Fit):
     l2: float
 
     def __call__(self, targets: Tensor) -> Tensor:
-        parts = targets.split([len(y) for _, y in self.design.rows()])
-        total = self.cross.new_zeros(self.design.features, targets.shape[1])
-        for (z, _), t in zip(self.design.rows(), parts, strict=True):
-            total.addmm_(z.T, t)
-        return checked("ridge", self.design, self.inverse(total))
+        return checked("ridge", self.design, self.inverse(self._cross(targets)))
 
     @cached_property
     def decision(self) -> Tensor:
         return checked("ridge", self.design, self.inverse(self.cross))
 
-    def mixture(self, p_z: Tensor, p_y: Tensor) -> Tensor:
+    def mixture(self, p_z: Tensor, p_y: Tensor, y: Tensor | None = None) -> Tensor:
         """(ZᵀZ + λI)⁻¹Zᵀ(ZP_Z + YP_Y) = P_Z + (ZᵀZ + λI)⁻¹(ZᵀYP_Y − λP_Z), eq. 7.2 with a penalty."""
-        pulled = self.cross @ p_y if self.l2 == 0 else torch.addmm(p_z, self.cross, p_y, beta=-self.l2)
+        pulled = torch.addmm(p_z, self.cross if y is None else self._cross(y), p_y, beta=-self.l2)
         return checked("ridge", self.design, self.inverse.project(p_z) + self.inverse(pulled))
+
+    def _cross(self, targets: Tensor) -> Tensor:
+        """ZᵀT, over parts of the samples."""
+        total = self.cross.new_zeros(self.design.features, targets.shape[1])
+        start = 0
+        for z, _ in self.design.rows():
+            total.addmm_(z.T, targets[start : start + len(z)])
+            start += len(z)
+        return total
 
 
 def _cholesky(gram: Tensor, least: Tensor) -> Tensor | None:
@@ -261,6 +263,12 @@ def sums(rows: Iterable[Rows], features: int, targets: int) -> tuple[Tensor, Ten
         cross.addmm_(z.T, y)
     assert gram is not None, "a design has samples"
     return gram, cross
+
+
+def mixed(design: Design, p_z: Tensor, p_y: Tensor, y: Tensor | None) -> Tensor:
+    """ZP_Z + YP_Y (m, t), with y in the place of the design's own Y where it is given."""
+    z, own = design.whole()
+    return z @ p_z + (own if y is None else y) @ p_y
 
 
 def checked(solver: str, design: Design, w: Tensor) -> Tensor:
