@@ -170,9 +170,10 @@ class Ridge(Solver):
     """W = (ZᵀZ + λI)⁻¹ZᵀT, or where there are fewer samples than features the same W = Zᵀ(ZZᵀ + λI)⁻¹T (ours).
 
     ZᵀZ and ZᵀY are summed over parts of the samples, of ZᵀZ the upper blocks alone, and ZᵀZ + λI is factorised once, by
-    Cholesky. Where it is singular to rounding, an eigendecomposition leaves out the directions whose eigenvalues are at most
-    eps·n of the largest entry of the diagonal, and W is the solution of least norm. Beside a part of Z there are never more
-    than two matrices of the smaller size squared.
+    Cholesky. Products are of Z's own precision, sums and all that follows in float64. Where ZᵀZ + λI is singular to the rounding
+    of float64, an eigendecomposition leaves out the directions whose eigenvalues are at most n·eps of the largest entry of the
+    diagonal, and W is the solution of least norm. Beside a part of Z there are never more than two matrices of the smaller size
+    squared.
 
     l2: λ ≥ 0, for all rows of W, the bias too.
     """
@@ -185,7 +186,7 @@ class Ridge(Solver):
         if design.samples < design.features:
             z, _ = design.whole()
             dual = self._inverse(design, sums([(z.T, z.T[:, :0])], design.samples, 0)[0])
-            return OfTargets(design, lambda t: checked("ridge", design, z.T @ dual(t)))
+            return OfTargets(design, lambda t: checked("ridge", design, z.T @ dual(t.double()).to(z)))
         gram, cross = sums(design.rows(), design.features, design.targets)
         return FromSums(design, self._inverse(design, gram), cross, self.l2)
 
@@ -193,7 +194,7 @@ class Ridge(Solver):
         """(gram + λI)⁻¹; gram's upper half counts, and is given up."""
         least = len(gram) * torch.finfo(gram.dtype).eps * gram.diagonal().max()
         gram.diagonal().add_(self.l2)
-        if (factor := _cholesky(gram, least)) is not None:
+        if (factor := _cholesky(gram)) is not None:
             return Inverse(lambda t: torch.cholesky_solve(t, factor, upper=True))
         with failing("ridge", design):
             values, vectors = torch.linalg.eigh(gram, UPLO="U")
@@ -223,44 +224,49 @@ class FromSums(Fit):
     l2: float
 
     def __call__(self, targets: Tensor) -> Tensor:
-        return checked("ridge", self.design, self.inverse(self._cross(targets)))
+        return self._weights(self.inverse(self._cross(targets)))
 
     @cached_property
     def decision(self) -> Tensor:
-        return checked("ridge", self.design, self.inverse(self.cross))
+        return self._weights(self.inverse(self.cross))
 
     def mixture(self, p_z: Tensor, p_y: Tensor, y: Tensor | None = None) -> Tensor:
         """(ZᵀZ + λI)⁻¹Zᵀ(ZP_Z + YP_Y) = P_Z + (ZᵀZ + λI)⁻¹(ZᵀYP_Y − λP_Z), eq. 7.2 with a penalty."""
+        p_z, p_y = p_z.double(), p_y.double()
         pulled = torch.addmm(p_z, self.cross if y is None else self._cross(y), p_y, beta=-self.l2)
-        return checked("ridge", self.design, self.inverse.project(p_z) + self.inverse(pulled))
+        return self._weights(self.inverse.project(p_z) + self.inverse(pulled))
 
     def _cross(self, targets: Tensor) -> Tensor:
         """ZᵀT, over parts of the samples."""
         total = self.cross.new_zeros(self.design.features, targets.shape[1])
         start = 0
         for z, _ in self.design.rows():
-            total.addmm_(z.T, targets[start : start + len(z)])
+            total += z.T @ targets[start : start + len(z)]
             start += len(z)
         return total
 
+    def _weights(self, w: Tensor) -> Tensor:
+        return checked("ridge", self.design, w.to(self.design.like.dtype))
 
-def _cholesky(gram: Tensor, least: Tensor) -> Tensor | None:
-    """The upper factor; None where gram is singular, or a pivot is no larger than rounding."""
+
+def _cholesky(gram: Tensor) -> Tensor | None:
+    """The upper factor; None where gram is singular, or nothing but rounding is left of a diagonal entry in its pivot."""
+    least = len(gram) * torch.finfo(gram.dtype).eps * gram.diagonal()
     factor, info = torch.linalg.cholesky_ex(gram, upper=True)
-    regular = info == 0 and factor.diagonal().square().min() > least
+    regular = info == 0 and bool((factor.diagonal().square() > least).all())
     return factor if regular else None
 
 
 def sums(rows: Iterable[Rows], features: int, targets: int) -> tuple[Tensor, Tensor]:
-    """ZᵀZ (n, n), its upper triangle with something else below, and ZᵀY (n, k), over parts of the samples."""
+    """ZᵀZ (n, n), its upper triangle with something else below, and ZᵀY (n, k), in float64, over parts of the samples."""
     step = -(-features // BLOCKS)
     gram: Tensor | None = None
     for z, y in rows:
         if gram is None:
-            gram, cross = z.new_zeros(features, features), z.new_zeros(features, targets)
+            gram, cross = (z.new_zeros(features, columns, dtype=torch.float64) for columns in (features, targets))
         for i in range(0, features, step):
-            gram[i : i + step, i:].addmm_(z[:, i : i + step].T, z[:, i:])
-        cross.addmm_(z.T, y)
+            gram[i : i + step, i:] += z[:, i : i + step].T @ z[:, i:]
+        cross += z.T @ y
     assert gram is not None, "a design has samples"
     return gram, cross
 
