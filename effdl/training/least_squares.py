@@ -13,9 +13,10 @@ from torch import Tensor
 from effdl.errors import FitFailed
 from effdl.setting import NonNegative, Setting, setting
 from effdl.training.design import Design, Rows
+from effdl.training.normal_equations import Inverse, Sums, cholesky, of_any_rank, of_full_rank, summed
 
 Rule = Callable[[Tensor], Tensor]
-BLOCKS = 8  # of columns, of which only the upper blocks of a Gram matrix are worked out
+LOST = 32  # times eps of a diagonal entry: what rounding of products may be of a pivot
 
 
 class Fit(ABC):
@@ -170,8 +171,9 @@ class Ridge(Solver):
     """W = (ZᵀZ + λI)⁻¹ZᵀT, or where there are fewer samples than features the same W = Zᵀ(ZZᵀ + λI)⁻¹T (ours).
 
     ZᵀZ and ZᵀY are summed over parts of the samples, of ZᵀZ the upper blocks alone, and ZᵀZ + λI is factorised once, by
-    Cholesky. Products are of Z's own precision, sums and all that follows in float64. Where ZᵀZ + λI is singular to the rounding
-    of float64, an eigendecomposition leaves out the directions whose eigenvalues are at most n·eps of the largest entry of the
+    Cholesky. Products are of Z's own precision, sums and all that follows in float64; where features in float32 hang on each
+    other so much that a pivot is lost in the rounding of products, these are in float64 too. Where ZᵀZ + λI is singular even
+    so, an eigendecomposition leaves out the directions whose eigenvalues are at most n·eps of the largest entry of the
     diagonal, and W is the solution of least norm. Beside a part of Z there are never more than two matrices of the smaller size
     squared.
 
@@ -185,33 +187,34 @@ class Ridge(Solver):
     def factorise(self, design: Design) -> Fit:
         if design.samples < design.features:
             z, _ = design.whole()
-            dual = self._inverse(design, sums([(z.T, z.T[:, :0])], design.samples, 0)[0])
+            dual, _ = self._inverse(design, lambda: [(z.T, z.T[:, :0])], design.samples, 0)
             return OfTargets(design, lambda t: checked("ridge", design, z.T @ dual(t.double()).to(z)))
-        gram, cross = sums(design.rows(), design.features, design.targets)
-        return FromSums(design, self._inverse(design, gram), cross, self.l2)
+        inverse, cross = self._inverse(design, design.rows, design.features, design.targets)
+        return FromSums(design, inverse, cross, self.l2)
 
-    def _inverse(self, design: Design, gram: Tensor) -> "Inverse":
-        """(gram + λI)⁻¹; gram's upper half counts, and is given up."""
-        least = len(gram) * torch.finfo(gram.dtype).eps * gram.diagonal().max()
+    def decision(self, sums: Sums) -> Tensor:
+        """(ZᵀZ + λI)⁻¹ZᵀY (n, k) of sums made elsewhere, which stay as they are, in float64. Raises FitFailed."""
+        if not all(bool(torch.isfinite(one).all()) for one in (sums.gram.triu(), sums.cross)):
+            raise FitFailed("ridge failed on sums of which some are not finite: look at the data, or scale the weights down")
+        gram = sums.gram.clone()
         gram.diagonal().add_(self.l2)
-        if (factor := _cholesky(gram)) is not None:
-            return Inverse(lambda t: torch.cholesky_solve(t, factor, upper=True))
+        factor = cholesky(gram, torch.finfo(gram.dtype).eps * len(gram))
+        return (of_any_rank(gram) if factor is None else of_full_rank(factor))(sums.cross)
+
+    def _inverse(self, design: Design, rows: Callable[[], Iterable[Rows]], n: int, k: int) -> tuple[Inverse, Tensor]:
+        """(ZᵀZ + λI)⁻¹, and ZᵀY."""
+        sums = summed(rows(), n, k)
+        sums.gram.diagonal().add_(self.l2)
+        rough = design.like.dtype != torch.float64
+        factor = cholesky(sums.gram, LOST * torch.finfo(design.like.dtype).eps if rough else n * torch.finfo(torch.float64).eps)
+        if factor is None and rough and finite(design):
+            sums = summed(((z.double(), y.double()) for z, y in rows()), n, k)
+            sums.gram.diagonal().add_(self.l2)
+            factor = cholesky(sums.gram, n * torch.finfo(torch.float64).eps)
+        if factor is not None:
+            return of_full_rank(factor), sums.cross
         with failing("ridge", design):
-            values, vectors = torch.linalg.eigh(gram, UPLO="U")
-        kept = values > least
-        vectors, values = vectors[:, kept], values[kept, None]
-        return Inverse(lambda t: vectors @ ((vectors.T @ t) / values), lambda t: vectors @ (vectors.T @ t))
-
-
-@dataclass(eq=False)
-class Inverse:
-    """What (ZᵀZ + λI)⁻¹ makes of a matrix, and what is left of one in the directions that Z has."""
-
-    solve: Rule
-    project: Rule = lambda t: t
-
-    def __call__(self, t: Tensor) -> Tensor:
-        return self.solve(t)
+            return of_any_rank(sums.gram), sums.cross
 
 
 @dataclass(eq=False)
@@ -247,28 +250,6 @@ class FromSums(Fit):
 
     def _weights(self, w: Tensor) -> Tensor:
         return checked("ridge", self.design, w.to(self.design.like.dtype))
-
-
-def _cholesky(gram: Tensor) -> Tensor | None:
-    """The upper factor; None where gram is singular, or nothing but rounding is left of a diagonal entry in its pivot."""
-    least = len(gram) * torch.finfo(gram.dtype).eps * gram.diagonal()
-    factor, info = torch.linalg.cholesky_ex(gram, upper=True)
-    regular = info == 0 and bool((factor.diagonal().square() > least).all())
-    return factor if regular else None
-
-
-def sums(rows: Iterable[Rows], features: int, targets: int) -> tuple[Tensor, Tensor]:
-    """ZᵀZ (n, n), its upper triangle with something else below, and ZᵀY (n, k), in float64, over parts of the samples."""
-    step = -(-features // BLOCKS)
-    gram: Tensor | None = None
-    for z, y in rows:
-        if gram is None:
-            gram, cross = (z.new_zeros(features, columns, dtype=torch.float64) for columns in (features, targets))
-        for i in range(0, features, step):
-            gram[i : i + step, i:] += z[:, i : i + step].T @ z[:, i:]
-        cross += z.T @ y
-    assert gram is not None, "a design has samples"
-    return gram, cross
 
 
 def mixed(design: Design, p_z: Tensor, p_y: Tensor, y: Tensor | None) -> Tensor:
