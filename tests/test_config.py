@@ -46,7 +46,7 @@ MEMBERS = {
     "objective": ["linear_mse", "sigmoid_bce", "softmax_ce", "tanh_mse"],
     "optimizer": ["adamw", "none", "sgd"],
     "optimizer/schedule": ["multi_step", "none"],
-    "method": ["backprop", "dll", "dll_first_results", "dll_regularized", "platonic", "segmentwise"],
+    "method": ["backprop", "dll", "dll_first_results", "dll_regularized", "elm", "platonic", "segmentwise"],
     "method/decision": ["down_conv", "down_conv_4", "linear", "pool", "vgg"],
     "method/solver": ["lstsq", "pinv", "ridge", "solve"],
     "augment": ["auto_augment_cifar10", "auto_augment_svhn", "cutout", "none", "standard"],
@@ -99,7 +99,7 @@ def test_the_folders_hold_the_groups_and_members_listed_here() -> None:
     folders = {path.parent.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml")} - {"."}
     assert folders == set(MEMBERS) == set(GROUPS)
     assert {group: choices(group) for group in GROUPS} == MEMBERS
-    assert len(BUILT) == 70 and len(CHOICES) == 76
+    assert len(BUILT) == 71 and len(CHOICES) == 77
 
 
 @pytest.mark.parametrize(("group", "name"), BUILT)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from effdl.config import build_choice, choices
 from effdl.errors import FitFailed
-from effdl.training.least_squares import Lstsq, Pinv, Ridge, Solve, Solver
+from effdl.training.least_squares import Lstsq, Pinv, Ridge, Solve, Solver, condition, condition_bound, gram
 
 FORMS = {"tall": (40, 7, 7), "wide": (7, 40, 7), "tall of low rank": (40, 9, 5), "wide of low rank": (9, 40, 5)}
 ANY_RANK: dict[str, Solver] = {
@@ -147,3 +147,41 @@ def test_constant_features_of_zeros_get_no_weight() -> None:
 def test_gels_takes_no_bound() -> None:
     with pytest.raises(ValueError, match="gels has none"):
         Lstsq(driver="gels", tol=0.1)
+
+
+def with_singular_values(least: float, samples: int = 50, features: int = 6) -> np.ndarray:
+    random = np.random.default_rng(0)
+    u, v = (np.linalg.qr(random.normal(size=(rows, features)))[0] for rows in (samples, features))
+    return np.asarray(u * np.geomspace(1.0, least, features) @ v.T)
+
+
+@pytest.mark.parametrize("l2", [0.0, 0.01, 3.0])
+@pytest.mark.parametrize("least", [0.5, 1e-3])
+def test_condition_is_numpys_of_the_scaled_system_within_its_bound_and_of_no_units(least: float, l2: float) -> None:
+    z = with_singular_values(least)
+    system = z.T @ z + l2 * np.eye(6)
+    scale = np.diag(system) ** -0.5
+    found = condition(gram(torch.from_numpy(z), 7), l2)
+    assert found == pytest.approx(np.linalg.cond(scale[:, None] * system * scale), rel=1e-6)
+    assert found <= condition_bound(torch.from_numpy(np.diag(z.T @ z).copy()), l2)
+    if l2 == 0:
+        other = torch.from_numpy(np.hstack([z * [1e3, 1, 1e-3, 1, 10, 1], np.zeros((50, 1))]))
+        assert condition(gram(other, 7), 0.0) == pytest.approx(found, rel=1e-6)  # and nothing comes of zeros
+
+
+def test_condition_of_what_is_singular_is_beyond_what_the_precision_holds() -> None:
+    z = torch.from_numpy(with_singular_values(0.5)).float()
+    twice = torch.cat([z, z[:, :1]], 1)
+    assert condition(gram(twice, 50), 0.0) > 1 / torch.finfo(torch.float32).eps
+    assert condition(gram(twice, 50), 0.1) < 1e3 and condition_bound(torch.ones(3), 0.0) == float("inf")
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("l2", [0.0, 0.3])
+def test_ridge_of_a_gram_matrix_is_ridge_of_the_features(l2: float, form: str) -> None:
+    data = known(form)
+    summed = gram(data.z, 6)
+    before = summed.clone()
+    shrunk = (lambda s: s / (s**2 + l2)) if l2 else (lambda s: 1 / s)
+    torch.testing.assert_close(Ridge(l2=l2).of_gram(summed)(data.z.T @ data.t), data.answer(shrunk), rtol=1e-9, atol=1e-11)
+    assert torch.equal(summed, before)

@@ -75,7 +75,7 @@ def test_its_own_tests_run(plugin: Path) -> None:
 
 
 def test_it_is_listed_with_its_first_comment(plugin: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    ours = ["backprop", "dll", "dll_first_results", "dll_regularized", "platonic"]
+    ours = ["backprop", "dll", "dll_first_results", "dll_regularized", "elm", "platonic"]
     assert config.choices("method") == [*ours, "readout", "segmentwise"]
     assert config.config_file("method", "readout") == plugin / "configs" / "method" / "readout.yaml"
     assert config.plugin_folders() == [plugin]
