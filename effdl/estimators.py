@@ -200,14 +200,15 @@ class _LeastSquaresNetwork(BaseEstimator):  # type: ignore[misc]
     @torch.no_grad()
     def _condition(self, x: Tensor, most: float) -> float:
         """Of the output layer's system; by a Gram matrix only where its bound leaves open whether it is over ``most``."""
+        l2 = float(self.l2)  # settings take "0.1" for 0.1
         if (sums := self._begun()) is not None:
-            bound = condition_bound(sums.gram.diagonal(), self.l2)
-            return bound if bound <= most else condition(sums.gram, self.l2)
+            bound = condition_bound(sums.gram.diagonal(), l2)
+            return bound if bound <= most else condition(sums.gram, l2)
         z = self.network_.blocks(self.network_.input(x))
         z = torch.cat([z.new_ones(len(z), 1), z], 1)
         z = z.T if self.solver == "ridge" and len(z) < z.shape[1] else z  # ridge takes the smaller of the two systems
-        bound = condition_bound(torch.linalg.vector_norm(z, dim=0).square(), self.l2)
-        return bound if bound <= most else condition(gram(z, CHUNK), self.l2)
+        bound = condition_bound(torch.linalg.vector_norm(z, dim=0).square(), l2)
+        return bound if bound <= most else condition(gram(z, CHUNK), l2)
 
 
 class PlatonicClassifier(ClassifierMixin, _LeastSquaresNetwork):  # type: ignore[misc]

@@ -283,6 +283,12 @@ def test_wrong_parameter_is_named_in_one_line(parameters: dict[str, Any], says: 
         assert "\n" not in str(caught.value) and not re.search(r"method|arch\b", str(caught.value))
 
 
+def test_numbers_as_text_are_numbers_as_in_configs() -> None:
+    x, y = digits(60)
+    text, number = (PlatonicClassifier(l2=l2, beta=beta, random_state=0).fit(x, y) for l2, beta in (("0.1", "3"), (0.1, 3)))
+    assert (text.decision_function(x) == number.decision_function(x)).all()
+
+
 def test_what_cannot_be_learned_or_solved_is_said_in_one_line() -> None:
     x, y = digits(60)
     with pytest.raises(ValueError, match=r"^y has one class only, \[1\]: a classifier needs two or more classes$"):
