@@ -29,6 +29,8 @@ _HOMES = {
     "Rehearsal": "effdl.training.rehearsal",
     "Backprop": "effdl.methods.backprop",
     "Segmentwise": "effdl.methods.segmentwise",
+    "PlatonicClassifier": "effdl.estimators",
+    "PlatonicRegressor": "effdl.estimators",
     "Run": "effdl.records.run",
     "execute": "effdl.records.execute",
     "load_network": "effdl.records.carry",

@@ -13,6 +13,7 @@ from effdl.config import build_choice, choices
 from effdl.errors import FitFailed
 from effdl.training.design import Design
 from effdl.training.least_squares import Lstsq, Pinv, Ridge, Solve, Solver
+from effdl.training.normal_equations import condition, condition_bound, summed
 
 FORMS = {"tall": (40, 7, 7), "wide": (7, 40, 7), "tall of low rank": (40, 9, 5), "wide of low rank": (9, 40, 5)}
 ANY_RANK: dict[str, Solver] = {
@@ -52,6 +53,10 @@ def known(form: str, least: float = 0.5, dtype: torch.dtype = torch.float64) -> 
     c = torch.randn(samples, 3, generator=generator, dtype=torch.float64)
     z = u[:, :rank] @ torch.diag(s) @ v.T
     return Known(z.to(dtype), (u @ c).to(dtype), u[:, :rank], s, v, c[:rank])
+
+
+def gram_of(z: Tensor) -> Tensor:
+    return summed([(z, z[:, :0])], z.shape[1], 0).gram
 
 
 def solved(solver: Solver, z: Tensor, t: Tensor, chunk: int = 6) -> Tensor:
@@ -200,3 +205,41 @@ def test_constant_features_of_zeros_get_no_weight() -> None:
 def test_gels_takes_no_bound() -> None:
     with pytest.raises(ValueError, match="gels has none"):
         Lstsq(driver="gels", tol=0.1)
+
+
+def with_singular_values(least: float, samples: int = 50, features: int = 6) -> np.ndarray:
+    random = np.random.default_rng(0)
+    u, v = (np.linalg.qr(random.normal(size=(rows, features)))[0] for rows in (samples, features))
+    return np.asarray(u * np.geomspace(1.0, least, features) @ v.T)
+
+
+@pytest.mark.parametrize("l2", [0.0, 0.01, 3.0])
+@pytest.mark.parametrize("least", [0.5, 1e-3])
+def test_condition_is_numpys_of_the_scaled_system_within_its_bound_and_of_no_units(least: float, l2: float) -> None:
+    z = with_singular_values(least)
+    system = z.T @ z + l2 * np.eye(6)
+    scale = np.diag(system) ** -0.5
+    found = condition(gram_of(torch.from_numpy(z)), l2)
+    assert found == pytest.approx(np.linalg.cond(scale[:, None] * system * scale), rel=1e-6)
+    assert found <= condition_bound(torch.from_numpy(np.diag(z.T @ z).copy()), l2)
+    if l2 == 0:
+        other = torch.from_numpy(np.hstack([z * [1e3, 1, 1e-3, 1, 10, 1], np.zeros((50, 1))]))
+        assert condition(gram_of(other), 0.0) == pytest.approx(found, rel=1e-6)  # and nothing comes of zeros
+
+
+def test_condition_of_what_is_singular_is_beyond_what_the_precision_holds() -> None:
+    z = torch.from_numpy(with_singular_values(0.5)).float()
+    twice = torch.cat([z, z[:, :1]], 1)
+    assert condition(gram_of(twice), 0.0) > 1 / torch.finfo(torch.float32).eps
+    assert condition(gram_of(twice), 0.1) < 1e3 and condition_bound(torch.ones(3), 0.0) == float("inf")
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("l2", [0.0, 0.3])
+def test_ridge_of_a_gram_matrix_is_ridge_of_the_features(l2: float, form: str) -> None:
+    data = known(form)
+    sums = summed(zip(data.z.split(6), data.t.split(6), strict=True), data.z.shape[1], 3)
+    before = sums.gram.clone(), sums.cross.clone()
+    shrunk = (lambda s: s / (s**2 + l2)) if l2 else (lambda s: 1 / s)
+    torch.testing.assert_close(Ridge(l2=l2).decision(sums), data.answer(shrunk), rtol=1e-9, atol=1e-11)
+    assert torch.equal(sums.gram, before[0]) and torch.equal(sums.cross, before[1])

@@ -48,9 +48,9 @@ def parts(method: Method, blocks: int) -> list[tuple[int, int]]:
     return spans(blocks, method.segment_size) if isinstance(method, Segmentwise) else [(0, blocks)]
 
 
-def test_the_folders_have_nine_methods_and_four_objectives() -> None:
+def test_the_folders_have_ten_methods_and_four_objectives() -> None:
     assert BY_EPOCHS == ["backprop", "dll", "dll_first_results", "dll_regularized", "segmentwise"]
-    assert sorted([*CLOSED, *PEERS]) == ALL_CLOSED and CLOSED == ["platonic"]
+    assert sorted([*CLOSED, *PEERS]) == ALL_CLOSED and CLOSED == ["elm", "platonic"]
     assert OBJECTIVES == ["linear_mse", "sigmoid_bce", "softmax_ce", "tanh_mse"]
 
 
@@ -92,7 +92,7 @@ def test_every_closed_form_keeps_the_contract_and_learns_the_tiny_problem(choice
     assert not method.takes_optimizer and not method.takes_augment
     for shift in (0, 1):
         model, test = tiny.perceptron(), tiny.images(15, 3)
-        method.check(tiny.facts(problem), ArchFacts(2, 1, linear=(12, 8)), Hardware())
+        method.check(tiny.facts(problem), ArchFacts(2, 1, linear=tiny.PERCEPTRON), Hardware())
         run = Run(0, test=Samples(test.x, (test.y + shift) % tiny.CLASSES), objective=problem.objective)
         torch.rand(3 + shift)
         before = tiny.copied(model)

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import minimize
 from sklearn.metrics import accuracy_score, mean_squared_error
 from torch import Tensor, nn
 
@@ -13,6 +14,7 @@ from effdl.config import build_choice, choices
 from effdl.datasets.problem import Samples
 from effdl.objectives.losses import LinearMse, SigmoidBce, SoftmaxCe, TanhMse
 from effdl.objectives.objective import Objective, decide
+from effdl.objectives.simplex import onto_simplex
 from effdl.training.loop import evaluate, reduce_loss
 
 OBJECTIVES: dict[str, Objective] = {name: build_choice("objective", name) for name in choices("objective")}
@@ -174,3 +176,27 @@ def test_one_output_tells_two_classes_by_its_sign(name: str) -> None:
     assert decide(a).tolist() == [1, 0, 1, 0]
     found = evaluate(nn.Identity(), Samples(a, y).batches(3), OBJECTIVES[name])
     assert found["acc"] == 0.5 and found["loss"] == pytest.approx(expected.mean().item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 7])
+def test_probabilities_are_the_closest_that_a_numerical_search_finds(classes: int) -> None:
+    outputs = np.random.default_rng(0).normal(0.3, 0.8, size=(12, classes))
+    for row, found in zip(outputs, onto_simplex(torch.from_numpy(outputs)).numpy(), strict=True):
+        sums_to_1 = {"type": "eq", "fun": lambda p: p.sum() - 1}
+        start = np.full(classes, 1 / classes)
+        searched = minimize(
+            lambda p, row=row: np.square(p - row).sum(),
+            start,
+            bounds=[(0, 1)] * classes,
+            constraints=sums_to_1,
+            method="SLSQP",
+            tol=1e-14,
+        )
+        np.testing.assert_allclose(found, searched.x, atol=1e-6)
+
+
+def test_outputs_that_are_probabilities_stay_and_far_ones_are_certain() -> None:
+    valid = torch.tensor([[0.2, 0.3, 0.5], [0.0, 1.0, 0.0]], dtype=torch.float64)
+    torch.testing.assert_close(onto_simplex(valid), valid, rtol=0, atol=1e-15)
+    far = torch.tensor([[-5.0, -9.0, -7.0], [1e9, 2e9, 0.0], [4.0, 4.0, -1.0]], dtype=torch.float64)
+    assert onto_simplex(far).tolist() == [[1, 0, 0], [0, 1, 0], [0.5, 0.5, 0]]

@@ -27,7 +27,7 @@ from effdl.training.rehearsal import Prefix
 
 SMALL = ("dataset.train_limit=60", "dataset.val_size=40", "dataset.batch_size=4")
 CASES = {
-    **{name: (f"method={name}",) for name in config.choices("method") if name != "platonic"},
+    **{name: (f"method={name}",) for name in config.choices("method") if name not in ("elm", "platonic")},
     "checkpointed": ("method=backprop", "method.checkpoint=block"),
     "fed": ("method.keep_features_mib=0",),
     "kept in part": ("method.keep_features_mib=0.15",),

@@ -21,6 +21,7 @@ from effdl.training.loop import reseed
 
 CLASSES, SIDE = 3, 6
 WIDTHS = (1, 4, 5, 6)
+PERCEPTRON = (60, 40)
 
 
 def images(count: int, seed: int) -> Samples:
@@ -57,9 +58,9 @@ def chain(seed: int = 0, dropout: float = 0.2) -> BlockChain:
 
 
 def perceptron(seed: int = 0) -> BlockChain:
-    """Two blocks of a linear layer and ReLU under a linear head, for the same images."""
+    """Two blocks of a linear layer and ReLU under a linear head, for the same images; so wide that drawn weights do."""
     reseed(seed)
-    made = Mlp(hidden=(12, 8)).build(facts(problem()))
+    made = Mlp(hidden=PERCEPTRON).build(facts(problem()))
     made.input.fit(images(40, 1).x)
     return made
 
