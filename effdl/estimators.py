@@ -221,8 +221,8 @@ class PlatonicClassifier(ClassifierMixin, _LeastSquaresNetwork):  # type: ignore
     """A multi-layer perceptron fitted layer by layer by least squares, without gradients (chapter 7), for classes.
 
     hidden_layer_sizes: widths of the hidden layers, each ≥ 1; an int is one layer. activation: as in `Mlp`.
-    projection, tries, alpha, beta, ema, pca, importance: as in `Platonic`, or projection "random_weights": hidden weights are drawn and stay
-        (`Elm`), which needs none of the others.
+    projection, tries, alpha, beta, ema, pca, importance: as in `Platonic`, or projection "random_weights": hidden weights are
+        drawn and stay (`Elm`), which needs none of the others.
     solver: "ridge" and "solve" with the penalty l2 ≥ 0, "pinv" and "lstsq" without; see `training.least_squares`.
     precision: of weights and algebra; "auto" takes float32 for data in float32, else float64.
     standardise: inputs to mean 0 and deviation 1 (`InputBlock`), and a regressor's targets, inside the network.

@@ -247,6 +247,13 @@ def test_what_is_printed_in_place_of_a_number_leaves_a_cell_without_one(
 # Cells.
 
 
+def test_what_cannot_be_is_no_cell(tmp_path: Path) -> None:
+    cells = declare(tmp_path, {"without": [{"data": "many", "method": "base"}]}).cells("smoke")
+    assert [cell.name for cell in cells] == ["data=few,method=base", "data=few,method=ours", "data=many,method=ours"]
+    with pytest.raises(ConfigError, match=r"^toy.yaml: without.0.dta: no such axis"):
+        declare(tmp_path, {"without": [{"dta": "many"}]})
+
+
 def of(cells: list[Cell], name: str) -> Cell:
     (cell,) = [cell for cell in cells if cell.name == name]
     return cell

@@ -34,8 +34,13 @@ class Features:
     """
 
     design: Design
-    fit: Fit
+    solver: Solver
     biased: bool
+
+    @cached_property
+    def fit(self) -> Fit:
+        """Worked out when it is first asked for: rules without targets never do."""
+        return self.solver.factorise(self.design)
 
     @cached_property
     def errors(self) -> Tensor:
@@ -152,7 +157,7 @@ class ClosedForm(Method):
         return self._features(below.design.changed(lambda z: self._with_ones(change(z @ w)), width, hold))
 
     def _features(self, design: Design) -> Features:
-        return Features(design, self.solver.factorise(design), self.bias)
+        return Features(design, self.solver, self.bias)
 
     def _with_ones(self, z: Tensor) -> Tensor:
         return torch.cat([z.new_ones(len(z), 1), z], 1) if self.bias else z

@@ -92,6 +92,8 @@ class Declaration:
         axes = self.artefact.axes
         for levels in itertools.product(*axes.values()):
             at = dict(zip(axes, levels, strict=True))
+            if any(Cell(at, {}, 0, None).matches(where) for where in self.artefact.without):
+                continue
             yield self._cell(at, scale, None)
             for variant in scale.grid:
                 concerned = all(Cell(at, {}, 0, None).matches(self.artefact.assumptions[name].where) for name in variant.choose)

@@ -74,7 +74,16 @@ def _points(axes: "Axes", declaration: Declaration, runs: Runs, cells: list[Cell
             continue
         measured = interval(found)
         reach = None if len(found) == 1 else measured.high - measured.mean
-        axes.errorbar(x, measured.mean, reach, fmt=MARKERS[i], color=GREYS[i], capsize=2, markersize=4, label=label)
+        axes.errorbar(
+            x,
+            measured.mean,
+            reach,
+            fmt=MARKERS[i % len(MARKERS)],
+            color=GREYS[i % len(GREYS)],
+            capsize=2,
+            markersize=4,
+            label=label,
+        )
         label = None
 
 

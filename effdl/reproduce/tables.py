@@ -94,7 +94,8 @@ def legend(declaration: Declaration, found: Sequence[Judged]) -> str:
         one = next(judgement for judgement in found if judgement.name == name)
         unit = one.claim.unit or declaration.artefact.unit
         sides = " minus ".join(_side(declaration, side) for side in (one.claim.left, one.claim.right) if side)
-        what = f"{sides or declaration.artefact.metric}, {'points' if unit == 'percent' and one.claim.right else unit}"
+        compared = sides or one.claim.metric or declaration.artefact.metric
+        what = f"{compared}, {'points' if unit == 'percent' and one.claim.right else unit}"
         meaning = f"{one.claim.says} ({what}: the interval lies in {_required(one)}). {one.claim.note}"
         lines.append(f"- *{in_words(name)}*: {meaning}".rstrip())
     return "\n".join(lines)

@@ -84,6 +84,7 @@ def _check_claim(key: str, claim: Claim, artefact: Artefact) -> None:
 
 def _wheres(artefact: Artefact) -> Iterator[tuple[str, Where]]:
     """Every ``where`` of a declaration with its full key."""
+    yield from ((f"without.{i}", where) for i, where in enumerate(artefact.without))
     yield from ((f"rules.{i}.where", rule.where) for i, rule in enumerate(artefact.rules))
     yield from ((f"assumptions.{name}.where", assumption.where) for name, assumption in artefact.assumptions.items())
     for name, claim in artefact.claims.items():

@@ -131,8 +131,9 @@ class Artefact(Entry):
 
     id: as in artefacts.csv, else one of our own. metric, unit, statistic: what a cell shows. axes: their product is the
     cells. rows, columns: the axes that are rows, and the one that is columns, of the printed table; without columns the
-    details are the table. series: keys of metrics.jsonl that the figure draws.
-    numbers: of a run, those that the ledger keeps where all would be too much. picture: whether the README shows it.
+    details are the table. without: combinations of levels that are no cells, since they cannot be. series: keys of
+    metrics.jsonl that the figure draws. numbers: of a run, those that the ledger keeps where all would be too much. picture:
+    whether the README shows it.
     """
 
     id: str
@@ -144,6 +145,7 @@ class Artefact(Entry):
     axes: dict[str, dict[str, Level]]
     rows: tuple[str, ...]
     columns: str | None = None
+    without: tuple[Where, ...] = ()
     set: Overrides = {}
     rules: tuple[Rule, ...] = ()
     assumptions: dict[str, Assumption] = {}
