@@ -1,5 +1,6 @@
 """The README's Python runs as printed, and its commands exist."""
 
+import json
 import os
 import re
 import shutil
@@ -12,6 +13,7 @@ from matplotlib.image import imread
 from PIL import Image
 
 import effdl
+from effdl.config import build, compose
 from effdl.reproduce.readme import rewrite
 
 ROOT = Path(__file__).parents[1]
@@ -19,22 +21,45 @@ README = (ROOT / "README.md").read_text()
 
 
 def test_python_example_trains_a_timm_model_layer_by_layer(tmp_path: Path) -> None:
-    (example,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    script = tmp_path / "example.py"
-    script.write_text(example)
+    said = example("BlockChain", tmp_path)
+    accuracy = float(re.search(r"'acc': ([0-9.]+)", said)[1])
+    assert accuracy > 0.9
+    assert re.search(r"peak training memory by layer: \[\d+(, \d+)+\]", said)
+    assert not list(tmp_path.glob("results*")), "Run.in_memory writes nothing"
+
+
+def test_closed_form_examples_run_as_printed(tmp_path: Path) -> None:
+    assert float(re.search(r"test accuracy: ([0-9.]+)", example("PlatonicClassifier", tmp_path))[1]) > 0.9
+    (block,) = re.findall(r"```sh\n(python run.py method=platonic.*?)```", README, flags=re.DOTALL)
+    commands = block.replace("\\\n", "").splitlines()
+    assert len(commands) == 3
+    for command in commands:
+        words = command.split()
+        assert words[:2] == ["python", "run.py"]
+        assert build(compose(words[2:]), checked=False).method.projection
+    words = commands[2].split()
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "run.py"), *words[2:], f"results={tmp_path}"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["status"] == "finished"
+
+
+def example(name: str, folder: Path) -> str:
+    """What the README's Python block that imports a name prints."""
+    (text,) = [block for block in re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL) if name in block]
+    script = folder / "example.py"
+    script.write_text(text)
     done = subprocess.run(
         [sys.executable, str(script)],
         capture_output=True,
         text=True,
         check=False,
-        cwd=tmp_path,
+        cwd=folder,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr
-    accuracy = float(re.search(r"'acc': ([0-9.]+)", done.stdout)[1])
-    assert accuracy > 0.9
-    assert re.search(r"peak training memory by layer: \[\d+(, \d+)+\]", done.stdout)
-    assert not list(tmp_path.glob("results*")), "Run.in_memory writes nothing"
+    return done.stdout
 
 
 def test_every_public_name_and_every_class_of_the_readmes_table_can_be_imported() -> None:

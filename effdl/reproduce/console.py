@@ -88,7 +88,12 @@ class Plan:
             lines.append(row + _in_columns(self.cost[one.cell.name]))
         workers = f"{self.workers} process{'es' if self.workers > 1 else ''}"
         lines += ["", *dict.fromkeys(one.reason for one in self.surveyed if one.reason)]
-        lines += [f"{self.left} runs left: about {duration(self.seconds)} with {workers} on this machine"]
+        unknown = len({spec for one in self.surveyed if one.specs and not self.cost.get(one.cell.name) for spec in one.left})
+        if unknown < self.left or not self.left:
+            rest = f", and what {unknown} of them take" if unknown else ""
+            lines += [f"{self.left} runs left: about {duration(self.seconds)}{rest} with {workers} on this machine"]
+        else:
+            lines += [f"{self.left} runs left; what they take shows once some have run"]
         return "\n".join(lines)
 
 
