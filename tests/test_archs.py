@@ -61,6 +61,9 @@ def test_mlp_takes_vectors_and_any_widths() -> None:
     chain = Mlp(hidden=(392, 50, 7)).build(facts((784,)))
     assert [p.shape[0] for name, p in chain.named_parameters() if name.endswith("weight")] == [392, 50, 7, 10]
     assert chain(torch.rand(3, 784)).shape == (3, 10) and len(chain) == 3
+    repeated = Mlp(hidden=(5, 7), repeat=3)
+    widths = [p.shape[0] for name, p in repeated.build(facts((4,))).named_parameters() if name.endswith("weight")]
+    assert widths == [5, 7, 5, 7, 5, 7, 10] and repeated.facts(facts((4,))).linear == (5, 7) * 3
 
 
 @pytest.mark.parametrize("name", ["cnn4", "vgg13", "vgg13_bn", "vgg19", "vgg19_bn"])

@@ -39,7 +39,7 @@ def problem(objective: Any = None, *, train: int = 40, val: int = 20, batch_size
 
 
 def facts(of: Problem) -> Facts:
-    return Facts(of.input_shape, "classes", of.outputs, of.num_train, of.num_val, 0, of.batch_size)
+    return of.facts
 
 
 def chain(seed: int = 0, dropout: float = 0.2) -> BlockChain:

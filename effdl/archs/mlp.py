@@ -31,21 +31,24 @@ Activation = Literal["relu", "tanh", "sigmoid", "celu", "elu", "gelu", "silu", "
 class Mlp(Arch):
     """Linear layers of any widths with one activation; its "layers" are the hidden linear layers, the head is linear.
 
-    hidden: widths of the hidden layers, e.g. [392, 50] for the thesis's 784-392-50-10.
+    hidden: widths of the hidden layers, e.g. [392, 50] for the thesis's 784-392-50-10. repeat: how many times over they come:
+    hidden=[16], repeat=10000 for the deepest networks of §7.5.
     """
 
     hidden: tuple[Count, ...] = (256, 128)
     activation: Activation = "relu"
+    repeat: Count = 1
 
     def __post_init__(self) -> None:
         if not self.hidden:
             raise ValueError("arch.hidden is empty: name at least one width, for example [50]")
 
     def facts(self, problem: Facts) -> ArchFacts:
-        return ArchFacts(len(self.hidden), least_size=1, linear=self.hidden)
+        widths = self.hidden * self.repeat
+        return ArchFacts(len(widths), least_size=1, linear=widths)
 
     def build(self, problem: Facts) -> BlockChain:
-        widths = [math.prod(problem.input_shape), *self.hidden]
+        widths = [math.prod(problem.input_shape), *self.hidden * self.repeat]
         blocks: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
         for i, (fan_in, fan_out) in enumerate(itertools.pairwise(widths)):
             blocks[f"linear{i + 1}"] = nn.Sequential(nn.Linear(fan_in, fan_out), ACTIVATIONS[self.activation]())

@@ -259,6 +259,12 @@ class Problem:
         return len(self.val_split)
 
     @property
+    def facts(self) -> Facts:
+        """What was known of it before its data were read, but for the test split."""
+        kind: TargetKind = "vectors" if self.train_split.y.is_floating_point() else "classes"
+        return Facts(self.input_shape, kind, self.outputs, self.num_train, self.num_val, 0, self.batch_size)
+
+    @property
     def steps(self) -> int:
         """Batches in one epoch."""
         return len(cut(self.num_train, self.batch_size))

@@ -111,7 +111,7 @@ class ClosedForm(Method):
 
     @torch.no_grad()
     def fit(self, problem: Problem, model: BlockChain, run: RunHandle) -> nn.Module:
-        network = self.network(model, None, problem.objective, {})
+        network = self.network(model, problem.facts, problem.objective, {})
         layers, data = linear_layers(network), problem.train_tensors()
         between = [layer.before for layer in layers[1:]] + [nn.Sequential()]
         below = self._inputs(nn.Sequential(network.input, layers[0].before), data, problem)
@@ -131,9 +131,7 @@ class ClosedForm(Method):
         self._note(below, data.y, run)
         return network
 
-    def network(
-        self, model: BlockChain, problem: Facts | None, objective: Objective, notes: Mapping[str, object]
-    ) -> BlockChain:
+    def network(self, model: BlockChain, problem: Facts, objective: Objective, notes: Mapping[str, object]) -> BlockChain:
         return model.to(DTYPES[self.precision]).eval()
 
     def _inputs(self, before: nn.Module, data: Samples, problem: Problem) -> Features:

@@ -40,10 +40,7 @@ class Shallow(Method):
 
     def fit(self, problem: Problem, model: BlockChain, run: RunHandle) -> nn.Module:
         data = problem.train_tensors()
-        facts = Facts(
-            problem.input_shape, "classes", problem.outputs, problem.num_train, problem.num_val, 0, problem.batch_size
-        )
-        network = self.network(model, facts, problem.objective, {})
+        network = self.network(model, problem.facts, problem.objective, {})
         like = torch.empty(0, problem.outputs, dtype=torch.float64, device=data.y.device)
         with torch.no_grad():
             x, y = network.input(data.x).flatten(1), problem.objective.coded(data.y, like)
