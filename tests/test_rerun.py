@@ -21,6 +21,7 @@ LEDGERS = sorted(path.stem for path in (command.ROOT / "results" / "ledger").glo
 MOST_S = 600.0
 CHEAP_S = 400.0  # what all runs of a cell took in all, on one thread each
 EXACT = ("memory/accounted_peak_bytes", "data/train_samples", "data/train_passes")
+FEW_DECISIONS = 0.003  # of test accuracy: what rounding on another processor may do to a closed form, whose runs hardly differ
 
 
 def cheapest(name: str) -> tuple[str, list[dict[str, Any]]]:
@@ -37,13 +38,15 @@ def seconds(runs: list[dict[str, Any]]) -> float:
 
 
 CHEAP = [name for name in LEDGERS if seconds(cheapest(name)[1]) < CHEAP_S]
+# Methods by epochs say beforehand what they take; closed forms do not.
+EXPECTED = [name for name in LEDGERS if "time/estimate_s" in cheapest(name)[1][0]["times"]]
 
 
 def test_there_are_ledgers_with_a_cell_that_is_cheap_enough_to_run_again() -> None:
-    assert len(CHEAP) >= 2
+    assert len(CHEAP) >= 2 and len(EXPECTED) >= 3
 
 
-@pytest.mark.parametrize("name", LEDGERS)
+@pytest.mark.parametrize("name", EXPECTED)
 def test_the_times_that_its_runs_expected_and_took_agree_over_a_whole_ledger(name: str) -> None:
     times = [run["times"] for line in ledger.read(command.ROOT / "results", name) for run in line["runs"]]
     expected, took = (math.fsum(one[key] for one in times) for key in ("time/estimate_s", "time/wall_s"))
@@ -70,14 +73,18 @@ def test_the_cheapest_cell_runs_again_to_the_same_numbers_in_the_planned_time(na
     records = {path.parent.name: json.loads(path.read_text()) for path in tmp_path.glob("results/runs/*/summary.json")}
     assert set(records) == {run["run_id"] for run in runs}
     again = {run_id: record["summary"] for run_id, record in records.items()}
-    assert all(again[run["run_id"]][key] == run["numbers"][key] for run in runs for key in EXACT)
+    assert all(again[run["run_id"]][key] == run["numbers"][key] for run in runs for key in EXACT if key in run["numbers"])
     # The same bits on the same processor; another one sums in another order, and its runs are as other seeds of this cell.
     there = [run["numbers"]["test/acc"] for run in runs]
     apart = [again[run["run_id"]]["test/acc"] - run["numbers"]["test/acc"] for run in runs]
     spread = statistics.stdev(there)
-    assert max(map(abs, apart)) <= 6 * spread
-    assert abs(math.fsum(apart) / len(apart)) <= 3 * spread * math.sqrt(2 / len(apart))
+    allowed = 0.0 if name in EXPECTED else FEW_DECISIONS
+    assert max(map(abs, apart)) <= max(6 * spread, allowed)
+    assert abs(math.fsum(apart) / len(apart)) <= max(3 * spread * math.sqrt(2 / len(apart)), allowed)
 
     estimate = json.loads(planned.stdout)["time/estimate_s"]
+    if name not in EXPECTED:
+        assert estimate is None
+        return
     startup = 2 * planning  # the run too plans first, and then starts its workers, which import as much
     assert estimate / 2 <= measured <= 2 * estimate + startup

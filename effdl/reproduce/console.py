@@ -71,7 +71,7 @@ class Plan:
             "scale": self.scale,
             "runs": len({spec for one in self.surveyed for spec in one.specs}),
             "left": self.left,
-            "time/estimate_s": self.seconds,
+            "time/estimate_s": None if self.left and not any(self.cost.values()) else self.seconds,
             "cells": cells,
         }
 
