@@ -46,8 +46,9 @@ test-slow: $(VENV)/.installed ## the slow tier: kills, two processes at once, pr
 	$(PY) -m pytest -n 2 -m "slow and not alone"
 	$(PY) -m pytest -m alone
 
-bench: $(VENV)/.installed ## what the engine costs and gains beside named peers, as ratios; 2 minutes, on a quiet machine
+bench: $(VENV)/.installed ## what the engine costs and gains beside named peers, as ratios; 8 minutes, on a quiet machine
 	@$(PY) scripts/bench.py
+	@$(PY) scripts/bench_closed_forms.py
 
 # Without a GPU the line that says so is all, and no failure.
 ON_A_GPU = @$(PY) scripts/gpu_there.py $@ || { code=$$?; [ $$code -eq 3 ] && exit 0; exit $$code; } &&

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,6 +38,7 @@ from effdl.training.rehearsal import Prefix, Rehearsal
 from effdl.training.segment import DecisionLoss, SegmentState
 
 Row = tuple[str, float, str]  # what is compared, ours over the peer's, what is wanted
+Sections = Mapping[str, Callable[[], Iterator[Row]]]
 
 
 def medians(ours: Callable[[], object], peer: Callable[[], object], seconds: float = 6.0) -> tuple[float, float]:
@@ -130,7 +131,7 @@ def memory() -> Iterator[Row]:
         yield f"worst segment of {name} over full backprop", max(peaks) / full, wanted
         yield f"checkpointing {name} by block over full backprop", least / full, "for comparison"
         worst = max(range(len(peaks)), key=peaks.__getitem__)
-        rise = {how: _child(_rise, name, how, worst) for how in ("segment", "checkpointed", "backprop")}
+        rise = {how: in_child(_rise, name, how, worst) for how in ("segment", "checkpointed", "backprop")}
         yield f"  resident: worst segment of {name}", rise["segment"] / rise["backprop"], "for comparison"
         yield f"  resident: checkpointing {name}", rise["checkpointed"] / rise["backprop"], "between the two"
 
@@ -148,7 +149,7 @@ def _rise(name: str, how: str, worst: int) -> int:
     head = Segmentwise().decision.build(chain.shapes((3, 32, 32))[worst], 10) if how == "segment" else chain.head
     state = _segment(chain, start, stop, head)
     state.checkpoint = how == "checkpointed"
-    feednet, before = nn.Sequential(chain.input, *chain[:start]).eval(), _peak_resident()
+    feednet, before = nn.Sequential(chain.input, *chain[:start]).eval(), peak_resident()
 
     @torch.no_grad()
     def fed() -> Batch:
@@ -156,10 +157,10 @@ def _rise(name: str, how: str, worst: int) -> int:
 
     for _ in state.train_epoch(fed() for _ in range(2)):
         pass
-    return _peak_resident() - before
+    return peak_resident() - before
 
 
-def _peak_resident() -> int:
+def peak_resident() -> int:
     """Of this process alone: Linux's ru_maxrss begins with what the parent had."""
     status = Path("/proc/self/status")
     if status.exists():
@@ -168,7 +169,7 @@ def _peak_resident() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def _child(call: Callable[..., int], *arguments: object) -> int:
+def in_child(call: Callable[..., int], *arguments: object) -> int:
     """What a function answers in a fresh process on one thread."""
     context = multiprocessing.get_context("spawn")  # a forked child would begin with this one's peak
     with context.Pool(1, torch.set_num_threads, (1,)) as pool:
@@ -322,15 +323,16 @@ def _waiting(call: Callable[[], object], device: torch.device) -> Callable[[], o
 ALL = {"steps": steps, "feednets": feednets, "memory": memory, "augment": augment, "startup": startup}
 
 
-def main() -> None:
+def report(usual: Sections, there: Sections) -> None:
+    """Print the rows of the sections that the command line names, or of the usual ones."""
     torch.set_num_threads(1)
-    there = {**ALL, "gpu": gpu}
     if unknown := [name for name in sys.argv[1:] if name not in there]:
         sys.exit(f"bench: no {unknown[0]!r}; there are {', '.join(there)}")
-    for name in sys.argv[1:] or ALL:
+    for name in sys.argv[1:] or usual:
         for what, ratio, wanted in there[name]():
-            print(f"{what:66} {ratio:7.3f}   wanted {wanted}", flush=True)
+            shown = f"{ratio:7.3f}" if abs(ratio) >= 0.001 else f"{ratio:7.0e}"
+            print(f"{what:66} {shown}   wanted {wanted}", flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    report(ALL, {**ALL, "gpu": gpu})

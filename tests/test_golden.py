@@ -1,4 +1,4 @@
-"""Golden traces: five float64 steps of each method on one thread, number by number.
+"""Golden traces: five float64 steps of each method on one thread, or all layers of a closed form, number by number.
 
 A trace may only move together with its method's ``numerics_version``, because records of finished runs are found again by
 that version. To write the traces of new methods and new versions: ``python tests/test_golden.py --write``; a trace that
@@ -16,24 +16,30 @@ import torch
 from torch import Tensor
 
 from effdl.methods.backprop import Backprop
+from effdl.methods.closed_form import ClosedForm
 from effdl.methods.method import Method
+from effdl.methods.platonic import Platonic
 from effdl.methods.segmentwise import Segmentwise
-from effdl.objectives.losses import SoftmaxCe
+from effdl.objectives.losses import LinearMse, SoftmaxCe
 from effdl.records.run import Run
 from effdl.training.decision import DownConv, Pool
+from effdl.training.least_squares import Ridge
 from effdl.training.optim import Adamw, MultiStep, Optimizer, Sgd
 
 GOLDEN = Path(__file__).parent / "golden"
 STEPS = 5
 SGD = Sgd(lr=0.05, weight_decay=1e-3, schedule=MultiStep(milestones=(0.5,)))
 DROPOUTS: dict[str, Any] = {"lr_factor": 0.8, "weight_decay_factor": 1.15, "input_dropout": 0.5, "gradient_dropout": 0.4}
-TRACES: dict[str, tuple[Method, Optimizer]] = {
+PROJECTED: dict[str, Any] = {"projection": "deterministic", "beta": 100.0, "precision": "float64"}
+TRACES: dict[str, tuple[Method, Optimizer | None]] = {
     "backprop": (Backprop(epochs=1), SGD),
     "backprop_adamw": (Backprop(epochs=1), Adamw(weight_decay=0.1)),
     "backprop_checkpointed": (Backprop(epochs=1, checkpoint="block"), SGD),
     "dll": (Segmentwise(epochs=1), SGD),
     "dll_regularized": (Segmentwise(epochs=1, decision=DownConv(convs=4), **DROPOUTS), Adamw(weight_decay=0.1)),
     "segments_of_two": (Segmentwise(epochs=1, segment_size=2, decision=Pool(size=2, hidden=(8,), dropout=0.5)), SGD),
+    "platonic": (Platonic(**PROJECTED), None),
+    "platonic_ridge": (Platonic(**PROJECTED, solver=Ridge()), None),
 }
 
 
@@ -57,11 +63,19 @@ class Listening:
 
 
 def trace(name: str) -> dict[str, Any]:
-    """The losses of all steps, segment after segment, and sums over each tensor of the finished chain and network."""
+    """The losses of all steps, segment after segment, or layers' least squares distances; and sums over each tensor of the
+    finished chain and network."""
     method, optimizer = TRACES[name]
     torch.set_num_threads(1)
-    objective, model = Listening(), tiny.chain().double()
-    network = method.fit(tiny.problem(objective, train=40, batch_size=40 // STEPS), model, Run.in_memory(optimizer))
+    run = Run.in_memory(optimizer)
+    if isinstance(method, ClosedForm):
+        model = tiny.perceptron().double()
+        network = method.fit(tiny.problem(LinearMse(), train=160), model, run)  # more samples than features: no distance is 0
+        losses = [line["train/lsd"] for line in run.lines]
+    else:
+        objective, model = Listening(), tiny.chain().double()
+        network = method.fit(tiny.problem(objective, train=40, batch_size=40 // STEPS), model, run)
+        losses = objective.losses
     tensors = {
         **{key: tensor for key, tensor in model.state_dict().items() if key.startswith("blocks.")},
         **{f"network.{key}": tensor for key, tensor in network.state_dict().items() if key.startswith("head.")},
@@ -69,7 +83,7 @@ def trace(name: str) -> dict[str, Any]:
     return {
         "method": type(method).__name__,
         "numerics_version": method.numerics_version,
-        "losses": objective.losses,
+        "losses": losses,
         "sums": {key: [tensor.double().sum().item(), tensor.double().abs().sum().item()] for key, tensor in tensors.items()},
     }
 
@@ -88,7 +102,7 @@ def complaint(name: str, stored: dict[str, Any] | None, now: dict[str, Any]) -> 
     if now["losses"] != pytest.approx(stored["losses"], rel=1e-10):
         pairs = zip(stored["losses"], now["losses"], strict=False)
         first = next((i for i, (a, b) in enumerate(pairs) if a != pytest.approx(b, rel=1e-10)), steps)
-        moved.insert(0, f"the loss of step {first + 1}")
+        moved.insert(0, f"its loss number {first + 1}")
     if moved or now["sums"].keys() != stored["sums"].keys() or now["method"] != stored["method"]:
         return (
             f"{name}: {moved[0] if moved else 'its weights are others'} moved at numerics_version {version}: if that is meant, "
@@ -106,7 +120,8 @@ def stored(name: str) -> dict[str, Any] | None:
 def test_a_trace_moves_only_with_its_numerics_version(name: str) -> None:
     now = trace(name)
     segments = 1 if name.startswith("backprop") else 2 if name == "segments_of_two" else 3
-    assert len(now["losses"]) == STEPS * segments
+    layers = len(tiny.PERCEPTRON)
+    assert len(now["losses"]) == (layers if name.startswith("platonic") else STEPS * segments)
     assert (problem := complaint(name, stored(name), now)) is None, problem
 
 
@@ -119,16 +134,17 @@ def test_checkpointing_and_backprop_have_one_trace() -> None:
 
 
 @pytest.mark.parametrize("key", ["losses", "sums"])
-def test_a_trace_that_moves_by_a_billionth_asks_for_a_new_version(key: str) -> None:
-    golden = stored("dll")
+@pytest.mark.parametrize(("name", "method"), [("dll", "Segmentwise"), ("platonic", "Platonic")])
+def test_a_trace_that_moves_by_a_billionth_asks_for_a_new_version(name: str, method: str, key: str) -> None:
+    golden = stored(name)
     assert golden is not None
     moved = json.loads(json.dumps(golden))
-    values = moved["losses"] if key == "losses" else moved["sums"]["blocks.conv2.0.weight"]
+    values = moved["losses"] if key == "losses" else next(iter(moved["sums"].values()))
     values[1] *= 1 + 1e-9
-    assert "raise Segmentwise.numerics_version" in str(complaint("dll", golden, moved))
-    assert complaint("dll", golden, golden) is None
+    assert f"raise {method}.numerics_version" in str(complaint(name, golden, moved))
+    assert complaint(name, golden, golden) is None
     moved["numerics_version"] += 1
-    assert "--write" in str(complaint("dll", golden, moved))
+    assert "--write" in str(complaint(name, golden, moved))
 
 
 def write() -> int:

@@ -28,7 +28,8 @@ class Design:
     def of(cls, z: Tensor, y: Tensor, chunk: int = 4096) -> "Design":
         """All in memory, gone through ``chunk`` samples at a time."""
         m, n = z.shape
-        return cls(lambda: zip(z.split(chunk), y.split(chunk), strict=True), m, n, y.shape[1], z.new_empty(0), (z, y))
+        parts = list(zip(z.split(chunk), y.split(chunk), strict=True))  # once: for narrow layers it is a cost that shows
+        return cls(lambda: parts, m, n, y.shape[1], z.new_empty(0), (z, y))
 
     def changed(self, change: Callable[[Tensor], Tensor], features: int, hold: bool) -> "Design":
         """The same samples with features ``change(z)``, worked out at once (hold) or in each pass.

@@ -11,6 +11,7 @@ from effdl.training.design import Rows
 
 Rule = Callable[[Tensor], Tensor]
 BLOCKS = 8  # of columns, of which only the upper blocks of a Gram matrix are worked out
+NARROWEST = 64  # columns of a block: narrower ones cost more in calls than they save in products
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Sums:
 
 def summed(rows: Iterable[Rows], features: int, targets: int) -> Sums:
     """Over parts of the samples, products being in their own precision."""
-    step = -(-features // BLOCKS)
+    step = max(-(-features // BLOCKS), NARROWEST)
     sums: Sums | None = None
     for z, y in rows:
         if sums is None:
