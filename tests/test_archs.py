@@ -61,6 +61,7 @@ def test_mlp_takes_vectors_and_any_widths() -> None:
     chain = Mlp(hidden=(392, 50, 7)).build(facts((784,)))
     assert [p.shape[0] for name, p in chain.named_parameters() if name.endswith("weight")] == [392, 50, 7, 10]
     assert chain(torch.rand(3, 784)).shape == (3, 10) and len(chain) == 3
+    assert Mlp(hidden=(392, "3x50", 7)) == Mlp(hidden=(392, 50, 50, 50, 7))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["cnn4", "vgg13", "vgg13_bn", "vgg19", "vgg19_bn"])

@@ -2,9 +2,11 @@
 
 import itertools
 import math
+import re
 from collections import OrderedDict
-from typing import Literal
+from typing import Annotated, Any, Literal
 
+from pydantic import BeforeValidator
 from torch import nn
 
 from effdl.archs.adapt import InputBlock
@@ -27,14 +29,23 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 Activation = Literal["relu", "tanh", "sigmoid", "celu", "elu", "gelu", "silu", "softplus", "leaky_relu", "identity"]
 
 
+def repeated(hidden: Any) -> Any:
+    """Widths with each "300x16" among them as 300 layers of 16; anything else stays as it is, for others to judge."""
+    if not isinstance(hidden, list | tuple):
+        return hidden
+    found = [re.fullmatch(r"(\d{1,6})x(\d+)", width) if isinstance(width, str) else None for width in hidden]
+    parts = [[w] if m is None else int(m[1]) * [int(m[2])] for w, m in zip(hidden, found, strict=True)]
+    return [width for part in parts for width in part]
+
+
 @setting
 class Mlp(Arch):
     """Linear layers of any widths with one activation; its "layers" are the hidden linear layers, the head is linear.
 
-    hidden: widths of the hidden layers, e.g. [392, 50] for the thesis's 784-392-50-10.
+    hidden: widths of the hidden layers, e.g. [392, 50] for the thesis's 784-392-50-10; "300x16" stands for 300 layers of 16.
     """
 
-    hidden: tuple[Count, ...] = (256, 128)
+    hidden: Annotated[tuple[Count, ...], BeforeValidator(repeated)] = (256, 128)
     activation: Activation = "relu"
 
     def __post_init__(self) -> None:
