@@ -35,6 +35,7 @@ def draw(declaration, scale: str, runs: pd.DataFrame) -> Figure:
         errors.legend(frameon=False, fontsize=8, loc="upper right")
         curve.set(ylabel="y", ylim=(-1.25, 1.25))
         curve.set_title(f"y = sin 2πx, {told}", loc="left", fontsize=9)
+        errors.set_ylim(0, 1.25 * errors.get_ylim()[1])  # room for the legend
         errors.set_ylabel("fits")
         errors.set_title(f"all fits, {told}", loc="left", fontsize=9)
     curve.set_xlabel("x")
