@@ -226,6 +226,16 @@ def test_series_keep_their_last_value_and_at_most_500_of_them(results: Path, tmp
     assert {b[1] - a[1] for a, b in pairwise(series)} == {3}
 
 
+def test_series_of_more_segments_than_that_are_thinned_as_well(results: Path, tmp_path: Path) -> None:
+    (first, *_) = sorted((results / "runs").iterdir())
+    lines = [{"segment": i, "epoch": 0, "train/lsd": i / 1203} for i in range(1203)]
+    (first / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    publish(declare(tmp_path, {"series": ["train/lsd"]}), results)
+    (run,) = [run for line in ledger.read(results, "toy") for run in line["runs"] if run["run_id"] == first.name]
+    series = run["series"]["train/lsd"]
+    assert 400 <= len(series) <= 500 and series[-1] == [1202, 0, 1202 / 1203]
+
+
 # Edited lines.
 
 

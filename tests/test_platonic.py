@@ -360,6 +360,7 @@ def test_a_fitted_network_is_saved_and_loaded_and_says_its_numbers(projection: s
     assert metrics["test/acc"] > (0.5 if projection == "ica" else 0.85)
     lines = [json.loads(line) for line in (Path(done["path"]) / "metrics.jsonl").read_text().splitlines()]
     assert [line["segment"] for line in lines] == [0, 1] and lines[-1]["train/lsd"] == pytest.approx(10 * metrics["train/mse"])
+    assert metrics["train/lowest_lsd"] == min(line["train/lsd"] for line in lines)
 
 
 WRONG = {

@@ -116,6 +116,7 @@ class ClosedForm(Method):
         between = [layer.before for layer in layers[1:]] + [nn.Sequential()]
         below = self._inputs(nn.Sequential(network.input, layers[0].before), data, problem)
         memory: Memory = {}
+        lowest = math.inf
         for i, layer in enumerate(run.watch(layers, len(layers), "fitting layers")):
             change = nn.Sequential(layer.after, between[i])
             made = (
@@ -124,10 +125,12 @@ class ClosedForm(Method):
             w, above = _closest(made)
             if i:  # not before: a solver may work its decision out beside the layer above
                 run.record(i - 1, 0, train_lsd=below.distance)
+                lowest = min(lowest, below.distance)
             self._write(layer.linear, w)
             below = above
         self._write(network.head, below.fit.decision)
         run.record(len(layers) - 1, 0, train_lsd=below.distance)
+        run.note(train_lowest_lsd=min(lowest, below.distance))  # of all layers: figure 7.6
         self._note(below, data.y, run)
         return network
 

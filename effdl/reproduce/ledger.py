@@ -196,14 +196,16 @@ def _run(declaration: Declaration, scale: str, cell: Cell, spec: config.Spec, ro
 
 
 def _series(path: Path, names: Sequence[str]) -> dict[str, list[list[float]]]:
-    """name -> [segment, epoch, value] of each line that has it, thinned to about POINTS, each segment's last kept."""
+    """name -> [segment, epoch, value] of each line that has it, thinned to about POINTS, each segment's last kept unless
+    there are more segments than that."""
     lines = [json.loads(text) for text in path.read_text().splitlines()] if names and path.is_file() else []
     series = {}
     for name in names:
         points = [[line["segment"], line["epoch"], line[name]] for line in lines if line.get(name) is not None]
         step = -(-len(points) // POINTS) or 1
         ends = {segment: i for i, (segment, _, _) in enumerate(points)}.values()
-        series[name] = [points[i] for i in sorted({*range(len(points))[::-step], *ends})]
+        kept = ends if len(ends) <= POINTS else ()
+        series[name] = [points[i] for i in sorted({*range(len(points))[::-step], *kept})]
     return series
 
 
