@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +51,10 @@ def checksum(line: Line) -> str:
 def collect(declaration: Declaration, scale: str, root: Path, cells: Sequence[Cell] | None = None) -> list[Line]:
     """Lines of the runs that have ended here, finished or not; a cell without data has a line that says so."""
     lines: dict[str, Line] = {}
+    stood = cache(lambda commit: declared.at(declaration, scale, commit))  # the same for thousands of runs
     for cell in cells if cells is not None else declaration.cells(scale):
         try:
-            found = [_run(declaration, scale, cell, spec, root) for spec in specs(cell)]
+            found = [_run(declaration, scale, cell, spec, root, stood) for spec in specs(cell)]
         except DataError:
             empty = {"artefact": declaration.artefact.id, "scale": scale, "cell": cell.name, "reason": "no data"}
             lines[cell.name] = {**empty, "runs": []}
@@ -157,8 +159,10 @@ def _check_line(line: Line, made: Mapping[str, config.Spec]) -> None:
             )
 
 
-def _run(declaration: Declaration, scale: str, cell: Cell, spec: config.Spec, root: Path) -> tuple[Line, Line] | None:
-    """A run that has ended: what its line says, and its own entry."""
+def _run(
+    declaration: Declaration, scale: str, cell: Cell, spec: config.Spec, root: Path, stood: Callable[[str | None], Line]
+) -> tuple[Line, Line] | None:
+    """A run that has ended: what its line says, and its own entry. stood: commit -> the declaration as it was then."""
     from effdl.records.carry import fingerprint, finished
     from effdl.records.store import Store
 
@@ -177,7 +181,7 @@ def _run(declaration: Declaration, scale: str, cell: Cell, spec: config.Spec, ro
         "command": f"effdl run {name} --scale {scale} --cell {cell.name}",
         "spec": config.dump(spec, identity_only=True) | {"seed": 0},
         "data": data,
-        "declaration": declared.at(declaration, scale, provenance["commit"]),
+        "declaration": stood(provenance["commit"]),
         "provenance": {**{key: provenance[key] for key in PROVENANCE}, "threads": stored["threads"]},
     }
     metrics, wanted = summary["summary"], declaration.artefact.numbers
