@@ -60,6 +60,12 @@ class Declaration:
     def title(self) -> str:
         return self.artefact.title or published.artefacts()[self.artefact.id]["title"]
 
+    @property
+    def module(self) -> Path:
+        """The file that measures and draws; it need not be there unless it is named."""
+        named = self.artefact.module
+        return self.path.with_name(named) if named else self.path.with_suffix(".py")
+
     def scale(self, name: str) -> Scale:
         """Raises ConfigError."""
         if name not in self.artefact.scales:

@@ -45,7 +45,7 @@ def fixed(declaration: Declaration, scale: str, beside: str | None) -> dict[str,
 def at(declaration: Declaration, scale: str, commit: str | None) -> dict[str, Any]:
     """The declaration as it stood in a commit: its own last commit until then, and what was fixed. Nothing without one."""
     text, own = _at(declaration.path, commit) if commit else (None, None)
-    beside, _ = _at(declaration.path.with_suffix(".py"), commit) if commit else (None, None)
+    beside, _ = _at(declaration.module, commit) if commit else (None, None)
     try:
         raw = parse(text or "")
         digests = fixed(Declaration(Artefact.model_validate(raw), declaration.path, raw), scale, beside)
@@ -56,7 +56,7 @@ def at(declaration: Declaration, scale: str, commit: str | None) -> dict[str, An
 
 def moved(declaration: Declaration, scale: str, then: Mapping[str, Any]) -> list[str]:
     """What is not now as it was fixed ``then``, before the runs: changed, new, or no longer there."""
-    module = declaration.path.with_suffix(".py")
+    module = declaration.module
     now = fixed(declaration, scale, module.read_text() if module.is_file() else None)
     new = {name for name in now if name.startswith(CELL) and name not in then["fixed"]}
     return [name for name in {**now, **then["fixed"]} if name not in new and then["fixed"].get(name) != now.get(name)]

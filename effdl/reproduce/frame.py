@@ -53,13 +53,17 @@ def check_cells(name: str, lines: Sequence[Line]) -> None:
 
 
 def beside(declaration: Declaration) -> ModuleType | None:
-    """The module of its name beside a declaration: ``measures(runs) -> runs``, ``draw(declaration, scale, runs) -> Figure``.
+    """The module beside a declaration: ``measures(runs) -> runs``, ``draw(declaration, scale, runs) -> Figure``.
+
+    It has the declaration's own name, and need not be there, or the one that it names.
 
     Raises:
-        ConfigError: it cannot be imported.
+        ConfigError: it cannot be imported, or is named and not there.
     """
-    path = declaration.path.with_suffix(".py")
+    path = declaration.module
     if not path.is_file():
+        if declaration.artefact.module:
+            raise ConfigError(f"module: {path} is not there")
         return None
     spec = importlib.util.spec_from_file_location(f"experiments.{path.stem}", path)
     assert spec is not None and spec.loader is not None

@@ -95,7 +95,8 @@ def legend(declaration: Declaration, found: Sequence[Judged]) -> str:
         unit = one.claim.unit or declaration.artefact.unit
         sides = " minus ".join(_side(declaration, side) for side in (one.claim.left, one.claim.right) if side)
         compared = sides or one.claim.metric or declaration.artefact.metric
-        what = f"{compared}, {'points' if unit == 'percent' and one.claim.right else unit}"
+        measured_in = "points" if unit == "percent" and one.claim.right else unit
+        what = f"{compared}, {measured_in}" if measured_in else compared
         meaning = f"{one.claim.says} ({what}: the interval lies in {_required(one)}). {one.claim.note}"
         lines.append(f"- *{in_words(name)}*: {meaning}".rstrip())
     return "\n".join(lines)

@@ -133,7 +133,7 @@ class Artefact(Entry):
     cells. rows, columns: the axes that are rows, and the one that is columns, of the printed table; without columns the
     details are the table. without: combinations of levels that are no cells, since they cannot be. series: keys of
     metrics.jsonl that the figure draws. numbers: of a run, those that the ledger keeps where all would be too much. picture:
-    whether the README shows it.
+    whether the README shows it. module: the file beside the declaration that measures and draws, where it is another's.
     """
 
     id: str
@@ -157,6 +157,7 @@ class Artefact(Entry):
     published: Published | None = None
     notes: tuple[str, ...] = ()
     picture: bool = True
+    module: str | None = None
 
 
 def explain(error: ValidationError) -> str:
