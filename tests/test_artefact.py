@@ -65,6 +65,12 @@ WRONG: dict[str, tuple[Mapping[str, Any], str]] = {
         {"claims/level/each": ["size"]},
         "claims.level.each: no axis 'size'; there are data, method",
     ),
+    "a claim along no axis": (
+        {"claims/level/along": "size", "claims/level/right": REMOVED},
+        "claims.level.along: needs an axis that is not in each, and no right side; there are data, method",
+    ),
+    "a claim along an axis with a right side": ({"claims/level/along": "method"}, "claims.level.along: needs an axis"),
+    "a module that is not there": ({"module": "other.py"}, "module: "),
     "a side against itself": ({"claims/level/right": {"method": "ours"}}, "claims.level.right: is the same as left"),
     "sides of other axes": (
         {"claims/level/left": {"method": "ours", "data": "few"}},

@@ -191,6 +191,8 @@ def verdicts(
 
 LEVEL = cells(few_base=[0.9, 0.91], few_ours=[0.92, 0.93], many_base=[0.9, 0.9], many_ours=[0.88, 0.88])
 
+STEPS = ([0.5, 0.6], [0.6, 0.7], [0.55, 0.65], [0.75, 0.85])
+
 
 def test_each_level_is_judged_by_itself_in_the_unit_of_the_claim(tmp_path: Path) -> None:
     few, many = verdicts(tmp_path, LEVEL)
@@ -330,6 +332,23 @@ def test_runs_under_another_assumption_stay_out_of_the_claims_and_have_their_own
 def test_levels_that_a_scale_does_not_have_are_not_judged(tmp_path: Path) -> None:
     (one,) = verdicts(tmp_path, {k: v for k, v in LEVEL.items() if "many" in k}, {"scales/smoke/where": {"data": "many"}})
     assert (one.at, one.verdict.word) == ({"data": "many"}, "differs")
+
+
+def test_levels_outside_of_a_claims_where_are_not_judged(tmp_path: Path) -> None:
+    (one,) = verdicts(tmp_path, LEVEL, {"claims/level/where": {"data": "few"}})
+    assert (one.at, one.verdict.word) == ({"data": "few"}, "reproduced")
+
+
+def test_a_claim_along_an_axis_compares_each_level_with_the_one_before(tmp_path: Path) -> None:
+    sizes = {"data": {name: {"set": {"dataset.train_limit": 256 + i}} for i, name in enumerate("abcd")}}
+    steps = dict(zip("abcd", STEPS, strict=True))
+    told = {f"data={name},method={method}": values for name, values in steps.items() for method in ("base", "ours")}
+    claim = {"says": "more is better", "left": {"method": "ours"}, "along": "data", "relation": ">="}
+    found = verdicts(tmp_path, told, {"axes/data": sizes["data"], "claims": {"more": claim}})
+    assert [one.at for one in found] == [{"data": "b"}, {"data": "c"}, {"data": "d"}]
+    assert [one.verdict.word for one in found] == ["reproduced", "differs", "reproduced"]
+    means = [one.verdict.interval.mean for one in found if one.verdict.interval is not None]
+    assert means == pytest.approx([10, -5, 20]) and all(one.verdict.paired for one in found)
 
 
 @pytest.mark.parametrize(("unit", "mean"), [("percent", 30.0), (None, 0.3)])

@@ -58,12 +58,10 @@ def beside(declaration: Declaration) -> ModuleType | None:
     It has the declaration's own name, and need not be there, or the one that it names.
 
     Raises:
-        ConfigError: it cannot be imported, or is named and not there.
+        ConfigError: it cannot be imported.
     """
     path = declaration.module
     if not path.is_file():
-        if declaration.artefact.module:
-            raise ConfigError(f"module: {path} is not there")
         return None
     spec = importlib.util.spec_from_file_location(f"experiments.{path.stem}", path)
     assert spec is not None and spec.loader is not None

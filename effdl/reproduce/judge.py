@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import pandas as pd
@@ -39,12 +39,23 @@ def judged(declaration: Declaration, scale: str, runs: Runs, choices: Mapping[st
     cells, here = _under(declaration, scale, choices or {}), declaration.cells(scale)
     found = []
     for name, claim in declaration.artefact.claims.items():
-        levels = [list(declaration.artefact.axes[axis]) for axis in claim.each]
-        for combination in itertools.product(*levels):
-            at = dict(zip(claim.each, combination, strict=True))
-            if any(cell.matches(at) for cell in here):  # a scale may have some of the levels only
-                found.append(_judge(declaration, scale, runs, cells, name, claim, at))
+        for one, at in _combinations(declaration, claim):
+            if any(cell.matches(claim.where) and cell.matches(at) for cell in here):  # a scale may have some of the levels only
+                found.append(_judge(declaration, scale, runs, cells, name, one, at))
     return found
+
+
+def _combinations(declaration: Declaration, claim: Claim) -> Iterator[tuple[Claim, dict[str, str]]]:
+    """What a claim is judged for: each combination of levels that it names, and of an axis along which it goes, each step."""
+    axes = declaration.artefact.axes
+    for combination in itertools.product(*(axes[axis] for axis in claim.each)):
+        at = dict(zip(claim.each, combination, strict=True))
+        if claim.along is None:
+            yield claim, at
+            continue
+        for before, level in itertools.pairwise(axes[claim.along]):
+            sides = {"left": {**claim.left, claim.along: level}, "right": {**claim.left, claim.along: before}}
+            yield claim.model_copy(update=sides), {**at, claim.along: level}
 
 
 def values(runs: Runs, cell: Cell, metric: str, unit: str = "") -> dict[int, float]:

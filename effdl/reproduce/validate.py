@@ -26,6 +26,8 @@ def check(declaration: Declaration) -> None:
         raise ConfigError(f"id: {artefact.id} stands in no thesis, so it needs a title")
     if artefact.id in published.artefacts() and (missing := [s for s in ALWAYS if s not in artefact.scales]):
         raise ConfigError(f"scales: {missing[0]} is missing; an artefact of a thesis always has {' and '.join(ALWAYS)}")
+    if artefact.module is not None and not declaration.module.is_file():
+        raise ConfigError(f"module: {declaration.module} is not there")
     if sorted((*artefact.rows, *((artefact.columns,) if artefact.columns else ()))) != sorted(artefact.axes):
         raise ConfigError(f"rows, columns: must name each of the axes {', '.join(artefact.axes)} once")
     choices = {f"assumptions.{name}.choices": assumption.choices for name, assumption in artefact.assumptions.items()}
@@ -73,7 +75,10 @@ def _check_claim(key: str, claim: Claim, artefact: Artefact) -> None:
         raise ConfigError(f"{key}.answers: two claims must be the lower (>=) and the upper end (<=) of a range")
     if unknown := [axis for axis in claim.each if axis not in artefact.axes]:
         raise ConfigError(f"{key}.each: no axis {unknown[0]!r}; there are {', '.join(artefact.axes)}")
-    if claim.right is None and claim.compare != "difference":
+    if claim.along is not None and (claim.along not in artefact.axes or claim.along in claim.each or claim.right is not None):
+        there = ", ".join(artefact.axes)
+        raise ConfigError(f"{key}.along: needs an axis that is not in each, and no right side; there are {there}")
+    if claim.right is None and claim.along is None and claim.compare != "difference":
         raise ConfigError(f"{key}.compare: {claim.compare} needs a right side")
     if claim.right is not None and claim.right == claim.left:
         raise ConfigError(f"{key}.right: is the same as left")

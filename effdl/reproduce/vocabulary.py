@@ -87,7 +87,8 @@ class Claim(Entry):
     that the claim itself names. relation, value: taken from
     ``answers`` where it names a claim of claims.csv, or two that are the ends of a range. tolerance: how far beyond the value
     still counts as holding, in the unit. each: axes for each combination of whose levels the claim is judged by itself; the
-    others are pooled. ours: not the thesis's. note: what a reader should know of how ours is measured.
+    others are pooled. along: an axis, each of whose levels is compared with the one before it instead of with a right side.
+    ours: not the thesis's. note: what a reader should know of how ours is measured.
     """
 
     says: str
@@ -101,6 +102,7 @@ class Claim(Entry):
     value: Real | None = None
     tolerance: NonNegative = 0.0
     each: tuple[str, ...] = ()
+    along: str | None = None
     answers: str | tuple[str, str] | None = None
     ours: Switch = False
     note: str = ""

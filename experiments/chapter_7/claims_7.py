@@ -1,5 +1,6 @@
 """The numbers behind chapter 7's arithmetic, of networks as they are built and solved here."""
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,7 @@ def units(spec: Any) -> float:
 def parameters(spec: Any) -> float:
     """Of as many layers at MNIST's size; weights alone, for the rule has no biases."""
     widths = [MNIST_PIXELS, *[round(units(spec))] * len(spec.arch.hidden), MNIST_CLASSES]
-    return float(sum(a * b for a, b in zip(widths[:-1], widths[1:], strict=True)))
+    return float(sum(a * b for a, b in pairwise(widths)))
 
 
 def nodes(spec: Any) -> float:
