@@ -1,19 +1,18 @@
 """Networks of torchvision and timm, unmodified, cut into the thesis's "layers" (§6.2.1, §6.7, §6.8.1)."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
-import torch
 from torch import nn
 
 from effdl.archs.adapt import InputBlock, enlarged
-from effdl.archs.chain import Arch, ArchFacts, BlockChain
-from effdl.archs.weights import PUBLISHED, located, read, sha256, start_from
+from effdl.archs.chain import ArchFacts, BlockChain
+from effdl.archs.weights import PUBLISHED, StartsFromWeights, located
 from effdl.datasets.problem import Facts
 from effdl.errors import ConfigError
-from effdl.setting import Count, Switch, setting
+from effdl.setting import Count, setting
 
 
 @dataclass(frozen=True)
@@ -104,7 +103,7 @@ KEPT_STRIDES = {"library": 2, "96": 1, "32": 0}
 
 
 @setting
-class Library(Arch):
+class Library(StartsFromWeights):
     """A network of torchvision or timm by its name there.
 
     size: enlarge smaller images to this side; grey ones are repeated to three channels. stem: "library" is the network as it
@@ -112,32 +111,20 @@ class Library(Arch):
     times (a strided convolution gets stride 1, a pooling goes), since small images would end as one pixel. A vision transformer
     has patches of 16, 8 and 4 pixels.
 
-    weights: what training starts from. None: freshly drawn. A path: a .safetensors file or a torch state dict of this network
-    as its library names the tensors, or the network.safetensors of a backprop run. Every stem takes them, but a vision
-    transformer only those of its own image and patch size. "pretrained": the default ones that the library publishes, fetched
-    where there is a network. Those know 1000 classes; for any other number the last layer is drawn anew. They were trained on
-    images standardised by ImageNet's mean and standard deviation; here the input block standardises by those of the training
-    set, as ever. new_head: draw the last layer anew, whatever the number of classes. weights_sha256: the file's digest, found
-    where none is given; it, and not the path, is part of a run's name.
+    weights: a state dict names the tensors as the library does. Every stem takes it, but a vision transformer only one of its
+    own image and patch size. "pretrained": the default ones that the library publishes, fetched where there is a network. Those
+    know 1000 classes; for any other number the last layer is drawn anew. They were trained on images standardised by ImageNet's
+    mean and standard deviation; here the input block standardises by those of the training set, as ever.
     """
-
-    not_identity: ClassVar[frozenset[str]] = frozenset({"weights"})
 
     name: str = "efficientnet_v2_s"
     size: Count = 32
     stem: Literal["library", "96", "32"] = "library"
-    weights: str | None = None
-    weights_sha256: str | None = None
-    new_head: Switch = False
 
     def __post_init__(self) -> None:
         if self.name not in NETWORKS:
             raise ValueError(f"there are {', '.join(NETWORKS)}")
-        if self.weights is None and (self.new_head or self.weights_sha256 is not None):
-            raise ConfigError("arch.weights: new_head and weights_sha256 are for weights that are given, these are drawn anew")
-        if self.weights is not None and self.weights_sha256 is None:
-            # Here and not when the file is read, lest runs of other weights go by one name.
-            object.__setattr__(self, "weights_sha256", sha256(self._file(self.weights)))
+        super().__post_init__()
 
     @property
     def gains_by_channels_last(self) -> bool:
@@ -148,8 +135,7 @@ class Library(Arch):
         least = network.patch[self.stem] if network.patch else 8 * 2 ** KEPT_STRIDES[self.stem]
         return ArchFacts(network.blocks, least, self.size)
 
-    def check(self, problem: Facts) -> None:
-        super().check(problem)
+    def _check_inputs(self, problem: Facts) -> None:
         channels, *sides = enlarged(problem.input_shape, self.size)
         if channels not in (1, 3):
             raise ConfigError(f"arch={self.name}: takes images of 1 or 3 channels, not {channels}")
@@ -159,12 +145,6 @@ class Library(Arch):
                 f"arch.size: images of {sides[0]}×{sides[1]} pixels are no whole number of patches of {patch}; "
                 f"arch.size={-(-max(sides) // patch) * patch} pads them"
             )
-        if self.weights is not None:
-            with torch.device("meta"):  # whether they fit, before anything is allocated or written
-                self.build(problem)
-
-    def untrained(self) -> "Library":
-        return replace(self, weights=None, weights_sha256=None, new_head=False)
 
     def build(self, problem: Facts) -> BlockChain:
         network = NETWORKS[self.name]
@@ -175,16 +155,11 @@ class Library(Arch):
         chain = BlockChain.from_module(
             module, network.cuts(module), input=InputBlock(problem.input_shape, self.size, channels=3)
         )
-        if self.weights is not None:
-            self._start_from(self.weights, chain, module, problem)
-        return chain
+        fits = f" (image size {self.size}, stem {self.stem})" if network.patch else ""
+        return self._started(chain, module, problem, self.name + fits)
 
-    def _start_from(self, name: str, chain: BlockChain, module: nn.Module, problem: Facts) -> None:
-        if (found := sha256(file := self._file(name))) != self.weights_sha256:
-            raise ConfigError(f"arch.weights: {file} is not the file of arch.weights_sha256, its own is {found}")
-        new_head = self.new_head or (name == PUBLISHED and problem.outputs != PUBLISHED_CLASSES)
-        fits = f" (image size {self.size}, stem {self.stem})" if NETWORKS[self.name].patch else ""
-        start_from(read(file), chain, module, classes=problem.outputs, new_head=new_head, network=self.name + fits)
+    def _needs_head(self, problem: Facts) -> bool:
+        return self.weights == PUBLISHED and problem.outputs != PUBLISHED_CLASSES
 
     def _file(self, name: str) -> Path:
         return located(name, self.name, NETWORKS[self.name].maker)

@@ -8,7 +8,8 @@ from typing import Literal
 from torch import nn
 
 from effdl.archs.adapt import InputBlock
-from effdl.archs.chain import Arch, ArchFacts, BlockChain
+from effdl.archs.chain import ArchFacts, BlockChain
+from effdl.archs.weights import StartsFromWeights
 from effdl.datasets.problem import Facts
 from effdl.setting import Count, setting
 
@@ -28,7 +29,7 @@ Activation = Literal["relu", "tanh", "sigmoid", "celu", "elu", "gelu", "silu", "
 
 
 @setting
-class Mlp(Arch):
+class Mlp(StartsFromWeights):
     """Linear layers of any widths with one activation; its "layers" are the hidden linear layers, the head is linear.
 
     hidden: widths of the hidden layers, e.g. [392, 50] for the thesis's 784-392-50-10. repeat: how many times over they come:
@@ -42,6 +43,7 @@ class Mlp(Arch):
     def __post_init__(self) -> None:
         if not self.hidden:
             raise ValueError("arch.hidden is empty: name at least one width, for example [50]")
+        super().__post_init__()
 
     def facts(self, problem: Facts) -> ArchFacts:
         widths = self.hidden * self.repeat
@@ -52,4 +54,5 @@ class Mlp(Arch):
         blocks: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
         for i, (fan_in, fan_out) in enumerate(itertools.pairwise(widths)):
             blocks[f"linear{i + 1}"] = nn.Sequential(nn.Linear(fan_in, fan_out), ACTIVATIONS[self.activation]())
-        return BlockChain(blocks, nn.Linear(widths[-1], problem.outputs), InputBlock(problem.input_shape))
+        chain = BlockChain(blocks, nn.Linear(widths[-1], problem.outputs), InputBlock(problem.input_shape))
+        return self._started(chain, chain, problem, "-".join(map(str, (*widths, problem.outputs)))[:99])

@@ -2,18 +2,76 @@
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from effdl.archs.chain import BlockChain
+from effdl.archs.chain import Arch, BlockChain
+from effdl.datasets.problem import Facts
 from effdl.errors import ConfigError, one_line
+from effdl.setting import Switch, setting
 
 PUBLISHED = "pretrained"
 State = Mapping[str, Tensor]
+
+
+@setting
+class StartsFromWeights(Arch):
+    """An architecture whose weights may be given.
+
+    weights: what training starts from. None: freshly drawn. A path: a .safetensors file or a torch state dict of this network,
+    or the network.safetensors of a run whose network has this form. new_head: draw the last layer anew. weights_sha256: the
+    file's digest, found where none is given; it, and not the path, is part of a run's name.
+    """
+
+    not_identity: ClassVar[frozenset[str]] = frozenset({"weights"})
+
+    weights: str | None = None
+    weights_sha256: str | None = None
+    new_head: Switch = False
+
+    def __post_init__(self) -> None:
+        if self.weights is None and (self.new_head or self.weights_sha256 is not None):
+            raise ConfigError("arch.weights: new_head and weights_sha256 are for weights that are given, these are drawn anew")
+        if self.weights is not None and self.weights_sha256 is None:
+            # Here and not when the file is read, lest runs of other weights go by one name.
+            object.__setattr__(self, "weights_sha256", sha256(self._file(self.weights)))
+
+    def check(self, problem: Facts) -> None:
+        super().check(problem)
+        self._check_inputs(problem)
+        if self.weights is not None:
+            with torch.device("meta"):  # whether they fit, before anything is allocated or written
+                self.build(problem)
+
+    def _check_inputs(self, problem: Facts) -> None:
+        """Raise a ConfigError where the network cannot take inputs of the problem's shape."""
+
+    def untrained(self) -> Self:
+        return replace(self, weights=None, weights_sha256=None, new_head=False)
+
+    def _started(self, chain: BlockChain, module: nn.Module, problem: Facts, network: str) -> BlockChain:
+        """The chain, which shares ``module``'s weights, with those that are given. Raises ConfigError where they do not fit."""
+        if self.weights is None:
+            return chain
+        if (found := sha256(file := self._file(self.weights))) != self.weights_sha256:
+            raise ConfigError(f"arch.weights: {file} is not the file of arch.weights_sha256, its own is {found}")
+        new_head = self.new_head or self._needs_head(problem)
+        start_from(read(file), chain, module, classes=problem.outputs, new_head=new_head, network=network)
+        return chain
+
+    def _needs_head(self, problem: Facts) -> bool:
+        """Whether the given last layer cannot serve the problem, which is no error."""
+        return False
+
+    def _file(self, name: str) -> Path:
+        if not (path := Path(name)).is_file():
+            raise ConfigError(f"arch.weights: no file {name}")
+        return path
 
 
 def located(weights: str, name: str, maker: Literal["torchvision", "timm"]) -> Path:
