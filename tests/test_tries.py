@@ -102,7 +102,7 @@ def test_all_tries_of_a_layer_share_one_factorisation(
         assert decomposed == {("svd", M): 4}  # of inputs and of three layers' outputs
     else:
         small = decomposed.pop(("svd", 1 + 6 + K))
-        assert decomposed == {("svd", M): 1, ("qr", M): 3 * tries} and 3 <= small < 3 * tries  # of those ahead so far
+        assert decomposed == {("svd", 1 + N + K): 1, ("qr", M): 1 + 3 * tries} and 3 <= small < 3 * tries  # those ahead so far
 
 
 def test_ridges_sums_that_judge_the_best_serve_the_layer_above(decomposed: Counter[tuple[str, int]]) -> None:
