@@ -4,7 +4,6 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,8 +16,6 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 from effdl import config, load_network
-from effdl.archs.chain import BlockChain
-from effdl.archs.mlp import ACTIVATIONS
 from effdl.datasets.problem import Problem, Samples
 from effdl.errors import ConfigError
 from effdl.methods.platonic import Platonic, Projection
@@ -26,8 +23,6 @@ from effdl.methods.projections import correlation, covariance, evenly_along, ind
 from effdl.objectives.losses import LinearMse
 from effdl.records.carry import carry_out
 from effdl.records.plan import cost
-from effdl.records.run import Run
-from effdl.rng import seed_for
 from effdl.training.least_squares import Lstsq, Pinv, Ridge, Solve
 
 
