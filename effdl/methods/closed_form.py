@@ -232,7 +232,9 @@ def _closest(made: Iterator[tuple[Tensor, Features]]) -> tuple[Tensor, Features]
     weights, best = next(made)
     for w, above in made:
         best, rival = best.judged(), above.judged()
-        if rival.least < best.distance and rival.distance < best.distance:
+        if rival.least >= best.distance:
+            continue
+        if rival.distance < best.distance:
             weights, best = w, rival
     return weights, best
 
