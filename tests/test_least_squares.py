@@ -117,6 +117,22 @@ def test_a_mixture_of_features_and_targets_is_solved_as_the_targets_that_it_make
     torch.testing.assert_close(decision if decision is not None else fit.decision, solved(solver, data.z, data.t))
 
 
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("solver", [*(one for one in ANY_RANK.values() if not one.by_rows), Solve(l2=0.3)], ids=str)
+def test_a_reduced_design_is_the_same_problem_in_no_more_rows_than_features_and_targets(solver: Solver, form: str) -> None:
+    data = known(form)
+    whole = Design.of(data.z, data.t, 6)
+    reduced = whole.reduced()
+    z, y = reduced.whole()
+    assert len(z) == len(y) == min(len(data.z), data.z.shape[1] + 3) and reduced.samples == len(data.z)
+    w = solver.factorise(whole).decision
+    fit = solver.factorise(reduced)
+    torch.testing.assert_close(fit.decision, w, rtol=1e-9, atol=1e-10)
+    torch.testing.assert_close((y - z @ w).square().sum(), (data.t - data.z @ w).square().sum(), rtol=1e-9, atol=1e-20)
+    p = torch.eye(data.z.shape[1] + 3, dtype=torch.float64).split([data.z.shape[1], 3])
+    torch.testing.assert_close(fit.mixture(*p), solver.factorise(whole).mixture(*p), rtol=1e-9, atol=1e-10)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("tol", [None, 0.7])
 def test_pinv_is_torchs_bit_for_bit(tol: float | None, dtype: torch.dtype) -> None:
@@ -169,6 +185,7 @@ def test_default_bounds_throw_away_directions_that_many_samples_in_float32_would
     z, t = q * torch.tensor([1.0, 1e-3]), q[:, 1:]
     for solver in (Pinv(), Lstsq()):
         assert solved(solver, z, t)[1].abs() < 1
+        assert solver.factorise(Design.of(z, t).reduced()).decision[1].abs() < 1  # though its rows are 3
     for solver in (Pinv(tol=1e-5), Lstsq(tol=1e-5), Lstsq(driver="gels"), Ridge(l2=0.0)):
         assert solved(solver, z, t)[1].item() == pytest.approx(1000, rel=1e-2)
 

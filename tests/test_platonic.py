@@ -4,20 +4,18 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 import pytest
 import torch
+from projected import EXACT, K, M, N, chain, drawn, fitted, method, ones, problem, residual
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 from effdl import config, load_network
-from effdl.archs.chain import BlockChain
-from effdl.archs.mlp import ACTIVATIONS
 from effdl.datasets.problem import Problem, Samples
 from effdl.errors import ConfigError
 from effdl.methods.platonic import Platonic, Projection
@@ -25,57 +23,13 @@ from effdl.methods.projections import correlation, covariance, evenly_along, ind
 from effdl.objectives.losses import LinearMse
 from effdl.records.carry import carry_out
 from effdl.records.plan import cost
-from effdl.records.run import Run
-from effdl.rng import seed_for
 from effdl.training.least_squares import Lstsq, Pinv, Ridge, Solve
-
-EXACT = Pinv(tol=0.0)
-M, N, K = 60, 5, 3
 
 
 @pytest.fixture(autouse=True)
 def without_gradients() -> Iterator[None]:
     with torch.no_grad():
         yield
-
-
-def problem(generator_seed: int = 0, samples: int = M, features: int = N, outputs: int = K) -> Problem:
-    generator = torch.Generator().manual_seed(generator_seed)
-    x = torch.randn(samples, features, generator=generator, dtype=torch.float64)
-    y = torch.randn(samples, outputs, generator=generator, dtype=torch.float64)
-    return Problem(Samples(x, y), Samples(x[:2], y[:2]), LinearMse(), outputs=outputs, batch_size=8)
-
-
-def chain(*widths: int, activation: str = "tanh", outputs: int = K) -> BlockChain:
-    blocks = [nn.Sequential(nn.Linear(a, b), ACTIVATIONS[activation]()) for a, b in pairwise(widths)]
-    return BlockChain(blocks, nn.Linear(widths[-1], outputs)).double()
-
-
-def method(**fields: Any) -> Platonic:
-    plain = {"solver": EXACT, "precision": "float64", "beta": 1.0, "pca": "covariance", "importance": "projection"}
-    return Platonic(**{**plain, **fields})
-
-
-def fitted(rule: Platonic, data: Problem, network: BlockChain) -> tuple[BlockChain, Run]:
-    run = Run.in_memory()
-    rule.fit(data, network, run)
-    return network, run
-
-
-def drawn(layer: int, rows: int, width: int, attempt: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
-    """The P that a run with seed 0 draws."""
-    generator = torch.Generator().manual_seed(seed_for(0, "projection", layer, attempt))
-    return torch.randn(rows, width, generator=generator, dtype=dtype)
-
-
-def residual(z: Tensor, y: Tensor) -> float:
-    """(1/m)‖Y − ZZ⁺Y‖² with NumPy (eq. 5.3)."""
-    coefficients = np.linalg.lstsq(z.numpy(), y.numpy(), rcond=None)[0]
-    return float(np.square(y.numpy() - z.numpy() @ coefficients).sum() / len(z))
-
-
-def ones(z: Tensor) -> Tensor:
-    return torch.cat([torch.ones(len(z), 1, dtype=z.dtype), z], 1)
 
 
 def test_random_projections_are_figure_7_3_line_by_line() -> None:
@@ -115,21 +69,6 @@ def test_claim_weights_are_the_projections_first_rows_plus_least_squares_through
     expected = 0.5 * (p[: 1 + N] + 3.0 * torch.linalg.lstsq(x, y).solution @ p[1 + N :])
     layer = network.blocks[0][0]
     torch.testing.assert_close(torch.cat([layer.bias[:, None], layer.weight], 1).T, expected, rtol=1e-9, atol=1e-11)
-
-
-def test_of_several_tries_the_one_with_the_least_distance_wins_in_each_layer() -> None:
-    data = problem()
-    x, y = ones(data.train_tensors().x), data.train_tensors().y
-    candidates = [
-        ones((x @ (torch.linalg.pinv(x) @ torch.cat([x, y], 1) @ drawn(0, 1 + N + K, 4, i))).tanh()) for i in range(7)
-    ]
-    distances = [residual(z, y) for z in candidates]
-    assert min(distances) < 0.97 * distances[0]  # it matters here
-    network, run = fitted(method(tries=7), data, chain(N, 4, 4))
-    assert run.lines[0]["train/lsd"] == pytest.approx(min(distances), rel=1e-9)
-    torch.testing.assert_close(ones(network.blocks[0](data.train_tensors().x)), candidates[int(np.argmin(distances))])
-    for tries, line in ((1, distances[0]), (3, min(distances[:3]))):
-        assert fitted(method(tries=tries), data, chain(N, 4))[1].lines[0]["train/lsd"] == pytest.approx(line, rel=1e-9)
 
 
 @pytest.mark.parametrize("samples", [30, 31, 32])

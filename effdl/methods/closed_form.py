@@ -66,6 +66,47 @@ class Features:
         """Weights (width, t) as weights (n, t), their bias 0."""
         return torch.cat([w.new_zeros(1, w.shape[1]), w]) if self.biased else w
 
+    @property
+    def least(self) -> float:
+        """What the distance is at least."""
+        return 0.0
+
+    def judged(self) -> "Features":
+        """As one of several to choose from; solvers that sum over rows judge as they fit."""
+        return self if self.solver.by_rows else Judged(self.design, self.solver, self.biased)
+
+
+class Judged(Features):
+    """One of several tries, of which R of a QR decomposition of [Z | Y] says all: losers cost no more.
+
+    The distance is that of the solver's own fit, cut-offs and penalties included, but of R: `Design.reduced`. If the try wins,
+    the fit serves the layer above; it solves for mixtures of Z and Y alone.
+    """
+
+    @cached_property
+    def reduced(self) -> Design:
+        return self.design.reduced()
+
+    @cached_property
+    def fit(self) -> Fit:
+        return self.solver.factorise(self.reduced)
+
+    @cached_property
+    def distance(self) -> float:
+        z, y = self.reduced.whole()
+        return self._mean(y - z @ self.fit.decision)
+
+    @property
+    def least(self) -> float:
+        """With neither cut-offs nor penalties: what Y has outside of Z's columns."""
+        return self._mean(self.reduced.whole()[1][self.design.features :])
+
+    def _mean(self, left: Tensor) -> float:
+        return left.double().square().sum().item() / self.design.samples
+
+    def judged(self) -> Features:
+        return self
+
 
 @setting
 class ClosedForm(Method):
@@ -91,7 +132,8 @@ class ClosedForm(Method):
     def candidates(self, layer: int, below: Features, width: int, memory: Memory, run: RunHandle) -> Iterator[Tensor]:
         """Weights (n, width) for a layer on the features below, the row of the bias first where there is one.
 
-        Of several the one on whose outputs the targets are closest (`Features.distance`) is taken, the earlier of equals.
+        Of several the one on whose outputs the targets are closest (`Features.distance`) is taken, the earlier of equals. Then
+        the fit below the next layer is of `Judged` features, and knows their mixtures alone.
         memory: what a rule keeps from one layer to the next.
         """
 
@@ -187,11 +229,14 @@ class ClosedForm(Method):
 
 def _closest(made: Iterator[tuple[Tensor, Features]]) -> tuple[Tensor, Features]:
     """Of several, the one whose features have the least distance from the targets; a single one is not judged."""
-    best = next(made)
-    for other in made:
-        if other[1].distance < best[1].distance:
-            best = other
-    return best
+    weights, best = next(made)
+    for w, above in made:
+        best, rival = best.judged(), above.judged()
+        if rival.least >= best.distance:
+            continue
+        if rival.distance < best.distance:
+            weights, best = w, rival
+    return weights, best
 
 
 def normal(rows: int, columns: int, seed: int, like: Tensor) -> Tensor:

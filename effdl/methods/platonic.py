@@ -87,18 +87,29 @@ class Platonic(ClosedForm):
 
     def candidates(self, layer: int, below: Features, width: int, memory: Memory, run: RunHandle) -> Iterator[Tensor]:
         kind = self._kind(layer)
-        for attempt in range(self.tries):
-            seed = run.seed("projection", layer, attempt)
+        seeds = [run.seed("projection", layer, attempt) for attempt in range(self.tries)]
+        if kind == "random":
+            yield from self._drawn(below, width, seeds)
+            return
+        for seed in seeds:
             if kind in OF_SAMPLES:
                 yield below.unbiased(self._samples(kind, below, width, seed).T)
-            elif kind == "random":
-                sizes = [below.design.features, below.design.targets]
-                yield self._solved(below, *normal(sum(sizes), width, seed, below.design.like).split(sizes))
             else:
                 weights = self._importance(layer, below, memory) if kind == "weighted_platonic_pca" else None
                 p = self._directions(kind, below, width, weights, seed)
                 p_z, p_y = below.unbiased(p[: below.width]), p[below.width :]
                 yield p_z if kind == "components" else self._solved(below, p_z, p_y, weights)
+
+    def _drawn(self, below: Features, width: int, seeds: list[int]) -> Iterator[Tensor]:
+        """Weights by P ~ N(0, 1), solved for all draws at once where as many features as that might lie in memory."""
+        if len(seeds) > 1:
+            below = below.judged()
+        design = below.design
+        step = len(seeds) if self._fits(max(design.samples, design.features), len(seeds) * width) else 1
+        for i in range(0, len(seeds), step):
+            draws = [normal(design.features + design.targets, width, seed, design.like) for seed in seeds[i : i + step]]
+            p_z, p_y = torch.cat(draws, 1).split([design.features, design.targets])
+            yield from self._solved(below, p_z, p_y).split(width, 1)
 
     def _solved(self, below: Features, p_z: Tensor, p_y: Tensor, weights: Tensor | None = None) -> Tensor:
         """Z⁺T for T = α[Z | βY]P or α[Z | βd⊙Y]P (§7.5.2, §7.9.3), P being stacked as [P_Z; P_Y]."""

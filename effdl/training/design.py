@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -13,8 +14,8 @@ Rows = tuple[Tensor, Tensor]
 class Design:
     """Features Z (m, n) and targets Y (m, k), gone through by rows: ``rows()`` gives (z, y) of some samples after the other.
 
-    like: an empty tensor of Z's dtype and device. held: Z and Y themselves where they lie in memory; else each pass makes them
-    anew.
+    samples: m, also of what is `reduced` to fewer rows. like: an empty tensor of Z's dtype and device. held: Z and Y themselves
+    where they lie in memory; else each pass makes them anew.
     """
 
     rows: Callable[[], Iterable[Rows]]
@@ -28,8 +29,12 @@ class Design:
     def of(cls, z: Tensor, y: Tensor, chunk: int = 4096) -> "Design":
         """All in memory, gone through ``chunk`` samples at a time."""
         m, n = z.shape
-        parts = list(zip(z.split(chunk), y.split(chunk), strict=True))  # once: for narrow layers it is a cost that shows
-        return cls(lambda: parts, m, n, y.shape[1], z.new_empty(0), (z, y))
+
+        @cache  # for narrow layers it is a cost that shows
+        def parts() -> list[Rows]:
+            return list(zip(z.split(chunk), y.split(chunk), strict=True))
+
+        return cls(parts, m, n, y.shape[1], z.new_empty(0), (z, y))
 
     def changed(self, change: Callable[[Tensor], Tensor], features: int, hold: bool) -> "Design":
         """The same samples with features ``change(z)``, worked out at once (hold) or in each pass.
@@ -51,6 +56,16 @@ class Design:
         held = self.held or self.kept().held
         assert held is not None
         return held
+
+    def reduced(self) -> "Design":
+        """A problem of the same least squares in at most n + k rows: R of a QR decomposition of [Z | Y].
+
+        R has the inner products of [Z | Y], so that weights, distances and singular values are the same, to rounding.
+        """
+        z, y = self.whole()
+        r = torch.linalg.qr(torch.cat([z.T, y.T]).T, mode="r").R  # by columns, as LAPACK wants them
+        z, y = r[:, : self.features], r[:, self.features :]
+        return Design(lambda: [(z, y)], self.samples, self.features, self.targets, self.like, (z, y))
 
     def take(self, index: Tensor) -> Tensor:
         """Features of the samples at these positions, (len(index), n)."""

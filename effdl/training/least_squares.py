@@ -90,7 +90,7 @@ class Pinv(Solver):
         z, _ = design.whole()
         with failing("pinv", design):
             u, s, vh = torch.linalg.svd(z, full_matrices=False)
-        bound = torch.finfo(z.dtype).eps * max(z.shape) * s[:1] if self.tol is None else self.tol
+        bound = relative_bound(design) * s[:1] if self.tol is None else self.tol
         return FromSvd(design, u, torch.where(s > bound, 1 / s, 0.0), vh)
 
 
@@ -137,10 +137,11 @@ class Lstsq(Solver):
 
     def factorise(self, design: Design) -> Fit:
         z, _ = design.whole()
+        bound = relative_bound(design) if self.tol is None else self.tol
 
         def solve(t: Tensor) -> Tensor:
             with failing("lstsq", design):
-                return checked("lstsq", design, torch.linalg.lstsq(z, t, rcond=self.tol, driver=self.driver).solution)
+                return checked("lstsq", design, torch.linalg.lstsq(z, t, rcond=bound, driver=self.driver).solution)
 
         return Together(design, solve)
 
@@ -250,6 +251,11 @@ class FromSums(Fit):
 
     def _weights(self, w: Tensor) -> Tensor:
         return checked("ridge", self.design, w.to(self.design.like.dtype))
+
+
+def relative_bound(design: Design) -> float:
+    """Torch's own: singular values up to eps·max(m, n) of the largest count as 0."""
+    return torch.finfo(design.like.dtype).eps * max(design.samples, design.features)
 
 
 def mixed(design: Design, p_z: Tensor, p_y: Tensor, y: Tensor | None) -> Tensor:
