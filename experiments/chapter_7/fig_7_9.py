@@ -4,6 +4,7 @@ import math
 
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from effdl.reproduce import published
 
@@ -35,6 +36,7 @@ def draw(declaration, scale: str, runs: pd.DataFrame) -> Figure:
         axes.plot(last, float(published.claim("ch7.spirals_bp_ce")["value"]), "x", color="tab:red", label="printed")
         if output == "tanh":
             axes.axhline(FLOOR, color="0.6", linewidth=0.8, linestyle=":", label="ln(1 + 1/e), the least that it can be")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("epoch")
         axes.set_title(title, loc="left", fontsize=9)
         axes.legend(frameon=False, fontsize=8)
