@@ -13,8 +13,8 @@ STYLES = {"pinv": "-", "lstsq": ":"}
 
 
 def measures(runs: pd.DataFrame) -> pd.DataFrame:
-    """Adds lowest_log10 and lowest_layer (from 1) of the errors of a run's layers, last_log10, and best_log10: the lowest of the
-    runs that differ in α and β alone."""
+    """Adds lowest_log10 and lowest_layer (from 1) of the errors of a run's layers, last_log10, and best_log10: the lowest of
+    the runs that differ in α and β alone."""
     curves = [curve(series) for series in runs.get("series", [None] * len(runs))]
     lowest = runs.get("train/lowest_lsd", pd.Series(index=runs.index, dtype=float)).astype(float)
     runs = runs.assign(
