@@ -93,6 +93,82 @@ def test_table_7_3_has_the_nine_networks_with_the_printed_penalties() -> None:
         assert counted / 1e6 == pytest.approx(float(count["value"]), abs=0.006)
 
 
+def conditions(claim: str) -> str:
+    return published.claim(claim)["conditions"]
+
+
+def test_figure_7_9_trains_as_printed() -> None:
+    (cell,) = own("fig-7.9")
+    built, printed = spec(cell), conditions("ch7.spirals_bp_ce")
+    assert "lr 0.01, divided by 10 after epoch 56, momentum 0.9, wd 0, batch 32, 75 epochs" in printed
+    rates = [built.optimizer.lr * built.optimizer.schedule.factor(epoch, 75) for epoch in range(75)]
+    assert rates == pytest.approx([0.01] * 56 + [0.001] * 19)
+    assert (built.method.epochs, built.dataset.batch_size, built.dataset.samples) == (75, 32, 5000)
+    assert (built.optimizer.momentum, built.optimizer.weight_decay, built.optimizer.nesterov) == (0.9, 0, False)
+    assert (built.arch.hidden, built.arch.activation, built.dataset.facts().outputs) == ((32, 32, 32, 32), "tanh", 1)
+    assert built.objective.bounded and built.method.measure_train
+
+
+def test_figure_7_10_has_four_panels_of_two_pairs_of_factors_with_both_solvers() -> None:
+    cells = own("fig-7.10")
+    assert len(cells) == 2 * 2 * 2 * 2
+    printed = conditions("ch7.checker_deep_acc")
+    assert "500 hidden layers of 300" in printed and "(alpha,beta) = (0.06,25) and (0.08,200)" in printed
+    assert "4 hidden layers of 2500" in conditions("ch7.checker_shallow_acc_min")
+    for cell in cells:
+        built = spec(cell)
+        depth, width = {"shallow": (4, 2500), "deep": (500, 300)}[cell.at["network"]]
+        assert built.arch.facts(Facts((2,), "classes", 1, 5000, 0, 5000, 128)).linear == (width,) * depth
+        assert (built.method.alpha, built.method.beta) in ((0.06, 25), (0.08, 200)) and built.method.tries == 1
+        assert (built.arch.activation, built.dataset.samples, built.dataset.squares) == ("relu", 5000, 8)
+        assert built.method.precision == {"single": "float32", "double": "float64"}[cell.at["precision"]]
+
+
+def test_spirals_tries_are_those_of_the_text_on_the_spirals_of_table_7_1() -> None:
+    of_table = {spec(cell).dataset for cell in own("table-7.1")}
+    for cell in own("spirals-tries"):
+        built, name = spec(cell), cell.at["fit"]
+        printed = conditions(f"ch7.spirals_pp_{name}_acc")
+        assert f"N_tries={built.method.tries}" in printed and built.method.precision.replace("float", "fp") in printed
+        assert ("pinv atol=1e-5" in printed) == (built.method.solver.tol == 1e-5)
+        assert "alpha=0.1, beta=10, pinv" in printed and (built.method.alpha, built.method.beta) == (0.1, 10)
+        assert {built.dataset} == of_table and cell.seeds >= 20
+
+
+def test_ratios_of_printed_times_are_what_the_claims_print() -> None:
+    """Each claim on a ratio of times answers its numerator."""
+    claims = {**artefact.load("spirals-tries").artefact.claims, **artefact.load("lstsq-timing").artefact.claims}
+    under = {"n5": "spirals_pp_n1", "n50": "spirals_pp_n1", "n500": "spirals_pp_n1", "fp64": "spirals_pp_n1"}
+    compared = [one for one in claims.values() if one.compare == "ratio" and one.answers]
+    assert len(compared) == 5
+    for one in compared:
+        other = under.get(str(one.left.get("fit")), "pinv_5000_layers")
+        ratio = float(published.claim(str(one.answers))["value"]) / float(published.claim(f"ch7.{other}_time")["value"])
+        assert one.value == pytest.approx(ratio, rel=0.005)
+
+
+def test_the_mnist_baseline_trains_as_printed() -> None:
+    (cell,) = own("mnist-backprop")
+    built, printed = spec(cell), conditions("ch7.mnist_bp_test_acc")
+    assert "784-392-50-10, ReLU" in printed
+    assert "lr 0.02 divided by 10 after epoch 8, wd 0.003, momentum 0.9, 10 epochs" in printed
+    rates = [built.optimizer.lr * built.optimizer.schedule.factor(epoch, 10) for epoch in range(10)]
+    assert rates == pytest.approx([0.02] * 8 + [0.002] * 2)
+    assert (built.method.epochs, built.dataset.batch_size, built.dataset.val_size) == (10, 128, 0)
+    assert (built.optimizer.momentum, built.optimizer.weight_decay, built.arch.hidden) == (0.9, 0.003, (392, 50))
+
+
+def test_the_pair_of_large_and_small_beta_is_the_printed_one() -> None:
+    printed = conditions("ch7.mnist_beta1e7_train_acc")
+    assert "784-2500-1500-500-10, ReLU" in printed and "alpha=1" in printed
+    cells = own("large-beta")
+    assert [cell.at["precision"] for cell in cells] == ["single", "single", "double", "double"]
+    for cell in cells:
+        built = spec(cell)
+        assert built.arch.hidden == (2500, 1500, 500) and built.method.beta == float(cell.at["beta"])
+        assert (built.method.projection, built.method.alpha, built.dataset.val_size) == ("deterministic", 1, 0)
+
+
 def test_claim_pseudoinverse_learning_on_mnist_would_have_60_000_units_and_3_6_billion_weights() -> None:
     """ch7.pil_units, ch7.pil_params."""
     arch = Mlp(hidden=(60_000, 60_000))

@@ -107,6 +107,19 @@ class TestPlainLoop:
         assert tiny.same(optimizer_state, optimizer.state_dict()["state"])
 
 
+def test_backprop_measures_the_trained_network_on_its_training_samples_where_asked() -> None:
+    problem, runs = tiny.problem(), [Run.in_memory(SGD), Run.in_memory(SGD)]
+    trained = [Backprop(epochs=2, measure_train=i == 1).fit(problem, tiny.chain(), runs[i]) for i in (0, 1)]
+    assert tiny.same(trained[0].state_dict(), trained[1].state_dict())
+    data = tiny.images(40, 1)
+    with torch.no_grad():
+        outputs = trained[1].eval()(data.x)
+    notes = runs[1].notes
+    assert notes["train/acc"] == (outputs.argmax(1) == data.y).double().mean().item()
+    assert notes["train/end_loss"] == pytest.approx(F.cross_entropy(outputs, data.y).item(), rel=1e-5)
+    assert not {"train/acc", "train/end_loss"} & set(runs[0].notes)
+
+
 def test_checkpointing_takes_less_memory() -> None:
     problem, counted, rehearsed = tiny.problem(train=64, batch_size=64), [], []
     for checkpoint in ("block", None):

@@ -111,6 +111,19 @@ def test_target_ranges_are_what_the_output_units_reach() -> None:
     assert {name: limits or (-1e3, 1e3) for name, limits in ranges.items()} == reached
 
 
+def test_bounded_sigmoids_are_those_of_tanh_units_and_never_certain() -> None:
+    """Against plain Python; ch7.spirals_bp_ce is printed close to the floor ln(1 + 1/e)."""
+    bounded, a = SigmoidBce(bounded=True), [0.3, -2.0, 1.5, -0.1]
+    by_hand = [1 / (1 + math.exp(-math.tanh(one))) for one in a]
+    outputs, y = torch.tensor([a], dtype=torch.float64).T, torch.tensor([1, 0, 0, 1])
+    np.testing.assert_allclose(bounded.units(outputs)[:, 0].numpy(), by_hand, rtol=1e-12)
+    losses = [-math.log(p if of_second else 1 - p) for p, of_second in zip(by_hand, y.tolist(), strict=True)]
+    np.testing.assert_allclose(bounded.loss(outputs, y).numpy(), losses, rtol=1e-12)
+    assert torch.autograd.gradcheck(lambda z: bounded.loss(z, y), outputs.clone().requires_grad_())
+    sure = torch.tensor([[50.0], [-50.0]], dtype=torch.float64)
+    np.testing.assert_allclose(bounded.loss(sure, torch.tensor([1, 0])).numpy(), math.log(1 + math.exp(-1)), rtol=1e-12)
+
+
 def test_targets_low_and_high_can_be_chosen() -> None:
     loss = LinearMse(low=0, high=16).loss(LOGITS, CLASSES)  # §4.3 uses {0, 16}
     t = 16 * coded("linear_mse")

@@ -300,6 +300,7 @@ def test_a_fitted_network_is_saved_and_loaded_and_says_its_numbers(projection: s
     lines = [json.loads(line) for line in (Path(done["path"]) / "metrics.jsonl").read_text().splitlines()]
     assert [line["segment"] for line in lines] == [0, 1] and lines[-1]["train/lsd"] == pytest.approx(10 * metrics["train/mse"])
     assert metrics["train/lowest_lsd"] == min(line["train/lsd"] for line in lines)
+    assert 0 < metrics["time/fit_cpu_s"] < metrics["time/cpu_s"]
 
 
 WRONG = {

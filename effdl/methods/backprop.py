@@ -9,9 +9,10 @@ from effdl.archs.chain import BlockChain
 from effdl.datasets.problem import Facts, Problem
 from effdl.methods.method import Method
 from effdl.objectives.objective import Objective
-from effdl.setting import Count, NonNegative, setting
+from effdl.setting import Count, NonNegative, Switch, setting
 from effdl.training.bottom_up import BottomUp, SegmentPlan
 from effdl.training.handle import RunHandle
+from effdl.training.loop import evaluate
 from effdl.training.segment import DecisionLoss
 
 
@@ -24,6 +25,8 @@ class Backprop(Method):
         the same numbers for less memory and more time.
     patience: stop after so many epochs without a better validation score, with the last weights.
     keep_features_mib: standardised inputs are kept in memory where they fit this bound.
+    measure_train: measure the trained network on all training samples, none of them varied: train/acc, train/mse, and
+        train/end_loss beside train/loss, which is the mean over the last epoch's steps as they were made.
     """
 
     takes_processes: ClassVar[bool] = True
@@ -35,6 +38,7 @@ class Backprop(Method):
     checkpoint: Literal["block"] | None = None
     patience: Count | None = None
     keep_features_mib: NonNegative = 2048.0
+    measure_train: Switch = False
 
     def fit(self, problem: Problem, model: BlockChain, run: RunHandle) -> nn.Module:
         plan = SegmentPlan(
@@ -45,7 +49,16 @@ class Backprop(Method):
             checkpoint=self.checkpoint is not None,
         )
         keep = int(self.keep_features_mib * 2**20)
-        return BottomUp([plan], problem, model, run, keep, patience=self.patience).fit()
+        network = BottomUp([plan], problem, model, run, keep, patience=self.patience).fit()
+        if self.measure_train:
+            self._note_train(network, problem, run)
+        return network
+
+    def _note_train(self, network: nn.Module, problem: Problem, run: RunHandle) -> None:
+        batches = problem.train_split.batches(problem.batch_size)
+        with run.timer("eval"), run.hardware.autocast():
+            found = run.ranks.agree(lambda: evaluate(network, batches, problem.objective))
+        run.note(**{f"train_{'end_loss' if name == 'loss' else name}": value for name, value in found.items()})
 
     def network(self, model: BlockChain, problem: Facts, objective: Objective, notes: Mapping[str, Any]) -> nn.Module:
         return model

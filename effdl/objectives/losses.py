@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from effdl.objectives.objective import Objective, TargetKind
-from effdl.setting import Real, setting
+from effdl.setting import Real, Switch, setting
 
 
 def one_hot(y: Tensor, like: Tensor, low: float, high: float) -> Tensor:
@@ -65,16 +65,25 @@ class LinearMse(Objective):
 
 @setting
 class SigmoidBce(Objective):
-    """Sigmoid units with binary cross-entropy summed over outputs, gradient σ(a) − t (§4.3); real targets in [0, 1]."""
+    """Sigmoid units with binary cross-entropy summed over outputs, gradient σ(a) − t (§4.3); real targets in [0, 1].
 
+    bounded: σ(tanh a) in the place of σ(a), as if a network of tanh layers had one as its output too: each output then costs a
+        class target at least ln(1 + 1/e) = 0.3133, as in figure 7.9 it seems to.
+    """
+
+    bounded: Switch = False
     takes: ClassVar[frozenset[TargetKind]] = frozenset({"classes", "vectors"})
     target_range: ClassVar[tuple[float, float] | None] = (0.0, 1.0)
 
     def loss(self, outputs: Tensor, y: Tensor) -> Tensor:
-        return F.binary_cross_entropy_with_logits(outputs, one_hot(y, outputs, 0.0, 1.0), reduction="none").sum(1)
+        t = one_hot(y, outputs, 0.0, 1.0)
+        return F.binary_cross_entropy_with_logits(self._logits(outputs), t, reduction="none").sum(1)
 
     def units(self, outputs: Tensor) -> Tensor:
-        return outputs.sigmoid()
+        return self._logits(outputs).sigmoid()
+
+    def _logits(self, outputs: Tensor) -> Tensor:
+        return outputs.tanh() if self.bounded else outputs
 
 
 @setting
