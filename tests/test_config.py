@@ -40,7 +40,7 @@ LIBRARY = [f"efficientnet_{size}" for size in ("b0", "b1", "b2", "b3", "v2_s", "
 LIBRARY += [*(f"shufflenet_v2_{width}" for width in ("x0_5", "x1_0", "x2_0")), "mobilenet_v2", "mobilevit_v2"]
 LIBRARY += ["resnet18", "resnet50", "vit_tiny"]
 SETS = ["mnist", "fashion_mnist", "kmnist", "cifar10", "cifar100", "svhn", "stl10"]
-METHODS = ["backprop", "dll", "dll_first_results", "dll_regularized", "elm", "kernel_ridge", "platonic"]
+METHODS = ["backprop", "dll", "dll_first_results", "dll_regularized", "elm", "kernel_ridge", "output_layer", "platonic"]
 METHODS += ["pseudoinverse_learning", "ridge_regression", "segmentwise"]
 TOYS = ["sine", "two_spirals", "checkerboard", "separable", "sinusoidal"]
 MEMBERS = {
@@ -102,7 +102,7 @@ def test_the_folders_hold_the_groups_and_members_listed_here() -> None:
     folders = {path.parent.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml")} - {"."}
     assert folders == set(MEMBERS) == set(GROUPS)
     assert {group: choices(group) for group in GROUPS} == MEMBERS
-    assert len(BUILT) == 79 and len(CHOICES) == 85
+    assert len(BUILT) == 80 and len(CHOICES) == 86
 
 
 @pytest.mark.parametrize(("group", "name"), BUILT)

@@ -3,7 +3,7 @@
 import math
 import time
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar, Literal
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from effdl.archs.chain import ArchFacts, BlockChain
-from effdl.archs.linear import linear_layers
+from effdl.archs.linear import LinearLayer, linear_layers
 from effdl.datasets.problem import Facts, Problem, Samples
 from effdl.errors import ConfigError
 from effdl.methods.method import Method
@@ -109,6 +109,27 @@ class Judged(Features):
         return self
 
 
+Fitted = tuple[Tensor, Features]  # a layer's weights, and what they make of the features below
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where weights are wanted.
+
+    index: the layer's, from 0. width: its units. above: weights (n, width), the row of the bias first where there is one ->
+    what they and the activation make of the features below. start: the weights that the layer has until then.
+    """
+
+    index: int
+    below: Features
+    width: int
+    above: Callable[[Tensor], Features]
+    start: Callable[[], Tensor]
+
+    def fitted(self, w: Tensor) -> Fitted:
+        return w, self.above(w)
+
+
 @setting
 class ClosedForm(Method):
     """A method that finds each layer by algebra on all training samples.
@@ -130,13 +151,8 @@ class ClosedForm(Method):
     keep_features_mib: NonNegative = 4096.0
 
     @abstractmethod
-    def candidates(self, layer: int, below: Features, width: int, memory: Memory, run: RunHandle) -> Iterator[Tensor]:
-        """Weights (n, width) for a layer on the features below, the row of the bias first where there is one.
-
-        Of several the one on whose outputs the targets are closest (`Features.distance`) is taken, the earlier of equals. Then
-        the fit below the next layer is of `Judged` features, and knows their mixtures alone.
-        memory: what a rule keeps from one layer to the next.
-        """
+    def layer(self, place: Place, memory: Memory, run: RunHandle) -> Fitted:
+        """A layer's weights and features. memory: what a rule keeps from one layer to the next."""
 
     def check(self, problem: Facts, arch: ArchFacts, hardware: Hardware) -> None:
         name = type(self).__name__
@@ -163,11 +179,7 @@ class ClosedForm(Method):
         memory: Memory = {}
         lowest = math.inf
         for i, layer in enumerate(run.watch(layers, len(layers), "fitting layers")):
-            change = nn.Sequential(layer.after, between[i])
-            made = (
-                (w, self._above(below, w, change)) for w in self.candidates(i, below, layer.linear.out_features, memory, run)
-            )
-            w, above = _closest(made)
+            w, above = self.layer(self._place(i, layer, below, between[i]), memory, run)
             if i:  # not before: a solver may work its decision out beside the layer above
                 run.record(i - 1, 0, train_lsd=below.distance)
                 lowest = min(lowest, below.distance)
@@ -197,11 +209,15 @@ class ClosedForm(Method):
         design = Design(rows, len(data), width, problem.outputs, like)
         return self._features(design.kept() if self._fits(len(data), width) else design)
 
-    def _above(self, below: Features, w: Tensor, change: nn.Module) -> Features:
-        """What weights (n, width) and the activation make of the features below."""
-        width = w.shape[1] + self.bias
-        hold = self._fits(below.design.samples, width)
-        return self._features(below.design.changed(lambda z: self._with_ones(change(z @ w)), width, hold))
+    def _place(self, index: int, layer: LinearLayer, below: Features, between: nn.Module) -> Place:
+        change = nn.Sequential(layer.after, between)
+
+        def above(w: Tensor) -> Features:
+            width = w.shape[1] + self.bias
+            hold = self._fits(below.design.samples, width)
+            return self._features(below.design.changed(lambda z: self._with_ones(change(z @ w)), width, hold))
+
+        return Place(index, below, layer.linear.out_features, above, lambda: self._read(layer.linear))
 
     def _features(self, design: Design) -> Features:
         return Features(design, self.solver, self.bias)
@@ -223,6 +239,10 @@ class ClosedForm(Method):
         if linear.bias is not None:
             linear.bias.copy_(w[0] if self.bias else torch.zeros_like(linear.bias))
 
+    def _read(self, linear: nn.Linear) -> Tensor:
+        """The weights (n, width) of a linear layer, its bias as the first row."""
+        return torch.cat([linear.bias[None], linear.weight.T]) if self.bias else linear.weight.T.clone()
+
     def _note(self, top: Features, labels: Tensor, run: RunHandle) -> None:
         """Training numbers of the whole network: the mean squared error an output, and for classes the accuracy."""
         run.note(train_mse=top.distance / top.design.targets)
@@ -231,8 +251,13 @@ class ClosedForm(Method):
             run.note(train_acc=(decided == labels).double().mean().item())
 
 
-def _closest(made: Iterator[tuple[Tensor, Features]]) -> tuple[Tensor, Features]:
-    """Of several, the one whose features have the least distance from the targets; a single one is not judged."""
+def closest(made: Iterable[Fitted]) -> Fitted:
+    """Of several, the one whose features have the least distance from the targets, the earlier of equals.
+
+    A single one is not judged. After several, the fit below the next layer is of `Judged` features, and knows mixtures of them
+    and their targets alone.
+    """
+    made = iter(made)
     weights, best = next(made)
     for w, above in made:
         best, rival = best.judged(), above.judged()

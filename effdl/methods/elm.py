@@ -1,14 +1,12 @@
 """Extreme learning machines: hidden weights are drawn and stay, the output layer is solved; samples may come in parts."""
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
 from effdl.archs.chain import BlockChain
 from effdl.archs.linear import linear_layers
 from effdl.errors import ConfigError
-from effdl.methods.closed_form import DTYPES, ClosedForm, Features, Memory, normal
+from effdl.methods.closed_form import DTYPES, ClosedForm, Fitted, Memory, Place, normal
 from effdl.setting import setting
 from effdl.training.handle import RunHandle
 from effdl.training.least_squares import Ridge
@@ -23,8 +21,9 @@ class Elm(ClosedForm):
     each part of the data, added up, then `solve`, are what `fit` makes of all at once, to rounding.
     """
 
-    def candidates(self, layer: int, below: Features, width: int, memory: Memory, run: RunHandle) -> Iterator[Tensor]:
-        yield normal(below.design.features, width, run.seed("weights", layer), below.design.like)
+    def layer(self, place: Place, memory: Memory, run: RunHandle) -> Fitted:
+        design = place.below.design
+        return place.fitted(normal(design.features, place.width, run.seed("weights", place.index), design.like))
 
     @torch.no_grad()
     def drawn(self, model: BlockChain, run: RunHandle) -> BlockChain:

@@ -3,17 +3,19 @@
 import math
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from effdl.archs.chain import ArchFacts
 from effdl.datasets.problem import Facts
 from effdl.errors import ConfigError
-from effdl.methods.closed_form import ClosedForm, Features, Memory, normal
+from effdl.methods.closed_form import ClosedForm, Features, Fitted, Memory, Place, closest, normal
 from effdl.methods.projections import Parts, correlation, covariance, evenly_along, independent_components, principal_components
-from effdl.setting import Count, Positive, Probability, Real, setting
+from effdl.methods.shaping import aligned, low_rank, mixed_in, most_telling, variances
+from effdl.setting import Count, NonNegative, Positive, Probability, Real, Share, Size, setting
 from effdl.training.handle import RunHandle
 from effdl.training.hardware import Hardware
 
@@ -28,6 +30,7 @@ Projection = Literal[
     "components",
     "deterministic",
 ]
+WEIGHTED = ("weighted_platonic_pca", "deterministic")
 DRAWN = ("random", "uniform_samples")
 OF_SAMPLES = ("sorted_pca", "sorted_platonic_pca", "uniform_samples")
 
@@ -53,6 +56,12 @@ class Platonic(ClosedForm):
         The thesis says neither clearly; correlations, and d in both, are what its numbers fit (tables 7.2 and 7.3).
     alpha, beta: scale the targets, and Y within them (§7.5.2); 1 and 10 are §7.9.2's for random projections.
     ema: λ of d ← λd + (1 − λ)e; the thesis says 0.2 and 0.02. null leaves all d at 1.
+
+    What the thesis proposes beyond (§7.10), all off by default:
+    improve: so many random P a layer are mixed, one after the other, into the best weights found, ``step`` of their size, and
+    kept where the outputs come closer: a found solution gets better. surplus: so many times the units are found, and the
+    most telling kept (pruning). noise: standard deviation of normal noise on P. rank: W is cut to so many directions.
+    active: biases are shifted such that each unit is positive on this share of the samples (alignment with the activation).
     """
 
     projection: Projection = "random"
@@ -63,17 +72,27 @@ class Platonic(ClosedForm):
     ema: Probability | None = 0.2
     pca: Literal["covariance", "correlation"] = "correlation"
     importance: Literal["projection", "targets"] = "targets"
+    improve: Size = 0
+    step: Positive = 0.3
+    surplus: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1.0
+    noise: NonNegative = 0.0
+    rank: Count | None = None
+    active: Share | None = None
 
     def __post_init__(self) -> None:
         if self.tries > 1 and self.projection not in DRAWN:
             raise ValueError(f"method.tries: only random projections are tried, {self.projection} finds the same each time")
         if self.targets == "labels" and self.projection in (*OF_SAMPLES, "components"):
             raise ValueError(f"method.targets: {self.projection} has none, its weights come from the features themselves")
+        if self.improve and self.projection in WEIGHTED and not self.solver.by_rows:
+            raise ValueError("method.improve: among weighted samples only method/solver=ridge judges several weights")
+        if self.active is not None and not self.bias:
+            raise ValueError("method.active: shifts biases, which method.bias=false takes away")
 
     def check(self, problem: Facts, arch: ArchFacts, hardware: Hardware) -> None:
         super().check(problem, arch, hardware)
-        for i, (fan_in, width) in enumerate(pairwise([math.prod(problem.input_shape), *(arch.linear or ())])):
-            kind = self._kind(i)
+        for i, (fan_in, units) in enumerate(pairwise([math.prod(problem.input_shape), *(arch.linear or ())])):
+            kind, width = self._kind(i), math.ceil(self.surplus * units)
             if kind == "random":
                 continue
             if kind in OF_SAMPLES:
@@ -83,11 +102,32 @@ class Platonic(ClosedForm):
                 limit = fan_in + problem.outputs
                 source = f"{_words(kind)} of {fan_in:,} features and {problem.outputs} targets"
             if width > limit:
-                raise ConfigError(f"arch.hidden: {width:,} units in layer {i + 1}, where {source} gives at most {limit:,}")
+                more = f" (method.surplus of {units:,})" if width > units else ""
+                raise ConfigError(
+                    f"arch.hidden: {width:,} units{more} in layer {i + 1}, where {source} gives at most {limit:,}"
+                )
 
-    def candidates(self, layer: int, below: Features, width: int, memory: Memory, run: RunHandle) -> Iterator[Tensor]:
-        kind = self._kind(layer)
-        seeds = [run.seed("projection", layer, attempt) for attempt in range(self.tries)]
+    def layer(self, place: Place, memory: Memory, run: RunHandle) -> Fitted:
+        found = closest(place.fitted(self._shaped(place, w)) for w in self._found(place, memory, run))
+        for attempt in range(self.improve):
+            (other,) = self._drawn(place.below, place.width, [run.seed("improvement", place.index, attempt)])
+            found = closest([found, place.fitted(self._shaped(place, mixed_in(found[0], other, self.step)))])
+        return found
+
+    def _shaped(self, place: Place, w: Tensor) -> Tensor:
+        """The weights as layers get them: as many as there are units, of the rank and with the biases that are wanted."""
+        if w.shape[1] > place.width:
+            wide = place.above(w)
+            told = variances((wide.plain(z) for z, _ in wide.design.rows()), wide.design.samples)
+            w = w[:, most_telling(wide.fit.decision[-w.shape[1] :], told, place.width)]
+        if self.rank is not None:
+            w = low_rank(w, self.rank)
+        return w if self.active is None else aligned(w, lambda: (z for z, _ in place.below.design.rows()), self.active)
+
+    def _found(self, place: Place, memory: Memory, run: RunHandle) -> Iterator[Tensor]:
+        """Weights (n, surplus·width) to choose from, by Z⁺T or as the projection has them."""
+        below, width, kind = place.below, math.ceil(self.surplus * place.width), self._kind(place.index)
+        seeds = [run.seed("projection", place.index, attempt) for attempt in range(self.tries)]
         if kind == "random":
             yield from self._drawn(below, width, seeds)
             return
@@ -95,8 +135,10 @@ class Platonic(ClosedForm):
             if kind in OF_SAMPLES:
                 yield below.unbiased(self._samples(kind, below, width, seed).T)
             else:
-                weights = self._importance(layer, below, memory) if kind == "weighted_platonic_pca" else None
+                weights = self._importance(place.index, below, memory) if kind == "weighted_platonic_pca" else None
                 p = self._directions(kind, below, width, weights, seed)
+                if self.noise:
+                    p = p + self.noise * normal(len(p), width, run.seed("noise", place.index), p)
                 p_z, p_y = below.unbiased(p[: below.width]), p[below.width :]
                 yield p_z if kind == "components" else self._solved(below, p_z, p_y, weights)
 

@@ -1,15 +1,13 @@
 """Pseudoinverse learning of Guo and Lyu (2004), which chapter 7 sets itself against (§7.4)."""
 
-from collections.abc import Iterator
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
 from effdl.archs.chain import ArchFacts
 from effdl.datasets.problem import Facts
 from effdl.errors import ConfigError
-from effdl.methods.closed_form import ClosedForm, Features, Memory
+from effdl.methods.closed_form import ClosedForm, Fitted, Memory, Place
 from effdl.setting import Switch, setting
 from effdl.training.handle import RunHandle
 from effdl.training.hardware import Hardware
@@ -37,8 +35,9 @@ class PseudoinverseLearning(ClosedForm):
                 f"{problem.train:,}, with {bill:,.3g} GiB of weights between two of them: arch.hidden=[{problem.train}]"
             )
 
-    def candidates(self, layer: int, below: Features, width: int, memory: Memory, run: RunHandle) -> Iterator[Tensor]:
-        if layer == 0:
+    def layer(self, place: Place, memory: Memory, run: RunHandle) -> Fitted:
+        below, width = place.below, place.width
+        if place.index == 0:
             one = self._bytes(width, width) / 2**20
             run.say(f"{width:,} units a hidden layer: {one:,.0f} MiB a matrix, about {MATRICES * one:,.0f} MiB at once")
-        yield below.fit(torch.eye(width, dtype=below.design.like.dtype, device=below.design.like.device))
+        return place.fitted(below.fit(torch.eye(width, dtype=below.design.like.dtype, device=below.design.like.device)))
