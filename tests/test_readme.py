@@ -14,7 +14,7 @@ from PIL import Image
 
 import effdl
 from effdl.config import build, compose
-from effdl.reproduce.readme import rewrite
+from effdl.reproduce.readme import pages, rewrite
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -81,9 +81,16 @@ def test_make_targets_of_the_readme_exist() -> None:
 
 def test_make_readme_moves_nothing(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "results" / "ledger", tmp_path / "results" / "ledger", ignore=shutil.ignore_patterns("*.png"))
-    assert rewrite(README, tmp_path / "results") == README
-    linked = re.findall(r"!\[[^]]*\]\(results/ledger/([^)]*)\)", README)
-    assert linked == sorted(path.name for path in (ROOT / "results" / "ledger").glob("*.png"))
+    linked = []
+    for page in pages(ROOT):
+        copy = tmp_path / page.relative_to(ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_text(page.read_text())
+        assert rewrite(copy, tmp_path / "results") == page.read_text()
+        links = re.findall(r"!\[[^]]*\]\(([^)]*)\)", page.read_text())
+        assert all((page.parent / link).resolve().parent == ROOT / "results" / "ledger" for link in links)
+        linked += [Path(link).name for link in links]
+    assert sorted(linked) == sorted(path.name for path in (ROOT / "results" / "ledger").glob("*.png"))
     for name in linked:
         ours, theirs = (imread(root / "results" / "ledger" / name) for root in (tmp_path, ROOT))
         assert abs(ours.shape[0] - theirs.shape[0]) <= 3 and abs(ours.shape[1] - theirs.shape[1]) <= 3
