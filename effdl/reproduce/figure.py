@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MARKERS = "osD^vP*X"
+CHARACTERS = 90  # that fit beside each other under a picture
 GREYS = ("0.0", "0.45", "0.7", "0.85")
 STYLE: Any = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "savefig.dpi": 150, "svg.hashsalt": "effdl"}
 
@@ -58,7 +59,9 @@ def points(axes: "Axes", declaration: Declaration, scale: str, runs: Runs) -> No
         printed = [(x, cell.published) for x, cell in zip(places, of_level, strict=True) if cell.published is not None]
         for x, value in printed:
             axes.plot(x, value, "_", markersize=9, color="0.5", label="printed" if (i, x) == (0, printed[0][0]) else None)
-    axes.set_xticks(range(len(rows)), [row.replace(", ", "\n") for row in rows])
+    labels = [row.replace(", ", "\n") for row in rows]
+    crowded = len(rows) * max(len(line) for label in labels for line in label.split("\n")) > CHARACTERS
+    axes.set_xticks(range(len(rows)), labels, rotation=25 if crowded else 0, ha="right" if crowded else "center")
     axes.set_xlim(-0.5, len(rows) - 0.5)
     axes.set_ylabel(f"{artefact.metric} ({artefact.unit})" if artefact.unit else artefact.metric)
     axes.set_title(f"{artefact.id}, scale {scale}; bars: 95% t-interval over seeds", loc="left", fontsize=9, pad=20)

@@ -47,7 +47,7 @@ def _block(name: str, scale: str, root: Path, to_root: str) -> str:
         f"### {heading(declaration)}, scale *{scale}*",
         f"{declaration.scale(scale).about} Made by `{command(declaration, scale)}`; `effdl report {name}` says more.",
         moved(declaration, scale, lines),
-        summary(declaration, scale, runs).replace("\n## ", "\n#### "),
+        summary(declaration, scale, runs, folded=True).replace("\n## ", "\n#### "),
     ]
     if declaration.artefact.picture:
         picture = figure.write(declaration, scale, runs, root / "ledger")

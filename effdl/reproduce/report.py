@@ -54,12 +54,16 @@ def _finite(number: float) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def summary(declaration: Declaration, scale: str, runs: Runs) -> str:
-    """The table as the thesis prints it with ours beside it, and the claims."""
+def summary(declaration: Declaration, scale: str, runs: Runs, folded: bool = False) -> str:
+    """The table as the thesis prints it with ours beside it, and the claims. folded: rows under other choices than ours fold
+    away, in HTML."""
     found = judged(declaration, scale, runs)
     notes = "\n".join(f"- {note}" for note in declaration.artefact.notes)
+    others = table(declaration, scale, runs, found, own=False) if folded else ""
+    title = "<summary>Under other choices, where the text says nothing</summary>"
     parts = [
-        table(declaration, scale, runs, found),
+        table(declaration, scale, runs, found, own=True if folded else None),
+        f"<details>{title}\n\n{others}\n\n</details>" if others else "",
         NOTATION,
         legend(declaration, found),
         section("Claims", claims_table(declaration, found)),

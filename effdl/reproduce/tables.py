@@ -18,15 +18,18 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def table(declaration: Declaration, scale: str, runs: Runs, found: Sequence[Judged]) -> str:
+def table(declaration: Declaration, scale: str, runs: Runs, found: Sequence[Judged], own: bool | None = None) -> str:
     """A row for each combination of the row axes: what is printed and what is ours, and the verdicts on the row.
 
-    Cells under other choices than ours have rows of their own, without verdicts.
+    Cells under other choices than ours have rows of their own, without verdicts. own: those under our choices alone, or with
+    False the others alone; empty where there are none.
     """
     artefact, columns = declaration.artefact, by_row(declaration)
     cells = declaration.cells(scale)
     rows: dict[tuple[tuple[str, str], ...], list[Cell]] = {}
     for cell in cells:
+        if own is not None and own != (set(cell.at) == set(artefact.axes)):
+            continue
         rows.setdefault(tuple(pair for pair in cell.at.items() if pair[0] != artefact.columns), []).append(cell)
     lines = []
     for row, of_row in rows.items():
@@ -37,7 +40,7 @@ def table(declaration: Declaration, scale: str, runs: Runs, found: Sequence[Judg
         verdicts = {one.name: _word(one) for one in found if one.at == at}
         lines.append([", ".join([first[0], *choices]), *first[1:], *texts, *(verdicts.get(name, "") for name in columns)])
     header = _crossed_header(declaration) if artefact.columns else ["n", *(column.name for column in artefact.details)]
-    return markdown([*artefact.rows, *header, *map(in_words, columns)], lines)
+    return markdown([*artefact.rows, *header, *map(in_words, columns)], lines) if lines else ""
 
 
 def _crossed_header(declaration: Declaration) -> list[str]:
