@@ -14,6 +14,7 @@ from scipy import stats
 from effdl.errors import RecordError
 from effdl.reproduce.frame import frame
 from effdl.reproduce.judge import Judged, absolute, judged
+from effdl.reproduce.report import summary
 from effdl.reproduce.verdict import Interval, compare, interval, judge, region, welch
 
 ACCURACIES = [98.1, 98.3, 98.2, 98.6]
@@ -327,6 +328,17 @@ def test_runs_under_another_assumption_stay_out_of_the_claims_and_have_their_own
     runs = frame(declaration, "smoke", lines({**LEVEL, **under}))
     few, _ = judged(declaration, "smoke", runs, {"width": "nine"})
     assert few.verdict.interval is not None and few.verdict.interval.mean == pytest.approx(-45)
+
+
+def test_rows_under_another_assumption_fold_away_on_pages(tmp_path: Path) -> None:
+    under = {f"{name},width=nine": [0.5, 0.6] for name in LEVEL}
+    declaration = declare(tmp_path, VARIANT)
+    runs = frame(declaration, "smoke", lines({**LEVEL, **under}))
+    plain, folded = (summary(declaration, "smoke", runs, folded=each) for each in (False, True))
+    assert "<details>" not in plain and plain.count("few") == folded.count("few")
+    before, inside = folded.split("<details>")
+    assert "few, 9" in inside.split("</details>")[0] and ", 9" not in before
+    assert "<details>" not in summary(declare(tmp_path / "own"), "smoke", runs, folded=True)
 
 
 def test_levels_that_a_scale_does_not_have_are_not_judged(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ Track = Callable[[Iterable[Any], str, int], Iterable[Any]]  # (items, what, how 
 
 LINE_EVERY_S = 5.0
 LONG_S = 60.0
+MANY = 200  # runs, of which not each has a line
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,8 @@ class Silent:
 class Console:
     """A bar for each run in progress where standard error is a terminal, else a line every five seconds to a minute.
 
-    runs: how many there are; a lone run always says its cost, one of many only where it is long.
+    runs: how many there are; a lone run always says its cost, one of many only where it is long. Of thousands, a finished one
+    has a line where none had for some seconds.
     """
 
     def __init__(self, runs: int = 1) -> None:
@@ -80,6 +82,7 @@ class Console:
         self._all: TaskID | None = None
         self._fractions: dict[str, float] = {}
         self._worked_from: tuple[float, float] | None = None
+        self._said_at = -LINE_EVERY_S
 
     def __enter__(self) -> Console:
         if sys.stderr.isatty():
@@ -140,22 +143,37 @@ class Console:
         self._show_all()
         if self._bars is not None and name in self._tasks:
             self._bars.remove_task(self._tasks.pop(name))
-        if self._runs > 1 or result["status"] == "finished":
-            count = f"[{self._ended}/{self._runs}] " if self._runs > 1 else ""
+        if self._runs == 1 and result["status"] != "finished":
+            return
+        now, quick = time.monotonic(), result["status"] == "finished" and self._runs > MANY and self._ended < self._runs
+        if not quick or now - self._said_at >= LINE_EVERY_S:
+            self._said_at = now
+            left = self._left_s if self._bars is None else None  # the bar says it
+            ahead = "" if left is None or self._ended == self._runs else f", {duration(left)} left"
+            count = f"[{self._ended}/{self._runs}{ahead}] " if self._runs > 1 else ""
             self._print(f"{count}{name}: {headline(result)}")
 
+    @property
+    def _done(self) -> float:
+        """Runs that have ended, and parts of runs."""
+        return self._ended + sum(self._fractions.values())
+
+    @property
+    def _left_s(self) -> float | None:
+        """Seconds until all have ended, if the runs to come cost what the past ones did; None before any has run."""
+        if self._worked_from is None or self._done - self._worked_from[0] <= 0.1:
+            return None
+        taken = time.monotonic() - self._worked_from[1]
+        return (self._runs - self._done) * taken / (self._done - self._worked_from[0])
+
     def _show_all(self) -> None:
-        """The sweep's bar; its time left assumes that the runs to come cost what the past ones did."""
+        """The sweep's bar."""
+        if self._worked_from is None and (self._fractions or self._ended):
+            self._worked_from = (self._done, time.monotonic())
         if self._bars is None or self._all is None:
             return
-        done, now = self._ended + sum(self._fractions.values()), time.monotonic()
-        if self._worked_from is None and self._fractions:
-            self._worked_from = (done, now)
-        text = f"{self._ended} done"
-        if self._worked_from is not None and done - self._worked_from[0] > 0.1:
-            left = (self._runs - done) * (now - self._worked_from[1]) / (done - self._worked_from[0])
-            text += f"  {duration(left)} left"
-        self._bars.update(self._all, completed=done, text=text)
+        text = f"{self._ended} done" + ("" if self._left_s is None else f"  {duration(self._left_s)} left")
+        self._bars.update(self._all, completed=self._done, text=text)
 
     def _print(self, text: str) -> None:
         if self._bars is not None:
