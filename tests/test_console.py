@@ -2,12 +2,14 @@
 
 import pytest
 
+from effdl.records import report
 from effdl.records.report import Console
 
 
 def shown(runs: int, failed: int, capsys: pytest.CaptureFixture[str]) -> list[str]:
     """Lines off a terminal, of runs that end at once."""
     with Console(runs) as console:
+        console.begin()
         for i in range(runs):
             ended = {"status": "error", "reason": "no"} if i == failed else {"status": "finished", "summary": {"test/acc": 0.5}}
             console.done({"name": f"run {i}", **ended})
@@ -24,3 +26,22 @@ def test_off_a_terminal_each_of_some_runs_has_a_line_with_time_left(capsys: pyte
 def test_of_thousands_of_quick_runs_only_some_have_lines_but_each_failure_has(capsys: pytest.CaptureFixture[str]) -> None:
     many = shown(5000, 3000, capsys)
     assert len(many) < 10 and any("run 3000: error: no" in line for line in many) and many[-1].startswith("[5000/5000] ")
+
+
+def test_time_left_does_not_count_what_records_answered(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(report.time, "monotonic", lambda: now)
+    ended = {"name": "run", "status": "finished", "summary": {}}
+    with Console(100) as console:
+        for _ in range(90):
+            console.done(ended)
+        console.begin()
+        for _ in range(2):
+            now += 60
+            console.done(ended)
+    assert [line.split("]")[0] for line in capsys.readouterr().err.splitlines()[-2:]] == [
+        "[91/100, 9 min left",
+        "[92/100, 8 min left",
+    ]

@@ -39,6 +39,7 @@ TRACES: dict[str, tuple[Method, Optimizer | None]] = {
     "dll_regularized": (Segmentwise(epochs=1, decision=DownConv(convs=4), **DROPOUTS), Adamw(weight_decay=0.1)),
     "segments_of_two": (Segmentwise(epochs=1, segment_size=2, decision=Pool(size=2, hidden=(8,), dropout=0.5)), SGD),
     "platonic": (Platonic(**PROJECTED), None),
+    "platonic_tries": (Platonic(tries=5, precision="float64"), None),
     "platonic_ridge": (Platonic(**PROJECTED, solver=Ridge()), None),
 }
 

@@ -12,9 +12,10 @@ from torch import Tensor
 from effdl import config
 from effdl.config import build, compose
 from effdl.errors import ConfigError
-from effdl.methods.shaping import aligned, low_rank, most_telling, variances
+from effdl.methods.shaping import aligned, low_rank, most_telling
 from effdl.records.carry import build_network, carry_out, load_network, open_problem
 from effdl.rng import seed_for
+from effdl.training.normal_equations import summed
 
 NET = ["dataset=digits", "dataset.val_size=0", "arch=mlp", "arch.hidden=[40, 20]"]
 
@@ -41,7 +42,7 @@ def test_low_rank_leaves_out_what_the_smallest_singular_values_carry() -> None:
         assert (cut - w).norm().item() == pytest.approx(float(np.sqrt((singular[rank:] ** 2).sum())), abs=1e-12)
 
 
-@pytest.mark.parametrize("active", [0.1, 0.5, 0.75])
+@pytest.mark.parametrize("active", [0.1, 0.5, 0.75, 0.8, 0.9])
 @pytest.mark.parametrize("width", [3, 300])
 def test_aligned_units_are_positive_on_the_share_of_the_samples(active: float, width: int) -> None:
     z, w = ones(normal(200, 4)), normal(5, width)
@@ -50,12 +51,20 @@ def test_aligned_units_are_positive_on_the_share_of_the_samples(active: float, w
     assert ((z @ shifted > 1e-12).sum(0) == round(200 * active)).all()
 
 
-def test_most_telling_units_are_those_without_which_the_decision_loses_most_variance() -> None:
-    decision, spread = normal(6, 2), normal(6).square() + 0.1
-    literal = [float(sum(entry**2 for entry in row) * s) for row, s in zip(decision.numpy(), spread.numpy(), strict=True)]
-    assert most_telling(decision, spread, 3).tolist() == sorted(sorted(range(6), key=lambda i: -literal[i])[:3])
+def rises(z: Tensor, y: Tensor) -> list[float]:
+    """How much the squared error of a linear fit on z rises when a column of z is left out, by fitting anew."""
+    return [residual(z[:, [k for k in range(z.shape[1]) if k != i]], y) - residual(z, y) for i in range(z.shape[1])]
+
+
+@pytest.mark.parametrize("biased", [True, False])
+def test_most_telling_units_are_those_without_which_a_fit_anew_loses_most(biased: bool) -> None:
     z = normal(50, 6)
-    np.testing.assert_allclose(variances(z.split(7), 50).numpy(), z.numpy().var(0), rtol=1e-12)
+    z[:, 3] = z[:, 0] + 1e-4 * z[:, 3]  # each can stand in for the other, whatever their weights
+    y = normal(50, 9)[:, 6:] + z @ torch.linspace(0.1, 2, 18, dtype=torch.float64).view(6, 3)
+    features = ones(z) if biased else z
+    literal = rises(features, y)[int(biased) :]
+    kept = most_telling(summed([(features, y)], features.shape[1], 3), biased, 4).tolist()
+    assert kept == sorted(sorted(range(6), key=lambda i: -literal[i])[:4]) and set(kept) == {1, 2, 4, 5}
 
 
 # --- Networks.
@@ -71,28 +80,26 @@ def test_improving_never_makes_a_layer_worse_and_mixes_further_draws_in() -> Non
     assert distances == sorted(distances, reverse=True) and distances[-1] < 0.98 * distances[0]
 
 
-def test_one_improvement_is_the_draw_or_its_mixture_with_another() -> None:
-    network, _ = fitted(method(projection="random", improve=1, step=0.5), problem(), chain(N, 4))
-    data = problem().train_tensors()
-    z, y = ones(data.x), data.y
-    other = torch.randn(
-        1 + N + K, 4, generator=torch.Generator().manual_seed(seed_for(0, "improvement", 0, 0)), dtype=torch.float64
-    )
+@pytest.mark.parametrize(("seed", "wins"), [(2, True), (1, False)])
+def test_an_improvement_is_the_draws_mixture_with_another_if_that_is_better(seed: int, wins: bool) -> None:
+    data = problem(generator_seed=seed)
+    network, _ = fitted(method(projection="random", improve=1, step=0.5), data, chain(N, 4))
+    x, y = data.train_tensors().x, data.train_tensors().y
+    z, generator = ones(x), torch.Generator().manual_seed(seed_for(0, "improvement", 0, 0))
+    other = torch.randn(1 + N + K, 4, generator=generator, dtype=torch.float64)
     first, second = (torch.linalg.pinv(z) @ (torch.cat([z, y], 1) @ p) for p in (drawn(0, 1 + N + K, 4), other))
     mixed = first + 0.5 * first.norm() / second.norm() * second
-    best = min((first, mixed), key=lambda w: residual(ones((z @ w).tanh()), y))
-    torch.testing.assert_close(weights(network), best)
+    assert (residual(ones((z @ mixed).tanh()), y) < residual(ones((z @ first).tanh()), y)) == wins
+    torch.testing.assert_close(weights(network), mixed if wins else first)
 
 
 def test_pruned_units_are_the_most_telling_of_those_found() -> None:
-    rule = {"projection": "platonic_pca", "surplus": 2.0}
-    network, _ = fitted(method(**rule), problem(), chain(N, 4))
+    network, _ = fitted(method(projection="platonic_pca", surplus=2.0), problem(), chain(N, 4))
     wide, _ = fitted(method(projection="platonic_pca"), problem(), chain(N, 8))
+    data = problem().train_tensors()
     with torch.no_grad():
-        data = problem().train_tensors()
-        z = wide.blocks[0](data.x)
-        decision = np.linalg.lstsq(ones(z).numpy(), data.y.numpy(), rcond=None)[0][1:]
-    kept = np.sort(np.argsort(-(decision**2).sum(1) * z.numpy().var(0))[:4])
+        literal = rises(ones(wide.blocks[0](data.x)), data.y)[1:]
+    kept = sorted(sorted(range(8), key=lambda i: -literal[i])[:4])
     torch.testing.assert_close(weights(network), weights(wide)[:, kept])
 
 
@@ -130,6 +137,9 @@ def test_each_proposal_changes_what_it_says_and_nothing_else(fields: dict[str, A
         (["method.active=1"], "method.active: Input should be less than 1"),
         (["method.surplus=0.5"], "method.surplus: Input should be greater than or equal to 1"),
         (["method.improve=2", "method.projection=deterministic"], "method.improve: among weighted samples"),
+        (["method.noise=0.1"], "method.noise: random has no P that is found"),
+        (["method.surplus=50", "method.keep_features_mib=1"], "samples of 2,001 features"),
+        (["method=output_layer", "method.bias=false"], "method.bias: hidden layers keep their biases"),
         (["method.projection=platonic_pca", "method.surplus=2"], "80 units (method.surplus of 40) in layer 1"),
     ],
 )

@@ -70,7 +70,7 @@ class StartsFromWeights(Arch):
 
     def _file(self, name: str) -> Path:
         if not (path := Path(name)).is_file():
-            raise ConfigError(f"arch.weights: no file {name}")
+            raise ConfigError(f"arch.weights: no file {name}; name a .safetensors file, such as a run's network.safetensors")
         return path
 
 

@@ -3,9 +3,8 @@
 import math
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import ClassVar, Literal
 
 import torch
@@ -15,101 +14,17 @@ from effdl.archs.chain import ArchFacts, BlockChain
 from effdl.archs.linear import LinearLayer, linear_layers
 from effdl.datasets.problem import Facts, Problem, Samples
 from effdl.errors import ConfigError
+from effdl.methods.features import Features, Fitted
 from effdl.methods.method import Method
 from effdl.objectives.objective import Objective, decide
 from effdl.setting import Count, NonNegative, Switch, setting
 from effdl.training.design import Design, Rows
 from effdl.training.handle import RunHandle
 from effdl.training.hardware import Hardware
-from effdl.training.least_squares import Fit, Pinv, Solver
+from effdl.training.least_squares import Pinv, Solver
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 Memory = dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Features:
-    """What a layer gets: Z (m, n) and coded targets Y (m, k), gone through by rows, and least squares on them.
-
-    biased: the first column of Z is of ones.
-    """
-
-    design: Design
-    solver: Solver
-    biased: bool
-
-    @cached_property
-    def fit(self) -> Fit:
-        """Worked out when it is first asked for: rules without targets never do."""
-        return self.solver.factorise(self.design)
-
-    @cached_property
-    def errors(self) -> Tensor:
-        """(m,) squared errors ‖y_j − ŷ_j‖² of the linear layer that comes closest to the targets."""
-        decision = self.fit.decision
-        return torch.cat([(y - z @ decision).square().sum(1) for z, y in self.design.rows()])
-
-    @cached_property
-    def distance(self) -> float:
-        """The least squares distance (1/m)‖Y − ZZ⁺Y‖²_F (eq. 5.3)."""
-        return self.errors.double().mean().item()
-
-    @property
-    def width(self) -> int:
-        """Features without the column of ones."""
-        return self.design.features - self.biased
-
-    def plain(self, z: Tensor) -> Tensor:
-        """Rows of Z without the column of ones."""
-        return z[:, 1:] if self.biased else z
-
-    def unbiased(self, w: Tensor) -> Tensor:
-        """Weights (width, t) as weights (n, t), their bias 0."""
-        return torch.cat([w.new_zeros(1, w.shape[1]), w]) if self.biased else w
-
-    @property
-    def least(self) -> float:
-        """What the distance is at least."""
-        return 0.0
-
-    def judged(self) -> "Features":
-        """As one of several to choose from; solvers that sum over rows judge as they fit."""
-        return self if self.solver.by_rows else Judged(self.design, self.solver, self.biased)
-
-
-class Judged(Features):
-    """One of several tries, of which R of a QR decomposition of [Z | Y] says all: losers cost no more.
-
-    The distance is that of the solver's own fit, cut-offs and penalties included, but of R: `Design.reduced`. If the try wins,
-    the fit serves the layer above; it solves for mixtures of Z and Y alone.
-    """
-
-    @cached_property
-    def reduced(self) -> Design:
-        return self.design.reduced()
-
-    @cached_property
-    def fit(self) -> Fit:
-        return self.solver.factorise(self.reduced)
-
-    @cached_property
-    def distance(self) -> float:
-        z, y = self.reduced.whole()
-        return self._mean(y - z @ self.fit.decision)
-
-    @property
-    def least(self) -> float:
-        """With neither cut-offs nor penalties: what Y has outside of Z's columns."""
-        return self._mean(self.reduced.whole()[1][self.design.features :])
-
-    def _mean(self, left: Tensor) -> float:
-        return left.double().square().sum().item() / self.design.samples
-
-    def judged(self) -> Features:
-        return self
-
-
-Fitted = tuple[Tensor, Features]  # a layer's weights, and what they make of the features below
 
 
 @dataclass(frozen=True)
@@ -154,13 +69,17 @@ class ClosedForm(Method):
     def layer(self, place: Place, memory: Memory, run: RunHandle) -> Fitted:
         """A layer's weights and features. memory: what a rule keeps from one layer to the next."""
 
+    def found(self, units: int) -> int:
+        """How many units are found for a layer of so many."""
+        return units
+
     def check(self, problem: Facts, arch: ArchFacts, hardware: Hardware) -> None:
         name = type(self).__name__
         if not arch.linear:
             raise ConfigError(f"arch: {name} fits linear layers alone, take arch=mlp")
         if hardware.precision != "float32" or hardware.compile:
             raise ConfigError(f"hardware: {name} takes precision=float32 without compile; method.precision=float64 is finer")
-        widest = max(math.prod(problem.input_shape), *arch.linear) + self.bias
+        widest = max(math.prod(problem.input_shape), *map(self.found, arch.linear)) + self.bias
         if not self.solver.by_rows and not self._fits(problem.train, widest):
             raise ConfigError(
                 f"method.keep_features_mib: two layers of {problem.train:,} samples of {widest:,} features take "
@@ -170,14 +89,14 @@ class ClosedForm(Method):
 
     @torch.no_grad()
     def fit(self, problem: Problem, model: BlockChain, run: RunHandle) -> nn.Module:
-        """The layers from the bottom up. ``time/fit_cpu_s`` is what they took of the CPU, without data, tests and records."""
-        started = time.process_time()
+        """The layers from the bottom up. ``time/fit_cpu_s`` is what they and their distances took of the CPU, and what shows
+        and records them; without the data and what is measured of the whole network."""
         network = self.network(model, problem.facts, problem.objective, {})
         layers, data = linear_layers(network), problem.train_tensors()
         between = [layer.before for layer in layers[1:]] + [nn.Sequential()]
         below = self._inputs(nn.Sequential(network.input, layers[0].before), data, problem)
         memory: Memory = {}
-        lowest = math.inf
+        lowest, started = math.inf, time.process_time()
         for i, layer in enumerate(run.watch(layers, len(layers), "fitting layers")):
             w, above = self.layer(self._place(i, layer, below, between[i]), memory, run)
             if i:  # not before: a solver may work its decision out beside the layer above
@@ -249,23 +168,6 @@ class ClosedForm(Method):
         if not labels.is_floating_point():
             decided = torch.cat([decide(z @ top.fit.decision) for z, _ in top.design.rows()])
             run.note(train_acc=(decided == labels).double().mean().item())
-
-
-def closest(made: Iterable[Fitted]) -> Fitted:
-    """Of several, the one whose features have the least distance from the targets, the earlier of equals.
-
-    A single one is not judged. After several, the fit below the next layer is of `Judged` features, and knows mixtures of them
-    and their targets alone.
-    """
-    made = iter(made)
-    weights, best = next(made)
-    for w, above in made:
-        best, rival = best.judged(), above.judged()
-        if rival.least >= best.distance:
-            continue
-        if rival.distance < best.distance:
-            weights, best = w, rival
-    return weights, best
 
 
 def normal(rows: int, columns: int, seed: int, like: Tensor) -> Tensor:

@@ -6,7 +6,8 @@ from torch import Tensor
 from effdl.archs.chain import BlockChain
 from effdl.archs.linear import linear_layers
 from effdl.errors import ConfigError
-from effdl.methods.closed_form import DTYPES, ClosedForm, Fitted, Memory, Place, normal
+from effdl.methods.closed_form import DTYPES, ClosedForm, Memory, Place, normal
+from effdl.methods.features import Fitted
 from effdl.setting import setting
 from effdl.training.handle import RunHandle
 from effdl.training.least_squares import Ridge

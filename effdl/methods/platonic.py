@@ -12,12 +12,14 @@ from torch import Tensor
 from effdl.archs.chain import ArchFacts
 from effdl.datasets.problem import Facts
 from effdl.errors import ConfigError
-from effdl.methods.closed_form import ClosedForm, Features, Fitted, Memory, Place, closest, normal
+from effdl.methods.closed_form import ClosedForm, Memory, Place, normal
+from effdl.methods.features import Features, Fitted, closest
 from effdl.methods.projections import Parts, correlation, covariance, evenly_along, independent_components, principal_components
-from effdl.methods.shaping import aligned, low_rank, mixed_in, most_telling, variances
+from effdl.methods.shaping import aligned, low_rank, mixed_in, most_telling
 from effdl.setting import Count, NonNegative, Positive, Probability, Real, Share, Size, setting
 from effdl.training.handle import RunHandle
 from effdl.training.hardware import Hardware
+from effdl.training.normal_equations import summed
 
 Projection = Literal[
     "random",
@@ -59,9 +61,11 @@ class Platonic(ClosedForm):
 
     What the thesis proposes beyond (§7.10), all off by default:
     improve: so many random P a layer are mixed, one after the other, into the best weights found, ``step`` of their size, and
-    kept where the outputs come closer: a found solution gets better. surplus: so many times the units are found, and the
-    most telling kept (pruning). noise: standard deviation of normal noise on P. rank: W is cut to so many directions.
-    active: biases are shifted such that each unit is positive on this share of the samples (alignment with the activation).
+        kept where the outputs come closer: a found solution gets better.
+    surplus: so many times the units are found, and those kept that spare most error (pruning).
+    noise: standard deviation of normal noise on each P that is found, not drawn.
+    rank: W is cut to so many directions. active: biases are shifted such that each unit is positive on this share of the
+        samples (alignment with the activation).
     """
 
     projection: Projection = "random"
@@ -86,13 +90,18 @@ class Platonic(ClosedForm):
             raise ValueError(f"method.targets: {self.projection} has none, its weights come from the features themselves")
         if self.improve and self.projection in WEIGHTED and not self.solver.by_rows:
             raise ValueError("method.improve: among weighted samples only method/solver=ridge judges several weights")
+        if self.noise and self.projection in (*OF_SAMPLES, "random"):
+            raise ValueError(f"method.noise: {self.projection} has no P that is found, platonic_pca and deterministic have")
         if self.active is not None and not self.bias:
             raise ValueError("method.active: shifts biases, which method.bias=false takes away")
+
+    def found(self, units: int) -> int:
+        return math.ceil(self.surplus * units)
 
     def check(self, problem: Facts, arch: ArchFacts, hardware: Hardware) -> None:
         super().check(problem, arch, hardware)
         for i, (fan_in, units) in enumerate(pairwise([math.prod(problem.input_shape), *(arch.linear or ())])):
-            kind, width = self._kind(i), math.ceil(self.surplus * units)
+            kind, width = self._kind(i), self.found(units)
             if kind == "random":
                 continue
             if kind in OF_SAMPLES:
@@ -108,7 +117,7 @@ class Platonic(ClosedForm):
                 )
 
     def layer(self, place: Place, memory: Memory, run: RunHandle) -> Fitted:
-        found = closest(place.fitted(self._shaped(place, w)) for w in self._found(place, memory, run))
+        found = closest(place.fitted(self._shaped(place, w)) for w in self._candidates(place, memory, run))
         for attempt in range(self.improve):
             (other,) = self._drawn(place.below, place.width, [run.seed("improvement", place.index, attempt)])
             found = closest([found, place.fitted(self._shaped(place, mixed_in(found[0], other, self.step)))])
@@ -118,15 +127,16 @@ class Platonic(ClosedForm):
         """The weights as layers get them: as many as there are units, of the rank and with the biases that are wanted."""
         if w.shape[1] > place.width:
             wide = place.above(w)
-            told = variances((wide.plain(z) for z, _ in wide.design.rows()), wide.design.samples)
-            w = w[:, most_telling(wide.fit.decision[-w.shape[1] :], told, place.width)]
+            w = w[
+                :, most_telling(summed(wide.design.rows(), wide.design.features, wide.design.targets), wide.biased, place.width)
+            ]
         if self.rank is not None:
             w = low_rank(w, self.rank)
         return w if self.active is None else aligned(w, lambda: (z for z, _ in place.below.design.rows()), self.active)
 
-    def _found(self, place: Place, memory: Memory, run: RunHandle) -> Iterator[Tensor]:
+    def _candidates(self, place: Place, memory: Memory, run: RunHandle) -> Iterator[Tensor]:
         """Weights (n, surplus·width) to choose from, by Z⁺T or as the projection has them."""
-        below, width, kind = place.below, math.ceil(self.surplus * place.width), self._kind(place.index)
+        below, width, kind = place.below, self.found(place.width), self._kind(place.index)
         seeds = [run.seed("projection", place.index, attempt) for attempt in range(self.tries)]
         if kind == "random":
             yield from self._drawn(below, width, seeds)

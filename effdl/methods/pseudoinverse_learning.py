@@ -7,7 +7,8 @@ import torch
 from effdl.archs.chain import ArchFacts
 from effdl.datasets.problem import Facts
 from effdl.errors import ConfigError
-from effdl.methods.closed_form import ClosedForm, Fitted, Memory, Place
+from effdl.methods.closed_form import ClosedForm, Memory, Place
+from effdl.methods.features import Fitted
 from effdl.setting import Switch, setting
 from effdl.training.handle import RunHandle
 from effdl.training.hardware import Hardware

@@ -1,10 +1,11 @@
 """What may be done to a layer's weights once they are found: chapter 7's proposals (§7.10), as pure functions."""
 
-import math
 from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
+
+from effdl.training.normal_equations import Sums
 
 UNITS = 256  # whose inputs over all samples lie in memory at once
 
@@ -28,28 +29,27 @@ def aligned(w: Tensor, rows: Callable[[], Iterable[Tensor]], active: float) -> T
     shifted = w.clone()
     for units in torch.arange(w.shape[1]).split(UNITS):
         inputs = torch.cat([z @ w[:, units] for z in rows()])
-        rank = min(max(math.floor((1 - active) * len(inputs)), 1), len(inputs))
+        rank = min(max(len(inputs) - round(active * len(inputs)), 1), len(inputs))
         shifted[0, units] -= inputs.kthvalue(rank, 0).values
     return shifted
 
 
-def most_telling(decision: Tensor, variances: Tensor, count: int) -> Tensor:
-    """Positions (count,), in their order, of the units that add most to the decision layer's variance.
+def most_telling(sums: Sums, biased: bool, count: int) -> Tensor:
+    """Positions (count,), in their order, of the units without one of which the squared error of a linear fit rises most.
+
+    Without unit i it rises by ‖w_i‖² / [(ZᵀZ)⁻¹]_ii, w_i being its row of Z⁺Y. Each is judged beside all others: of two that
+    are equal neither is missed.
 
     Args:
-        decision: weights (n, k) of the linear layer on the units.
-        variances: (n,) of the units over the samples.
+        sums: of the units' features, a column of ones first where they are biased, and the targets.
     """
-    return (decision.square().sum(1) * variances).topk(count).indices.sort().values
-
-
-def variances(rows: Iterable[Tensor], samples: int) -> Tensor:
-    """(n,) of columns, gone through by rows, in float64."""
-    total, squares = torch.zeros(()), torch.zeros(())
-    for z in rows:
-        z = z.double()
-        total, squares = total.to(z) + z.sum(0), squares.to(z) + z.square().sum(0)
-    return squares / samples - (total / samples).square()
+    gram = sums.gram.triu() + sums.gram.triu(1).T
+    values, vectors = torch.linalg.eigh(gram)
+    values = values.clamp_min(len(gram) * torch.finfo(gram.dtype).eps * values[-1])
+    inverse = (vectors / values) @ vectors.T
+    rises = (inverse @ sums.cross).square().sum(1) / inverse.diagonal()
+    kept: Tensor = rises[int(biased) :].topk(count).indices.sort().values
+    return kept
 
 
 def mixed_in(w: Tensor, other: Tensor, step: float) -> Tensor:

@@ -65,10 +65,10 @@ class LinearMse(Objective):
 
 @setting
 class SigmoidBce(Objective):
-    """Sigmoid units with binary cross-entropy summed over outputs, gradient σ(a) − t (§4.3); real targets in [0, 1].
+    """Sigmoid units with binary cross-entropy summed over outputs; real targets in [0, 1]. Gradient σ(a) − t (§4.3).
 
-    bounded: σ(tanh a) in the place of σ(a), as if a network of tanh layers had one as its output too: each output then costs a
-        class target at least ln(1 + 1/e) = 0.3133, as in figure 7.9 it seems to.
+    bounded: σ(tanh a) in the place of σ(a), whose gradient has a factor 1 − tanh²a, as if a network of tanh layers had one as
+        its output too: each output then costs a class target at least ln(1 + 1/e) = 0.3133, as in figure 7.9 it seems to.
     """
 
     bounded: Switch = False

@@ -40,6 +40,7 @@ def execute(specs: Sequence[Spec], root: Path, workers: int = 1, reporter: Repor
     left = [spec for spec, result in results.items() if result is None]
     if any(spec.hardware.device != "cpu" for spec in left):
         workers = 1
+    reporter.begin()
     fresh = _Pool(left, root, workers, reporter).run() if left else []
     results.update(zip(left, fresh, strict=True))
     return [summary for spec in specs if (summary := results[spec]) is not None]
@@ -179,6 +180,9 @@ class _Relay:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+
+    def begin(self) -> None:
+        """The parent begins."""
 
     def say(self, text: str) -> None:
         self._connection.send(("say", text))

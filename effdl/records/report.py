@@ -42,6 +42,9 @@ class Progress:
 class Reporter(Protocol):
     """Where a run shows itself."""
 
+    def begin(self) -> None:
+        """Runs begin; what was done before had its answer in records."""
+
     def say(self, text: str) -> None:
         """One line for the user."""
 
@@ -57,6 +60,8 @@ class Reporter(Protocol):
 
 class Silent:
     """Shows nothing."""
+
+    def begin(self) -> None: ...
 
     def say(self, text: str) -> None: ...
 
@@ -106,6 +111,9 @@ class Console:
     def __exit__(self, *exc: object) -> None:
         if self._bars is not None:
             self._bars.stop()
+
+    def begin(self) -> None:
+        self._worked_from = (self._done, time.monotonic())
 
     def say(self, text: str) -> None:
         self._print(f"effdl: {text}")
@@ -160,7 +168,7 @@ class Console:
 
     @property
     def _left_s(self) -> float | None:
-        """Seconds until all have ended, if the runs to come cost what the past ones did; None before any has run."""
+        """Seconds until all have ended, if the runs to come cost what the past ones did; None before they begin."""
         if self._worked_from is None or self._done - self._worked_from[0] <= 0.1:
             return None
         taken = time.monotonic() - self._worked_from[1]
@@ -168,8 +176,6 @@ class Console:
 
     def _show_all(self) -> None:
         """The sweep's bar."""
-        if self._worked_from is None and (self._fractions or self._ended):
-            self._worked_from = (self._done, time.monotonic())
         if self._bars is None or self._all is None:
             return
         text = f"{self._ended} done" + ("" if self._left_s is None else f"  {duration(self._left_s)} left")

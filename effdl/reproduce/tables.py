@@ -87,21 +87,22 @@ def in_words(name: str) -> str:
 
 def by_row(declaration: Declaration) -> list[str]:
     """Claims that have a verdict for each row of the table, which shows them as columns."""
-    return [name for name, claim in declaration.artefact.claims.items() if set(claim.each) == set(declaration.artefact.rows)]
+    claims, rows = declaration.artefact.claims.items(), set(declaration.artefact.rows)
+    return [name for name, claim in claims if set(claim.each) == rows and claim.along is None]
 
 
 def legend(declaration: Declaration, found: Sequence[Judged]) -> str:
     """What the table's columns of verdicts mean."""
     lines = []
-    for name in by_row(declaration):
-        one = next(judgement for judgement in found if judgement.name == name)
+    firsts = {one.name: one for one in reversed(found)}
+    for one in (firsts[name] for name in by_row(declaration) if name in firsts):
         unit = one.claim.unit or declaration.artefact.unit
         sides = " minus ".join(_side(declaration, side) for side in (one.claim.left, one.claim.right) if side)
         compared = sides or one.claim.metric or declaration.artefact.metric
         measured_in = "points" if unit == "percent" and one.claim.right else unit
         what = f"{compared}, {measured_in}" if measured_in else compared
         meaning = f"{one.claim.says} ({what}: the interval lies in {_required(one)}). {one.claim.note}"
-        lines.append(f"- *{in_words(name)}*: {meaning}".rstrip())
+        lines.append(f"- *{in_words(one.name)}*: {meaning}".rstrip())
     return "\n".join(lines)
 
 
