@@ -41,9 +41,12 @@ def draw(declaration, scale: str, runs: pd.DataFrame) -> Figure:
     for of_row, network in zip(rows, dict.fromkeys(cell.at["network"] for cell in declaration.cells(scale)), strict=True):
         for axes, precision in zip(of_row, axes_of["precision"], strict=True):
             for factors, color in FACTORS.items():
-                for solver, style in STYLES.items():
-                    cell = f"network={network},factors={factors},solver={solver},precision={precision}"
-                    label = f"{declaration.label('factors', factors)}; {solver}"
+                for choice, style in (*STYLES.items(), ("pinv,tolerance=absolute", "--")):
+                    solver, _, rest = choice.partition(",")
+                    cell = f"network={network},factors={factors},solver={solver},precision={precision}" + (
+                        f",{rest}" * bool(rest)
+                    )
+                    label = f"{declaration.label('factors', factors)}; {solver}{', cut-off 1e-5' if rest else ''}"
                     lines(axes, finished[finished["cell"] == cell], label, color=color, linestyle=style)
             if (network, precision) == ("deep", "double"):
                 lowest = float(published.claim("ch7.checker_best_mse")["value"])
@@ -56,7 +59,7 @@ def draw(declaration, scale: str, runs: pd.DataFrame) -> Figure:
         of_row[0].set_ylabel("MSE of its linear fit")
     shown = {label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     if shown:
-        figure.legend(list(shown.values()), list(shown), loc="outside lower center", ncols=5, frameon=False, fontsize=8)
+        figure.legend(list(shown.values()), list(shown), loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     return figure
 
 
