@@ -43,9 +43,8 @@ def draw(declaration, scale: str, runs: pd.DataFrame) -> Figure:
             for factors, color in FACTORS.items():
                 for choice, style in (*STYLES.items(), ("pinv,tolerance=absolute", "--")):
                     solver, _, rest = choice.partition(",")
-                    cell = f"network={network},factors={factors},solver={solver},precision={precision}" + (
-                        f",{rest}" * bool(rest)
-                    )
+                    cell = f"network={network},factors={factors},solver={solver},precision={precision}"
+                    cell += f",{rest}" if rest else ""
                     label = f"{declaration.label('factors', factors)}; {solver}{', cut-off 1e-5' if rest else ''}"
                     lines(axes, finished[finished["cell"] == cell], label, color=color, linestyle=style)
             if (network, precision) == ("deep", "double"):
