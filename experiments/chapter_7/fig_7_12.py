@@ -67,10 +67,12 @@ def support_vectors(x: Any, y: Any) -> Any:
 def draw(declaration, scale: str, runs: pd.DataFrame) -> Figure:
     """By β, the data in space with the components in red, and the SVM's solution in the plane in blue."""
     cells = [cell for cell in declaration.cells(scale) if set(cell.at) == set(declaration.artefact.axes)]
-    figure = Figure(figsize=(3.4 * len(cells), 3.9), layout="constrained")
+    columns = min(3, len(cells))
+    rows = -(-len(cells) // columns)
+    figure = Figure(figsize=(3.4 * columns, 3.9 * rows), layout="constrained")
     for i, cell in enumerate(cells):
         x, y, beta = drawn(cell.name, 0)
-        axes = figure.add_subplot(1, len(cells), i + 1, projection="3d")
+        axes = figure.add_subplot(rows, columns, i + 1, projection="3d")
         for sign, color in ((-1, "0.65"), (1, "0.35")):
             own = x[:SHOWN][y[:SHOWN] == sign]
             axes.plot(own[:, 0], own[:, 1], np.full(len(own), sign), ".", color=color, markersize=1)
