@@ -170,7 +170,7 @@ def blind(metrics: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in metrics.items() if not name.startswith("test/")}
 
 
-CLOSED = ["elm", "platonic"]  # without epochs, of linear layers
+CLOSED = ["elm", "output_layer", "platonic"]  # without epochs, of linear layers
 PEERS = ["kernel_ridge", "pseudoinverse_learning", "ridge_regression"]  # without epochs, of forms of their own
 LEAKS = {
     **{
@@ -181,7 +181,6 @@ LEAKS = {
     **{name: (f"method={name}", "arch=mlp", *SMALL[1:]) for name in CLOSED},
     **{name: (f"method={name}", *SMALL[1:]) for name in PEERS},
     "pseudoinverse_learning": ("method=pseudoinverse_learning", "arch=mlp", "arch.hidden=[400]", *SMALL[1:]),
-    "output_layer": ("method=output_layer", "arch=mlp", "arch.hidden=[30]", *SMALL[1:]),
     "dropouts": (*SMALL, "method=dll", "method.input_dropout=0.4", "method.gradient_dropout=0.5", "method.epochs=2"),
     "patience": (*SMALL, "method=dll", "method.patience=1", "method.epochs=4"),
     "adam, schedule": (*SMALL, "method=dll", "optimizer=adamw", "optimizer/schedule=multi_step", "method.epochs=2"),
