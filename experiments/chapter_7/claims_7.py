@@ -1,5 +1,6 @@
 """The numbers behind chapter 7's arithmetic, of networks as they are built and solved here."""
 
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -7,6 +8,8 @@ import numpy as np
 import pandas as pd
 import torch
 
+from effdl.archs.chain import ArchFacts
+from effdl.errors import ConfigError
 from effdl.reproduce import artefact
 
 MNIST_SAMPLES, MNIST_PIXELS, MNIST_CLASSES = 60_000, 784, 10
@@ -15,7 +18,7 @@ MNIST_SAMPLES, MNIST_PIXELS, MNIST_CLASSES = 60_000, 784, 10
 def measures(runs: pd.DataFrame) -> pd.DataFrame:
     """Adds value: what each claim is about, and of differences the logarithm."""
     cells = {cell.at["claim"]: cell for cell in artefact.load("claims-7").cells("paper")}
-    of = {"units": units, "parameters": parameters, "nodes": nodes, "weights": weights}
+    of = {"units": units, "parameters": parameters, "nodes": nodes, "weights": weights, "limit": limit}
     found = []
     for claim, seed in zip(runs["claim"], runs["seed"], strict=True):
         spec = artefact.specs(cells[claim])[0]
@@ -49,6 +52,20 @@ def nodes(spec: Any) -> float:
 def weights(spec: Any) -> float:
     """And biases."""
     return float(sum(parameter.numel() for parameter in built(spec).parameters()))
+
+
+def limit(spec: Any) -> float:
+    """The widest layer that the method takes for MNIST's inputs and classes."""
+    mnist = replace(spec.dataset.facts(), input_shape=(1, 28, 28), outputs=MNIST_CLASSES, train=MNIST_SAMPLES)
+
+    def passes(width: int) -> bool:
+        try:
+            spec.method.check(mnist, ArchFacts(1, least_size=1, linear=(width,)), spec.hardware)
+        except ConfigError:
+            return False
+        return True
+
+    return float(max(width for width in range(700, 900) if passes(width)))
 
 
 def expansion_error(spec: Any, seed: int) -> float:
