@@ -10,6 +10,7 @@ from omegaconf.errors import ConfigAttributeError
 from effdl import cache, config
 from effdl.config import composition
 from effdl.errors import ConfigError
+from effdl.reproduce import artefact
 
 OVERRIDES: dict[str, list[str]] = {
     "none": [],
@@ -43,12 +44,37 @@ def test_remembered_config_is_the_one_that_hydra_makes(overrides: list[str], com
     first, in_process = config.compose(overrides), config.compose(overrides)
     cache._known.clear()
     from_disk = config.compose(overrides)
-    assert composed_here == [overrides, overrides]  # by this test, and once
+    assert composed_here[0] == overrides and len(composed_here) == 2  # by this test, and once
     for made in (first, in_process, from_disk):
         texts = [json.dumps(OmegaConf.to_container(one)) for one in (made, fresh)]  # types and order of keys too
         assert texts[0] == texts[1] and OmegaConf.is_struct(made)
         with pytest.raises(ConfigAttributeError):
             made.nothing = 1
+
+
+def test_cells_that_differ_in_values_ask_hydra_for_their_choices_once(composed_here: list[list[str]]) -> None:
+    for seed in (3, 4):
+        made = config.compose([f"seed={seed}", "arch=mlp", f"arch.hidden=[{seed}]", "dataset.train_limit=1e2"])
+        assert (made.seed, made.arch.hidden, made.dataset.train_limit) == (seed, [seed], 100.0) and OmegaConf.is_struct(made)
+    assert composed_here == [["arch=mlp"]]
+
+
+def test_declared_cells_are_the_configs_that_hydra_makes_of_them(own_cache: Path) -> None:
+    declarations = [artefact.load(name) for name in artefact.declared()]
+    scales = [(declaration, scale) for declaration in declarations for scale in declaration.artefact.scales]
+    cells = sorted({tuple(cell.overrides) for declaration, scale in scales for cell in declaration.cells(scale)})
+    assert len(cells) > 900
+    for cell in cells[::45]:
+        texts = [json.dumps(OmegaConf.to_container(one)) for one in (config.compose(cell), composition._composed(cell))]
+        assert texts[0] == texts[1]
+
+
+def test_what_is_more_than_choices_and_values_is_left_to_hydra(composed_here: list[list[str]]) -> None:
+    for one in ("seed=1,2", "nothing=1", "optimizer.nothing=1", "+seed=1", "seed.deeper=1", "hydra.verbose=true", "seed=}"):
+        asked = ["arch=mlp", one]
+        assert composition._set_on_choices(asked) is None, one
+    composed_here.clear()
+    assert "lr" not in config.compose(["~optimizer.lr", "arch=mlp"]).optimizer
 
 
 def test_changed_config_leaves_what_is_remembered_as_it_was(composed_here: list[list[str]]) -> None:

@@ -7,11 +7,13 @@ from importlib.metadata import version
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from effdl.cache import recall, remember
 from effdl.config.groups import CONFIGS, GROUPS, choices, digest_of_configs, holder, search_path
 from effdl.errors import ConfigError, one_line
 
+SETS_A_VALUE = re.compile(r"(?!hydra\.)[A-Za-z_][\w.]*=")  # a key that is there; nothing of Hydra's own
 SWEEP = re.compile(r"(\[[^]]*\]|\{[^}]*\})|,.*")  # outside of brackets, what follows the first value
 
 
@@ -19,17 +21,44 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
     """The composed config for these overrides, as run.py's command line takes them. Raises ConfigError.
 
     Hydra takes 0.2 s for it, and a table asks for hundreds again and again: what comes out is remembered as plain values,
-    interpolations unresolved, under all that goes in.
+    interpolations unresolved, under all that goes in. Of cells that differ in values alone, Hydra composes the choices once.
     """
     key = json.dumps([version("hydra-core"), version("omegaconf"), digest_of_configs(), *overrides])
     plain = recall("composed", key)
-    if plain is None:
-        plain = OmegaConf.to_container(_composed(overrides))
-        if "${" not in " ".join(overrides) and _survives_json(plain):
-            remember("composed", key, plain)
-    composed: DictConfig = OmegaConf.create(plain)
-    OmegaConf.set_struct(composed, True)
+    if plain is not None:
+        composed = OmegaConf.create(plain)
+        OmegaConf.set_struct(composed, True)
+        return composed
+    made = _set_on_choices(overrides)
+    composed = _composed(overrides) if made is None else made
+    plain = OmegaConf.to_container(composed)
+    if "${" not in " ".join(overrides) and _survives_json(plain):
+        remember("composed", key, plain)
     return composed
+
+
+def _set_on_choices(overrides: Sequence[str]) -> DictConfig | None:
+    """The choices composed (and remembered) by themselves, and the values set on them, which is what Hydra does last.
+
+    None where there is more to it than choices and values of keys that are there: additions, deletions, sweeps, mistakes.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    choosing = [one for one in overrides if one.partition("=")[0] in GROUPS]
+    setting = [one for one in overrides if one not in choosing]
+    if not setting or any(not SETS_A_VALUE.match(one) or "${" in one for one in setting):
+        return None
+    try:
+        values = OverridesParser.create().parse_overrides(setting)
+        if any(value.is_sweep_override() for value in values):
+            return None
+        made = compose(choosing)
+        for value in values:
+            OmegaConf.update(made, value.key_or_group, value.value(), merge=True)
+    except (ConfigError, HydraException, OmegaConfBaseException):
+        return None
+    return made
 
 
 def _survives_json(plain: Any) -> bool:

@@ -48,7 +48,8 @@ def build(config: DictConfig | Mapping[str, Any], *, checked: bool = True) -> Sp
     """
     plain: dict[str, Any] = dict(config)
     if isinstance(config, DictConfig):
-        ours = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+        keys = [str(key) for key in config if key != "hydra"]
+        ours = config if len(keys) == len(config) else OmegaConf.masked_copy(config, keys)
         plain = dict(OmegaConf.to_container(ours, resolve=True))  # type: ignore[arg-type]
     for key in PLACES:
         plain.pop(key, None)

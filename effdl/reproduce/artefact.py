@@ -3,6 +3,7 @@
 import itertools
 import os
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -175,6 +176,12 @@ def read(path: Path) -> Declaration:
 def parse(text: str) -> dict[str, Any]:
     """A declaration's YAML as plain values; a key that stands twice is an error. Raises YAMLError, OmegaConfBaseException or
     ConfigError."""
+    return deepcopy(_parsed(text))
+
+
+@lru_cache(maxsize=256)
+def _parsed(text: str) -> dict[str, Any]:
+    """A tenth of a second each, and the verdicts of a figure look into its declaration once a cell."""
     try:
         created = OmegaConf.create(text)
     except AssertionError:  # a number
