@@ -131,6 +131,10 @@ WRONG: dict[str, tuple[Mapping[str, Any], str]] = {
     "another id": ({"id": "tay"}, "id: a file of this name declares toy, not tay"),
     "no title": ({"title": REMOVED}, "id: toy stands in no thesis, so it needs a title"),
     "an answer to no claim": ({"claims/level/answers": "ch6.nothing"}, "claims.level.answers: ch6.nothing: no such claim"),
+    "two answers that are no range": (
+        {"claims/level/answers": ["ch7.spirals_bp_time", "ch7.spirals_pp_n1_time"]},
+        "claims.level.answers: two claims must be the lower (>=) and the upper end (<=) of a range",
+    ),
     "no such file": (
         {"published": {"csv": "table_6_9.csv"}},
         "table_6_9.csv: no such file of published numbers; there are artefacts.csv",

@@ -26,9 +26,9 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
     key = json.dumps([version("hydra-core"), version("omegaconf"), digest_of_configs(), *overrides])
     plain = recall("composed", key)
     if plain is not None:
-        composed = OmegaConf.create(plain)
-        OmegaConf.set_struct(composed, True)
-        return composed
+        remembered: DictConfig = OmegaConf.create(plain)
+        OmegaConf.set_struct(remembered, True)
+        return remembered
     made = _set_on_choices(overrides)
     composed = _composed(overrides) if made is None else made
     plain = OmegaConf.to_container(composed)

@@ -71,8 +71,10 @@ def _check_claim(key: str, claim: Claim, artefact: Artefact) -> None:
     for relation, _ in statements(claim):
         if relation is None:
             raise ConfigError(f"{key}.relation: needs one of >=, <=, ~, since {claim.answers or 'nothing'} prints none")
-    if len(answered(claim)) == 2 and [relation for relation, _ in statements(claim)] != [">=", "<="]:
-        raise ConfigError(f"{key}.answers: two claims must be the lower (>=) and the upper end (<=) of a range")
+    if len(answered(claim)) == 2 and claim.compare != "ratio" and [rel for rel, _ in statements(claim)] != [">=", "<="]:
+        raise ConfigError(
+            f"{key}.answers: two claims must be the lower (>=) and the upper end (<=) of a range, or compare: ratio takes them"
+        )
     if unknown := [axis for axis in claim.each if axis not in artefact.axes]:
         raise ConfigError(f"{key}.each: no axis {unknown[0]!r}; there are {', '.join(artefact.axes)}")
     if claim.along is not None and (claim.along not in artefact.axes or claim.along in claim.each or claim.right is not None):
