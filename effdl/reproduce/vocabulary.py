@@ -84,11 +84,11 @@ class Claim(Entry):
 
     left, right: restrict the cells of each side; the rest is shared and paired. No right: left's own values. metric: of a
     run's summary, or one that `measures` makes. compare: of a pair; "saving" is 1 − left/right; a ratio has no unit but one
-    that the claim itself names. relation, value: taken from
-    ``answers`` where it names a claim of claims.csv, or two: the ends of a range, or a ratio's left and right. tolerance:
-    how far beyond the value still counts as holding, in the unit. each: axes for each combination of whose levels the claim
-    is judged by itself; the others are pooled. along: an axis, each of whose levels is compared with the one before it
-    instead of with a right side. ours: not the thesis's. note: what a reader should know of how ours is measured.
+    that the claim itself names. relation, value: taken from ``answers`` where it names a claim of claims.csv, or two: the
+    ends of a range, or a ratio's left and right. tolerance: how far beyond the value still counts as holding, in the unit.
+    each: axes for each combination of whose levels the claim is judged by itself; the others are pooled. along: an axis,
+    each of whose levels is compared with the one before it instead of with a right side. ours: not the thesis's. note: what
+    a reader should know of how ours is measured.
     """
 
     says: str
