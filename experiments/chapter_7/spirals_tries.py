@@ -42,5 +42,5 @@ def draw(declaration, scale: str, runs: pd.DataFrame) -> Figure:
     for axes, title in ((accuracy, "training accuracy (percent), each fit's"), (cost, "median time of a fit (s)")):
         axes.set_xticks(range(len(levels)), [str(level.label).replace(", ", "\n") for level in levels.values()], fontsize=7)
         axes.set_title(title, loc="left", fontsize=9)
-        axes.legend(frameon=False, fontsize=8)
+        axes.legend(frameon=False, fontsize=8, loc="lower right" if axes is accuracy else "upper left")
     return figure
