@@ -108,6 +108,19 @@ def test_baseline_under_its_floor_is_undertrained_in_its_cell_and_its_row(tmp_pa
     assert "| many | 97.00 ± 0.00 (n 2) | 91.00 ± 1.41 (n 2) | **inconclusive** " in found
 
 
+@pytest.mark.parametrize(
+    ("compare", "says"),
+    [
+        ("difference", "ours minus base, points: "),
+        ("ratio", "ours over base: "),
+        ("saving", "ours in the place of base, percent: "),
+    ],
+)
+def test_what_a_column_of_verdicts_compares_is_said_as_it_is_compared(compare: str, says: str, tmp_path: Path) -> None:
+    found = report(declare(tmp_path, {"claims/level/compare": compare, "claims/level/value": 1}), "smoke", lines(TOLD))
+    assert f"- *level*: ours is level ({says}the interval lies in " in found
+
+
 def test_pooled_claim_names_the_cells_that_it_is_without(tmp_path: Path) -> None:
     pooled = declare(tmp_path, {"claims/level/each": []})
     whole = section(report(pooled, "smoke", lines(TOLD)), "Claims")

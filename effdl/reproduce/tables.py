@@ -96,10 +96,12 @@ def legend(declaration: Declaration, found: Sequence[Judged]) -> str:
     lines = []
     firsts = {one.name: one for one in reversed(found)}
     for one in (firsts[name] for name in by_row(declaration) if name in firsts):
-        unit = one.claim.unit or declaration.artefact.unit
-        sides = " minus ".join(_side(declaration, side) for side in (one.claim.left, one.claim.right) if side)
+        unit = one.claim.unit or ("" if one.claim.compare == "ratio" else declaration.artefact.unit)
+        between = {"difference": " minus ", "ratio": " over ", "saving": " in the place of "}[one.claim.compare]
+        sides = between.join(_side(declaration, side) for side in (one.claim.left, one.claim.right) if side)
         compared = sides or one.claim.metric or declaration.artefact.metric
-        measured_in = "points" if unit == "percent" and one.claim.right else unit
+        points = unit == "percent" and one.claim.right and one.claim.compare == "difference"
+        measured_in = "points" if points else unit
         what = f"{compared}, {measured_in}" if measured_in else compared
         meaning = f"{one.claim.says} ({what}: the interval lies in {_required(one)}). {one.claim.note}"
         lines.append(f"- *{in_words(one.name)}*: {meaning}".rstrip())
