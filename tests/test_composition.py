@@ -75,6 +75,11 @@ def test_what_is_more_than_choices_and_values_is_left_to_hydra(composed_here: li
     assert "lr" not in config.compose(["~optimizer.lr", "arch=mlp"]).optimizer
 
 
+def test_keys_in_the_place_of_a_choice_are_refused_in_one_line() -> None:
+    with pytest.raises(ConfigError, match=r"^method: takes a choice by its name; there are backprop, .*platonic"):
+        config.compose(["method={nothing: 1}"])
+
+
 def test_changed_config_leaves_what_is_remembered_as_it_was(composed_here: list[list[str]]) -> None:
     config.compose().optimizer.lr = 7.0
     assert config.compose().optimizer.lr != 7.0 and len(composed_here) == 1

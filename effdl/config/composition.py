@@ -112,6 +112,8 @@ def composition_error(error: BaseException, overrides: Sequence[str] = ()) -> Co
             f"{match[1]}={match[2]}: chooses {match[3]}, which does not go with {' '.join(rivals) or 'the rest'}"
         )
     if match := re.match(r"Could not override '(.+?)'", text):
+        if match[1] in GROUPS and "/" not in match[1]:
+            return ConfigError(f"{match[1]}: takes a choice by its name; there are {', '.join(choices(match[1]))}")
         if match[1] in GROUPS:
             group, child = match[1].split("/")
             return ConfigError(f"{match[1]}: the chosen {group} has no {child}; {group}={holder(match[1])[0]} has")
@@ -135,4 +137,5 @@ def _instead(key: str, overrides: Sequence[str]) -> str:
         node = None
     if not isinstance(node, DictConfig):
         return "--help lists the groups and their choices"
-    return f"there are {', '.join(sorted(str(k) for k in node if k not in ('_target_', 'hydra')))}"
+    keys = sorted(str(k) for k in node if k not in ("_target_", "hydra"))
+    return f"there are {', '.join(keys) or 'none'}"
