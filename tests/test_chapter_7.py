@@ -5,6 +5,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -19,6 +21,7 @@ from effdl.methods.pseudoinverse_learning import PseudoinverseLearning
 from effdl.reproduce import artefact, published
 from effdl.reproduce.artefact import Cell
 from effdl.reproduce.claims import statements
+from effdl.reproduce.frame import beside
 from effdl.training.hardware import Hardware
 
 MNIST = Facts((1, 28, 28), "classes", 10, 60_000, 0, 10_000, 128)
@@ -225,3 +228,19 @@ def test_the_folder_names_every_point_of_the_future_work() -> None:
         assert words in text
     for words in ("initialisation", "pruning", "quantum"):
         assert words in text
+
+
+@pytest.mark.parametrize(("noisy", "onset"), [(2000, 2000), (6000, 6000), (20000, 10000)])
+def test_where_figure_7_5s_curve_turns_noisy_is_found(noisy: int, onset: int) -> None:
+    """Drawn with ten times the noise beyond a layer; the last layer stands for none. Small networks have none."""
+    steps, layers = np.random.default_rng(0).normal(size=500), np.arange(0, 10000, 20)
+    errors = 10 ** (-3 + np.where(layers > noisy, 0.1, 0.01) * steps)
+    curve = [[int(layer), 0, float(error)] for layer, error in zip([*layers[:-1], 9999], errors, strict=True)]
+    runs = pd.DataFrame({"series": [{"train/lsd": curve}, {"train/lsd": curve[:15]}]})
+    module = beside(artefact.load("fig-7.5"))
+    assert module is not None
+    deep, shallow = module.measures(runs).to_dict("records")
+    assert abs(deep["noise_onset"] - onset) <= 260  # half of a window of 25 points that are 20 layers apart, and one point
+    assert (deep["noise_rise"] > 3) == (noisy < 10000)
+    assert np.isnan(shallow["noise_onset"])
+    assert np.isnan(shallow["noise_rise"])

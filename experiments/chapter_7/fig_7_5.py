@@ -6,17 +6,24 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 SETTLED = 0.2  # the share of the layers before the noise is taken
+PRINTED, DEEP = 2000, 2500  # the layer after which noise is printed to come, and how many it takes to see that
+QUIET, WINDOW, TIMES = (500, 1000), 25, 3.0  # noisy: so many times the noise of these layers, over so many drawn points
 COLORS = ("tab:orange", "black")
 
 
 def measures(runs: pd.DataFrame) -> pd.DataFrame:
-    """Adds lowest_log10 and last_log10, of the errors of all layers, and noise: the deviation of the steps of log10 error."""
+    """Adds lowest_log10 and last_log10, of the errors of all layers, and noise: the deviation of the steps of log10 error.
+
+    Of deep networks also noise_onset, the layer from which on it is high, and noise_rise, how many times it grows.
+    """
     curves = [curve(series) for series in runs.get("series", [None] * len(runs))]
     lowest = runs.get("train/lowest_lsd", pd.Series(index=runs.index, dtype=float)).astype(float)
     return runs.assign(
         lowest_log10=np.log10(lowest),
         last_log10=[c.iloc[-1] if len(c) else np.nan for c in curves],
-        noise=[c[c.index > SETTLED * c.index[-1]].diff().std() if len(c) else np.nan for c in curves],
+        noise=[noise(c, SETTLED * c.index[-1]) if len(c) else np.nan for c in curves],
+        noise_onset=[onset(c) if deep(c) else np.nan for c in curves],
+        noise_rise=[noise(c, PRINTED) / noise(c, QUIET[0], PRINTED) if deep(c) else np.nan for c in curves],
     )
 
 
@@ -24,6 +31,23 @@ def curve(series: dict[str, list[list[float]]] | None) -> pd.Series:
     """layer, from 1 -> log10 of its error."""
     points = series.get("train/lsd", []) if isinstance(series, dict) else []
     return pd.Series({int(layer) + 1: np.log10(value) for layer, _, value in points}, dtype=float)
+
+
+def deep(curve: pd.Series) -> bool:
+    return len(curve) > 0 and curve.index[-1] >= DEEP
+
+
+def noise(curve: pd.Series, after: float, until: float = np.inf) -> float:
+    """The standard deviation of the steps of a curve between its points in these layers."""
+    return float(curve[(curve.index > after) & (curve.index <= until)].diff().std())
+
+
+def onset(curve: pd.Series) -> float:
+    """The first layer around which a curve is noisy, its last one where it never is."""
+    steps = curve.diff()
+    around = steps.rolling(WINDOW, center=True).std()[curve.index > QUIET[1]]
+    noisy = around.index[around > TIMES * noise(curve, *QUIET)]
+    return float(noisy[0] if len(noisy) else curve.index[-1])
 
 
 def draw(declaration, scale: str, runs: pd.DataFrame) -> Figure:
