@@ -28,6 +28,11 @@ class Setting:
     numerics_version: ClassVar[int] = 1
     not_identity: ClassVar[frozenset[str]] = frozenset()
 
+    def version(self) -> int:
+        """The ``numerics_version`` since which these values give the numbers that they give: the class's, or an older one
+        where a class knows that what changed reaches other values alone."""
+        return self.numerics_version
+
     @classmethod
     def snake_name(cls) -> str:
         """The class's name in snake case: the stem of the YAML with its defaults, the key of a choice among several."""

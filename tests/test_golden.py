@@ -83,7 +83,7 @@ def trace(name: str) -> dict[str, Any]:
     }
     return {
         "method": type(method).__name__,
-        "numerics_version": method.numerics_version,
+        "numerics_version": method.version(),
         "losses": losses,
         "sums": {key: [tensor.double().sum().item(), tensor.double().abs().sum().item()] for key, tensor in tensors.items()},
     }

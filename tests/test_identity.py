@@ -21,6 +21,7 @@ from effdl.datasets.idx import Idx
 from effdl.datasets.toy import Sine
 from effdl.errors import RecordError
 from effdl.methods.backprop import Backprop
+from effdl.methods.platonic import Platonic
 from effdl.methods.segmentwise import Segmentwise
 from effdl.objectives.losses import LinearMse
 from effdl.records import carry
@@ -162,6 +163,25 @@ def test_a_new_numerics_version_is_a_new_name_even_of_a_nested_default(cls: type
     assert name_of() != before
     after = name_of("method=backprop", "optimizer=adamw", "dataset=sine", "arch=mlp", "objective=linear_mse")
     assert after == other  # runs without that class keep their names
+
+
+@pytest.mark.parametrize(
+    ("overrides", "another"),
+    [
+        (("method.beta=1e8",), True),
+        (("method.beta=1e4",), False),
+        (("method.beta=1e8", "method.precision=float64"), False),
+        (("method.beta=1e8", "method.pca=covariance"), False),
+        (("method.beta=1e8", "method.projection=deterministic"), False),
+    ],
+)
+def test_a_version_that_reaches_some_values_alone_renames_those_alone(
+    overrides: tuple[str, ...], another: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of = ("method=platonic", "method.projection=platonic_pca", "dataset=digits", "arch=mlp", "arch.hidden=[40]", *overrides)
+    now = name_of(*of)
+    monkeypatch.setattr(Platonic, "version", lambda self: 1)
+    assert (name_of(*of) != now) == another
 
 
 def test_settings_are_frozen() -> None:

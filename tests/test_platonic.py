@@ -124,6 +124,7 @@ def by_platonic_pca(z: Tensor, y: Tensor, weights: Tensor, width: int, beta: flo
         ("weighted_platonic_pca", 0.2, "correlation", "projection"),
         ("weighted_platonic_pca", 0.2, "covariance", "targets"),
         ("weighted_platonic_pca", None, "covariance", "targets"),
+        ("weighted_platonic_pca", 0.2, "correlation", "targets"),
     ],
 )
 def test_platonic_pca_weighs_samples_by_their_errors_if_it_is_asked_to(
@@ -149,6 +150,37 @@ def test_correlations_are_numpys_and_a_constant_column_has_none() -> None:
     found = correlation(lambda: a.split(7)).numpy()
     np.testing.assert_allclose(found[:4, :4], np.corrcoef(a[:, :4].T.numpy()), rtol=1e-10, atol=1e-12)
     assert np.abs(found[4]).max() < 1e-12
+
+
+@pytest.mark.parametrize("large", [1e4, 1e8, 1e15])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_correlations_do_not_hang_on_the_scale_of_a_column(dtype: torch.dtype, large: float) -> None:
+    """As of table 7.2's Y, 1e8 times the size of the pixels beside it. Columns that never vary stay without, of any size."""
+    generator = torch.Generator().manual_seed(0)
+    a = torch.randn(5000, 4, generator=generator, dtype=torch.float64) + torch.tensor(
+        [0.0, 3.0, -1.0, 0.1], dtype=torch.float64
+    )
+    a[:, 3] += a[:, 0]
+    constant = torch.tensor([0.1, 1e3 / 3, large / 7], dtype=torch.float64).expand(5000, 3)
+    scaled = torch.cat([a * torch.tensor([1.0, 1e-3, 1.0, large], dtype=torch.float64), constant], 1).to(dtype)
+    found = correlation(lambda: scaled.split(700)).numpy()
+    np.testing.assert_allclose(found[:4, :4], np.corrcoef(a.T.numpy()), rtol=0, atol=2e-4 if dtype == torch.float32 else 1e-9)
+    assert not found[4:].any() and not found[:, 4:].any()
+
+
+def test_components_of_correlations_do_not_hang_on_beta() -> None:
+    """What beta squared of table 7.2 relies on, in single precision: P is the same with 1e8 as with 1, and in float64."""
+    x, y = (
+        torch.randn(4000, 6, generator=torch.Generator().manual_seed(0)),
+        torch.randn(4000, 2, generator=torch.Generator().manual_seed(1)),
+    )
+    y[:, 0] += 2 * x[:, 0]
+    first = [
+        principal_components(correlation(lambda z=z, beta=beta: [torch.cat([z, beta * y.to(z)], 1)]), 1)
+        for z, beta in ((x.double(), 1.0), (x, 1.0), (x, 1e8))
+    ]
+    for other in first[1:]:
+        torch.testing.assert_close(other.double(), first[0], rtol=0, atol=1e-4)
 
 
 def test_deterministic_is_sorted_pca_below_weighted_platonic_pca() -> None:

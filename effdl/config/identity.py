@@ -48,13 +48,13 @@ def identity(spec: Spec, fingerprint: str) -> dict[str, Any]:
         defaults = {f.name: f.default for f in fields(setting)}
         changed = {name: named(value) for name, value in values.items() if value != defaults[name] or revised(value)}
         known = cls.__qualname__ if cls.__module__.startswith("effdl.") else f"{cls.__module__}.{cls.__qualname__}"
-        return {"class": known, "version": cls.numerics_version, **changed}
+        return {"class": known, "version": setting.version(), **changed}
 
     def revised(value: Any) -> bool:
         """A nested setting that gives other numbers than it did at first, though it is the default."""
         if not is_setting(value):
             return False
-        return type(value).numerics_version > 1 or any(revised(getattr(value, f.name)) for f in fields(value))
+        return value.version() > 1 or any(revised(getattr(value, f.name)) for f in fields(value))
 
     used = {g: s for g, s in spec.settings().items() if g not in NOT_IDENTITY and (s or g not in LEFT_OUT_UNUSED)}
     settings = {g: {one.snake_name(): named(one) for one in s} if g in SEVERAL else named(s) for g, s in used.items()}

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -34,6 +34,7 @@ Projection = Literal[
 ]
 WEIGHTED = ("weighted_platonic_pca", "deterministic")
 DRAWN = ("random", "uniform_samples")
+DWARFED = 1e6  # β from which on numbers changed with version 2
 OF_SAMPLES = ("sorted_pca", "sorted_platonic_pca", "uniform_samples")
 
 
@@ -68,6 +69,10 @@ class Platonic(ClosedForm):
         samples (alignment with the activation).
     """
 
+    numerics_version: ClassVar[int] = (
+        2  # of 1, correlations in single precision took columns for constant beside a βY far larger
+    )
+
     projection: Projection = "random"
     targets: Literal["features_and_labels", "labels"] = "features_and_labels"
     tries: Count = 1
@@ -94,6 +99,10 @@ class Platonic(ClosedForm):
             raise ValueError(f"method.noise: {self.projection} has no P that is found, platonic_pca and deterministic have")
         if self.active is not None and not self.bias:
             raise ValueError("method.active: shifts biases, which method.bias=false takes away")
+
+    def version(self) -> int:
+        by_beta = self.pca == "correlation" and self.projection in ("platonic_pca", "components")
+        return 2 if by_beta and self.precision == "float32" and abs(self.beta) >= DWARFED else 1
 
     def found(self, units: int) -> int:
         return math.ceil(self.surplus * units)

@@ -9,18 +9,26 @@ from torch import Tensor
 from effdl.errors import FitFailed
 
 Parts = Callable[[], Iterable[Tensor]]  # goes through a matrix, some rows after the other
+ROUNDED = 32  # times eps of a column's size: what rounding may be of its deviation
 
 
 def covariance(parts: Parts) -> Tensor:
     """m times the covariance (n, n) of a matrix (m, n), by a pass for its mean and one for the products."""
+    return _centred(parts, *_summed(parts))
+
+
+def correlation(parts: Parts) -> Tensor:
+    """m times the correlation (n, n) of the columns of a matrix (m, n); a column that never varies has none with any.
+
+    Each column is held against its own size: beside one of deviation 1e8 another of deviation 1 varies all the same.
+    """
     total, samples = _summed(parts)
-    mean = total / samples
-    product: Tensor | None = None
-    for rows in parts():
-        centred = rows - mean
-        product = centred.T @ centred if product is None else product.addmm_(centred.T, centred)
-    assert product is not None
-    return product
+    product = _centred(parts, total, samples)
+    square = product.diagonal()
+    size = square + total * (total / samples)
+    varies = square > (ROUNDED * torch.finfo(square.dtype).eps) ** 2 * size
+    deviation = torch.where(varies, square.sqrt(), 1.0)
+    return torch.where(varies[:, None] & varies, product / (deviation[:, None] * deviation), 0.0)
 
 
 def _summed(parts: Parts) -> tuple[Tensor, int]:
@@ -32,12 +40,14 @@ def _summed(parts: Parts) -> tuple[Tensor, int]:
     return total, samples
 
 
-def correlation(parts: Parts) -> Tensor:
-    """m times the correlation (n, n) of the columns of a matrix (m, n); a column that never varies has none with any."""
-    product = covariance(parts)
-    deviation = product.diagonal().sqrt()
-    deviation = torch.where(deviation > torch.finfo(deviation.dtype).eps * deviation.max(), deviation, 1.0)
-    return product / (deviation[:, None] * deviation)
+def _centred(parts: Parts, total: Tensor, samples: int) -> Tensor:
+    mean = total / samples
+    product: Tensor | None = None
+    for rows in parts():
+        centred = rows - mean
+        product = centred.T @ centred if product is None else product.addmm_(centred.T, centred)
+    assert product is not None
+    return product
 
 
 def positive(vectors: Tensor) -> Tensor:
