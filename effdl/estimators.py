@@ -39,6 +39,7 @@ FLOATS = [np.float64, np.float32]
 OBJECTIVE = LinearMse()
 # What effdl's messages call things, and what they are called here.
 NAMES = (
+    (r"method\.keep_features_mib: (.*); raise it, or take", r"hidden_layer_sizes: \1; narrow the layers, or take"),
     (r"arch\.hidden\b", "hidden_layer_sizes"),
     (r"method/solver=(\w+)", r"solver='\1'"),
     (r"method\.precision=(\w+)", r"precision='\1'"),

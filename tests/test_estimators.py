@@ -193,6 +193,12 @@ def collinear(dtype: Any = np.float32) -> tuple[np.ndarray, np.ndarray]:
     return (shared + 1e-4 * own).astype(dtype), own[:, 0] - own[:, 1]
 
 
+def plain() -> tuple[np.ndarray, np.ndarray]:
+    """Features that no precision has trouble with."""
+    x = np.random.default_rng(0).normal(size=(400, 5)).astype(np.float32)
+    return x, x[:, 0] - x[:, 1]
+
+
 SMALL: dict[str, Any] = {"hidden_layer_sizes": (40,), "random_state": 0, "l2": 1e-8}
 
 
@@ -203,7 +209,7 @@ def test_precision_that_cannot_hold_the_system_is_said_with_remedies() -> None:
         PlatonicRegressor(**SMALL).fit(x, y)
     assert len(caught) == 1 and caught[0].filename == __file__ and "\n" not in str(caught[0].message)
     with pytest.warns(IllConditionedWarning, match=r"try precision='float64' or a larger l2 or solver='ridge'$"):
-        PlatonicRegressor(**{**SMALL, "l2": 1e-6}, solver="solve").fit(x, y)
+        PlatonicRegressor(**{**SMALL, "l2": 1e-6}, solver="solve", activation="identity").fit(*plain())  # rank 6 of 41
     with pytest.warns(IllConditionedWarning):
         PlatonicRegressor(**SMALL, **IN_PARTS).partial_fit(x, y)
     assert issubclass(IllConditionedWarning, RuntimeWarning)
@@ -270,6 +276,11 @@ WRONG = {
     "tries of what is found": ({"tries": 2, "projection": "platonic_pca"}, r"tries: only random projections are tried"),
     "tries of drawn weights": ({"tries": 2, "projection": "random_weights"}, r"tries: only random projections are tried"),
     "units beyond samples": ({"projection": "sorted_pca"}, r"hidden_layer_sizes: 100 units in layer 1, where sorted PCA of 60"),
+    "a layer that is not to be held": (
+        {"hidden_layer_sizes": 10_000_000, "solver": "pinv"},
+        r"hidden_layer_sizes: two layers of 60 samples of 10,000,001 features take .* MiB, and Pinv needs a layer's at once; "
+        r"narrow the layers, or take solver='ridge'",
+    ),
     "state": ({"random_state": -1}, r".*[Ss]eed"),
 }
 

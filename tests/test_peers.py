@@ -14,6 +14,7 @@ from effdl.datasets.problem import split
 from effdl.errors import ConfigError
 from effdl.records.carry import carry_out
 from effdl.records.report import Silent
+from effdl.training.hardware import Hardware
 
 SAMPLES = 300
 COMMON = ("dataset.val_size=0", f"dataset.train_limit={SAMPLES}", "dataset.scaling=unit", "hardware=cpu")
@@ -94,11 +95,19 @@ WRONG = {
         ("method=pseudoinverse_learning", "arch=mlp", "arch.hidden=[60000]", "dataset=checkerboard", "dataset.samples=60000"),
         r"method\.keep_features_mib: two layers of 60,000 samples of 60,000 features take 27,466 MiB, and Pinv",
     ),
+    "too many units for memory by ridge": (
+        (
+            *("method=pseudoinverse_learning", "method/solver=ridge", "arch=mlp", "arch.hidden=[40000]"),
+            *("dataset=checkerboard", "dataset.samples=40000"),
+        ),
+        r"dataset\.train_limit: square matrices of 40,000 samples take 29\.8 GiB, of 24\.0 GiB on this machine; take fewer",
+    ),
 }
 
 
 @pytest.mark.parametrize(("overrides", "says"), WRONG.values(), ids=WRONG)
-def test_wrong_combination_is_one_line(overrides: tuple[str, ...], says: str) -> None:
+def test_wrong_combination_is_one_line(overrides: tuple[str, ...], says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Hardware, "memory", lambda self: 24 * 2**30)
     with pytest.raises(ConfigError, match=rf"^{says}"):
         config.build(config.compose(overrides))
 

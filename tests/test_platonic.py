@@ -19,10 +19,12 @@ from effdl import config, load_network
 from effdl.datasets.problem import Problem, Samples
 from effdl.errors import ConfigError
 from effdl.methods.platonic import Platonic, Projection
-from effdl.methods.projections import correlation, covariance, evenly_along, independent_components, principal_components
+from effdl.methods.projections import covariance, evenly_along, independent_components, principal_components
 from effdl.objectives.losses import LinearMse
 from effdl.records.carry import carry_out
 from effdl.records.plan import cost
+from effdl.rng import seed_for
+from effdl.training.hardware import Hardware
 from effdl.training.least_squares import Lstsq, Pinv, Ridge, Solve
 
 
@@ -51,6 +53,32 @@ def test_random_projections_are_figure_7_3_line_by_line() -> None:
     assert [line["train/lsd"] for line in run.lines] == pytest.approx([residual(z_1, y), residual(z_2, y)], rel=1e-6)
 
 
+@pytest.mark.parametrize("solver", [EXACT, Lstsq(), Solve(l2=0.0), Ridge(l2=0.0)], ids=["pinv", "lstsq", "solve", "ridge"])
+def test_two_layers_solved_by_hand_on_three_points(solver: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """x = −1, 0, 1, y = 0, 0, 1 and T = [x + y, y − x]. [1 x] has orthogonal columns, so that W = [mean of T; Σ xT / 2]; ReLU
+    leaves [0 5/6], [1/3 1/3] and [11/6 0], which with the ones are three equations for three weights."""
+    x, y = (torch.tensor(values, dtype=torch.float64)[:, None] for values in ([-1.0, 0.0, 1.0], [0.0, 0.0, 1.0]))
+    p = torch.tensor([[0.0, 0.0], [1.0, -1.0], [1.0, 1.0]], dtype=torch.float64)  # of the ones, x and y
+    monkeypatch.setattr("effdl.methods.platonic.normal", lambda *_: p)
+    data = Problem(Samples(x, y), Samples(x[:1], y[:1]), LinearMse(), outputs=1, batch_size=1)
+    network, run = fitted(method(solver=solver), data, chain(1, 2, activation="relu", outputs=1))
+    layer, head = network.blocks[0][0], network.head
+    expected = ([1 / 3, 1 / 3], [[1.5], [-0.5]], [-10 / 23], [[18 / 23, 12 / 23]])
+    for found, by_hand in zip((layer.bias, layer.weight, head.bias, head.weight), expected, strict=True):
+        torch.testing.assert_close(found, torch.tensor(by_hand, dtype=torch.float64), rtol=1e-9, atol=1e-9)
+    assert run.notes["train/mse"] < 1e-18
+
+
+def test_two_layers_solved_by_hand_with_alpha_and_beta_without_bias(monkeypatch: pytest.MonkeyPatch) -> None:
+    """x = 1, 2, y = 3, 5: T = ½(x + 2y) = 7/2, 6, W = xᵀT/5 = 31/10, outputs x·13/5, of squared errors (0.4², 0.2²)."""
+    x, y = (torch.tensor(values, dtype=torch.float64)[:, None] for values in ([1.0, 2.0], [3.0, 5.0]))
+    monkeypatch.setattr("effdl.methods.platonic.normal", lambda *_: torch.ones(2, 1, dtype=torch.float64))
+    data = Problem(Samples(x, y), Samples(x[:1], y[:1]), LinearMse(), outputs=1, batch_size=1)
+    network, run = fitted(method(alpha=0.5, beta=2.0, bias=False), data, chain(1, 1, activation="relu", outputs=1))
+    assert network.blocks[0][0].weight.item() == pytest.approx(3.1) and network.head.weight.item() == pytest.approx(26 / 31)
+    assert run.notes["train/mse"] == pytest.approx(0.1)
+
+
 def test_limit_with_the_identity_for_activation_a_network_is_plain_least_squares() -> None:
     """Targets [Z|Y]P of full rank lose nothing, and nothing is gained without a nonlinearity."""
     data = problem()
@@ -69,31 +97,6 @@ def test_claim_weights_are_the_projections_first_rows_plus_least_squares_through
     expected = 0.5 * (p[: 1 + N] + 3.0 * torch.linalg.lstsq(x, y).solution @ p[1 + N :])
     layer = network.blocks[0][0]
     torch.testing.assert_close(torch.cat([layer.bias[:, None], layer.weight], 1).T, expected, rtol=1e-9, atol=1e-11)
-
-
-@pytest.mark.parametrize("samples", [30, 31, 32])
-@pytest.mark.parametrize("count", [1, 2, 7, 29])
-def test_sorted_pca_takes_the_samples_that_the_words_of_section_7_8_2_name(count: int, samples: int) -> None:
-    """1. the first component; 2. v = Xc; 3. the indices that sort v; 4. those evenly spaced, as figure 7.14 rounds."""
-    x = np.random.default_rng(samples).normal(size=(samples, 4)) * [3, 1, 1, 1]
-    component = PCA(1).fit(x).components_[0]
-    component *= np.sign(component.sum())
-    v = [sum(a * b for a, b in zip(row, component, strict=True)) for row in x]
-    ascending = sorted(range(samples), key=v.__getitem__)
-    places: list[int] = []
-    while len(places) * samples / count < samples - 1:
-        places.append(round(len(places) * samples / count))  # halves to even, as torch has it too
-    first = principal_components(covariance(lambda: torch.from_numpy(x).split(7)), 1)[:, 0]
-    found = evenly_along(torch.from_numpy(x) @ first, count).tolist()
-    assert found == [ascending[place] for place in places] and len(found) == count
-
-
-def test_components_are_scikit_learns_with_a_positive_sum() -> None:
-    a = problem().train_tensors().x * torch.tensor([1.0, 5.0, 2.0, 0.1, 3.0], dtype=torch.float64) + 7
-    found = principal_components(covariance(lambda: a.split(7)), 4).T.numpy()
-    theirs = PCA(4).fit(a.numpy()).components_
-    theirs *= np.sign(theirs.sum(1, keepdims=True))
-    np.testing.assert_allclose(found, theirs, rtol=1e-8, atol=1e-9)
 
 
 def test_sorted_pcas_units_are_samples_without_bias() -> None:
@@ -143,44 +146,6 @@ def test_platonic_pca_weighs_samples_by_their_errors_if_it_is_asked_to(
             weights = ema * weights + (1 - ema) * errors
         z = by_platonic_pca(z, y, weights, width, 20.0, pca, importance).tanh()
         torch.testing.assert_close(network.blocks[: i + 1](data.train_tensors().x), z, rtol=1e-6, atol=1e-8)
-
-
-def test_correlations_are_numpys_and_a_constant_column_has_none() -> None:
-    a = problem().train_tensors().x * torch.tensor([1.0, 5.0, 2.0, 0.1, 0.0], dtype=torch.float64) + 7
-    found = correlation(lambda: a.split(7)).numpy()
-    np.testing.assert_allclose(found[:4, :4], np.corrcoef(a[:, :4].T.numpy()), rtol=1e-10, atol=1e-12)
-    assert np.abs(found[4]).max() < 1e-12
-
-
-@pytest.mark.parametrize("large", [1e4, 1e8, 1e15])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_correlations_do_not_hang_on_the_scale_of_a_column(dtype: torch.dtype, large: float) -> None:
-    """As of table 7.2's Y, 1e8 times the size of the pixels beside it. Columns that never vary stay without, of any size."""
-    generator = torch.Generator().manual_seed(0)
-    a = torch.randn(5000, 4, generator=generator, dtype=torch.float64) + torch.tensor(
-        [0.0, 3.0, -1.0, 0.1], dtype=torch.float64
-    )
-    a[:, 3] += a[:, 0]
-    constant = torch.tensor([0.1, 1e3 / 3, large / 7], dtype=torch.float64).expand(5000, 3)
-    scaled = torch.cat([a * torch.tensor([1.0, 1e-3, 1.0, large], dtype=torch.float64), constant], 1).to(dtype)
-    found = correlation(lambda: scaled.split(700)).numpy()
-    np.testing.assert_allclose(found[:4, :4], np.corrcoef(a.T.numpy()), rtol=0, atol=2e-4 if dtype == torch.float32 else 1e-9)
-    assert not found[4:].any() and not found[:, 4:].any()
-
-
-def test_components_of_correlations_do_not_hang_on_beta() -> None:
-    """What beta squared of table 7.2 relies on, in single precision: P is the same with 1e8 as with 1, and in float64."""
-    x, y = (
-        torch.randn(4000, 6, generator=torch.Generator().manual_seed(0)),
-        torch.randn(4000, 2, generator=torch.Generator().manual_seed(1)),
-    )
-    y[:, 0] += 2 * x[:, 0]
-    first = [
-        principal_components(correlation(lambda z=z, beta=beta: [torch.cat([z, beta * y.to(z)], 1)]), 1)
-        for z, beta in ((x.double(), 1.0), (x, 1.0), (x, 1e8))
-    ]
-    for other in first[1:]:
-        torch.testing.assert_close(other.double(), first[0], rtol=0, atol=1e-4)
 
 
 def test_deterministic_is_sorted_pca_below_weighted_platonic_pca() -> None:
@@ -252,15 +217,17 @@ def test_ablation_sorted_pca_above_the_first_layer_takes_its_features() -> None:
     torch.testing.assert_close(network.blocks[1][0].weight, z[evenly_along(z @ first, 6)], rtol=1e-12, atol=1e-12)
 
 
-def test_independent_components_are_the_directions_that_unmix_what_was_mixed() -> None:
-    generator = torch.Generator().manual_seed(0)
-    sources = torch.rand(4000, 3, generator=generator, dtype=torch.float64) - 0.5
-    mixing = torch.tensor([[1.0, 0.4, 0.2], [0.3, 1.0, 0.1], [0.0, 0.5, 1.0]], dtype=torch.float64)
-    found = independent_components(lambda: (sources @ mixing).split(1000), 3, seed=0)
-    true = torch.linalg.inv(mixing)
-    cosines = (found.T @ (true / true.norm(dim=0))).abs()
-    assert cosines.max(1).values.min() > 0.995 and sorted(cosines.argmax(1).tolist()) == [0, 1, 2]
-    torch.testing.assert_close(found.norm(dim=0), torch.ones(3, dtype=torch.float64))
+def test_independent_components_project_features_and_labels() -> None:
+    """W = Z⁺[Z | βY]P with NumPy; P itself is held in test_projections."""
+    x, y = (part**3 for part in (problem().train_tensors().x, problem().train_tensors().y))  # not Gaussian
+    data = Problem(Samples(x, y), Samples(x[:2], y[:2]), LinearMse(), outputs=K, batch_size=8)
+    network, _ = fitted(method(projection="ica", beta=3.0), data, chain(N, 6))
+    augmented = torch.cat([x, 3.0 * y], 1)
+    p = independent_components(lambda: [augmented], 6, seed_for(0, "projection", 0, 0))
+    expected = np.linalg.lstsq(ones(x).numpy(), (augmented @ p).numpy(), rcond=None)[0]
+    layer = network.blocks[0][0]
+    found = torch.cat([layer.bias[:, None], layer.weight], 1).T
+    torch.testing.assert_close(found, torch.from_numpy(expected), rtol=1e-8, atol=1e-9)
 
 
 BY_ROWS = ["random", "platonic_pca", "weighted_platonic_pca", "ica", "sorted_pca", "sorted_platonic_pca", "uniform_samples"]
@@ -313,7 +280,12 @@ PROJECTIONS = {
 
 @pytest.mark.parametrize("precision", ["float32", "float64"])
 @pytest.mark.parametrize("projection", PROJECTIONS)
-def test_a_fitted_network_is_saved_and_loaded_and_says_its_numbers(projection: str, precision: str, tmp_path: Path) -> None:
+def test_a_fitted_network_is_saved_and_loaded_and_says_its_numbers(
+    projection: str, precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    as_fitted: list[nn.Module] = []
+    fit = Platonic.fit
+    monkeypatch.setattr(Platonic, "fit", lambda *args: as_fitted.append(fit(*args)) or as_fitted[-1])
     overrides = [*DIGITS, *PROJECTIONS[projection], f"method.projection={projection}", f"method.precision={precision}"]
     spec = config.build(config.compose([*overrides, "method/solver=ridge", "dataset.val_size=0"]))
     done = carry_out(spec, tmp_path)
@@ -322,6 +294,7 @@ def test_a_fitted_network_is_saved_and_loaded_and_says_its_numbers(projection: s
     train, test = spec.dataset.load()
     for name, samples in (("test", test), ("train", train)):
         outputs = network(samples.x)
+        assert torch.equal(outputs, as_fitted[0](samples.x))
         accuracy = (outputs.argmax(1) == samples.y).double().mean().item()
         assert outputs.dtype == getattr(torch, precision) and metrics[f"{name}/acc"] == pytest.approx(
             accuracy, abs=1e-9 if precision == "float64" else 2e-3
@@ -354,6 +327,21 @@ WRONG = {
         r"method\.keep_features_mib: two layers of 1,200 samples of 65 features take 1 MiB, and Pinv needs a layer's at once; "
         r"raise it, or take method/solver=ridge",
     ),
+    "sums that no machine here holds": (
+        (
+            "method/solver=ridge",
+            "arch.hidden=[300000]",
+            "dataset=checkerboard",
+            "dataset.samples=400000",
+            "objective=linear_mse",
+        ),
+        r"arch\.hidden: square matrices of 300,001 features and 400,000 samples take 1,341\.1 GiB in Ridge, of 24\.0 GiB on "
+        r"this machine; narrow the layers$",
+    ),
+    "a system that no machine here holds": (
+        ("method/solver=solve", "arch.hidden=[200000]", "method.keep_features_mib=1e7"),
+        r"arch\.hidden: square matrices of 200,001 features and 1,200 samples take 298\.0 GiB in Solve, of 24\.0 GiB",
+    ),
     "another network": (("arch=cnn4",), r"arch: Platonic fits linear layers alone, take arch=mlp"),
     "another objective": (("objective=softmax_ce",), r"objective: Platonic fits by least squares, so it takes linear_mse"),
     "an optimizer": (("optimizer=sgd",), r"optimizer: Platonic uses none"),
@@ -367,7 +355,8 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("overrides", "says"), WRONG.values(), ids=WRONG)
-def test_wrong_combination_is_one_line(overrides: tuple[str, ...], says: str) -> None:
+def test_wrong_combination_is_one_line(overrides: tuple[str, ...], says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Hardware, "memory", lambda self: 24 * 2**30)
     base = [one for one in DIGITS if one.split("=")[0] not in {o.split("=")[0] for o in overrides}]
     if "arch=cnn4" in overrides:
         base = ["method=platonic"]

@@ -86,6 +86,13 @@ class ClosedForm(Method):
                 f"{2 * self._bytes(problem.train, widest) / 2**20:,.0f} MiB, and {type(self.solver).__name__} needs a layer's "
                 "at once; raise it, or take method/solver=ridge, which goes through them in chunks"
             )
+        taken = self.solver.memory(problem.train, widest, DTYPES[self.precision].itemsize)
+        if taken and taken > (there := hardware.memory()):
+            raise ConfigError(
+                f"arch.hidden: square matrices of {widest:,} features and {problem.train:,} samples take "
+                f"{taken / 2**30:,.1f} GiB in {type(self.solver).__name__}, of {there / 2**30:,.1f} GiB on this machine; "
+                "narrow the layers"
+            )
 
     @torch.no_grad()
     def fit(self, problem: Problem, model: BlockChain, run: RunHandle) -> nn.Module:

@@ -35,6 +35,12 @@ class PseudoinverseLearning(ClosedForm):
                 f"arch.hidden: pseudoinverse learning has as many units in each hidden layer as training samples, "
                 f"{problem.train:,}, with {bill:,.3g} GiB of weights between two of them: arch.hidden=[{problem.train}]"
             )
+        taken, there = MATRICES * self._bytes(problem.train, problem.train), hardware.memory()
+        if taken > there:
+            raise ConfigError(
+                f"dataset.train_limit: square matrices of {problem.train:,} samples take {taken / 2**30:,.1f} GiB, of "
+                f"{there / 2**30:,.1f} GiB on this machine; take fewer samples"
+            )
 
     def layer(self, place: Place, memory: Memory, run: RunHandle) -> Fitted:
         below, width = place.below, place.width

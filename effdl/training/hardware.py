@@ -1,8 +1,10 @@
 """Where and how a run computes: device, threads, precision, memory layout."""
 
+import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -15,6 +17,7 @@ from effdl.setting import Count, Setting, Switch, setting
 from effdl.training.ranks import LEAST_SHARE
 
 M = TypeVar("M", bound=nn.Module)
+BOUND = Path("/sys/fs/cgroup/memory.max")  # of a container, in bytes, or "max"
 COMMAND = "torchrun --standalone --nproc_per_node={} run.py hardware=ddp ..."
 
 
@@ -95,6 +98,14 @@ class Hardware(Setting):
             for backend in _rounding():
                 backend.fp32_precision = "ieee" if self.precision == "float32" else "tf32"
         return torch.device(self.device)
+
+    def memory(self) -> int:
+        """Bytes that the device has in all; of a CPU no more than a container may take."""
+        if self.device == "cuda" and torch.cuda.is_available():
+            return int(torch.cuda.get_device_properties(0).total_memory)
+        whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        bound = BOUND.read_text().strip() if BOUND.is_file() else ""
+        return min(whole, int(bound)) if bound.isdigit() else whole
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The context of a forward pass and its loss."""

@@ -75,6 +75,10 @@ class Solver(Setting, ABC):
     def factorise(self, design: Design) -> Fit:
         """What is worked out of a design once. Raises FitFailed, here or from what comes back, where it cannot be solved."""
 
+    def memory(self, samples: int, features: int, itemsize: int) -> int:
+        """Bytes of the square matrices that it works with, at least; itemsize: of an entry of Z."""
+        return 0
+
 
 @setting
 class Pinv(Solver):
@@ -166,6 +170,9 @@ class Solve(Solver):
 
         return OfTargets(design, solve)
 
+    def memory(self, samples: int, features: int, itemsize: int) -> int:
+        return 2 * features**2 * itemsize  # ZᵀZ + λI and its factors
+
 
 @setting
 class Ridge(Solver):
@@ -175,8 +182,8 @@ class Ridge(Solver):
     Cholesky. Products are of Z's own precision, sums and all that follows in float64; where features in float32 hang on each
     other so much that a pivot is lost in the rounding of products, these are in float64 too. Where ZᵀZ + λI is singular even
     so, an eigendecomposition leaves out the directions whose eigenvalues are at most n·eps of the largest entry of the
-    diagonal, and W is the solution of least norm. Beside a part of Z there are never more than two matrices of the smaller size
-    squared.
+    diagonal, and W is the solution of least norm. Beside a part of Z that takes two matrices of the smaller size squared, and
+    an eigendecomposition as many again.
 
     l2: λ ≥ 0, for all rows of W, the bias too.
     """
@@ -192,6 +199,9 @@ class Ridge(Solver):
             return OfTargets(design, lambda t: checked("ridge", design, z.T @ dual(t.double()).to(z)))
         inverse, cross = self._inverse(design, design.rows, design.features, design.targets)
         return FromSums(design, inverse, cross, self.l2)
+
+    def memory(self, samples: int, features: int, itemsize: int) -> int:
+        return 2 * min(samples, features) ** 2 * torch.float64.itemsize  # the sums and their factor
 
     def decision(self, sums: Sums) -> Tensor:
         """(ZᵀZ + λI)⁻¹ZᵀY (n, k) of sums made elsewhere, which stay as they are, in float64. Raises FitFailed."""
