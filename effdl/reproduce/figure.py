@@ -20,12 +20,14 @@ STYLE: Any = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": Fal
 
 
 def write(declaration: Declaration, scale: str, runs: Runs, folder: Path) -> Path:
-    """Draw into a PNG file in a folder and return its path. The file's text "Source" is a digest of the runs that it shows."""
+    """Draw into a PNG file in a folder and return its path. The file's text "Source" is a digest of the runs that it shows,
+    whose numbers are rounded first: the last bits of what is worked out of them are another machine's own.
+    """
     import matplotlib as mpl
 
     path = folder / f"{declaration.artefact.id}.{scale}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
-    source = hashlib.sha256(runs.to_csv(index=False).encode()).hexdigest()[:16]
+    source = hashlib.sha256(runs.to_csv(index=False, float_format="%.9g").encode()).hexdigest()[:16]
     with mpl.rc_context(STYLE):
         drawn = draw(declaration, scale, runs)
         drawn.savefig(path, metadata={"Software": None, "Source": f"runs {source}"}, bbox_inches="tight")
