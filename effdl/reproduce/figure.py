@@ -63,7 +63,8 @@ def points(axes: "Axes", declaration: Declaration, scale: str, runs: Runs) -> No
             axes.plot(x, value, "_", markersize=9, color="0.5", label="printed" if (i, x) == (0, printed[0][0]) else None)
     labels = [row.replace(", ", "\n") for row in rows]
     crowded = len(rows) * max(len(line) for label in labels for line in label.split("\n")) > CHARACTERS
-    axes.set_xticks(range(len(rows)), labels, rotation=25 if crowded else 0, ha="right" if crowded else "center")
+    turned: Any = {"rotation": 25, "ha": "right", "rotation_mode": "anchor"} if crowded else {}
+    axes.set_xticks(range(len(rows)), rows if crowded else labels, **turned)  # turned lines of one label hide the next one's
     axes.set_xlim(-0.5, len(rows) - 0.5)
     axes.set_ylabel(f"{artefact.metric} ({artefact.unit})" if artefact.unit else artefact.metric)
     axes.set_title(f"{artefact.id}, scale {scale}; bars: 95% t-interval over seeds", loc="left", fontsize=9, pad=20)
