@@ -1,11 +1,11 @@
 """What least squares and the methods on it cost beside named peers, and what their errors are, in one run on one thread.
 
     python scripts/bench_closed_forms.py [ridge] [cutoffs] [ridge_memory] [platonic] [execute]
-    python scripts/bench_closed_forms.py pinv_4632
+    python scripts/bench_closed_forms.py pinv_4632 cutoffs_4632
 
 Ratios of medians as in bench.py, but of processor time: calls here take seconds to minutes, too long for turns to even out what
-else a machine does. pinv_4632 takes many minutes, so that it runs only where it is named. Features are of MNIST where it is
-there (EFFDL_DATA), else of normal numbers; a comment line says which.
+else a machine does. pinv_4632 and cutoffs_4632 take many minutes, so that they run only where they are named. Features are of
+MNIST where it is there (EFFDL_DATA), else of normal numbers; a comment line says which.
 """
 
 import statistics
@@ -61,18 +61,18 @@ def pinv_4632() -> Iterator[Row]:
     yield f"ridge on {LARGE} features, over pinv (1×)", ours / peer, "≤ 0.17"
 
 
-def cutoffs() -> Iterator[Row]:
+def cutoffs(n: int = SMALL) -> Iterator[Row]:
     """Training error in float32 beyond the least there is, found by QR in float64, relative to it.
 
     Torch's own cut-off, eps·max(m, n) of the largest singular value, is 7e-3 here. Features of pixels that are standardised
     have all their directions above it, those of pixels as they are in [0, 1] about half below: it throws real ones away.
     """
     for pixels, standardised in (("standardised pixels", True), ("pixels in [0, 1]", False)):
-        z, y = features(SMALL, standardised), targets()
+        z, y = features(n, standardised), targets()
         least = error(z, y, torch.linalg.lstsq(z.double(), y.double(), driver="gels").solution)
         largest = torch.linalg.eigvalsh(z.T.double() @ z.double()).clamp_min(0).sqrt()
         bound = torch.finfo(z.dtype).eps * len(z) * largest[-1]
-        yield f"{pixels}: of {SMALL} directions under the default cut-off", (largest <= bound).sum().item(), "for comparison"
+        yield f"{pixels}: of {n} directions under the default cut-off", (largest <= bound).sum().item(), "for comparison"
         for name, solver, wanted in (
             ("ridge", Ridge(), "≤ 1e-6"),
             ("pinv, default cut-off", Pinv(), "for comparison"),
@@ -80,6 +80,11 @@ def cutoffs() -> Iterator[Row]:
             ("gels, which has none", Lstsq(driver="gels"), "for comparison"),
         ):
             yield f"  training MSE beyond the least: {name}", error(z, y, solved(solver, z, y)) / least - 1, wanted
+
+
+def cutoffs_4632() -> Iterator[Row]:
+    """The same of more features."""
+    yield from cutoffs(LARGE)
 
 
 def ridge_memory() -> Iterator[Row]:
@@ -93,15 +98,17 @@ def ridge_memory() -> Iterator[Row]:
     yield f"ridge on {LARGE} features, n² numbers beyond Z and Y", (live.peak - held(z, y)) / square, "≤ 2 and a chunk"
     yield "  a chunk of 4096 samples, for scale", 4096 * LARGE * z.itemsize / square, "for comparison"
     yield "  resident: the same", in_child(_rise) / square, "≤ 2 and a chunk"
+    twice = in_child(_rise, 2) / square
+    yield "  resident, each feature being there twice: an eigendecomposition", twice, "≤ 4 and two chunks"
 
 
-def _rise() -> int:
-    """Bytes by which ridge raises this process's peak resident set."""
-    z = torch.randn(2 * LARGE, LARGE, generator=torch.Generator().manual_seed(0))
+def _rise(times: int = 1) -> int:
+    """Bytes by which ridge raises this process's peak resident set. times: that each feature is there."""
+    z = torch.randn(2 * LARGE, LARGE // times, generator=torch.Generator().manual_seed(0)).repeat(1, times)
     y = torch.randn(2 * LARGE, TARGETS)
-    solved(Ridge(), z[:64, :32], y[:64])  # what libraries load at their first call
+    solved(Ridge(l2=0.0), z[:64, :32], y[:64])  # what libraries load at their first call
     before = peak_resident()
-    solved(Ridge(), z, y)
+    solved(Ridge(l2=0.0), z, y)
     return peak_resident() - before
 
 
@@ -235,4 +242,4 @@ def with_ones(z: Tensor) -> Tensor:
 ALL = {"ridge": ridge, "cutoffs": cutoffs, "ridge_memory": ridge_memory, "platonic": platonic, "execute": execute}
 
 if __name__ == "__main__":
-    report(ALL, {**ALL, "pinv_4632": pinv_4632})
+    report(ALL, {**ALL, "pinv_4632": pinv_4632, "cutoffs_4632": cutoffs_4632})

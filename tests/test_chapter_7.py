@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
-from effdl import config
+from effdl import config, load_network
 from effdl.archs.mlp import Mlp
 from effdl.datasets.problem import Facts
 from effdl.datasets.toy import Separable, Sinusoidal, TwoSpirals
@@ -18,6 +18,7 @@ from effdl.errors import ConfigError
 from effdl.methods.elm import Elm
 from effdl.methods.platonic import Platonic
 from effdl.methods.pseudoinverse_learning import PseudoinverseLearning
+from effdl.records.carry import carry_out
 from effdl.reproduce import artefact, published
 from effdl.reproduce.artefact import Cell
 from effdl.reproduce.claims import statements
@@ -244,3 +245,15 @@ def test_where_figure_7_5s_curve_turns_noisy_is_found(noisy: int, onset: int) ->
     assert (deep["noise_rise"] > 3) == (noisy < 10000)
     assert np.isnan(shallow["noise_onset"])
     assert np.isnan(shallow["noise_rise"])
+
+
+def test_thousands_of_layers_are_fitted_saved_and_loaded(tmp_path: Path) -> None:
+    overrides = ("method=platonic", "dataset=sine", "dataset.samples=300", "arch=mlp", "arch.hidden=[4]", "arch.repeat=3000")
+    made = config.build(config.compose([*overrides, "method.alpha=0.25", "method.precision=float64", "hardware=cpu"]))
+    done = carry_out(made, tmp_path)
+    assert done["status"] == "finished", done
+    network, (_, test) = load_network(done["path"]), made.dataset.load()
+    assert sum(isinstance(module, torch.nn.Linear) for module in network.modules()) == 3001
+    with torch.no_grad():
+        error = (network(test.x) - test.y).square().mean().item()
+    assert done["summary"]["test/mse"] == pytest.approx(error, rel=1e-9) and error < 0.45  # 0.5 is that of a constant

@@ -32,12 +32,12 @@ def test_closed_form_examples_run_as_printed(tmp_path: Path) -> None:
     assert float(re.search(r"test accuracy: ([0-9.]+)", example("PlatonicClassifier", tmp_path))[1]) > 0.9
     (block,) = re.findall(r"```sh\n(python run.py method=platonic.*?)```", README, flags=re.DOTALL)
     commands = block.replace("\\\n", "").splitlines()
-    assert len(commands) == 3
+    assert len(commands) == 4
     for command in commands:
         words = command.split()
         assert words[:2] == ["python", "run.py"]
         assert build(compose(words[2:]), checked=False).method.projection
-    words = commands[2].split()
+    words = commands[-1].split()
     done = subprocess.run(
         [sys.executable, str(ROOT / "run.py"), *words[2:], f"results={tmp_path}"], capture_output=True, text=True, check=False
     )

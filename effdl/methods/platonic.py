@@ -46,8 +46,8 @@ class Platonic(ClosedForm):
         "random" draws it from N(0, 1); of ``tries`` draws a layer the one whose outputs have the least squares distance that
         is lowest wins (§7.5.1).
         "platonic_pca" takes principal components of [Z | βY] (§7.8.1), "weighted_platonic_pca" those of [Z | βd⊙Y], d being a
-        moving average of each sample's squared error (§7.9.3); "ica" takes the independent components (§7.10.3). All give at
-        most n + k.
+        moving average of each sample's squared error (§7.9.3); "ica" takes the independent components (§7.10.3), ``pca``
+        or not. All give at most n + k.
         Others have no P and no bias. "sorted_pca": weight vectors are samples, evenly spaced along the first principal
         component of Z (§7.8.2), at most m − 1; "sorted_platonic_pca" takes the part in Z of that of [Z | Y], "uniform_samples"
         draws samples without choosing. "components": the parts in Z of the principal components of [Z | βY], which §7.8.1

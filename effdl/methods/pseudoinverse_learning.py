@@ -46,5 +46,5 @@ class PseudoinverseLearning(ClosedForm):
         below, width = place.below, place.width
         if place.index == 0:
             one = self._bytes(width, width) / 2**20
-            run.say(f"{width:,} units a hidden layer: {one:,.0f} MiB a matrix, about {MATRICES * one:,.0f} MiB at once")
+            run.say(f"{width:,} units a hidden layer: {one:,.3g} MiB a matrix, about {MATRICES * one:,.3g} MiB at once")
         return place.fitted(below.fit(torch.eye(width, dtype=below.design.like.dtype, device=below.design.like.device)))
