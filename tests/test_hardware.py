@@ -48,6 +48,17 @@ def test_auto_takes_what_there_is_and_settles_it_before_the_run_has_its_name(mon
         assert (found.device, found.precision, found.layout, found.compile) == ("cuda", precision, "channels_last", False)
 
 
+@pytest.mark.parametrize(("said", "bytes_"), [("1048576\n", 2**20), ("max\n", None), (None, None)])
+def test_memory_is_the_machines_or_what_a_container_may_take(
+    said: str | None, bytes_: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if said is not None:
+        (tmp_path / "memory.max").write_text(said)
+    monkeypatch.setattr("effdl.training.hardware.BOUND", tmp_path / "memory.max")
+    (kib,) = [line.split()[1] for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemTotal")]
+    assert Hardware().memory() == (bytes_ or 1024 * int(kib))
+
+
 def test_what_is_asked_for_is_not_settled_otherwise() -> None:
     asked = Hardware(device="cpu", precision="bf16", layout="contiguous", threads=3, compile=True)
     assert asked.resolved(True) == asked

@@ -92,15 +92,15 @@ WRONG = {
         r"arch\.hidden: pseudoinverse learning has as many units in each hidden layer as training samples, 1,200, with .* GiB",
     ),
     "too many units for memory": (
-        ("method=pseudoinverse_learning", "arch=mlp", "arch.hidden=[60000]", "dataset=checkerboard", "dataset.samples=60000"),
-        r"method\.keep_features_mib: two layers of 60,000 samples of 60,000 features take 27,466 MiB, and Pinv",
+        ("method=pseudoinverse_learning", "arch=mlp", "arch.hidden=[30000]", "dataset=checkerboard", "dataset.samples=30000"),
+        r"method\.keep_features_mib: two layers of 30,000 samples of 30,000 features take 6,866 MiB, and Pinv",
     ),
     "too many units for memory by ridge": (
         (
-            *("method=pseudoinverse_learning", "method/solver=ridge", "arch=mlp", "arch.hidden=[40000]"),
-            *("dataset=checkerboard", "dataset.samples=40000"),
+            *("method=pseudoinverse_learning", "method/solver=ridge", "arch=mlp", "arch.hidden=[60000]"),
+            *("dataset=checkerboard", "dataset.samples=60000"),
         ),
-        r"dataset\.train_limit: square matrices of 40,000 samples take 29\.8 GiB, of 24\.0 GiB on this machine; take fewer",
+        r"dataset\.train_limit: square matrices of 60,000 samples take 67\.1 GiB, of 24\.0 GiB on this machine; take fewer",
     ),
 }
 

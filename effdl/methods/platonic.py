@@ -34,7 +34,6 @@ Projection = Literal[
 ]
 WEIGHTED = ("weighted_platonic_pca", "deterministic")
 DRAWN = ("random", "uniform_samples")
-DWARFED = 1e6  # β from which on numbers changed with version 2
 OF_SAMPLES = ("sorted_pca", "sorted_platonic_pca", "uniform_samples")
 
 
@@ -101,8 +100,8 @@ class Platonic(ClosedForm):
             raise ValueError("method.active: shifts biases, which method.bias=false takes away")
 
     def version(self) -> int:
-        by_beta = self.pca == "correlation" and self.projection in ("platonic_pca", "components")
-        return 2 if by_beta and self.precision == "float32" and abs(self.beta) >= DWARFED else 1
+        of_labels = self.projection in ("platonic_pca", "weighted_platonic_pca", "components")
+        return 2 if of_labels and self.pca == "correlation" and self.precision == "float32" else 1
 
     def found(self, units: int) -> int:
         return math.ceil(self.surplus * units)

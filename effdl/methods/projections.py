@@ -9,12 +9,18 @@ from torch import Tensor
 from effdl.errors import FitFailed
 
 Parts = Callable[[], Iterable[Tensor]]  # goes through a matrix, some rows after the other
-ROUNDED = 32  # times eps of a column's size: what rounding may be of its deviation
+ROUNDED = 4  # times eps of a column's largest value: what rounding may be of its range
 
 
 def covariance(parts: Parts) -> Tensor:
     """m times the covariance (n, n) of a matrix (m, n), by a pass for its mean and one for the products."""
-    return _centred(parts, *_summed(parts))
+    mean = _mean(parts)
+    product: Tensor | None = None
+    for rows in parts():
+        centred = rows - mean
+        product = centred.T @ centred if product is None else product.addmm_(centred.T, centred)
+    assert product is not None
+    return product
 
 
 def correlation(parts: Parts) -> Tensor:
@@ -22,32 +28,29 @@ def correlation(parts: Parts) -> Tensor:
 
     Each column is held against its own size: beside one of deviation 1e8 another of deviation 1 varies all the same.
     """
-    total, samples = _summed(parts)
-    product = _centred(parts, total, samples)
-    square = product.diagonal()
-    size = square + total * (total / samples)
-    varies = square > (ROUNDED * torch.finfo(square.dtype).eps) ** 2 * size
-    deviation = torch.where(varies, square.sqrt(), 1.0)
+    product, varies = covariance(parts), _varies(parts)
+    deviation = torch.where(varies, product.diagonal().sqrt(), 1.0)
     return torch.where(varies[:, None] & varies, product / (deviation[:, None] * deviation), 0.0)
 
 
-def _summed(parts: Parts) -> tuple[Tensor, int]:
+def _mean(parts: Parts) -> Tensor:
     total, samples = None, 0
     for rows in parts():
         total = rows.sum(0) if total is None else total + rows.sum(0)
         samples += len(rows)
     assert total is not None, "a matrix has rows"
-    return total, samples
+    return total / samples
 
 
-def _centred(parts: Parts, total: Tensor, samples: int) -> Tensor:
-    mean = total / samples
-    product: Tensor | None = None
+def _varies(parts: Parts) -> Tensor:
+    """Which columns (n,) hold values that are further apart than rounding makes them."""
+    low = high = None
     for rows in parts():
-        centred = rows - mean
-        product = centred.T @ centred if product is None else product.addmm_(centred.T, centred)
-    assert product is not None
-    return product
+        least, most = rows.aminmax(dim=0)
+        low = least if low is None else torch.minimum(low, least)
+        high = most if high is None else torch.maximum(high, most)
+    assert low is not None and high is not None, "a matrix has rows"
+    return high - low > ROUNDED * torch.finfo(low.dtype).eps * torch.maximum(high.abs(), low.abs())
 
 
 def positive(vectors: Tensor) -> Tensor:

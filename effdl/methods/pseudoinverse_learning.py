@@ -28,18 +28,18 @@ class PseudoinverseLearning(ClosedForm):
     bias: Switch = False
 
     def check(self, problem: Facts, arch: ArchFacts, hardware: Hardware) -> None:
+        taken, there = MATRICES * self._bytes(problem.train, problem.train), hardware.memory()
+        if taken > there:
+            raise ConfigError(
+                f"dataset.train_limit: square matrices of {problem.train:,} samples take {taken / 2**30:,.1f} GiB, of "
+                f"{there / 2**30:,.1f} GiB on this machine; take fewer samples"
+            )
         super().check(problem, arch, hardware)
         if set(arch.linear or ()) != {problem.train}:
             bill = self._bytes(problem.train, problem.train) / 2**30
             raise ConfigError(
                 f"arch.hidden: pseudoinverse learning has as many units in each hidden layer as training samples, "
                 f"{problem.train:,}, with {bill:,.3g} GiB of weights between two of them: arch.hidden=[{problem.train}]"
-            )
-        taken, there = MATRICES * self._bytes(problem.train, problem.train), hardware.memory()
-        if taken > there:
-            raise ConfigError(
-                f"dataset.train_limit: square matrices of {problem.train:,} samples take {taken / 2**30:,.1f} GiB, of "
-                f"{there / 2**30:,.1f} GiB on this machine; take fewer samples"
             )
 
     def layer(self, place: Place, memory: Memory, run: RunHandle) -> Fitted:

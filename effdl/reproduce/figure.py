@@ -1,6 +1,5 @@
 """An artefact's picture: drawn by the function beside its declaration, else each cell as a point with its interval."""
 
-import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,17 +19,14 @@ STYLE: Any = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": Fal
 
 
 def write(declaration: Declaration, scale: str, runs: Runs, folder: Path) -> Path:
-    """Draw into a PNG file in a folder and return its path. The file's text "Source" is a digest of the runs that it shows,
-    whose numbers are rounded first: the last bits of what is worked out of them are another machine's own.
-    """
+    """Draw into a PNG file in a folder and return its path. The file's text "Source" is a digest of the runs that it shows."""
     import matplotlib as mpl
 
     path = folder / f"{declaration.artefact.id}.{scale}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
-    source = hashlib.sha256(runs.to_csv(index=False, float_format="%.9g").encode()).hexdigest()[:16]
     with mpl.rc_context(STYLE):
         drawn = draw(declaration, scale, runs)
-        drawn.savefig(path, metadata={"Software": None, "Source": f"runs {source}"}, bbox_inches="tight")
+        drawn.savefig(path, metadata={"Software": None, "Source": f"runs {runs.attrs['digest']}"}, bbox_inches="tight")
     return path
 
 

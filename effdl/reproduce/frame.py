@@ -1,6 +1,8 @@
 """Ledger lines as a table of runs, with what a declaration's own functions add and draw."""
 
+import hashlib
 import importlib.util
+import json
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
@@ -15,6 +17,7 @@ from effdl.reproduce.ledger import Line
 
 def frame(declaration: Declaration, scale: str, lines: Sequence[Line]) -> Runs:
     """One row a run: cell, its axes, seed, run_id, status, reason, every number, the series, and the declaration's measures.
+    ``attrs["digest"]`` tells these runs from others.
 
     A cell of which the ledger only knows why it has no runs has one row, of status NO_RUNS.
 
@@ -36,6 +39,8 @@ def frame(declaration: Declaration, scale: str, lines: Sequence[Line]) -> Runs:
     module = beside(declaration)
     if module is not None and hasattr(module, "measures") and len(runs):
         runs = module.measures(runs)
+    # Before measures: the last bits of what they work out are each machine's own.
+    runs.attrs["digest"] = hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()[:16]
     return runs
 
 

@@ -100,7 +100,7 @@ class Hardware(Setting):
         return torch.device(self.device)
 
     def memory(self) -> int:
-        """Bytes that the device has in all; of a CPU no more than a container may take."""
+        """Bytes that the device has in all; of a CPU no more than its container may take (cgroup v2)."""
         if self.device == "cuda" and torch.cuda.is_available():
             return int(torch.cuda.get_device_properties(0).total_memory)
         whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
