@@ -179,12 +179,19 @@ def test_the_pair_of_large_and_small_beta_is_the_printed_one() -> None:
         assert (built.method.projection, built.method.alpha, built.dataset.val_size) == ("deterministic", 1, 0)
 
 
-def test_claim_pseudoinverse_learning_on_mnist_would_have_60_000_units_and_3_6_billion_weights() -> None:
+def test_claim_pseudoinverse_learning_on_mnist_would_have_60_000_units_and_3_6_billion_weights(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """ch7.pil_units, ch7.pil_params."""
     arch = Mlp(hidden=(60_000, 60_000))
     assert pytest.approx(3.6e9) == 60_000**2
-    with pytest.raises(ConfigError, match=r"^method\.keep_features_mib: two layers of 60,000 samples of 60,000 features"):
-        PseudoinverseLearning().check(MNIST, arch.facts(MNIST), Hardware())
+    for gib, says in (
+        (24, r"^dataset\.train_limit: .* take 67\.1 GiB"),
+        (1000, r"^method\.keep_features_mib: two layers of 60,000"),
+    ):
+        monkeypatch.setattr(Hardware, "memory", lambda self, gib=gib: gib * 2**30)
+        with pytest.raises(ConfigError, match=says):
+            PseudoinverseLearning().check(MNIST, arch.facts(MNIST), Hardware())
     with pytest.raises(ConfigError, match=r"as training samples, 60,000, with 13.4 GiB of weights between two of them"):
         PseudoinverseLearning(keep_features_mib=1e6).check(MNIST, Mlp(hidden=(784,)).facts(MNIST), Hardware())
 

@@ -3,7 +3,7 @@
 import math
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -79,7 +79,10 @@ class ClosedForm(Method):
             raise ConfigError(f"arch: {name} fits linear layers alone, take arch=mlp")
         if hardware.precision != "float32" or hardware.compile:
             raise ConfigError(f"hardware: {name} takes precision=float32 without compile; method.precision=float64 is finer")
-        widest = max(math.prod(problem.input_shape), *map(self.found, arch.linear)) + self.bias
+        self._check_memory(problem, arch.linear, hardware)
+
+    def _check_memory(self, problem: Facts, widths: Sequence[int], hardware: Hardware) -> None:
+        widest = max(math.prod(problem.input_shape), *map(self.found, widths)) + self.bias
         if not self.solver.by_rows and not self._fits(problem.train, widest):
             raise ConfigError(
                 f"method.keep_features_mib: two layers of {problem.train:,} samples of {widest:,} features take "

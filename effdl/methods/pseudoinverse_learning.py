@@ -1,10 +1,10 @@
 """Pseudoinverse learning of Guo and Lyu (2004), which chapter 7 sets itself against (§7.4)."""
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
 
-from effdl.archs.chain import ArchFacts
 from effdl.datasets.problem import Facts
 from effdl.errors import ConfigError
 from effdl.methods.closed_form import ClosedForm, Memory, Place
@@ -27,20 +27,19 @@ class PseudoinverseLearning(ClosedForm):
 
     bias: Switch = False
 
-    def check(self, problem: Facts, arch: ArchFacts, hardware: Hardware) -> None:
-        taken, there = MATRICES * self._bytes(problem.train, problem.train), hardware.memory()
-        if taken > there:
-            raise ConfigError(
-                f"dataset.train_limit: square matrices of {problem.train:,} samples take {taken / 2**30:,.1f} GiB, of "
-                f"{there / 2**30:,.1f} GiB on this machine; take fewer samples"
-            )
-        super().check(problem, arch, hardware)
-        if set(arch.linear or ()) != {problem.train}:
-            bill = self._bytes(problem.train, problem.train) / 2**30
+    def _check_memory(self, problem: Facts, widths: Sequence[int], hardware: Hardware) -> None:
+        one = self._bytes(problem.train, problem.train) / 2**30
+        if set(widths) != {problem.train}:
             raise ConfigError(
                 f"arch.hidden: pseudoinverse learning has as many units in each hidden layer as training samples, "
-                f"{problem.train:,}, with {bill:,.3g} GiB of weights between two of them: arch.hidden=[{problem.train}]"
+                f"{problem.train:,}, with {one:,.3g} GiB of weights between two of them: arch.hidden=[{problem.train}]"
             )
+        if MATRICES * one > (there := hardware.memory() / 2**30):
+            raise ConfigError(
+                f"dataset.train_limit: square matrices of {problem.train:,} samples take {MATRICES * one:,.1f} GiB, of "
+                f"{there:,.1f} GiB on this machine; take fewer samples"
+            )
+        super()._check_memory(problem, widths, hardware)
 
     def layer(self, place: Place, memory: Memory, run: RunHandle) -> Fitted:
         below, width = place.below, place.width
