@@ -82,6 +82,7 @@ class ClosedForm(Method):
         self._check_memory(problem, arch.linear, hardware)
 
     def _check_memory(self, problem: Facts, widths: Sequence[int], hardware: Hardware) -> None:
+        """Raise a ConfigError where features or square matrices of layers of these widths are more than may lie in memory."""
         widest = max(math.prod(problem.input_shape), *map(self.found, widths)) + self.bias
         if not self.solver.by_rows and not self._fits(problem.train, widest):
             raise ConfigError(

@@ -68,9 +68,8 @@ class Platonic(ClosedForm):
         samples (alignment with the activation).
     """
 
-    numerics_version: ClassVar[int] = (
-        2  # of 1, correlations in single precision took columns for constant beside a βY far larger
-    )
+    # Of 1, correlations in single precision took columns for constant beside a βY far larger.
+    numerics_version: ClassVar[int] = 2
 
     projection: Projection = "random"
     targets: Literal["features_and_labels", "labels"] = "features_and_labels"

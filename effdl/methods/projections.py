@@ -14,13 +14,7 @@ ROUNDED = 4  # times eps of a column's largest value: what rounding may be of it
 
 def covariance(parts: Parts) -> Tensor:
     """m times the covariance (n, n) of a matrix (m, n), by a pass for its mean and one for the products."""
-    mean = _mean(parts)
-    product: Tensor | None = None
-    for rows in parts():
-        centred = rows - mean
-        product = centred.T @ centred if product is None else product.addmm_(centred.T, centred)
-    assert product is not None
-    return product
+    return _product(parts, _looked_through(parts)[0])
 
 
 def correlation(parts: Parts) -> Tensor:
@@ -28,29 +22,33 @@ def correlation(parts: Parts) -> Tensor:
 
     Each column is held against its own size: beside one of deviation 1e8 another of deviation 1 varies all the same.
     """
-    product, varies = covariance(parts), _varies(parts)
+    mean, low, high = _looked_through(parts)
+    varies = high - low > ROUNDED * torch.finfo(low.dtype).eps * torch.maximum(high.abs(), low.abs())
+    product = _product(parts, mean)
     deviation = torch.where(varies, product.diagonal().sqrt(), 1.0)
     return torch.where(varies[:, None] & varies, product / (deviation[:, None] * deviation), 0.0)
 
 
-def _mean(parts: Parts) -> Tensor:
-    total, samples = None, 0
+def _looked_through(parts: Parts) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean, least and largest value (n,) of each column; one pass, since each may make its features anew."""
+    found: tuple[Tensor, Tensor, Tensor] | None = None
+    samples = 0
     for rows in parts():
-        total = rows.sum(0) if total is None else total + rows.sum(0)
-        samples += len(rows)
-    assert total is not None, "a matrix has rows"
-    return total / samples
+        total, (least, most) = rows.sum(0), rows.aminmax(dim=0)
+        if found is not None:
+            total, least, most = found[0] + total, torch.minimum(found[1], least), torch.maximum(found[2], most)
+        found, samples = (total, least, most), samples + len(rows)
+    assert found is not None, "a matrix has rows"
+    return found[0] / samples, found[1], found[2]
 
 
-def _varies(parts: Parts) -> Tensor:
-    """Which columns (n,) hold values that are further apart than rounding makes them."""
-    low = high = None
+def _product(parts: Parts, mean: Tensor) -> Tensor:
+    product: Tensor | None = None
     for rows in parts():
-        least, most = rows.aminmax(dim=0)
-        low = least if low is None else torch.minimum(low, least)
-        high = most if high is None else torch.maximum(high, most)
-    assert low is not None and high is not None, "a matrix has rows"
-    return high - low > ROUNDED * torch.finfo(low.dtype).eps * torch.maximum(high.abs(), low.abs())
+        centred = rows - mean
+        product = centred.T @ centred if product is None else product.addmm_(centred.T, centred)
+    assert product is not None
+    return product
 
 
 def positive(vectors: Tensor) -> Tensor:
