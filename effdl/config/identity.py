@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -34,10 +35,11 @@ def dump(spec: Spec, *, identity_only: bool = False) -> dict[str, Any]:
     return {**built, "seed": spec.seed, "test_every": spec.test_every}
 
 
-def identity(spec: Spec, fingerprint: str) -> dict[str, Any]:
+def identity(spec: Spec, fingerprint: str, versions: Mapping[type, int] | None = None) -> dict[str, Any]:
     """What the run's numbers depend on: classes, numerics versions and fields that differ from their defaults.
 
     Defaults are left out, so a new field with a default changes no old run's name; paths, worker counts and the logger too.
+    versions: of classes that are taken to be at another than today's, which tells by what code an old run was made.
     """
 
     def named(setting: Any) -> Any:
@@ -48,7 +50,7 @@ def identity(spec: Spec, fingerprint: str) -> dict[str, Any]:
         defaults = {f.name: f.default for f in fields(setting)}
         changed = {name: named(value) for name, value in values.items() if value != defaults[name] or revised(value)}
         known = cls.__qualname__ if cls.__module__.startswith("effdl.") else f"{cls.__module__}.{cls.__qualname__}"
-        return {"class": known, "version": setting.version(), **changed}
+        return {"class": known, "version": (versions or {}).get(cls, setting.version()), **changed}
 
     def revised(value: Any) -> bool:
         """A nested setting that gives other numbers than it did at first, though it is the default."""
@@ -62,7 +64,7 @@ def identity(spec: Spec, fingerprint: str) -> dict[str, Any]:
     return {**settings, **extra, "seed": spec.seed, "data": fingerprint}
 
 
-def run_id(spec: Spec, fingerprint: str) -> str:
+def run_id(spec: Spec, fingerprint: str, versions: Mapping[type, int] | None = None) -> str:
     """Sixteen hexadecimal digits of the SHA-256 of the identity."""
-    text = json.dumps(identity(spec, fingerprint), sort_keys=True, separators=(",", ":"))
+    text = json.dumps(identity(spec, fingerprint, versions), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -49,6 +49,10 @@ class Cifar(Files):
             raise ValueError("dataset.labels=coarse: only CIFAR-100 has coarse labels; dataset=cifar100")
 
     @property
+    def test_size(self) -> int:
+        return 10_000
+
+    @property
     def title(self) -> str:
         return self.variant
 

@@ -24,6 +24,10 @@ class Digits(Dataset):
     batch_size: Count = 64
     val_size: Size = 242
 
+    @property
+    def test_size(self) -> int:
+        return TEST
+
     def facts(self) -> Facts:
         train, val = self.split_sizes(1797 - TEST)
         return Facts((1, 8, 8), "classes", 10, train, val, TEST, self.batch_size)

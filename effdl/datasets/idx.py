@@ -34,6 +34,10 @@ class Idx(Files):
     variant: Variant = "MNIST"
 
     @property
+    def test_size(self) -> int:
+        return 10_000
+
+    @property
     def title(self) -> str:
         return self.variant
 

@@ -337,6 +337,11 @@ class Dataset(Setting, ABC):
     train_limit: Count | None = None
     scaling: Scaling = "channel"
 
+    @property
+    def test_size(self) -> int | None:
+        """How many samples the test split has by the set's own definition, which needs no files; None where only files tell."""
+        return None
+
     @abstractmethod
     def facts(self) -> Facts:
         """What is known without reading the data."""

@@ -25,6 +25,10 @@ class Stl10(Files):
     val_size: Size = 500
 
     @property
+    def test_size(self) -> int:
+        return 8_000
+
+    @property
     def title(self) -> str:
         return "STL10"
 

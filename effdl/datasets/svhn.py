@@ -23,6 +23,10 @@ class Svhn(Files):
     extra: Switch = False
 
     @property
+    def test_size(self) -> int:
+        return 26_032
+
+    @property
     def title(self) -> str:
         return "SVHN"
 

@@ -26,6 +26,10 @@ class Toy(Dataset):
     samples: Count = 5000
     scaling: Scaling = "none"
 
+    @property
+    def test_size(self) -> int:
+        return self.samples
+
     @abstractmethod
     def draw(self, generator: Generator) -> Samples:
         """``samples`` of them."""

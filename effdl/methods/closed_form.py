@@ -65,6 +65,10 @@ class ClosedForm(Method):
     chunk: Count = 4096
     keep_features_mib: NonNegative = 4096.0
 
+    @property
+    def draws(self) -> tuple[str, ...]:
+        return ()
+
     @abstractmethod
     def layer(self, place: Place, memory: Memory, run: RunHandle) -> Fitted:
         """A layer's weights and features. memory: what a rule keeps from one layer to the next."""

@@ -22,6 +22,10 @@ class Elm(ClosedForm):
     each part of the data, added up, then `solve`, are what `fit` makes of all at once, to rounding.
     """
 
+    @property
+    def draws(self) -> tuple[str, ...]:
+        return ("hidden weights",)
+
     def layer(self, place: Place, memory: Memory, run: RunHandle) -> Fitted:
         design = place.below.design
         return place.fitted(normal(design.features, place.width, run.seed("weights", place.index), design.like))

@@ -28,6 +28,10 @@ class Shallow(Method):
     fits_least_squares: ClassVar[bool] = True
     saves_memory: ClassVar[str] = "a smaller dataset.train_limit"
 
+    @property
+    def draws(self) -> tuple[str, ...]:
+        return ()
+
     def check(self, problem: Facts, arch: ArchFacts, hardware: Hardware) -> None:
         if arch.linear != ():
             raise ConfigError(f"arch: {type(self).__name__} has no hidden layers, take arch=linear")

@@ -38,6 +38,11 @@ class Method(Setting, ABC):
         "a smaller dataset.batch_size, method=dll, method.checkpoint=block with backprop, or a smaller method.keep_features_mib"
     )
 
+    @property
+    def draws(self) -> tuple[str, ...]:
+        """What another seed draws anew, in words; () where a rule draws nothing, so that seeds differ by rounding alone."""
+        return ("initialisation", "order of samples")
+
     def check(self, problem: Facts, arch: ArchFacts, hardware: Hardware) -> None:
         """Raise a ConfigError for a combination that cannot work; called before any data are read."""
         return

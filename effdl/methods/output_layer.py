@@ -18,6 +18,10 @@ class OutputLayer(ClosedForm):
     would start from.
     """
 
+    @property
+    def draws(self) -> tuple[str, ...]:
+        return ("initialisation",)
+
     def check(self, problem: Facts, arch: ArchFacts, hardware: Hardware) -> None:
         super().check(problem, arch, hardware)
         if not self.bias:

@@ -102,6 +102,12 @@ class Platonic(ClosedForm):
         of_labels = self.projection in ("platonic_pca", "weighted_platonic_pca", "components")
         return 2 if of_labels and self.pca == "correlation" and self.precision == "float32" else 1
 
+    @property
+    def draws(self) -> tuple[str, ...]:
+        of_projection = {"random": "P", "uniform_samples": "which samples", "ica": "start of ICA"}.get(self.projection)
+        noise, improvements = "noise on P" if self.noise else None, "improvements" if self.improve else None
+        return tuple(what for what in (of_projection, noise, improvements) if what)
+
     def found(self, units: int) -> int:
         return math.ceil(self.surplus * units)
 

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -303,7 +304,24 @@ def provenance() -> dict[str, Any]:
         "machine": platform.machine(),
         "system": platform.platform(),
         "cpus": os.cpu_count(),
+        **_arithmetic(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def _arithmetic() -> dict[str, Any]:
+    """What the last bits of single precision depend on: processor, the vector extension that torch's kernels use, and BLAS."""
+    models = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
+    named = next((line.partition(":")[2].strip() for line in models if line.startswith("model name")), platform.processor())
+    built = torch.__config__.show()
+    blas = next(
+        filter(None, (re.search(pattern, built) for pattern in (r"(Math Kernel Library Version \S+)", r"BLAS_INFO=(\w+)"))),
+        None,
+    )
+    return {
+        "processor": named,
+        "vector": torch.backends.cpu.get_cpu_capability(),
+        "blas": blas.group(1).replace("Math Kernel Library Version", "MKL") if blas else None,
     }
 
 

@@ -16,7 +16,7 @@ from yaml import YAMLError
 
 from effdl import config
 from effdl.errors import ConfigError
-from effdl.reproduce import published
+from effdl.reproduce import floors, published, seeds
 from effdl.reproduce.validate import check
 from effdl.reproduce.vocabulary import Artefact, Overrides, Scale, Where, explain
 
@@ -26,7 +26,7 @@ class Cell:
     """One entry of a table or point of a figure.
 
     at: axis -> level, and assumption -> choice where it is not the first; own: assumption -> the first choice of all that
-    concern the cell.
+    concern the cell. first: the first of its seeds, where another seed draws anything anew.
     """
 
     at: Mapping[str, str]
@@ -34,6 +34,7 @@ class Cell:
     seeds: int
     published: float | None
     own: Mapping[str, str] = field(default_factory=dict)
+    first: int = 0
 
     @property
     def overrides(self) -> list[str]:
@@ -74,9 +75,15 @@ class Declaration:
         return self.artefact.scales[name]
 
     def cells(self, scale: str) -> list[Cell]:
-        """All cells that a scale has: of the product of the axes, each followed by its variants. Raises ConfigError."""
-        here = self.scale(scale)
-        return [cell for cell in self._cells(here) if cell.matches(here.where)]
+        """All cells that a scale shows: of the product of the axes, each followed by its variants. Raises ConfigError."""
+        here, first = self.scale(scale), seeds.first(self, scale)
+        return [replace(cell, first=first) for cell in self._cells(here) if cell.matches(here.where)]
+
+    def all_cells(self, scale: str) -> list[Cell]:
+        """Those, and what its floors run beside them. Raises ConfigError."""
+        cells = self.cells(scale)
+        longer = [floors.longer(cell) for _, cell in floors.baselines(self, scale, cells, "longer")]
+        return [*cells, *{cell.name: cell for cell in longer}.values()]
 
     def label(self, axis: str, level: str) -> str:
         """What people read instead of a level's key."""
@@ -192,12 +199,16 @@ def _parsed(text: str) -> dict[str, Any]:
 
 
 def specs(cell: Cell) -> list[Any]:
-    """The cell's Specs, one a seed; composed once. Raises ConfigError, which names the cell, or DataError."""
+    """The cell's Specs, one a seed; composed once. Raises ConfigError, which names the cell, or DataError.
+
+    Where another seed draws nothing anew, seeds count from 0: they name runs whose numbers anybody may know before.
+    """
     try:
         spec = _built(tuple(cell.overrides), os.environ.get("EFFDL_DATA"), os.environ.get("EFFDL_PLUGINS"))
     except ConfigError as error:
         raise ConfigError(f"{cell.name}: {error}") from None
-    return [replace(spec, seed=seed) for seed in range(cell.seeds)]
+    first = cell.first if spec.draws else 0
+    return [replace(spec, seed=seed) for seed in range(first, first + cell.seeds)]
 
 
 @lru_cache(maxsize=4096)

@@ -66,8 +66,12 @@ def status(root: Path, track: Track = untracked) -> dict[str, Any]:
 
     Returns:
         {"artefacts": {id: {"declared", "scales": {scale: {"done", "left", "no_data", "verdicts": {word: how often}}}}},
-        "claims": {id: {"answered_by", "verdicts"}}}; a wrong declaration or ledger stands as {"error": one line}.
+        "claims": {id: {"answered_by", "verdicts"}}, "counts": each claim once, as `tally.counts` has them}; a wrong declaration
+        or ledger stands as {"error": one line}.
     """
+    from effdl.reproduce import tally
+
+    told: list[tally.Told] = []
     artefacts: dict[str, Any] = {name: {"declared": False} for name in published.artefacts()}
     claims: dict[str, Any] = {name: {"answered_by": None, "verdicts": {}} for name in published.claims()}
     for name, path in artefact.declared().items():
@@ -77,14 +81,18 @@ def status(root: Path, track: Track = untracked) -> dict[str, Any]:
             scales = {scale: _scale(declaration, scale, root, judged[scale], track) for scale in judged}
             artefacts[name] = {"declared": True, "scales": scales}
             _answer(declaration, judged, claims)
+            told += tally.tell(declaration, judged)
         except EffdlError as error:
             artefacts[name] = {"declared": True, "error": str(error)}
-    return {"artefacts": artefacts, "claims": claims}
+    return {"artefacts": artefacts, "claims": claims, "counts": tally.counts(told)}
 
 
 def status_text(found: Mapping[str, Any]) -> str:
     """What `status` found, for people."""
-    lines = ["Artefacts:"]
+    from effdl.reproduce.tally import counts_text
+
+    lines = ["Claims, each once, at its largest judged scale:", *(f"  {line}" for line in counts_text(found["counts"]))]
+    lines += ["", "Artefacts, with the verdicts at each scale and place:"]
     undeclared = [name for name, told in found["artefacts"].items() if not told["declared"]]
     for name, told in found["artefacts"].items():
         if "error" in told:
@@ -102,12 +110,14 @@ def status_text(found: Mapping[str, Any]) -> str:
 
 
 def _scale(declaration: Declaration, scale: str, root: Path, judged: list[Any], track: Track) -> dict[str, Any]:
+    from effdl.reproduce.wording import word_of
+
     surveyed = survey(declaration, scale, root, track=track)
     return {
         "done": sum(one.done for one in surveyed),
         "left": sum(len(one.left) for one in surveyed),
         "no_data": sum(one.reason is not None for one in surveyed),
-        "verdicts": dict(Counter(one.verdict.word for one in judged)),
+        "verdicts": dict(Counter(word_of(one.verdict.word, one.claim.ours) for one in judged)),
     }
 
 
@@ -120,7 +130,7 @@ def _answer(declaration: Declaration, judged: Mapping[str, list[Any]], claims: d
         for one in verdicts:
             where = ", ".join(declaration.label(axis, level) for axis, level in one.at.items())
             for name in answered(one.claim):
-                said = f"{where}: {one.verdict.word}" if where else one.verdict.word
+                said = f"{where}: {one.verdict.text}" if where else one.verdict.text
                 claims[name]["verdicts"].setdefault(scale, []).append(said)
 
 

@@ -1,8 +1,6 @@
 """What was declared, and when: a claim's tolerance and a row's floor count if they were committed before the runs."""
 
 import ast
-import hashlib
-import json
 import subprocess
 from collections.abc import Mapping
 from functools import lru_cache
@@ -14,10 +12,10 @@ from pydantic import ValidationError
 from yaml import YAMLError
 
 from effdl.errors import ConfigError
+from effdl.reproduce import seeds
 from effdl.reproduce.artefact import Declaration, parse
 from effdl.reproduce.vocabulary import Artefact
 
-FREE = ("says", "note", "ours")  # of a claim: words, which may be improved later
 CELL = "cell "  # before a cell's name; of these new ones may come, with runs of their own
 
 
@@ -28,18 +26,14 @@ def fixed(declaration: Declaration, scale: str, beside: str | None) -> dict[str,
     Args:
         beside: the source of the module beside the declaration, of which the drawing is free.
     """
-    raw, here = declaration.raw, declaration.scale(scale)
-    shared = {key: raw.get(key) for key in ("metric", "unit", "statistic")}
-    contents: dict[str, Any] = {
-        f"claims.{name}": {**shared, **{key: value for key, value in claim.items() if key not in FREE}}
-        for name, claim in (raw.get("claims") or {}).items()
-    }
-    contents["floors"] = [here.judged, *(floor.model_dump() for floor in here.floors)]
+    raw = declaration.raw
+    contents: dict[str, Any] = {f"claims.{name}": claim for name, claim in seeds.claims(declaration).items()}
+    contents["floors"] = seeds.floors(declaration, scale)
     contents["choices"] = {name: list(told["choices"]) for name, told in (raw.get("assumptions") or {}).items()}
     contents["published"] = raw.get("published")
     contents["measures"] = _measuring(beside)
-    contents |= {CELL + cell.name: [cell.overrides, cell.seeds, cell.published] for cell in declaration.cells(scale)}
-    return {name: _digest(content) for name, content in contents.items()}
+    contents |= {CELL + cell.name: [cell.overrides, cell.seeds, cell.published] for cell in declaration.all_cells(scale)}
+    return {name: seeds.digest(content) for name, content in contents.items()}
 
 
 def at(declaration: Declaration, scale: str, commit: str | None) -> dict[str, Any]:
@@ -55,11 +49,17 @@ def at(declaration: Declaration, scale: str, commit: str | None) -> dict[str, An
 
 
 def moved(declaration: Declaration, scale: str, then: Mapping[str, Any]) -> list[str]:
-    """What is not now as it was fixed ``then``, before the runs: changed, new, or no longer there."""
+    """What is not now as it was fixed ``then``, before the runs: changed, new, or no longer there.
+
+    Of evidence that is marked as known before its claims, the settings of its cells alone are held to.
+    """
     module = declaration.module
     now = fixed(declaration, scale, module.read_text() if module.is_file() else None)
     new = {name for name in now if name.startswith(CELL) and name not in then["fixed"]}
-    return [name for name in {**now, **then["fixed"]} if name not in new and then["fixed"].get(name) != now.get(name)]
+    held = {**now, **then["fixed"]}
+    if declaration.scale(scale).evidence != "fresh":
+        held = {name: held[name] for name in held if name.startswith(CELL)}
+    return [name for name in held if name not in new and then["fixed"].get(name) != now.get(name)]
 
 
 def _measuring(source: str | None) -> list[str]:
@@ -83,7 +83,3 @@ def _git(path: Path, *args: str) -> str | None:
     except (OSError, subprocess.CalledProcessError):  # no git, no checkout, or an unknown commit
         return None
     return done.stdout.strip() or None
-
-
-def _digest(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,11 +1,13 @@
 """An artefact's picture: drawn by the function beside its declaration, else each cell as a point with its interval."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from effdl.reproduce.artefact import Cell, Declaration
+from effdl.reproduce.estimate import mean
 from effdl.reproduce.frame import beside
-from effdl.reproduce.judge import Runs, values
+from effdl.reproduce.runs import Runs, values
 from effdl.reproduce.verdict import interval
 
 if TYPE_CHECKING:
@@ -74,8 +76,8 @@ def _points(axes: "Axes", declaration: Declaration, runs: Runs, cells: list[Cell
         found = list(values(runs, cell, artefact.metric, artefact.unit).values())
         if not found:
             continue
-        measured = interval(found)
-        reach = None if len(found) == 1 else measured.high - measured.mean
+        measured = interval(mean(found))
+        reach = measured.high - measured.mean if math.isfinite(measured.high) else None
         axes.errorbar(
             x,
             measured.mean,

@@ -11,13 +11,16 @@ import pandas as pd
 
 from effdl.errors import ConfigError, RecordError
 from effdl.reproduce.artefact import Declaration
-from effdl.reproduce.judge import NO_RUNS, Runs
-from effdl.reproduce.ledger import Line
+from effdl.reproduce.ledger import Line, about
+from effdl.reproduce.runs import NO_RUNS, Runs
 
 
 def frame(declaration: Declaration, scale: str, lines: Sequence[Line]) -> Runs:
     """One row a run: cell, its axes, seed, run_id, status, reason, every number, the series, and the declaration's measures.
     ``attrs["digest"]`` tells these runs from others.
+
+    Beside them, of the cell: draws, what another seed draws anew; test_samples, how many the test split has; outdated, which
+    code made it where that is not today's; and of each run finished, 1 or 0.
 
     A cell of which the ledger only knows why it has no runs has one row, of status NO_RUNS.
 
@@ -26,16 +29,21 @@ def frame(declaration: Declaration, scale: str, lines: Sequence[Line]) -> Runs:
         ConfigError: the module beside the declaration cannot be imported.
     """
     rows: list[dict[str, Any]] = []
+    facts: list[dict[str, Any]] = []
     here = [line for line in lines if line["scale"] == scale]
     check_cells(declaration.artefact.id, here)
     for line in here:
         head = {"cell": line["cell"], **dict(part.split("=") for part in line["cell"].split(","))}
+        known = about(line) if line["runs"] else {}
         if not line["runs"]:
             rows.append({**head, "run_id": None, "seed": -1, "status": NO_RUNS, "reason": line["reason"]})
+            facts.append({})
         for run in line["runs"]:
             told = {key: run.get(key) for key in ("run_id", "seed", "status", "reason", "series")}
             rows.append({**head, **told, **run["numbers"], **run["times"]})
+            facts.append({**known, "finished": float(run["status"] == "finished")})
     runs = pd.DataFrame(rows, columns=None if rows else ["cell", "seed", "status", "reason", "run_id"])
+    runs = runs.join(pd.DataFrame(facts, index=runs.index))
     module = beside(declaration)
     if module is not None and hasattr(module, "measures") and len(runs):
         runs = module.measures(runs)

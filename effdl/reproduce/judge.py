@@ -1,25 +1,28 @@
 """A declaration's claims against the runs of its cells: verdicts, or the reason why there is none."""
 
 import itertools
-import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-
-import pandas as pd
+from dataclasses import dataclass, field, replace
 
 from effdl.reproduce.artefact import Cell, Declaration
 from effdl.reproduce.claims import statements
-from effdl.reproduce.verdict import Interval, Verdict, compare, interval, judge, region
-from effdl.reproduce.vocabulary import SCALE_OF, Claim
+from effdl.reproduce.floors import unfinished
+from effdl.reproduce.measured import Side, absolute_of, measured
+from effdl.reproduce.runs import Runs, diverged, draws, incomplete, missing, outdated, picked
+from effdl.reproduce.verdict import FITTED, REPRODUCED, TIE, Verdict, region, verdict
+from effdl.reproduce.vocabulary import Claim, Where
 
-Runs = pd.DataFrame  # one row a run: cell, seed, status, reason, and a column for each number
-NO_RUNS = "none"  # status of the row of a cell of which only the reason is known why it has none
+EXPLORATORY = "exploratory"
 
 
 @dataclass(frozen=True)
 class Judged:
-    """A claim for one combination of the axes in its ``each``. bounds: of what is compared, in the claim's
-    unit. without: cells that have no runs and were left out."""
+    """A claim for one combination of the axes in its ``each``.
+
+    bounds: of what is compared, in the claim's unit. without: cells that have no runs and were left out. over: what varies from
+    one run to another, in words; () where nothing does. looked: whether numbers of these very runs were known before the claim
+    was declared. survives: Holm's correction over a family of claims, None where it was not asked.
+    """
 
     name: str
     claim: Claim
@@ -27,6 +30,30 @@ class Judged:
     verdict: Verdict
     bounds: tuple[float, float]
     without: list[Cell]
+    over: tuple[str, ...] = ()
+    looked: bool = False
+    survives: bool | None = None
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a claim is judged, and on what."""
+
+    name: str
+    claim: Claim
+    at: Mapping[str, str]
+    left: list[Cell]
+    right: list[Cell]
+    bounds: tuple[float, float] = field(init=False)
+
+    def __post_init__(self) -> None:
+        claim = self.claim
+        regions = [region(str(relation), value, claim.tolerance, claim.least) for relation, value in statements(claim)]
+        object.__setattr__(self, "bounds", (max(low for low, _ in regions), min(high for _, high in regions)))
+
+    @property
+    def sides(self) -> tuple[list[Cell], ...]:
+        return (self.left,) if self.claim.right is None else (self.left, self.right)
 
 
 def judged(declaration: Declaration, scale: str, runs: Runs, choices: Mapping[str, str] | None = None) -> list[Judged]:
@@ -41,8 +68,32 @@ def judged(declaration: Declaration, scale: str, runs: Runs, choices: Mapping[st
     for name, claim in declaration.artefact.claims.items():
         for one, at in _combinations(declaration, claim):
             if any(cell.matches(claim.where) and cell.matches(at) for cell in here):  # a scale may have some of the levels only
-                found.append(_judge(declaration, scale, runs, cells, name, one, at))
+                left = [cell for cell in cells if cell.matches({**claim.where, **at, **one.left})]
+                right = [cell for cell in cells if one.right is not None and cell.matches({**claim.where, **at, **one.right})]
+                found.append(_judge(declaration, scale, runs, _Place(name, one, at, left, right)))
     return found
+
+
+def is_fitted(fitted: bool | tuple[Where, ...], cells: Sequence[Cell]) -> bool:
+    """Whether the configuration of one of these cells was searched on the number that is judged."""
+    return bool(fitted) if isinstance(fitted, bool) else any(cell.matches(where) for cell in cells for where in fitted)
+
+
+def absolute(declaration: Declaration, scale: str, runs: Runs, cell: Cell) -> str:
+    """The verdict on a published number by itself, which only runs at paper scale can have."""
+    artefact = declaration.artefact
+    if scale != "paper" or cell.published is None or artefact.published is None:
+        return "below paper scale"
+    if reason := _without(runs, cell, artefact.metric) or unfinished(declaration, scale, runs, cell):
+        return reason
+    found = verdict(absolute_of(artefact, runs, cell), region("~", cell.published, artefact.published.tolerance))
+    return _as_fitted(found, is_fitted(artefact.published.fitted, [cell])).text
+
+
+def combinations(declaration: Declaration, scale: str) -> list[dict[str, str]]:
+    """The choices of assumptions, other than ours, that the scale runs cells under."""
+    found = [_chosen(declaration, cell) for cell in declaration.cells(scale)]
+    return [dict(pairs) for pairs in dict.fromkeys(tuple(one.items()) for one in found) if pairs]
 
 
 def _combinations(declaration: Declaration, claim: Claim) -> Iterator[tuple[Claim, dict[str, str]]]:
@@ -58,118 +109,49 @@ def _combinations(declaration: Declaration, claim: Claim) -> Iterator[tuple[Clai
             yield claim.model_copy(update=sides), {**at, claim.along: level}
 
 
-def values(runs: Runs, cell: Cell, metric: str, unit: str = "") -> dict[int, float]:
-    """seed -> the metric of the cell's finished runs, in the unit."""
-    of_cell = runs[(runs["cell"] == cell.name) & (runs["status"] == "finished")]
-    if metric not in of_cell:
-        return {}
-    numbers = of_cell[["seed", metric]].dropna().astype({metric: float})
-    return {int(seed): value * SCALE_OF.get(unit, 1.0) for seed, value in numbers.itertuples(index=False)}
+def _judge(declaration: Declaration, scale: str, runs: Runs, place: _Place) -> Judged:
+    claim, evidence = place.claim, declaration.scale(scale).evidence
+    cells = [*place.left, *place.right]
+    without = [cell for cell in cells if missing(runs, cell)]
+    used = [cell for cell in cells if cell not in without]
+    over = tuple(dict.fromkeys(what for cell in used for what in (*draws(runs, cell), *declaration.artefact.drawn)))
+    found, paired = None, False
+    reason = _no_side(place, without, runs) or (EXPLORATORY if evidence == EXPLORATORY else None)
+    reason = reason or next(filter(None, (_without(runs, cell, claim.metric, claim.kind) for cell in used)), None)
+    if reason is None and claim.length is None:
+        reason = next(filter(None, (unfinished(declaration, scale, runs, cell) for cell in used)), None)
+    if reason is None:
+        sides = [Side(runs, [cell for cell in side if cell not in without], declaration.artefact) for side in place.sides]
+        found, paired, reason = measured(claim, sides)
+    if found is None:
+        return Judged(place.name, claim, place.at, Verdict(reason or "no pairs"), place.bounds, without, over)
+    told = verdict(found, place.bounds, paired, None if claim.right is None else TIE[claim.compare])
+    told = _as_fitted(told, is_fitted(claim.fitted, used))
+    looked = evidence == "first_looks" and bool(over) and claim.kind != "value"
+    varies = (over or ("test samples",)) if found.varies else ()
+    return Judged(place.name, claim, place.at, told, place.bounds, without, varies, looked)
 
 
-def missing(runs: Runs, cell: Cell) -> str | None:
-    """Why a cell has no runs, None where it has."""
-    of_cell = runs[runs["cell"] == cell.name]
-    if of_cell.empty:
-        return "not run"
-    return str(of_cell["reason"].iloc[0]) if (of_cell["status"] == NO_RUNS).all() else None
-
-
-def diverged(runs: Runs, cell: Cell) -> str | None:
-    """How many of a cell's runs ended without numbers, None where all have some."""
-    of_cell = runs[runs["cell"] == cell.name]
-    bad = of_cell[~of_cell["status"].isin(("finished", NO_RUNS))]
-    return None if bad.empty else f"{bad['status'].iloc[0]} ({len(bad)} of {len(of_cell)})"
-
-
-def incomplete(runs: Runs, cell: Cell, metric: str) -> str | None:
-    """How many of a cell's runs have ended, or have the metric; None where all have: a verdict waits for the number that was
-    declared."""
-    ended, told = int((runs["cell"] == cell.name).sum()), len(values(runs, cell, metric))
-    if ended < cell.seeds:
-        return f"incomplete ({ended} of {cell.seeds})"
-    return f"no {metric}" + (f" in {ended - told} of {ended}" if told else "") if told < ended else None
-
-
-def undertrained(declaration: Declaration, scale: str, runs: Runs, cell: Cell) -> bool:
-    """Whether the cell's mean is below the floor that its scale declares for it."""
-    artefact = declaration.artefact
-    reached = values(runs, cell, artefact.metric, artefact.unit).values()
-    floors = [floor.at_least for floor in declaration.scale(scale).floors if cell.matches(floor.where)]
-    return bool(reached) and any(math.fsum(reached) / len(reached) < floor for floor in floors)
-
-
-def absolute(declaration: Declaration, scale: str, runs: Runs, cell: Cell) -> str:
-    """The verdict on a published number by itself, which only runs at paper scale can have."""
-    artefact = declaration.artefact
-    if scale != "paper" or cell.published is None or artefact.published is None:
-        return "below paper scale"
-    if reason := missing(runs, cell) or diverged(runs, cell) or incomplete(runs, cell, artefact.metric):
-        return reason
-    if undertrained(declaration, scale, runs, cell):
-        return "undertrained"
-    measured = interval(list(values(runs, cell, artefact.metric, artefact.unit).values()))
-    return judge(measured, region("~", cell.published, artefact.published.tolerance))
-
-
-def combinations(declaration: Declaration, scale: str) -> list[dict[str, str]]:
-    """The choices of assumptions, other than ours, that the scale runs cells under."""
-    found = [_chosen(declaration, cell) for cell in declaration.cells(scale)]
-    return [dict(pairs) for pairs in dict.fromkeys(tuple(one.items()) for one in found) if pairs]
-
-
-def _judge(
-    declaration: Declaration, scale: str, runs: Runs, cells: Sequence[Cell], name: str, claim: Claim, at: Mapping[str, str]
-) -> Judged:
-    artefact = declaration.artefact
-    regions = [region(str(relation), value, claim.tolerance) for relation, value in statements(claim)]
-    bounds = max(low for low, _ in regions), min(high for _, high in regions)
-    left = [cell for cell in cells if cell.matches({**claim.where, **at, **claim.left})]
-    right = [cell for cell in cells if claim.right is not None and cell.matches({**claim.where, **at, **claim.right})]
-    without = [cell for cell in (*left, *right) if missing(runs, cell)]
-
-    def so(word: str, measured: Interval | None = None, paired: bool = False) -> Judged:
-        return Judged(name, claim, at, Verdict(word, measured, paired), bounds, without)
-
-    for side in (left, right) if claim.right is not None else (left,):
+def _no_side(place: _Place, without: Sequence[Cell], runs: Runs) -> str | None:
+    """Why a side of the claim has no runs at all."""
+    for side in place.sides:
         if all(cell in without for cell in side):
-            return so(next((reason for cell in side if (reason := missing(runs, cell))), "no such cells"))
-    used = [cell for cell in (*left, *right) if cell not in without]
-    if not declaration.scale(scale).judged:
-        return so("not judged")
-    metric = claim.metric or artefact.metric
-    if reason := next((reason for cell in used if (reason := diverged(runs, cell) or incomplete(runs, cell, metric))), None):
-        return so(reason)
-    if metric == artefact.metric and any(undertrained(declaration, scale, runs, cell) for cell in used):
-        return so("undertrained")
-    unit = claim.unit or artefact.unit
-    of_pair = unit if claim.compare == "saving" else claim.unit or ""  # of a ratio, only what the claim itself says
-    inner, outer = (unit, "") if claim.compare == "difference" else ("", of_pair)
-    apart = set(claim.right or {})
-    sides = [_keyed(runs, side, metric, inner, apart) for side in (left, right)]
-    if claim.right is not None:  # a place that one side alone has would be compared with another
-        shared = {place for place, _ in sides[0]} & {place for place, _ in sides[1]}
-        sides = [{key: value for key, value in side.items() if key[0] in shared} for side in sides]
-    measured, paired = compare(sides[0], None if claim.right is None else sides[1], claim.compare)
-    if measured is None:
-        return so("no pairs")
-    measured = _times(measured, SCALE_OF.get(outer, 1.0))
-    return so(judge(measured, bounds), measured, paired)
+            return next((reason for cell in side if (reason := missing(runs, cell))), "no such cells")
+    return None
 
 
-def _keyed(
-    runs: Runs, cells: Sequence[Cell], metric: str, unit: str, apart: set[str]
-) -> dict[tuple[tuple[tuple[str, str], ...], int], float]:
-    """The cells' values by what pairs them: where they stand but for the axes that tell the sides apart, and the seed.
+def _without(runs: Runs, cell: Cell, metric: str | None, kind: str = "mean") -> str | None:
+    """Why a cell's runs can be judged on nothing."""
+    if reason := missing(runs, cell) or outdated(runs, cell) or picked(runs, cell):
+        return reason
+    if kind != "share" and (reason := diverged(runs, cell)):
+        return reason
+    return None if metric is None else incomplete(runs, cell, metric)
 
-    A run that several cells share counts once.
-    """
-    once = runs[runs["cell"].isin([cell.name for cell in cells])].drop_duplicates("run_id")
-    return {
-        (tuple(pair for pair in cell.at.items() if pair[0] not in apart), seed): value
-        for cell in cells
-        for seed, value in values(once, cell, metric, unit).items()
-    }
+
+def _as_fitted(told: Verdict, fitted: bool) -> Verdict:
+    """What agrees with a number that the configuration was searched on is *fitted*; it cannot be *reproduced*."""
+    return replace(told, word=FITTED) if fitted and told.word == REPRODUCED else told
 
 
 def _under(declaration: Declaration, scale: str, choices: Mapping[str, str]) -> list[Cell]:
@@ -185,7 +167,3 @@ def _under(declaration: Declaration, scale: str, choices: Mapping[str, str]) -> 
 
 def _chosen(declaration: Declaration, cell: Cell) -> dict[str, str]:
     return {axis: choice for axis, choice in cell.at.items() if axis in declaration.artefact.assumptions}
-
-
-def _times(measured: Interval, factor: float) -> Interval:
-    return replace(measured, mean=measured.mean * factor, low=measured.low * factor, high=measured.high * factor)

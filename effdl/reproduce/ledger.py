@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from effdl.reproduce.artefact import Cell, Declaration, specs
 
 Line = dict[str, Any]
 POINTS = 500  # of a series, at most
-PROVENANCE = ("commit", "dirty", "python", "torch", "machine", "cpus", "gpu")
+PROVENANCE = ("commit", "dirty", "python", "torch", "machine", "processor", "vector", "blas", "cpus", "gpu")
 
 
 def ledger_path(root: Path, name: str) -> Path:
@@ -52,7 +52,7 @@ def collect(declaration: Declaration, scale: str, root: Path, cells: Sequence[Ce
     """Lines of the runs that have ended here, finished or not; a cell without data has a line that says so."""
     lines: dict[str, Line] = {}
     stood = cache(lambda commit: declared.at(declaration, scale, commit))  # the same for thousands of runs
-    for cell in cells if cells is not None else declaration.cells(scale):
+    for cell in cells if cells is not None else declaration.all_cells(scale):
         try:
             found = [_run(declaration, scale, cell, spec, root, stood) for spec in specs(cell)]
         except DataError:
@@ -104,6 +104,30 @@ def run_ids(line: Line) -> list[str]:
     return [config.run_id(replace(spec, seed=run["seed"]), line["data"]) for run in line["runs"]]
 
 
+def about(line: Line) -> dict[str, Any]:
+    """What a line's spec says of its runs: {"draws", "test_samples", "outdated"}, see `frame`."""
+    return dict(_about(_canonical(line["spec"]), line.get("data", ""), line["runs"][0]["run_id"], line["runs"][0]["seed"]))
+
+
+@lru_cache(maxsize=4096)
+def _about(spec: str, data: str, run_id: str, seed: int) -> tuple[tuple[str, Any], ...]:
+    made = replace(config.build({**json.loads(spec), "logger": None}, checked=False), seed=seed)
+    outdated = None
+    if config.run_id(made, data) != run_id and (older := older_version(made, data, run_id)) is not None:
+        outdated = f"outdated: {older}"
+    return ("draws", made.draws), ("test_samples", made.dataset.test_size), ("outdated", outdated)
+
+
+def older_version(spec: config.Spec, data: str, run_id: str) -> str | None:
+    """Which older ``numerics_version`` of one of its choices a run was made under, such as "backprop 1, now 2"; None where its
+    run_id follows from none."""
+    for choice in filter(config.is_setting, spec.settings().values()):
+        for version in range(choice.version() - 1, 0, -1):
+            if config.run_id(spec, data, {type(choice): version}) == run_id:
+                return f"{choice.snake_name()} {version}, now {choice.version()}"
+    return None
+
+
 def _compare(scale: str, kept: Sequence[Line], fresh: Sequence[Line], say: Callable[[str], None]) -> None:
     """Say which runs here ended in other numbers than those published, which stay. Raise a RecordError for other data."""
     published = {line["cell"]: line for line in kept if line["scale"] == scale}
@@ -123,7 +147,7 @@ def _compare(scale: str, kept: Sequence[Line], fresh: Sequence[Line], say: Calla
 def _current(declaration: Declaration, scale: str, lines: list[Line], say: Callable[[str], None]) -> Iterator[Line]:
     """Lines without the runs of this scale that the declaration no longer makes of their data; without data here, all stay."""
     made: dict[str, list[config.Spec] | None] = {}
-    for cell in declaration.cells(scale):
+    for cell in declaration.all_cells(scale):
         try:
             made[cell.name] = specs(cell)
         except DataError:
@@ -182,7 +206,7 @@ def _run(
         "spec": config.dump(spec, identity_only=True) | {"seed": 0},
         "data": data,
         "declaration": stood(provenance["commit"]),
-        "provenance": {**{key: provenance[key] for key in PROVENANCE}, "threads": stored["threads"]},
+        "provenance": {**{key: provenance.get(key) for key in PROVENANCE}, "threads": stored["threads"]},
     }
     metrics, wanted = summary["summary"], declaration.artefact.numbers
     if wanted is not None:

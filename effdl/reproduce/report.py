@@ -7,23 +7,31 @@ from typing import Any
 
 from effdl.reproduce import declared, published
 from effdl.reproduce.artefact import Cell, Declaration
+from effdl.reproduce.floors import said
 from effdl.reproduce.frame import frame
-from effdl.reproduce.judge import Runs, combinations, judged
+from effdl.reproduce.judge import Judged, combinations, judged
 from effdl.reproduce.ledger import Line
-from effdl.reproduce.tables import claims_table, details, legend, markdown, table
-from effdl.reproduce.verdict import WORDS
+from effdl.reproduce.runs import Runs
+from effdl.reproduce.tables import details, table
+from effdl.reproduce.verdict import FITTED, REPRODUCED, WORDS
+from effdl.reproduce.wording import by_chance, claims_table, corrected, legend, markdown, word_of
 
-NOTATION = "± is the standard deviation over seeds, n their number, [ ] the 95% t-interval of a mean."
+NOTATION = (
+    "± is the standard deviation over seeds, n their number, [ ] a 95% interval: Student's t for means over seeds, Clopper and "
+    "Pearson's for shares of runs and, where nothing is drawn, of test samples."
+)
 
 
 def report(declaration: Declaration, scale: str, lines: Sequence[Line]) -> str:
     """The whole report; a pure function of declaration and ledger lines."""
     runs = frame(declaration, scale, lines)
     here = [line for line in lines if line["scale"] == scale]
+    (found,) = corrected([judged(declaration, scale, runs)])
     sections = [
         f"# {heading(declaration)}\n\n{declaration.artefact.source}",
         f"Scale *{scale}*: {declaration.scale(scale).about}\n\n`{command(declaration, scale)}`",
-        summary(declaration, scale, runs),
+        summary(declaration, scale, runs, found),
+        by_chance(found, "in this report"),
         section("Each cell", details(declaration, scale, runs) if declaration.artefact.columns else ""),
         section("Other choices where the text says nothing", _grid(declaration, scale, runs)),
         section("How ours differs from the thesis", "\n".join(_differences(declaration, scale))),
@@ -35,12 +43,17 @@ def report(declaration: Declaration, scale: str, lines: Sequence[Line]) -> str:
 
 def verdicts(declaration: Declaration, scale: str, lines: Sequence[Line]) -> dict[str, Any]:
     """The verdicts alone, as JSON values; a bound that is infinite is null."""
-    found = judged(declaration, scale, frame(declaration, scale, lines))
+    (found,) = corrected([judged(declaration, scale, frame(declaration, scale, lines))])
     claims = [
         {
             "claim": one.name,
             **one.at,
-            "verdict": one.verdict.word,
+            "verdict": word_of(one.verdict.word, one.claim.ours),
+            "why": one.verdict.why,
+            "over": list(one.over),
+            "declared_after_first_looks": one.looked,
+            "p": one.verdict.p,
+            "survives_holm": one.survives,
             "paired": one.verdict.paired,
             **({k: _finite(v) for k, v in asdict(one.verdict.interval).items()} if one.verdict.interval else {}),
             "bounds": [_finite(bound) for bound in one.bounds],
@@ -50,14 +63,16 @@ def verdicts(declaration: Declaration, scale: str, lines: Sequence[Line]) -> dic
     return {"artefact": declaration.artefact.id, "scale": scale, "claims": claims}
 
 
-def _finite(number: float) -> float | None:
-    return number if math.isfinite(number) else None
+def _finite(value: float | str) -> float | str | None:
+    return value if isinstance(value, str) or math.isfinite(value) else None
 
 
-def summary(declaration: Declaration, scale: str, runs: Runs, folded: bool = False) -> str:
-    """The table as the thesis prints it with ours beside it, and the claims. folded: rows under other choices than ours fold
-    away, in HTML."""
-    found = judged(declaration, scale, runs)
+def summary(declaration: Declaration, scale: str, runs: Runs, found: Sequence[Judged], folded: bool = False) -> str:
+    """The table as the thesis prints it with ours beside it, and the claims.
+
+    found: what `judged` says, corrected over the family that the reader sees. folded: rows under other choices than ours fold
+    away, in HTML.
+    """
     notes = "\n".join(f"- {note}" for note in declaration.artefact.notes)
     others = table(declaration, scale, runs, found, own=False) if folded else ""
     title = "<summary>Under other choices, where the text says nothing</summary>"
@@ -67,6 +82,7 @@ def summary(declaration: Declaration, scale: str, runs: Runs, folded: bool = Fal
         NOTATION,
         legend(declaration, found),
         section("Claims", claims_table(declaration, found)),
+        section("Is the baseline finished?", "\n".join(f"- {line}" for line in said(declaration, scale, runs))),
         notes,
     ]
     return "\n\n".join(part for part in parts if part)
@@ -93,16 +109,17 @@ def section(title: str, content: str) -> str:
 
 def _grid(declaration: Declaration, scale: str, runs: Runs) -> str:
     """Under each combination of choices that the scale runs throughout, how many claims hold; none may."""
-    rows = []
+    rows, fitting = [], []
     for choices in [{}, *combinations(declaration, scale)]:
         words = [one.verdict.word for one in judged(declaration, scale, runs, choices)]
         if "no such cells" in words:  # run in part only
             continue
         under = ", ".join(declaration.label(name, choice) for name, choice in choices.items()) or "our own"
         rows.append([under, *(str(words.count(word)) for word in WORDS), str(sum(word not in WORDS for word in words))])
+        if set(words) <= {REPRODUCED, FITTED}:
+            fitting.append(under)
     if len(rows) < 2:
         return ""
-    fitting = [row[0] for row in rows if row[2:] == ["0", "0", "0"]]
     last = f"All claims hold together under: {'; '.join(fitting)}." if fitting else "None fits all claims together."
     return markdown(["choices", *WORDS, "no verdict"], rows) + "\n\n" + last
 
@@ -166,7 +183,8 @@ def moved(declaration: Declaration, scale: str, lines: Sequence[Line]) -> str:
 
 
 def _machine(provenance: Mapping[str, object]) -> str:
-    where = provenance["gpu"] or f"{provenance['cpus']} CPU cores ({provenance['machine']})"
+    told = [provenance.get(key) for key in ("machine", "processor", "vector", "blas")]  # older runs did not note all of it
+    where = provenance["gpu"] or f"{provenance['cpus']} CPU cores ({', '.join(str(one) for one in told if one)})"
     dirty = ", with changes that were not committed" if provenance["dirty"] else ""
     return (
         f"{where}, {provenance['threads']} thread(s) a run, torch {provenance['torch']}, Python {provenance['python']}, "

@@ -29,7 +29,7 @@ def survey(
     declaration: Declaration, scale: str, root: Path, only: str | None = None, track: Track = untracked
 ) -> list[Surveyed]:
     """Every cell of a scale, or those that ``only`` (axis=level,...) selects. Raises ConfigError."""
-    cells = select(declaration.cells(scale), only)
+    cells = select(declaration.all_cells(scale), only)
     return [_survey(cell, root) for cell in track(cells, "looking at cells", len(cells))]
 
 

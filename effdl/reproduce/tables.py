@@ -1,21 +1,16 @@
 """An artefact's tables in Markdown: printed numbers beside ours, verdicts on claims, the details of each cell."""
 
 import math
-import re
 from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
 from effdl.reproduce.artefact import Cell, Declaration
-from effdl.reproduce.claims import answered
-from effdl.reproduce.judge import Judged, Runs, absolute, diverged, missing, undertrained, values
-from effdl.reproduce.vocabulary import SCALE_OF, Column, Where
-
-
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table; the cells may hold Markdown, and a bar within them must be escaped."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+from effdl.reproduce.floors import baselines, unfinished
+from effdl.reproduce.judge import Judged, absolute
+from effdl.reproduce.runs import Runs, diverged, draws, missing, outdated, values
+from effdl.reproduce.vocabulary import SCALE_OF, Column
+from effdl.reproduce.wording import by_row, in_words, markdown, with_interval
 
 
 def table(declaration: Declaration, scale: str, runs: Runs, found: Sequence[Judged], own: bool | None = None) -> str:
@@ -37,7 +32,7 @@ def table(declaration: Declaration, scale: str, runs: Runs, found: Sequence[Judg
         first = [declaration.label(axis, at[axis]) for axis in artefact.rows]
         choices = [declaration.label(axis, level) for axis, level in row if axis not in artefact.axes]
         texts = _crossed(declaration, scale, runs, of_row) if artefact.columns else _listed(declaration, runs, of_row[0], cells)
-        verdicts = {one.name: _word(one) for one in found if one.at == at}
+        verdicts = {one.name: with_interval(one) for one in found if one.at == at}
         lines.append([", ".join([first[0], *choices]), *first[1:], *texts, *(verdicts.get(name, "") for name in columns)])
     header = _crossed_header(declaration) if artefact.columns else ["n", *(column.name for column in artefact.details)]
     return markdown([*artefact.rows, *header, *map(in_words, columns)], lines) if lines else ""
@@ -76,67 +71,8 @@ def _listed(declaration: Declaration, runs: Runs, cell: Cell, cells: Sequence[Ce
     artefact = declaration.artefact
     if reason := missing(runs, cell) or diverged(runs, cell):
         return [reason, *("" for _ in artefact.details)]
-    count = len(values(runs, cell, artefact.metric))
-    return [str(count), *(_column(column, cell, cells, runs) for column in artefact.details)]
-
-
-def in_words(name: str) -> str:
-    """A claim's name for people. A decimal point in it is written p, as in the ids of claims.csv."""
-    return re.sub(r"(?<=\d)p(?=\d)", ".", name).replace("_", " ")
-
-
-def by_row(declaration: Declaration) -> list[str]:
-    """Claims that have a verdict for each row of the table, which shows them as columns."""
-    claims, rows = declaration.artefact.claims.items(), set(declaration.artefact.rows)
-    return [name for name, claim in claims if set(claim.each) == rows and claim.along is None]
-
-
-def legend(declaration: Declaration, found: Sequence[Judged]) -> str:
-    """What the table's columns of verdicts mean."""
-    lines = []
-    firsts = {one.name: one for one in reversed(found)}
-    for one in (firsts[name] for name in by_row(declaration) if name in firsts):
-        unit = one.claim.unit or ("" if one.claim.compare == "ratio" else declaration.artefact.unit)
-        between = {"difference": " minus ", "ratio": " over ", "saving": " in the place of "}[one.claim.compare]
-        sides = between.join(_side(declaration, side) for side in (one.claim.left, one.claim.right) if side)
-        compared = sides or one.claim.metric or declaration.artefact.metric
-        points = unit == "percent" and one.claim.right and one.claim.compare == "difference"
-        measured_in = "points" if points else unit
-        what = f"{compared}, {measured_in}" if measured_in else compared
-        meaning = f"{one.claim.says} ({what}: the interval lies in {_required(one)}). {one.claim.note}"
-        lines.append(f"- *{in_words(one.name)}*: {meaning}".rstrip())
-    return "\n".join(lines)
-
-
-def claims_table(declaration: Declaration, found: Sequence[Judged]) -> str:
-    """One line for each judgement that the table has no column for."""
-    rows = []
-    for one in found:
-        if one.name in by_row(declaration):
-            continue
-        where = ", ".join(declaration.label(axis, level) for axis, level in one.at.items()) or "all"
-        interval = one.verdict.interval
-        ours = f"{interval.mean:.2f} {_bounds(interval.low, interval.high)}" if interval else ""
-        n = f"{interval.n}{' pairs' if one.verdict.paired else ''}" if interval else ""
-        n += f"; without {' and '.join(_places(declaration, one))}" if interval and one.without else ""
-        answers = f" ({', '.join(answered(one.claim))})" if one.claim.answers else ""
-        rows.append([one.claim.says + answers, where, ours, _required(one), n, said(one)])
-    if not rows:
-        return ""
-    shown = {one.name: one.claim for one in found if one.name not in by_row(declaration)}
-    notes = [f"- {claim.says}: {claim.note}" for claim in shown.values() if claim.note]
-    return "\n\n".join([markdown(["claim", "where", "ours", "must lie in", "n", "verdict"], rows), "\n".join(notes)]).strip()
-
-
-def _places(declaration: Declaration, one: Judged) -> list[str]:
-    """Where a pooled claim has no runs: by what its sides share."""
-    shared = [axis for axis in declaration.artefact.axes if axis not in (one.claim.right or ()) and axis not in one.at]
-    return list(dict.fromkeys(", ".join(declaration.label(axis, cell.at[axis]) for axis in shared) for cell in one.without))
-
-
-def _side(declaration: Declaration, side: Where) -> str:
-    levels = [(axis, level) for axis, wanted in side.items() for level in ((wanted,) if isinstance(wanted, str) else wanted)]
-    return " ".join(declaration.label(axis, level) for axis, level in levels)
+    count = _count(declaration, runs, cell).removeprefix("n ")
+    return [count, *(_column(declaration, column, cell, cells, runs) for column in artefact.details)]
 
 
 def details(declaration: Declaration, scale: str, runs: Runs) -> str:
@@ -147,8 +83,11 @@ def details(declaration: Declaration, scale: str, runs: Runs) -> str:
         if missing(runs, cell):
             continue
         texts = [", ".join(declaration.label(axis, level) for axis, level in cell.at.items())]
-        count = len(values(runs, cell, artefact.metric))
-        row = [*texts, str(count), *(_column(column, cell, cells, runs) for column in artefact.details)]
+        row = [
+            *texts,
+            _count(declaration, runs, cell).removeprefix("n "),
+            *(_column(declaration, column, cell, cells, runs) for column in artefact.details),
+        ]
         rows.append([*row, absolute(declaration, scale, runs, cell) if cell.published is not None else ""])
     if not rows:
         return ""
@@ -160,53 +99,41 @@ def _ours(declaration: Declaration, scale: str, runs: Runs, cell: Cell) -> str:
     if reason := missing(runs, cell) or diverged(runs, cell):
         return reason
     artefact = declaration.artefact
-    text = _statistic(list(values(runs, cell, artefact.metric, artefact.unit).values()), artefact.statistic, 2, True)
-    return f"{text} (n {len(values(runs, cell, artefact.metric))})" + (
-        ", undertrained" if undertrained(declaration, scale, runs, cell) else ""
+    found = list(values(runs, cell, artefact.metric, artefact.unit).values())
+    notes = [_count(declaration, runs, cell)]
+    is_baseline = any(baseline.name == cell.name for _, baseline in baselines(declaration, scale, [cell]))
+    notes += filter(None, [outdated(runs, cell), unfinished(declaration, scale, runs, cell) if is_baseline else None])
+    return f"{_statistic(found, artefact.statistic, 2, _varies(declaration, runs, cell))} ({notes[0]})" + "".join(
+        f", {note}" for note in notes[1:]
     )
 
 
-def _column(column: Column, cell: Cell, cells: Sequence[Cell], runs: Runs) -> str:
+def _count(declaration: Declaration, runs: Runs, cell: Cell) -> str:
+    """Over how many runs a cell's numbers are, or that these differ by rounding alone."""
+    count = f"n {len(values(runs, cell, declaration.artefact.metric))}"
+    return count if _varies(declaration, runs, cell) else f"{count}, nothing drawn"
+
+
+def _varies(declaration: Declaration, runs: Runs, cell: Cell) -> bool:
+    return bool(draws(runs, cell) or declaration.artefact.drawn)
+
+
+def _column(declaration: Declaration, column: Column, cell: Cell, cells: Sequence[Cell], runs: Runs) -> str:
     found = list(values(runs, cell, column.metric, "" if column.share_of else column.unit).values())
     if not found:
         return ""
+    spread = column.spread and _varies(declaration, runs, cell)
     if column.share_of is None:
-        return _statistic(found, column.statistic, column.digits, column.spread)
+        return _statistic(found, column.statistic, column.digits, spread)
     other = next((c for c in cells if c.matches({**cell.at, **column.share_of})), None)
     whole = [] if other is None else list(values(runs, other, column.metric).values())
     if not whole:
         return ""
     mean = math.fsum(whole) / len(whole)
-    return _statistic(
-        [SCALE_OF.get(column.unit, 1.0) * v / mean for v in found], column.statistic, column.digits, column.spread
-    )
+    return _statistic([SCALE_OF.get(column.unit, 1.0) * v / mean for v in found], column.statistic, column.digits, spread)
 
 
 def _statistic(numbers: Sequence[float], which: str, digits: int, spread: bool) -> str:
     series = pd.Series(numbers, dtype=float)
     text = f"{getattr(series, which)():.{digits}f}"
     return f"{text} ± {series.std():.{digits}f}" if spread and len(series) > 1 else text
-
-
-def _word(one: Judged) -> str:
-    interval = one.verdict.interval
-    return f"{said(one)} {_bounds(interval.low, interval.high)}" if interval else said(one)
-
-
-def _required(one: Judged) -> str:
-    low, high = one.bounds
-    if math.isinf(low):
-        return f"≤ {high:g}"
-    return f"≥ {low:g}" if math.isinf(high) else f"{low:g} to {high:g}"
-
-
-def _bounds(low: float, high: float) -> str:
-    if low == high:
-        return f"[{low:.2f}, does not vary]"
-    return "[one value]" if math.isinf(high) and math.isinf(low) else f"[{low:.2f}, {high:.2f}]"
-
-
-def said(one: Judged) -> str:
-    """The verdict in words: a claim of ours holds or fails, one of the thesis is reproduced or differs."""
-    ours = {"reproduced": "holds", "differs": "fails"} if one.claim.ours else {}
-    return f"**{ours.get(one.verdict.word, one.verdict.word)}**"

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from effdl.errors import ConfigError
-from effdl.reproduce import published
+from effdl.reproduce import floors, published
 from effdl.reproduce.claims import answered, statements
 from effdl.reproduce.vocabulary import Artefact, Claim, Where
 
@@ -16,7 +16,21 @@ if TYPE_CHECKING:
 
 ALWAYS = ("smoke", "paper")  # scales of every artefact of a thesis
 NAME = re.compile(r"[\w.-]+")
-RESERVED = {"cell", "seed", "status", "reason", "run_id", "series"}  # columns of a table of runs
+# Columns of a table of runs, and the axis of the cells that floors run.
+RESERVED = {
+    "cell",
+    "seed",
+    "status",
+    "reason",
+    "run_id",
+    "series",
+    "draws",
+    "test_samples",
+    "outdated",
+    "finished",
+    floors.AXIS,
+}
+OF_SIZE = re.compile(r"\b(much|far)\b")
 
 
 def check(declaration: Declaration) -> None:
@@ -51,6 +65,9 @@ def check(declaration: Declaration) -> None:
                 raise ConfigError(f"scales.{name}.grid.{i}.choose.{unknown[0]}: is an axis; a grid chooses among assumptions")
     for name, claim in artefact.claims.items():
         _check_claim(f"claims.{name}", claim, artefact)
+        _check_strength(f"claims.{name}", claim, artefact)
+    for name in artefact.scales:
+        _check_floors(declaration, name)
     for name in artefact.scales:
         if not declaration.cells(name):  # each published number is looked up here
             raise ConfigError(f"scales.{name}.where: leaves no cell")
@@ -89,6 +106,38 @@ def _check_claim(key: str, claim: Claim, artefact: Artefact) -> None:
         raise ConfigError(f"{key}.right: needs the axes of left, each side one level; what both share belongs in where")
 
 
+def _check_strength(key: str, claim: Claim, artefact: Artefact) -> None:
+    """A claim says no more than its bounds and its cells do."""
+    if claim.least and (claim.tolerance or any(relation == "~" for relation, _ in statements(claim))):
+        raise ConfigError(f"{key}.least: goes with one of >= and <=, and with no tolerance")
+    if OF_SIZE.search(claim.says) and not claim.least:
+        raise ConfigError(
+            f"{key}.least: is missing; a claim that says {OF_SIZE.findall(claim.says)[0]!r} needs a least difference"
+        )
+    if unknown := [axis for axis in claim.pooled if axis not in artefact.axes or axis in claim.each]:
+        raise ConfigError(f"{key}.pooled: {unknown[0]!r} is no axis, or stands in each; there are {', '.join(artefact.axes)}")
+    for side in (claim.left,) if claim.right is None else (claim.left, claim.right):
+        held = {axis for axis, level in {**claim.where, **side}.items() if isinstance(level, str) or len(level) == 1}
+        held |= {*claim.each, *claim.pooled, *([claim.along] if claim.along else ())}
+        if free := [axis for axis, levels in artefact.axes.items() if len(levels) > 1 and axis not in held]:
+            raise ConfigError(
+                f"{key}.pooled: a verdict is for one cell a side: {free[0]} has several levels; name it in each to judge each "
+                "level, or in pooled where the claim speaks of a mean"
+            )
+
+
+def _check_floors(declaration: Declaration, scale: str) -> None:
+    for i, floor in enumerate(declaration.scale(scale).floors):
+        key = f"scales.{scale}.floors.{i}"
+        if (floor.chance is None) == (floor.reaches == "print"):
+            raise ConfigError(f"{key}.chance: belongs to reaches: print, which needs it")
+        for _, cell in floors.baselines(declaration, scale, declaration.cells(scale), "longer"):
+            if floor.reaches == "longer" and not isinstance(cell.set.get("method.epochs"), int):
+                raise ConfigError(
+                    f"{key}: {cell.name} must set method.epochs to a whole number, of which a floor takes three times"
+                )
+
+
 def _wheres(artefact: Artefact) -> Iterator[tuple[str, Where]]:
     """Every ``where`` of a declaration with its full key."""
     yield from ((f"without.{i}", where) for i, where in enumerate(artefact.without))
@@ -96,9 +145,17 @@ def _wheres(artefact: Artefact) -> Iterator[tuple[str, Where]]:
     yield from ((f"assumptions.{name}.where", assumption.where) for name, assumption in artefact.assumptions.items())
     for name, claim in artefact.claims.items():
         yield from ((f"claims.{name}.{side}", getattr(claim, side) or {}) for side in ("left", "right", "where"))
+        yield from _fitted(f"claims.{name}", claim.fitted)
+    if artefact.published is not None:
+        yield from _fitted("published", artefact.published.fitted)
     yield from ((f"details.{i}.share_of", column.share_of or {}) for i, column in enumerate(artefact.details))
     for name, scale in artefact.scales.items():
         yield f"scales.{name}.where", scale.where
         for part in ("rules", "grid", "floors"):
             yield from ((f"scales.{name}.{part}.{i}.where", entry.where) for i, entry in enumerate(getattr(scale, part)))
+        yield from ((f"scales.{name}.floors.{i}.baseline", dict(floor.baseline)) for i, floor in enumerate(scale.floors))
         yield from ((f"scales.{name}.grid.{i}.choose", dict(variant.choose)) for i, variant in enumerate(scale.grid))
+
+
+def _fitted(key: str, fitted: bool | tuple[Where, ...]) -> Iterator[tuple[str, Where]]:
+    yield from () if isinstance(fitted, bool) else ((f"{key}.fitted.{i}", where) for i, where in enumerate(fitted))

@@ -1,69 +1,59 @@
-"""The one rule that says whether a claim holds: a 95% t-interval over seeds against the declared tolerance."""
+"""The one rule that says whether a claim holds: the 95% interval of what was measured against the declared bounds."""
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from scipy.special import stdtrit
+from effdl.reproduce.estimate import ALPHA, Apart, Estimate, Fixed, Mean, Welch, mean
 
 Key = TypeVar("Key", bound=Hashable)
-LEVEL = 0.95
-WORDS = ("reproduced", "differs", "inconclusive")
+REPRODUCED, DIFFERS, INCONCLUSIVE, FITTED = "reproduced", "differs", "inconclusive", "fitted"
+WORDS = (REPRODUCED, DIFFERS, INCONCLUSIVE, FITTED)
+TIE = {"difference": 0.0, "ratio": 1.0, "saving": 0.0}  # what is compared where both sides are the same
+LEAST_P = 1e-15
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean, its two-sided 95% t-interval, and how many values it is over; the same bound twice where nothing varies."""
+    """A number, its two-sided 95% interval, over how many values, pairs or samples, and how it came about, in words."""
 
     mean: float
     low: float
     high: float
     n: int
+    kind: str = "t"
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came of a claim. word: one of WORDS, or why there is none; paired: whether it is over differences of the same
-    seeds."""
+    """What came of a claim.
+
+    word: one of WORDS, or why there is none. why: of an inconclusive one that has another reason than its interval. paired:
+    whether it is over differences of the same seeds. p: the least alpha whose interval decides, None where nothing can vary.
+    """
 
     word: str
     interval: Interval | None = None
     paired: bool = False
+    why: str = ""
+    p: float | None = None
+
+    @property
+    def text(self) -> str:
+        return f"{self.word}: {self.why}" if self.why else self.word
 
 
-def interval(values: Sequence[float]) -> Interval:
-    """mean ± t(0.975, n − 1) · s / √n, s the sample standard deviation; unbounded for one value."""
-    n = len(values)
-    if n == 1:
-        return Interval(values[0], -math.inf, math.inf, 1)
-    if min(values) == max(values):  # without the rounding of a mean, which could lie beyond a bound
-        return Interval(values[0], values[0], values[0], n)
-    mean = math.fsum(values) / n
-    variance = math.fsum((value - mean) ** 2 for value in values) / (n - 1)
-    half = _quantile(n - 1) * math.sqrt(variance / n)
-    return Interval(mean, mean - half, mean + half, n)
-
-
-def welch(left: Sequence[float], right: Sequence[float]) -> Interval:
-    """Interval of the difference of two means of unpaired values (Welch 1947); unbounded where a side has one value."""
-    a, b = interval(left), interval(right)
-    mean = a.mean - b.mean
-    if min(a.n, b.n) == 1:
-        return Interval(mean, -math.inf, math.inf, a.n + b.n)
-    errors = [((i.high - i.low) / 2 / _quantile(i.n - 1)) ** 2 for i in (a, b)]  # s²/n of each
-    total = sum(errors)
-    if total == 0:
-        return Interval(mean, mean, mean, a.n + b.n)
-    freedom = total**2 / sum(e**2 / (i.n - 1) for e, i in zip(errors, (a, b), strict=True))
-    half = _quantile(freedom) * math.sqrt(total)
-    return Interval(mean, mean - half, mean + half, a.n + b.n)
+def interval(estimate: Estimate) -> Interval:
+    """The 95% interval of an estimate."""
+    low, high = estimate.at(ALPHA)
+    return Interval(estimate.mean, low, high, estimate.n, estimate.kind)
 
 
 def compare(
     left: Mapping[Key, float], right: Mapping[Key, float] | None, how: str = "difference"
-) -> tuple[Interval | None, bool]:
-    """The interval of left, or of left against right, and whether it is paired.
+) -> tuple[Mean | Welch | None, bool]:
+    """The mean of left, or of left against right, for values that each run draws anew, and whether it is paired.
 
     Args:
         left, right: values by what pairs them: the cell but for what the sides differ in, and the seed. Where both have
@@ -76,39 +66,108 @@ def compare(
     if not left or (right is not None and not right):
         return None, False
     if right is None:
-        return interval(list(left.values())), False
-    shared = [key for key in left if key in right]
-    if shared:
-        pairs = [(left[key], right[key]) for key in shared]
-        return interval([_of_pair(a, b, how) for a, b in pairs]), True
+        return mean(list(left.values())), False
+    if pairs := pairs_of(left, right):
+        return mean([of_pair(a, b, how) for a, b in pairs]), True
     if how != "difference":
         return None, False
-    return welch(list(left.values()), list(right.values())), False
+    return Welch(mean(list(left.values())), mean(list(right.values()))), False
 
 
-def region(relation: str, value: float, tolerance: float) -> tuple[float, float]:
-    """Where the claim holds: closed bounds. "~" means within the tolerance of the value."""
-    low = -math.inf if relation == "<=" else value - tolerance
-    high = math.inf if relation == ">=" else value + tolerance
-    return low, high
+def pairs_of(left: Mapping[Key, float], right: Mapping[Key, float]) -> list[tuple[float, float]]:
+    return [(left[key], right[key]) for key in left if key in right]
 
 
-def judge(measured: Interval, bounds: tuple[float, float]) -> str:
-    """*reproduced* where the interval lies inside the bounds, *differs* outside, *inconclusive* across one of them."""
-    low, high = bounds
-    if low <= measured.low and measured.high <= high:
-        return "reproduced"
-    if measured.high < low or measured.low > high:
-        return "differs"
-    return "inconclusive"
-
-
-def _of_pair(left: float, right: float, how: str) -> float:
+def of_pair(left: float, right: float, how: str) -> float:
     if how == "difference":
         return left - right
     ratio = left / right if right else math.nan
     return ratio if how == "ratio" else 1 - ratio
 
 
-def _quantile(freedom: float) -> float:
-    return float(stdtrit(freedom, (1 + LEVEL) / 2))
+def region(relation: str, value: float, tolerance: float, least: float = 0.0) -> tuple[float, float]:
+    """Where the claim holds: closed bounds. "~" means within the tolerance of the value; least: how far beyond the value a
+    difference must lie to be as large as the claim says."""
+    low = -math.inf if relation == "<=" else value - tolerance + least
+    high = math.inf if relation == ">=" else value + tolerance - least
+    return low, high
+
+
+def judge(estimate: Estimate, bounds: tuple[float, float], alpha: float = ALPHA) -> str:
+    """*reproduced* where the interval lies inside the bounds, *differs* outside, *inconclusive* across one of them."""
+    (low, high), (from_, to) = estimate.at(alpha), bounds
+    if from_ <= low and high <= to:
+        return REPRODUCED
+    if high < from_ or low > to:
+        return DIFFERS
+    return INCONCLUSIVE
+
+
+def verdict(estimate: Estimate, bounds: tuple[float, float], paired: bool = False, tie: float | None = None) -> Verdict:
+    """An estimate against bounds; inconclusive, with the reason, where there are too few values or where the sides tie.
+
+    tie: what is compared where both sides are the same, None where there is one side. A tie is never *reproduced* by a claim
+    whose bound it is; where the bounds leave room on both sides of it ("at most 0.4 below"), it holds like any other number.
+    """
+    found = interval(estimate)
+    if not estimate.enough:
+        return Verdict(INCONCLUSIVE, found, paired, "n")
+    if tie in bounds and _is_tie(estimate, tie):
+        return Verdict(INCONCLUSIVE, found, paired, "tie")
+    return Verdict(judge(estimate, bounds), found, paired, p=p_value(estimate, bounds))
+
+
+def p_value(estimate: Estimate, bounds: tuple[float, float]) -> float | None:
+    """The least alpha whose (1 − alpha) interval lies wholly inside or wholly outside the bounds; None of what cannot vary.
+
+    Found by halving on its logarithm, to six digits; below 1e-15 it is 0, and 1 where no interval decides.
+    """
+    if not estimate.varies:
+        return None
+
+    def decided(alpha: float) -> bool:
+        return judge(estimate, bounds, alpha) != INCONCLUSIVE
+
+    if decided(LEAST_P):
+        return 0.0
+    low, high = math.log(LEAST_P), 0.0
+    if not decided(math.exp(high - 1e-12)):
+        return 1.0
+    while high - low > 1e-6:
+        middle = (low + high) / 2
+        low, high = (low, middle) if decided(math.exp(middle)) else (middle, high)
+    return math.exp(high)
+
+
+def holm(p_values: Sequence[float], alpha: float = ALPHA) -> list[bool]:
+    """Which of several verdicts survive Holm's correction (1979): with all of them right in truth or not, the chance that any
+    that survives is wrong is at most alpha."""
+    survives = [False] * len(p_values)
+    for rank, i in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        if p_values[i] > alpha / (len(p_values) - rank):
+            break
+        survives[i] = True
+    return survives
+
+
+def together(words: Sequence[str]) -> str:
+    """The verdict on a claim about each of several places: *differs* where it differs anywhere, *reproduced* where it holds at
+    each; places whose configuration was fitted decide only where there are no others."""
+    if DIFFERS in words:
+        return DIFFERS
+    rest = [word for word in words if word != FITTED] or list(words)
+    if without := next((word for word in rest if word not in WORDS), None):
+        return without
+    return INCONCLUSIVE if INCONCLUSIVE in rest else rest[0]
+
+
+def _is_tie(estimate: Estimate, tie: float) -> bool:
+    values = estimate.values if isinstance(estimate, Mean | Fixed) else (estimate.mean,)
+    if isinstance(estimate, Welch | Apart):
+        return estimate.mean == tie and not any(_spreads(side) for side in (estimate.left, estimate.right))
+    return all(value == tie for value in values)
+
+
+def _spreads(estimate: Estimate) -> bool:
+    low, high = estimate.at(0.5)
+    return low != high

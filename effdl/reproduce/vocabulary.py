@@ -11,6 +11,7 @@ Where = Mapping[str, str | tuple[str, ...]]  # axis -> level or levels; what is 
 Overrides = dict[str, Any]  # config key or group -> value, as on the command line
 Unit = Literal["percent", "points", "MiB", "s", "layer", "passes", ""]
 Statistic = Literal["mean", "median", "max", "min"]
+Evidence = Literal["fresh", "first_looks", "exploratory"]
 SCALE_OF = {"percent": 100.0, "points": 100.0, "MiB": 2.0**-20}
 
 
@@ -60,15 +61,30 @@ class Variant(Entry):
 
 
 class Floor(Entry):
-    """What a cell's metric must reach, in the artefact's unit, for its row to be judged; below it is *undertrained*."""
+    """A baseline that must be finished, for claims about it and about the cells that differ from it in ``baseline`` alone to be
+    judged; below its floor they are *undertrained*.
 
-    at_least: Real
+    baseline: the axis and level of the baseline. where: the cells that it concerns.
+    reaches: "longer" wants it within two points of validation accuracy (of a squared error, within 5%) of the same network on
+    the same data with three times ``method.epochs``, over which schedules stretch; two runs of that, with seeds that judge
+    nothing else, are part of the scale. "print" wants 90% of the way from chance to what the thesis prints for the cell.
+    chance: what a guess reaches, in the artefact's unit; of "print" alone.
+    """
+
+    baseline: dict[str, str]
+    reaches: Literal["longer", "print"]
     where: Where = {}
+    chance: Real | None = None
 
 
 class Scale(Entry):
-    """A named set of overrides: how large the artefact is run. about: one line on what it is and takes. where: the cells that
-    it has, by default all. judged: whether its numbers say enough for verdicts."""
+    """A named set of overrides: how large the artefact is run.
+
+    about: one line on what it is and takes. where: the cells that it has, by default all.
+    evidence: "fresh" draws its seeds from the digest of claims and floors, so that no run is older than what it judges; a
+    change of these asks for new runs. "first_looks" marks verdicts on runs whose numbers were known when the claims were
+    declared; its seeds count from 0. "exploratory" has no verdicts.
+    """
 
     about: str
     seeds: Count = 3
@@ -76,7 +92,7 @@ class Scale(Entry):
     rules: tuple[Rule, ...] = ()
     grid: tuple[Variant, ...] = ()
     floors: tuple[Floor, ...] = ()
-    judged: Switch = True
+    evidence: Evidence = "fresh"
 
 
 class Claim(Entry):
@@ -84,11 +100,17 @@ class Claim(Entry):
 
     left, right: restrict the cells of each side; the rest is shared and paired. No right: left's own values. metric: of a
     run's summary, or one that `measures` makes. compare: of a pair; "saving" is 1 − left/right; a ratio has no unit but one
-    that the claim itself names. relation, value: taken from ``answers`` where it names a claim of claims.csv, or two: the
-    ends of a range, or a ratio's left and right. tolerance: how far beyond the value still counts as holding, in the unit.
-    each: axes for each combination of whose levels the claim is judged by itself; the others are pooled. along: an axis,
-    each of whose levels is compared with the one before it instead of with a right side. ours: not the thesis's. note: what
-    a reader should know of how ours is measured.
+    that the claim itself names. less: a metric that is taken from it, run by run, such as what is printed for the cell.
+    kind: "mean" of what runs draw; "share" of runs in which a metric of 0 and 1 is 1 ("finished" is one that all have);
+    "value" of a number that cannot vary, such as bytes, whose cells must each agree in all runs.
+    relation, value: taken from ``answers`` where it names a claim of claims.csv, or two: the ends of a range, or a ratio's left
+    and right. tolerance: how far beyond the value still counts as holding, in the unit. least: how far beyond the value a
+    difference must lie, where the claim speaks of its size ("much better"). each: axes for each combination of whose levels the
+    claim is judged by itself. along: an axis, each of whose levels is compared with the one before it instead of with a right
+    side. pooled: axes over whose levels the claim speaks of a mean; without them a side is one cell. length: "given" where the
+    claim is about the epochs that were trained, or no training at all, so that no baseline need be finished. fitted: the places
+    where the configuration was searched on this very number, true for all. ours: not the thesis's. note: what a reader should
+    know of how ours is measured.
     """
 
     says: str
@@ -96,13 +118,19 @@ class Claim(Entry):
     right: Where | None = None
     where: Where = {}
     metric: str | None = None
+    less: str | None = None
+    kind: Literal["mean", "share", "value"] = "mean"
     unit: Unit | None = None
     compare: Literal["difference", "ratio", "saving"] = "difference"
     relation: Literal[">=", "<=", "~"] | None = None
     value: Real | None = None
     tolerance: NonNegative = 0.0
+    least: NonNegative = 0.0
     each: tuple[str, ...] = ()
     along: str | None = None
+    pooled: tuple[str, ...] = ()
+    length: Literal["given"] | None = None
+    fitted: Switch | tuple[Where, ...] = False
     answers: str | tuple[str, str] | None = None
     ours: Switch = False
     note: str = ""
@@ -121,11 +149,12 @@ class Column(Entry):
 
 
 class Published(Entry):
-    """Where the thesis's numbers stand: a CSV file beside the declarations, and its column."""
+    """Where the thesis's numbers stand: a CSV file beside the declarations, and its column. fitted: as in a claim."""
 
     csv: str
     column: str = "value"
     tolerance: NonNegative = 0.0
+    fitted: Switch | tuple[Where, ...] = False
 
 
 class Artefact(Entry):
@@ -135,7 +164,8 @@ class Artefact(Entry):
     cells. rows, columns: the axes that are rows, and the one that is columns, of the printed table; without columns the
     details are the table. without: combinations of levels that are no cells, since they cannot be. series: keys of
     metrics.jsonl that the figure draws. numbers: of a run, those that the ledger keeps where all would be too much. picture:
-    whether the README shows it. module: the file beside the declaration that measures and draws, where it is another's.
+    whether the README shows it. module: the file beside the declaration that measures and draws, where it is another's. drawn:
+    what its measures draw by a run's seed, beside what the run itself draws.
     """
 
     id: str
@@ -160,6 +190,7 @@ class Artefact(Entry):
     notes: tuple[str, ...] = ()
     picture: bool = True
     module: str | None = None
+    drawn: tuple[str, ...] = ()
 
 
 def explain(error: ValidationError) -> str:

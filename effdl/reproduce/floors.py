@@ -1,0 +1,92 @@
+"""Is a baseline finished? What floors run beside a scale's cells, and what they say of its baselines."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from effdl.reproduce.runs import Runs, missing, values
+from effdl.reproduce.vocabulary import SCALE_OF, Floor
+
+if TYPE_CHECKING:
+    from effdl.reproduce.artefact import Cell, Declaration
+
+AXIS, LEVEL = "floor", "longer"  # of the cell that a floor runs
+TIMES = 3  # as many epochs
+SEEDS = 2  # that judge nothing else
+POINTS, RELATIVE = 0.02, 0.05  # of an accuracy as a fraction, of a squared error
+OF_PRINT = 0.9  # of the way from chance to what is printed
+
+
+def longer(cell: Cell) -> Cell:
+    """A baseline's cell with three times the epochs, its seeds just below those of all others."""
+    epochs = {"method.epochs": TIMES * int(cell.set["method.epochs"])}
+    at = {**cell.at, AXIS: LEVEL}
+    return replace(cell, at=at, set={**cell.set, **epochs}, seeds=SEEDS, first=max(cell.first - SEEDS, 0), published=None)
+
+
+def baselines(
+    declaration: Declaration, scale: str, cells: Sequence[Cell], reaches: str | None = None
+) -> Iterator[tuple[Floor, Cell]]:
+    """Each floor of a scale with each baseline that it is of, under our own choices."""
+    for floor in declaration.scale(scale).floors:
+        for cell in cells:
+            own = set(cell.at) <= set(declaration.artefact.axes)
+            if own and cell.matches({**floor.where, **floor.baseline}) and reaches in (None, floor.reaches):
+                yield floor, cell
+
+
+def unfinished(declaration: Declaration, scale: str, runs: Runs, cell: Cell) -> str | None:
+    """Why the baseline beside a cell is not finished, or not known to be: "undertrained", or that its floor has not run.
+
+    The cell may be the baseline itself. None where it is finished, or no floor is declared.
+    """
+    for floor, baseline in baselines(declaration, scale, declaration.cells(scale)):
+        place = {axis: level for axis, level in cell.at.items() if axis in declaration.artefact.axes}
+        if {**place, **floor.baseline} != dict(baseline.at):
+            continue
+        check = _below_print if floor.reaches == "print" else _below_longer
+        if reason := check(declaration, runs, baseline, floor):
+            return reason
+    return None
+
+
+def _below_print(declaration: Declaration, runs: Runs, cell: Cell, floor: Floor) -> str | None:
+    artefact = declaration.artefact
+    reached = list(values(runs, cell, artefact.metric, artefact.unit).values())
+    if not reached or cell.published is None or floor.chance is None:
+        return None  # a cell without runs says so by itself
+    return "undertrained" if _mean(reached) < floor.chance + OF_PRINT * (cell.published - floor.chance) else None
+
+
+def _below_longer(declaration: Declaration, runs: Runs, cell: Cell, floor: Floor) -> str | None:
+    metric = declaration.artefact.metric.replace("test/", "val/")
+    goal = longer(cell)
+    if reason := missing(runs, goal):
+        return f"floor {reason}"
+    here, there = (list(values(runs, one, metric).values()) for one in (cell, goal))
+    if not here or len(there) < SEEDS:
+        return f"floor without {metric}"
+    if metric.endswith("/acc"):
+        return "undertrained" if _mean(there) - _mean(here) > POINTS else None
+    return "undertrained" if _mean(here) > (1 + RELATIVE) * _mean(there) else None
+
+
+def said(declaration: Declaration, scale: str, runs: Runs) -> Iterator[str]:
+    """A line on each baseline of a scale that has a floor: what it reaches, and what three times the epochs do."""
+    unit = SCALE_OF["percent"]
+    for floor, cell in baselines(declaration, scale, declaration.cells(scale), "longer"):
+        metric = declaration.artefact.metric.replace("test/", "val/")
+        factor = unit if metric.endswith("/acc") else 1.0
+        here, there = (list(values(runs, one, metric).values()) for one in (cell, longer(cell)))
+        if here and there:
+            where = ", ".join(declaration.label(axis, level) for axis, level in cell.at.items())
+            verdict = _below_longer(declaration, runs, cell, floor) or "finished"
+            ours = f"{factor * _mean(here):.2f} ({metric}, n {len(here)})"
+            yield f"{where}: {ours}, with {TIMES} times the epochs {factor * _mean(there):.2f} (n {len(there)}): {verdict}"
+
+
+def _mean(numbers: Sequence[float]) -> float:
+    return math.fsum(numbers) / len(numbers)

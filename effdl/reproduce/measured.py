@@ -1,0 +1,136 @@
+"""From the runs of a claim's two sides to one estimate: what is paired, what varies, what cannot."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from effdl.reproduce.artefact import Cell
+from effdl.reproduce.estimate import Apart, Estimate, Fixed, Mean, Share, mean
+from effdl.reproduce.runs import Runs, draws, test_samples, values
+from effdl.reproduce.verdict import compare, of_pair, pairs_of
+from effdl.reproduce.vocabulary import SCALE_OF, Artefact, Claim
+
+TEST_ACCURACY = "test/acc"
+Key = tuple[tuple[tuple[str, str], ...], int]
+Told = tuple[Estimate | None, bool, str | None]  # what was measured, whether of pairs, and why there is nothing
+
+
+@dataclass(frozen=True)
+class Side:
+    """The cells of one side of a claim that have runs."""
+
+    runs: Runs
+    cells: Sequence[Cell]
+    artefact: Artefact
+
+    def varies(self, metric: str) -> bool:
+        """Whether other seeds could give another number: a run draws something, or measures do, or it is a time."""
+        timed = metric.startswith("time/")
+        return timed or bool(self.artefact.drawn) or any(draws(self.runs, cell) for cell in self.cells)
+
+    def keyed(self, metric: str, factor: float, apart: set[str]) -> dict[Key, float]:
+        """Values by what pairs them: where they stand but for the axes that tell the sides apart, and the seed.
+
+        A run that several cells share counts once.
+        """
+        of_cells = self.runs["cell"].isin([cell.name for cell in self.cells])
+        once = self.runs[of_cells].drop_duplicates("run_id")
+        return {
+            (tuple(pair for pair in cell.at.items() if pair[0] not in apart), seed): factor * value
+            for cell in self.cells
+            for seed, value in values(once, cell, metric).items()
+        }
+
+    def one(self, metric: str, factor: float) -> Estimate:
+        """Of cells that draw nothing, each by one of its runs: an accuracy on test samples as a share of these, anything else
+        itself."""
+        firsts = [min(values(self.runs, cell, metric).items())[1] for cell in self.cells]
+        counts = [test_samples(self.runs, cell) for cell in self.cells]
+        if metric != TEST_ACCURACY or len(firsts) > 1 or counts[0] is None:
+            return Fixed(tuple(factor * value for value in firsts))
+        return Share(round(firsts[0] * counts[0]), counts[0], factor)
+
+
+def measured(claim: Claim, sides: Sequence[Side]) -> Told:
+    """One side, or one against the other, in the claim's unit."""
+    artefact = sides[0].artefact
+    metric, unit = claim.metric or artefact.metric, claim.unit or artefact.unit
+    of_pair_unit = unit if claim.compare == "saving" else claim.unit or ""  # of a ratio, only what the claim itself says
+    inner, outer = (unit, "") if claim.compare == "difference" else ("", of_pair_unit)
+    factor, times = SCALE_OF.get(inner, 1.0), SCALE_OF.get(outer, 1.0)
+    apart = set(claim.right or {})
+    keyed = [side.keyed(metric, factor, apart) for side in sides]
+    if claim.less is not None:
+        keyed = [_less(values, side.keyed(claim.less, factor, apart)) for values, side in zip(keyed, sides, strict=True)]
+    if len(keyed) == 2:  # a place that one side alone has would be compared with another
+        shared = {place for place, _ in keyed[0]} & {place for place, _ in keyed[1]}
+        keyed = [{key: value for key, value in values.items() if key[0] in shared} for values in keyed]
+    if not all(keyed):
+        return None, False, "no pairs"
+    if claim.kind == "value":
+        return _fixed(keyed, claim.compare, times)
+    if claim.kind == "share":
+        return _shares(keyed, factor)
+    if all(side.varies(metric) for side in sides):
+        found, paired = compare(keyed[0], keyed[1] if len(keyed) == 2 else None, claim.compare)
+        return (None if found is None else _times(found, times)), paired, "no pairs"
+    return _apart(claim, sides, keyed, metric, factor)
+
+
+def absolute_of(artefact: Artefact, runs: Runs, cell: Cell) -> Estimate:
+    """A cell's metric in the artefact's unit."""
+    side, factor = Side(runs, [cell], artefact), SCALE_OF.get(artefact.unit, 1.0)
+    if side.varies(artefact.metric):
+        return mean(list(values(runs, cell, artefact.metric, artefact.unit).values()))
+    return side.one(artefact.metric, factor)
+
+
+def _apart(claim: Claim, sides: Sequence[Side], keyed: Sequence[Mapping[Key, float]], metric: str, factor: float) -> Told:
+    """Sides of which one or both draw nothing: each by an interval of its own."""
+    estimates: list[Estimate] = []
+    for side, found in zip(sides, keyed, strict=True):
+        if side.varies(metric):
+            estimates.append(mean(list(found.values())))
+            continue
+        one = side.one(metric, factor)
+        estimates.append(one if claim.less is None else Apart(one, side.one(claim.less, factor)))
+    if len(estimates) == 1:
+        return estimates[0], False, None
+    if all(isinstance(one, Fixed) for one in estimates):
+        firsts = [{place: value for (place, _), value in sorted(values.items(), reverse=True)} for values in keyed]
+        pairs = [(value, firsts[1][place]) for place, value in firsts[0].items()]
+        return Fixed(tuple(of_pair(a, b, claim.compare) for a, b in pairs)), False, None
+    if claim.compare != "difference":
+        return None, False, f"no {claim.compare} of what varies and what does not"
+    return Apart(*estimates), False, None
+
+
+def _fixed(keyed: Sequence[Mapping[Key, float]], how: str, times: float) -> Told:
+    """Numbers that cannot vary, place by place; that they do is a reason of its own."""
+    places = []
+    for side in keyed:
+        of_place: dict[object, set[float]] = {}
+        for (place, _), value in side.items():
+            of_place.setdefault(place, set()).add(value)
+        if any(len(found) > 1 for found in of_place.values()):
+            return None, False, "varies, though declared not to"
+        places.append({place: found.pop() for place, found in of_place.items()})
+    if len(places) == 1:
+        return Fixed(tuple(times * value for value in places[0].values())), False, None
+    return Fixed(tuple(times * of_pair(a, b, how) for a, b in pairs_of(*places))), False, None
+
+
+def _shares(keyed: Sequence[Mapping[Key, float]], factor: float) -> Told:
+    """The share of runs in which a metric of 0 and 1 is 1."""
+    sides = [[value / factor for value in side.values()] for side in keyed]
+    if not all(value in (0.0, 1.0) for side in sides for value in side):
+        return None, False, "no share: other values than 0 and 1"
+    found = [Share(round(sum(side)), len(side), factor) for side in sides]
+    return (found[0] if len(found) == 1 else Apart(*found)), False, None
+
+
+def _less(values: Mapping[Key, float], taken: Mapping[Key, float]) -> dict[Key, float]:
+    return {key: value - taken[key] for key, value in values.items() if key in taken}
+
+
+def _times(estimate: Estimate, factor: float) -> Estimate:
+    return Mean(tuple(factor * value for value in estimate.values)) if isinstance(estimate, Mean) else estimate
