@@ -63,12 +63,20 @@ def moved(declaration: Declaration, scale: str, then: Mapping[str, Any]) -> list
 
 
 def _measuring(source: str | None) -> list[str]:
-    """All that a module does but drawing, without comments, docstrings and layout."""
+    """All that a module does but drawing, without comments, docstrings and layout: of its functions those that ``measures``
+    comes to call."""
     body = ast.parse(source or "").body
-    for node in body:
-        if isinstance(node, ast.FunctionDef) and ast.get_docstring(node) is not None:
+    functions = {node.name: node for node in body if isinstance(node, ast.FunctionDef)}
+    reached, pending = set(), ["measures"]
+    while pending:
+        if (name := pending.pop()) in functions and name not in reached:
+            reached.add(name)
+            pending += [node.id for node in ast.walk(functions[name]) if isinstance(node, ast.Name)]
+    for node in functions.values():
+        if ast.get_docstring(node) is not None:
             del node.body[0]
-    return [ast.unparse(n) for n in body if not isinstance(n, ast.Expr) and getattr(n, "name", "") != "draw"]
+    kept = [node for node in body if not isinstance(node, ast.Expr | ast.FunctionDef) or getattr(node, "name", "") in reached]
+    return [ast.unparse(node) for node in kept]
 
 
 @lru_cache(maxsize=256)

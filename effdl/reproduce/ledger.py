@@ -69,12 +69,14 @@ def publish(declaration: Declaration, scale: str, root: Path, say: Callable[[str
 
     Raises:
         RecordError: nothing has been run; a line was edited, or its numbers were made under another default; runs here and
-            published ones of the same cell are of different data.
+            published ones of the same cell are of different data; or evidence that should be fresh is not, see `_check_fresh`.
     """
     from effdl.records.store import write_atomically
 
     name = declaration.artefact.id
     before, fresh = read(root, name), collect(declaration, scale, root)
+    if declaration.scale(scale).evidence == "fresh":
+        _check_fresh(declaration, scale, fresh, root)
     kept = list(_current(declaration, scale, before, say))
     _compare(scale, kept, fresh, say)
     present = {line["cell"] for line in kept if line["scale"] == scale}
@@ -126,6 +128,38 @@ def older_version(spec: config.Spec, data: str, run_id: str) -> str | None:
             if config.run_id(spec, data, {type(choice): version}) == run_id:
                 return f"{choice.snake_name()} {version}, now {choice.version()}"
     return None
+
+
+def _check_fresh(declaration: Declaration, scale: str, lines: Sequence[Line], root: Path) -> None:
+    """Raise a RecordError for runs whose numbers could have been known when claims and floors were declared: older than their
+    declaration, made from one that stood in no commit, or published before with another artefact.
+
+    Cells whose seeds draw nothing are let through: anybody can know their numbers at any time.
+    """
+    elsewhere = {
+        run["run_id"]: path.stem
+        for path in sorted((root / "ledger").glob("*.jsonl"))
+        if path.stem != declaration.artefact.id
+        for line in read(root, path.stem)
+        for run in line["runs"]
+    }
+    for line in (line for line in lines if line["runs"]):
+        if not about(line)["draws"] and not declaration.artefact.drawn:
+            continue
+        if line["declaration"]["commit"] is None:
+            raise RecordError(
+                f"{line['cell']}: was run from a declaration that stands in no commit: commit {declaration.path.name}, move "
+                "the records of its runs away, and run again; or declare evidence: exploratory"
+            )
+        if moved := declared.moved(declaration, scale, line["declaration"]):
+            raise RecordError(
+                f"{line['cell']}: its runs are older than {', '.join(moved)} of {declaration.path.name} as it stands: run again "
+                "from a commit that has it (a change of claims or floors brings new seeds), or declare evidence: first_looks"
+            )
+        if known := [elsewhere[run["run_id"]] for run in line["runs"] if run["run_id"] in elsewhere]:
+            raise RecordError(
+                f"{line['cell']}: some of its runs were published with {known[0]} before; they are no fresh evidence"
+            )
 
 
 def _compare(scale: str, kept: Sequence[Line], fresh: Sequence[Line], say: Callable[[str], None]) -> None:
