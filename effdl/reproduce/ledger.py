@@ -158,7 +158,7 @@ def _check_fresh(declaration: Declaration, scale: str, lines: Sequence[Line], ro
             )
         if known := [elsewhere[run["run_id"]] for run in line["runs"] if run["run_id"] in elsewhere]:
             raise RecordError(
-                f"{line['cell']}: some of its runs were published with {known[0]} before; they are no fresh evidence"
+                f"{line['cell']}: some of its runs stand in the ledger of {known[0]}, so that they are no fresh evidence"
             )
 
 
