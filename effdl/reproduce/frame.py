@@ -11,7 +11,7 @@ import pandas as pd
 
 from effdl.errors import ConfigError, RecordError
 from effdl.reproduce.artefact import Declaration
-from effdl.reproduce.ledger import Line, about
+from effdl.reproduce.ledger import Line
 from effdl.reproduce.runs import NO_RUNS, Runs
 
 
@@ -34,7 +34,7 @@ def frame(declaration: Declaration, scale: str, lines: Sequence[Line]) -> Runs:
     check_cells(declaration.artefact.id, here)
     for line in here:
         head = {"cell": line["cell"], **dict(part.split("=") for part in line["cell"].split(","))}
-        known = about(line) if line["runs"] else {}
+        known = {"draws": tuple(line.get("draws", ("seeds",))), **{key: line.get(key) for key in ("test_samples", "outdated")}}
         if not line["runs"]:
             rows.append({**head, "run_id": None, "seed": -1, "status": NO_RUNS, "reason": line["reason"]})
             facts.append({})
@@ -66,7 +66,8 @@ def check_cells(name: str, lines: Sequence[Line]) -> None:
 
 
 def beside(declaration: Declaration) -> ModuleType | None:
-    """The module beside a declaration: ``measures(runs) -> runs``, ``draw(declaration, scale, runs) -> Figure``.
+    """The module beside a declaration: ``measures(runs) -> runs``, ``draw(declaration, scale, runs) -> Figure``, and
+    ``remarks(declaration, runs) -> Iterator[str]``, sentences that a reader of its verdicts must know.
 
     It has the declaration's own name, and need not be there, or the one that it names.
 

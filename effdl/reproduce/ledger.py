@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from effdl import config
 from effdl.errors import DataError, RecordError
 from effdl.reproduce import declared
 from effdl.reproduce.artefact import Cell, Declaration, specs
+from effdl.setting import Setting
 
 Line = dict[str, Any]
 POINTS = 500  # of a series, at most
@@ -61,7 +62,7 @@ def collect(declaration: Declaration, scale: str, root: Path, cells: Sequence[Ce
             continue
         for line, run in filter(None, found):
             lines.setdefault(_canonical(line), {**line, "runs": []})["runs"].append(run)
-    return list(lines.values())
+    return [stamped(line) for line in lines.values()]
 
 
 def publish(declaration: Declaration, scale: str, root: Path, say: Callable[[str], None]) -> Path:
@@ -78,6 +79,8 @@ def publish(declaration: Declaration, scale: str, root: Path, say: Callable[[str
     if declaration.scale(scale).evidence == "fresh":
         _check_fresh(declaration, scale, fresh, root)
     kept = list(_current(declaration, scale, before, say))
+    anew = {line["cell"] for line in fresh if line["runs"]}
+    kept = [line for line in kept if line["scale"] != scale or line["cell"] not in anew or "outdated" not in line]
     _compare(scale, kept, fresh, say)
     present = {line["cell"] for line in kept if line["scale"] == scale}
     known = {(line["cell"], run["run_id"]) for line in kept if line["scale"] == scale for run in line["runs"]}
@@ -101,33 +104,40 @@ def publish(declaration: Declaration, scale: str, root: Path, say: Callable[[str
 
 
 def run_ids(line: Line) -> list[str]:
-    """The run_ids that a line's spec, seeds and data fingerprint give, computed anew."""
+    """The run_ids that a line's spec, seeds and data fingerprint give, computed anew; where an older ``numerics_version`` made
+    its runs, by that one."""
     spec = config.build({**line["spec"], "logger": None}, checked=False)
-    return [config.run_id(replace(spec, seed=run["seed"]), line["data"]) for run in line["runs"]]
+    versions = _versions(spec, line)
+    return [config.run_id(replace(spec, seed=run["seed"]), line["data"], versions) for run in line["runs"]]
 
 
-def about(line: Line) -> dict[str, Any]:
-    """What a line's spec says of its runs: {"draws", "test_samples", "outdated"}, see `frame`."""
-    return dict(_about(_canonical(line["spec"]), line.get("data", ""), line["runs"][0]["run_id"], line["runs"][0]["seed"]))
+def stamped(line: Line) -> Line:
+    """A line with what its spec says of its runs, so that reports need not build it: draws, what another seed draws anew;
+    test_samples, how many the test split has where the set itself says so; and outdated, which code made the runs where today's
+    gives other numbers."""
+    if not line["runs"]:
+        return line
+    spec = config.build({**line["spec"], "logger": None}, checked=False)
+    known = {key: value for key, value in line.items() if key != "outdated"}
+    known |= {"draws": list(spec.draws), "test_samples": spec.dataset.test_size}
+    if versions := _versions(spec, line):
+        ((cls, version),) = versions.items()
+        known["outdated"] = f"outdated: {cls.snake_name()} {version}, now {cls.numerics_version}"
+    return known
 
 
-@lru_cache(maxsize=4096)
-def _about(spec: str, data: str, run_id: str, seed: int) -> tuple[tuple[str, Any], ...]:
-    made = replace(config.build({**json.loads(spec), "logger": None}, checked=False), seed=seed)
-    outdated = None
-    if config.run_id(made, data) != run_id and (older := older_version(made, data, run_id)) is not None:
-        outdated = f"outdated: {older}"
-    return ("draws", made.draws), ("test_samples", made.dataset.test_size), ("outdated", outdated)
-
-
-def older_version(spec: config.Spec, data: str, run_id: str) -> str | None:
-    """Which older ``numerics_version`` of one of its choices a run was made under, such as "backprop 1, now 2"; None where its
-    run_id follows from none."""
+def _versions(spec: config.Spec, line: Line) -> dict[type[Setting], int]:
+    """Which older ``numerics_version`` of one of its choices a line's runs were made under; {} where under today's, or where
+    the run_ids follow from none."""
+    run = line["runs"][0]
+    made = replace(spec, seed=run["seed"])
+    if config.run_id(made, line["data"]) == run["run_id"]:
+        return {}
     for choice in filter(config.is_setting, spec.settings().values()):
         for version in range(choice.version() - 1, 0, -1):
-            if config.run_id(spec, data, {type(choice): version}) == run_id:
-                return f"{choice.snake_name()} {version}, now {choice.version()}"
-    return None
+            if config.run_id(made, line["data"], {type(choice): version}) == run["run_id"]:
+                return {type(choice): version}
+    return {}
 
 
 def _check_fresh(declaration: Declaration, scale: str, lines: Sequence[Line], root: Path) -> None:
@@ -144,7 +154,7 @@ def _check_fresh(declaration: Declaration, scale: str, lines: Sequence[Line], ro
         for run in line["runs"]
     }
     for line in (line for line in lines if line["runs"]):
-        if not about(line)["draws"] and not declaration.artefact.drawn:
+        if not line["draws"] and not declaration.artefact.drawn:
             continue
         if line["declaration"]["commit"] is None:
             raise RecordError(
@@ -157,9 +167,7 @@ def _check_fresh(declaration: Declaration, scale: str, lines: Sequence[Line], ro
                 "from a commit that has it (a change of claims or floors brings new seeds), or declare evidence: first_looks"
             )
         if known := [elsewhere[run["run_id"]] for run in line["runs"] if run["run_id"] in elsewhere]:
-            raise RecordError(
-                f"{line['cell']}: some of its runs stand in the ledger of {known[0]}, so that they are no fresh evidence"
-            )
+            raise RecordError(f"{line['cell']}: some of its runs stand in the ledger of {known[0]}, and are no fresh evidence")
 
 
 def _compare(scale: str, kept: Sequence[Line], fresh: Sequence[Line], say: Callable[[str], None]) -> None:
@@ -188,18 +196,19 @@ def _current(declaration: Declaration, scale: str, lines: list[Line], say: Calla
             made[cell.name] = None
     for line in lines:
         if line["scale"] != scale:
-            yield line
+            yield stamped(line)
             continue
         if "reason" in line:  # said anew where it still holds
             continue
         known = made.get(line["cell"], [])
-        valid = None if known is None else {config.run_id(spec, line["data"]): spec for spec in known}
+        versions = _versions(config.build({**line["spec"], "logger": None}, checked=False), line)
+        valid = None if known is None else {config.run_id(spec, line["data"], versions): spec for spec in known}
         _check_line(line, valid or {})
         runs = [run for run in line["runs"] if valid is None or run["run_id"] in valid]
         if len(runs) < len(line["runs"]):
             say(f"{line['cell']}: {len(line['runs']) - len(runs)} published runs are no longer declared; dropped")
         if runs:
-            yield {**line, "runs": runs}
+            yield stamped({**line, "runs": runs})
 
 
 def _check_line(line: Line, made: Mapping[str, config.Spec]) -> None:

@@ -3,19 +3,20 @@
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from effdl.errors import ConfigError, RecordError
 from effdl.reproduce import artefact, figure, ledger
 from effdl.reproduce.artefact import Declaration
 from effdl.reproduce.frame import frame
-from effdl.reproduce.judge import Judged, judged
+from effdl.reproduce.judge import judged
+from effdl.reproduce.overview import Shown, overview
 from effdl.reproduce.report import command, heading, moved, summary
 from effdl.reproduce.runs import Runs
+from effdl.reproduce.tally import counts, counts_text, tell
 from effdl.reproduce.wording import by_chance, corrected
 
-CHANCE = re.compile(r"(?P<start><!-- chance -->).*?(?P<end><!-- /chance -->)", re.DOTALL)
+OVERVIEW = re.compile(r"(?P<start><!-- overview -->).*?(?P<end><!-- /overview -->)", re.DOTALL)
 BLOCK = re.compile(r"<!-- results: (?P<name>\S+) (?P<scale>\S+) -->.*?<!-- /results -->", re.DOTALL)
 
 
@@ -26,7 +27,8 @@ def pages(repository: Path) -> Iterator[Path]:
 
 
 def rewrite(page: Path, root: Path) -> str:
-    """A page's text with every block ``<!-- results: table-6.1 small -->`` ... ``<!-- /results -->`` made anew.
+    """A page's text with every block ``<!-- results: table-6.1 small -->`` ... ``<!-- /results -->`` made anew, and the first
+    screen, ``<!-- overview -->`` ... ``<!-- /overview -->``, where it has one.
 
     Args:
         root: the results folder; pictures are written beside its ledger, and linked to from where the page lies.
@@ -38,45 +40,49 @@ def rewrite(page: Path, root: Path) -> str:
     text = page.read_text()
     if not BLOCK.search(text):
         raise ConfigError(f"{page.name}: has no block <!-- results: artefact scale --> ... <!-- /results -->")
-    blocks = {(match["name"], match["scale"]): _read(match["name"], match["scale"], root) for match in BLOCK.finditer(text)}
-    family = corrected([judged(block.declaration, block.scale, block.runs) for block in blocks.values()])
-    found = dict(zip(blocks, family, strict=True))
+    read = {(match["name"], match["scale"]): _read(match["name"], match["scale"], root) for match in BLOCK.finditer(text)}
+    family = corrected([judged(declaration, scale, runs) for (_, scale), (declaration, _, runs) in read.items()])
+    lines = {key: lines for key, (_, lines, _) in read.items()}
+    page_of = {
+        key: Shown(declaration, key[1], runs, found)
+        for (key, (declaration, _, runs)), found in zip(read.items(), family, strict=True)
+    }
     to_root = Path(os.path.relpath(root.resolve(), page.parent.resolve())).as_posix()
-    chance = by_chance([one for found in family for one in found], "on this page")
-    text = CHANCE.sub(lambda match: "\n\n".join(filter(None, [match["start"], chance, match["end"]])), text)
-    return BLOCK.sub(lambda m: _block(blocks[m["name"], m["scale"]], found[m["name"], m["scale"]], root, to_root), text)
+    has_first_screen = OVERVIEW.search(text) is not None
+    text = OVERVIEW.sub(lambda match: "\n\n".join([match["start"], overview(list(page_of.values())), match["end"]]), text)
+
+    def block(match: re.Match[str]) -> str:
+        key = (match["name"], match["scale"])
+        return _block(page_of[key], lines[key], root, to_root, folded=has_first_screen)
+
+    return BLOCK.sub(block, text)
 
 
-@dataclass(frozen=True)
-class Block:
-    """An artefact at a scale, with what the ledger has of it."""
-
-    declaration: Declaration
-    scale: str
-    lines: list[ledger.Line]
-    runs: Runs
-
-
-def _read(name: str, scale: str, root: Path) -> Block:
+def _read(name: str, scale: str, root: Path) -> tuple[Declaration, list[ledger.Line], Runs]:
     declaration = artefact.load(name)
     lines = [line for line in ledger.read(root, name) if line["scale"] == scale]
     if not lines:
         raise RecordError(f"{name}: the ledger has nothing at scale {scale}; effdl publish {name} --scale {scale}")
-    return Block(declaration, scale, lines, frame(declaration, scale, lines))
+    return declaration, lines, frame(declaration, scale, lines)
 
 
-def _block(block: Block, found: list[Judged], root: Path, to_root: str) -> str:
-    declaration, scale, lines, runs = block.declaration, block.scale, block.lines, block.runs
+def _block(shown: Shown, lines: list[ledger.Line], root: Path, to_root: str, folded: bool) -> str:
+    """An artefact's heading, table, claims and picture. folded: tables open on a click, as on a page with a first screen."""
+    declaration, scale = shown.declaration, shown.scale
     name = declaration.artefact.id
+    tables = summary(declaration, scale, shown.runs, shown.found, folded=True).replace("\n## ", "\n#### ")
+    opened = f"<details><summary>{'; '.join(counts_text(counts(tell(declaration, {scale: shown.found})))) or 'Table'}</summary>"
     content = [
         f"<!-- results: {name} {scale} -->",
+        f'<a id="{name}"></a>',
         f"### {heading(declaration)}, scale *{scale}*",
         f"{declaration.scale(scale).about} Made by `{command(declaration, scale)}`; `effdl report {name}` says more.",
         moved(declaration, scale, lines),
-        summary(declaration, scale, runs, found, folded=True).replace("\n## ", "\n#### "),
+        f"{opened}\n\n{tables}\n\n</details>" if folded else tables,
+        "" if folded else by_chance(shown.found, "in this table and its claims"),
     ]
     if declaration.artefact.picture:
-        picture = figure.write(declaration, scale, runs, root / "ledger")
+        picture = figure.write(declaration, scale, shown.runs, root / "ledger")
         content.append(f"![{name}, scale {scale}]({to_root}/{picture.relative_to(root).as_posix()})")
     content.append("<!-- /results -->")
     return "\n\n".join(part for part in content if part)

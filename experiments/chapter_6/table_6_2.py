@@ -1,5 +1,7 @@
 """What table 6.2's declaration cannot say in its vocabulary: where each run's accuracy peaks, and the drawing."""
 
+from collections.abc import Iterator
+
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -25,6 +27,19 @@ def measures(runs: pd.DataFrame) -> pd.DataFrame:
         last_test_acc=[None if values is None else values[-1] for values in several],
         chosen_layer=(chosen + 1).where([values is not None for values in several]),
     )
+
+
+def remarks(declaration, runs: pd.DataFrame) -> Iterator[str]:
+    """How much of each network the DLL network was, where validation chose."""
+    ended = runs[(runs["status"] == "finished") & (runs["method"] == "dll")]
+    for (network, dataset), of_pair in ended.groupby(["network", "dataset"], sort=False):
+        segments = max(len(last(series, "test/acc")) for series in of_pair["series"])
+        blocks = ", ".join(str(int(chosen)) for chosen in of_pair["chosen_layer"].dropna())
+        pair = f"{declaration.label('network', network)} on {declaration.label('dataset', dataset)}"
+        yield (
+            f"{pair}: what is called the DLL network is the blocks up to the one that validation chose, with its decision block: "
+            f"{blocks} of {segments} blocks, one number a run."
+        )
 
 
 def last(series: dict[str, list[list[float]]] | None, name: str) -> list[float]:
