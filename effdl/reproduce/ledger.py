@@ -167,7 +167,7 @@ def _check_fresh(declaration: Declaration, scale: str, lines: Sequence[Line], ro
                 "from a commit that has it (a change of claims or floors brings new seeds), or declare evidence: first_looks"
             )
         if known := [elsewhere[run["run_id"]] for run in line["runs"] if run["run_id"] in elsewhere]:
-            raise RecordError(f"{line['cell']}: some of its runs stand in the ledger of {known[0]}, and are no fresh evidence")
+            raise RecordError(f"{line['cell']}: some of its runs stand in {known[0]}'s ledger, and are no fresh evidence")
 
 
 def _compare(scale: str, kept: Sequence[Line], fresh: Sequence[Line], say: Callable[[str], None]) -> None:

@@ -37,8 +37,8 @@ def remarks(declaration, runs: pd.DataFrame) -> Iterator[str]:
         blocks = ", ".join(str(int(chosen)) for chosen in of_pair["chosen_layer"].dropna())
         pair = f"{declaration.label('network', network)} on {declaration.label('dataset', dataset)}"
         yield (
-            f"{pair}: what is called the DLL network is the blocks up to the one that validation chose, with its decision block: "
-            f"{blocks} of {segments} blocks, one number a run."
+            f"{pair}: what is called the DLL network is the blocks up to the one that validation chose, with its decision "
+            f"block: {blocks} of {segments} blocks, one number a run."
         )
 
 
