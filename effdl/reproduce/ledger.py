@@ -163,7 +163,7 @@ def _check_fresh(declaration: Declaration, scale: str, lines: Sequence[Line], ro
             )
         if moved := declared.moved(declaration, scale, line["declaration"]):
             raise RecordError(
-                f"{line['cell']}: its runs are older than {', '.join(moved)} of {declaration.path.name} as it stands: run again "
+                f"{line['cell']}: its runs are older than {', '.join(moved)} of {declaration.path.name}: run again "
                 "from a commit that has it (a change of claims or floors brings new seeds), or declare evidence: first_looks"
             )
         if known := [elsewhere[run["run_id"]] for run in line["runs"] if run["run_id"] in elsewhere]:
