@@ -109,6 +109,17 @@ def test_a_plan_of_bytes_reads_no_data_and_measures_no_time(monkeypatch: pytest.
     assert not any(key.startswith("time/") for key in found.to_json())
 
 
+@pytest.mark.parametrize("arch", [("arch=cnn4",), ("arch=mlp", "arch.hidden=[64,64]")])
+def test_backprop_is_charged_what_one_segment_of_the_whole_network_is(arch: tuple[str, ...]) -> None:
+    """The same network, head and step, by the baseline's own code and by the segmentwise method's: the same bytes."""
+    costs = [
+        plan.cost(spec(*arch, "dataset=digits", *method))
+        for method in (("method=backprop",), ("method=segmentwise", "method.segment_size=99", "method/decision=linear"))
+    ]
+    assert costs[0] is not None and costs[1] is not None
+    assert (costs[0].peak_bytes, costs[0].by_kind) == (costs[1].peak_bytes, costs[1].by_kind)
+
+
 def test_rows_beside_are_full_backprop_and_checkpointing_each_in_bf16_too() -> None:
     rows = plan.beside(spec("filter=random_subset"))
     told = {

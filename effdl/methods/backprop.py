@@ -29,6 +29,9 @@ class Backprop(Method):
         train/end_loss beside train/loss, which is the mean over the last epoch's steps as they were made.
     """
 
+    # Of 1, memory counted the outputs of the last block, which nobody takes, as held through each step.
+    numerics_version: ClassVar[int] = 2
+
     takes_processes: ClassVar[bool] = True
     takes_filter: ClassVar[bool] = True
     takes_probes: ClassVar[bool] = True

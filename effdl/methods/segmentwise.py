@@ -84,7 +84,6 @@ class Segmentwise(Method):
             lr_scale=self.lr_factor**i,
             weight_decay_scale=self.weight_decay_factor**i,
             input_dropout=partial(input_dropout_rate, self.input_dropout if drops else 0.0, self.input_dropout_decay),
-            yields=False,  # each segment is trained to its end before the next begins
         )
 
 

@@ -25,7 +25,6 @@ class SegmentPlan:
     """How one segment is trained: blocks [start, stop) and everything that depends on its place.
 
     local_loss: output shape of the segment's last block -> a freshly drawn local loss.
-    yields: what the blocks put out as they learn is held through each step, as `SegmentState` says.
     """
 
     start: int
@@ -36,7 +35,6 @@ class SegmentPlan:
     weight_decay_scale: float = 1.0
     input_dropout: Callable[[int], float] = lambda epoch: 0.0
     checkpoint: bool = False
-    yields: bool = True
 
 
 @dataclass
@@ -120,7 +118,7 @@ class BottomUp:
             input_dropout=plan.input_dropout,
             checkpoint=plan.checkpoint,
             autocast=self.run.hardware.autocast,
-            yields=plan.yields,
+            yields=False,  # each segment is trained to its end before the next begins, so that nobody takes what it puts out
         )
 
     def _beside(self, like: Tensor, module: LocalLoss) -> LocalLoss:
