@@ -63,7 +63,7 @@ def judged(declaration: Declaration, scale: str, runs: Runs, choices: Mapping[st
         runs: of all cells, as `frame` makes them.
         choices: assumption -> choice, where another than the first is to be judged.
     """
-    cells, here = _under(declaration, scale, choices or {}), declaration.cells(scale)
+    cells, here = under(declaration, scale, choices or {}), declaration.cells(scale)
     found = []
     for name, claim in declaration.artefact.claims.items():
         for one, at in _combinations(declaration, claim):
@@ -154,7 +154,7 @@ def _as_fitted(told: Verdict, fitted: bool) -> Verdict:
     return replace(told, word=FITTED) if fitted and told.word == REPRODUCED else told
 
 
-def _under(declaration: Declaration, scale: str, choices: Mapping[str, str]) -> list[Cell]:
+def under(declaration: Declaration, scale: str, choices: Mapping[str, str]) -> list[Cell]:
     """One cell for each combination of levels: the one under these choices where they concern it, else our own."""
     assumptions = declaration.artefact.assumptions
 

@@ -5,16 +5,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from effdl.reproduce import declared, published
+from effdl.reproduce import choices, declared, published
 from effdl.reproduce.artefact import Cell, Declaration
 from effdl.reproduce.floors import said
 from effdl.reproduce.frame import beside, frame
-from effdl.reproduce.judge import Judged, combinations, judged
+from effdl.reproduce.judge import Judged, judged
 from effdl.reproduce.ledger import Line
 from effdl.reproduce.runs import Runs
 from effdl.reproduce.tables import details, table
-from effdl.reproduce.verdict import FITTED, REPRODUCED, WORDS
-from effdl.reproduce.wording import by_chance, claims_table, corrected, legend, markdown, word_of
+from effdl.reproduce.wording import by_chance, claims_table, corrected, legend, word_of
 
 NOTATION = (
     "± is the standard deviation over seeds, n their number, [ ] a 95% interval: Student's t for means over seeds, Clopper and "
@@ -33,7 +32,7 @@ def report(declaration: Declaration, scale: str, lines: Sequence[Line]) -> str:
         summary(declaration, scale, runs, found),
         by_chance(found, "in this report"),
         section("Each cell", details(declaration, scale, runs) if declaration.artefact.columns else ""),
-        section("Other choices where the text says nothing", _grid(declaration, scale, runs)),
+        section("Other choices where the text says nothing", choices.compared(declaration, scale, runs)),
         section("How ours differs from the thesis", "\n".join(_differences(declaration, scale))),
         section("What the text leaves open", "\n".join(_assumptions(declaration, runs))),
         section("Provenance", "\n".join(_provenance(declaration, scale, here))),
@@ -107,23 +106,6 @@ def command(declaration: Declaration, scale: str) -> str:
 def section(title: str, content: str) -> str:
     """The content under its heading, nothing where there is none."""
     return f"## {title}\n\n{content}" if content else ""
-
-
-def _grid(declaration: Declaration, scale: str, runs: Runs) -> str:
-    """Under each combination of choices that the scale runs throughout, how many claims hold; none may."""
-    rows, fitting = [], []
-    for choices in [{}, *combinations(declaration, scale)]:
-        words = [one.verdict.word for one in judged(declaration, scale, runs, choices)]
-        if "no such cells" in words:  # run in part only
-            continue
-        under = ", ".join(declaration.label(name, choice) for name, choice in choices.items()) or "our own"
-        rows.append([under, *(str(words.count(word)) for word in WORDS), str(sum(word not in WORDS for word in words))])
-        if set(words) <= {REPRODUCED, FITTED}:
-            fitting.append(under)
-    if len(rows) < 2:
-        return ""
-    last = f"All claims hold together under: {'; '.join(fitting)}." if fitting else "None fits all claims together."
-    return markdown(["choices", *WORDS, "no verdict"], rows) + "\n\n" + last
 
 
 def _differences(declaration: Declaration, scale: str) -> Iterator[str]:
