@@ -179,8 +179,8 @@ class Ridge(Solver):
     """W = (ZᵀZ + λI)⁻¹ZᵀT, or where there are fewer samples than features the same W = Zᵀ(ZZᵀ + λI)⁻¹T (ours).
 
     ZᵀZ and ZᵀY are summed over parts of the samples, of ZᵀZ the upper blocks alone, and ZᵀZ + λI is factorised once, by
-    Cholesky. Products are of Z's own precision, sums and all that follows in float64; where features in float32 hang on each
-    other so much that a pivot is lost in the rounding of products, these are in float64 too. Where ZᵀZ + λI is singular even
+    Cholesky. Products are of Z's own precision, sums and all that follows in float64; where features in float32 are so
+    nearly dependent that a pivot is lost in the rounding of products, these are in float64 too. Where ZᵀZ + λI is singular even
     so, an eigendecomposition leaves out the directions whose eigenvalues are at most n·eps of the largest entry of the
     diagonal, and W is the solution of least norm. Beside a part of Z that takes two matrices of the smaller size squared, and
     an eigendecomposition as many again.

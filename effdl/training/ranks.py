@@ -25,7 +25,7 @@ class Ranks:
     """What the processes of a run say to one another; ``Ranks()`` is a lone one, for which all of it is nothing.
 
     All ranks walk through the same batches in the same order, and each steps on its part (`share`); before the update the
-    gradients become those of the whole batch (`exchange`), so that all make the same update. What hangs on clocks or files
+    gradients become those of the whole batch (`exchange`), so that all make the same update. What depends on clocks or files
     is rank 0's to decide (`agree`). Normalisation takes the statistics of a rank's own part, as in torch's
     DistributedDataParallel; running statistics are rank 0's (`synchronise`).
 

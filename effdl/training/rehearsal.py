@@ -26,7 +26,7 @@ PIECE_BUDGET_S = 0.005
 class Prefix:
     """The frozen modules below a segment, each called once as its feednet would call it, on one batch.
 
-    What feeding takes does not hang on what stands above: of a module's call only its input, its own weights and what it
+    What feeding takes does not depend on what stands above: of a module's call only its input, its own weights and what it
     makes count, beside the batch. So all segments of a network are measured in one walk from its bottom.
 
     Args:
@@ -161,7 +161,7 @@ class Rehearsal:
         return _larger(prefix.feeding().plus(parameter=weights, optimizer=of_optimizer), step.plus(feednet=prefix.weight_bytes))
 
     def _form_of_step(self) -> Any:
-        """All that the bytes and the seconds of its step hang on, but what lies below; None where that cannot be told."""
+        """All that the bytes and the seconds of its step depend on, but what lies below; None where that cannot be told."""
         state, fed = self._state, self._prefix.x
         if (modules := form_of(*state.modules)) is None or state.optimizer.state:
             return None
