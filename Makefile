@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help install demo list status readme test test-slow test-gpu bench bench-gpu lint types check same clean
+.PHONY: help install demo list status readme test test-slow test-gpu audit bench bench-gpu lint types check same clean
 
 help: ## this list
 	@grep -hE '^[a-z% -]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -45,6 +45,9 @@ test: $(VENV)/.installed ## the suite, nine minutes on 2 cores; EFFDL_DATA names
 test-slow: $(VENV)/.installed ## the slow tier: kills, two processes at once, printed costs
 	$(PY) -m pytest -n 2 -m "slow and not alone"
 	$(PY) -m pytest -m alone
+
+audit: $(VENV)/.installed ## every line of every ledger against declarations and code; pages and pictures against both
+	$(PY) -m pytest -n 2 --dist loadgroup -m audit
 
 bench: $(VENV)/.installed ## what the engine costs and gains beside named peers, as ratios; 8 minutes, on a quiet machine
 	@$(PY) scripts/bench.py

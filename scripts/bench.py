@@ -3,7 +3,7 @@
     python scripts/bench.py [steps] [feednets] [memory] [augment] [startup]
     python scripts/bench.py gpu
 
-Ratios of medians; the times themselves hang on the machine and its other work. Nothing here is a test. The section gpu, alone
+Ratios of medians; the times themselves depend on the machine and its other work. Nothing here is a test. The section gpu, alone
 in that it needs one, prints images a second and MiB too.
 """
 

@@ -35,7 +35,7 @@ class Elsewhere(TorchDispatchMode):
         return self._values(func, args, kwargs) if there else func(*args, **kwargs)
 
     def _values(self, func: Any, args: Any, kwargs: Any) -> Any:
-        """The operation; where its answer hangs on values, a made-up one of the right form."""
+        """The operation; where its answer depends on values, a made-up one of the right form."""
         if func is aten._local_scalar_dense.default:
             return {torch.bool: True}.get(args[0].dtype, 1.0 if args[0].is_floating_point() else 1)
         if func is aten.nonzero.default:

@@ -103,7 +103,7 @@ def test_changed_and_added_files_are_composed_anew(
         config.compose(["dataset=few"])
 
 
-def test_what_hangs_on_the_surroundings_is_not_remembered(
+def test_what_depends_on_the_surroundings_is_not_remembered(
     composed_here: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for which, key in (("mlp", "hidden"), ("cnn4", "widths")):

@@ -298,7 +298,7 @@ def parts(dataset: Digits, seed: int) -> tuple[set[int], set[int]]:
     return set(train.x.flatten().tolist()), set(val.x.flatten().tolist())
 
 
-def test_splits_are_disjoint_cover_everything_and_hang_on_the_seed_alone() -> None:
+def test_splits_are_disjoint_cover_everything_and_depend_on_the_seed_alone() -> None:
     train, val = parts(Digits(), 0)
     assert len(train) == 1200 and len(val) == 242
     assert not train & val and train | val == set(range(1442))

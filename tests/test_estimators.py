@@ -187,7 +187,7 @@ def test_probabilities_are_such_and_the_largest_is_of_the_predicted_class(classe
 
 
 def collinear(dtype: Any = np.float32) -> tuple[np.ndarray, np.ndarray]:
-    """Features that differ by a ten-thousandth, which is all that the targets hang on."""
+    """Features that differ by a ten-thousandth, which is all that the targets depend on."""
     random = np.random.default_rng(0)
     shared, own = random.normal(size=(400, 1)), random.normal(size=(400, 5))
     return (shared + 1e-4 * own).astype(dtype), own[:, 0] - own[:, 1]

@@ -1,26 +1,17 @@
-"""Claims and floors count if they were committed before their runs; the committed ledger is right in every line."""
+"""Claims and floors count if they were committed before their runs."""
 
 import shutil
 import subprocess
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from declared import PROVENANCE, REMOVED, declare, ran
 
-from effdl import config
-from effdl.errors import DataError
 from effdl.records import carry
-from effdl.reproduce import artefact, declared, ledger
+from effdl.reproduce import ledger
 from effdl.reproduce.report import report
-
-ROOT = Path(__file__).parents[1]
-Line = dict[str, Any]
-
-# Declarations and the commits that they were fixed in.
 
 
 class Repository:
@@ -138,83 +129,3 @@ def test_declaration_in_no_commit_is_said_to_be_fixed_by_none(repository: Reposi
     repository.run()
     text = repository.report()
     assert "in no commit" in text and "changed after the runs" not in text and "fixed in commit" not in text
-
-
-# The ledger of this repository.
-
-COMMITTED = sorted((ROOT / "results" / "ledger").glob("*.jsonl"))
-
-
-def git(*args: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["git", "-C", str(ROOT), *args], capture_output=True, text=True)
-
-
-@pytest.fixture(params=COMMITTED or [None], ids=lambda file: file.stem if file else "none")
-def committed(request: pytest.FixtureRequest) -> list[Line]:
-    if request.param is None:
-        pytest.skip("nothing is published yet: no results/ledger/*.jsonl")
-    lines = ledger.read(ROOT / "results", request.param.stem)
-    assert lines and {line["artefact"] for line in lines} == {request.param.stem}
-    return lines
-
-
-def test_committed_lines_are_sorted_and_their_run_ids_follow_from_their_specs(committed: list[Line]) -> None:
-    texts = ledger.ledger_path(ROOT / "results", committed[0]["artefact"]).read_text().splitlines()
-    assert texts == sorted(texts)
-    for line in committed:
-        assert ("reason" in line) == (not line["runs"]), line["cell"]
-        if line["runs"]:
-            assert ledger.run_ids(line) == [run["run_id"] for run in line["runs"]], line["cell"]
-
-
-def test_committed_lines_are_of_the_cells_and_seeds_that_are_declared(committed: list[Line]) -> None:
-    declaration = artefact.load(committed[0]["artefact"])
-    for scale in {line["scale"] for line in committed}:
-        seeds: dict[str, list[int]] = {}
-        for line in (line for line in committed if line["scale"] == scale):
-            seeds.setdefault(line["cell"], []).extend(run["seed"] for run in line["runs"])
-            assert line["runs"] or line["reason"], line["cell"]
-        for cell in declaration.cells(scale):
-            assert sorted(seeds[cell.name]) in ([], list(range(cell.seeds))), cell.name
-        assert set(seeds) == {cell.name for cell in declaration.cells(scale)}
-
-
-def test_committed_lines_have_the_spec_that_their_cell_now_makes(committed: list[Line]) -> None:
-    declaration = artefact.load(committed[0]["artefact"])
-    for line in (line for line in committed if line["runs"]):
-        (cell,) = [cell for cell in declaration.cells(line["scale"]) if cell.name == line["cell"]]
-        now = config.build(config.compose(cell.overrides), checked=False)
-        assert ledger.run_ids({**line, "spec": config.dump(now, identity_only=True)}) == ledger.run_ids(line), cell.name
-
-
-def test_committed_declarations_are_older_than_their_runs_and_unmoved(committed: list[Line]) -> None:
-    if git("rev-parse", "--is-shallow-repository").stdout.strip() != "false":
-        pytest.skip("no whole git history here")
-    declaration = artefact.load(committed[0]["artefact"])
-    for line in (line for line in committed if line["runs"]):
-        own, then = line["declaration"]["commit"], line["provenance"]["commit"]
-        assert git("merge-base", "--is-ancestor", own, then).returncode == 0, line["cell"]
-        assert git("merge-base", "--is-ancestor", then, "HEAD").returncode == 0, line["cell"]
-        assert declared.moved(declaration, line["scale"], line["declaration"]) == [], line["cell"]
-        assert declared.at(declaration, line["scale"], then) == line["declaration"], line["cell"]
-
-
-def specs_of(name: str) -> list[Any]:
-    """Of all cells whose data are here, composed anew."""
-    declaration = artefact.load(name)
-    artefact._built.cache_clear()
-    found: list[Any] = []
-    for cell in (cell for scale in declaration.artefact.scales for cell in declaration.cells(scale)):
-        with suppress(DataError):
-            found += artefact.specs(cell)
-    artefact._built.cache_clear()
-    return found
-
-
-@pytest.mark.parametrize("name", [path.stem for path in sorted((ROOT / "results" / "ledger").glob("*.jsonl"))])
-def test_published_cells_are_the_same_on_a_machine_with_a_gpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    here = specs_of(name)
-    for asked in ("is_available", "is_bf16_supported"):
-        monkeypatch.setattr(torch.cuda, asked, lambda *_, **__: True)
-    assert specs_of(name) == here and {spec.hardware.device for spec in here} == {"cpu"}
-    assert config.build(config.compose([])).hardware.device == "cuda"  # what is asked for without a table takes the GPU

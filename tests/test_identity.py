@@ -1,4 +1,4 @@
-"""What a run's name hangs on, and what it does not."""
+"""What a run's name depends on, and what it does not."""
 
 import json
 import re
@@ -64,7 +64,7 @@ def name_of(*overrides: str, data: str = "data") -> str:
         "logger=none",
     ],
 )
-def test_a_runs_name_does_not_hang_on_spelled_out_defaults_places_or_workers(override: str) -> None:
+def test_a_runs_name_does_not_depend_on_spelled_out_defaults_places_or_workers(override: str) -> None:
     assert name_of(override) == name_of()
 
 
@@ -72,7 +72,7 @@ def test_a_preset_that_says_only_defaults_has_the_name_of_its_class() -> None:
     assert name_of("arch=vgg13") == name_of("arch=vgg") == name_of("arch=vgg19", "arch.depth=13")
 
 
-def test_a_runs_name_does_not_hang_on_where_the_data_lie_or_come_from() -> None:
+def test_a_runs_name_does_not_depend_on_where_the_data_lie_or_come_from() -> None:
     made = replace(spec(), dataset=Idx())
     for dataset in (Idx(root="/elsewhere"), Idx(download=True)):
         assert run_id(replace(made, dataset=dataset), "data") == run_id(made, "data")

@@ -146,7 +146,7 @@ def test_how_often_the_test_split_passes_each_block(
 
 
 class Scale(nn.Module):
-    """A layer whose output hangs on more than tensors."""
+    """A layer whose output depends on more than tensors."""
 
     def __init__(self, factor: Any = 2.0, function: Any = None) -> None:
         super().__init__()

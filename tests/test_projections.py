@@ -44,7 +44,7 @@ def test_correlations_are_numpys_and_a_constant_column_has_none() -> None:
 @pytest.mark.parametrize("chunk", [16, 4096])
 @pytest.mark.parametrize("large", [1e4, 1e8, 1e15])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_correlations_do_not_hang_on_the_scale_of_a_column(dtype: torch.dtype, large: float, chunk: int) -> None:
+def test_correlations_do_not_depend_on_the_scale_of_a_column(dtype: torch.dtype, large: float, chunk: int) -> None:
     """As of table 7.2's Y, 1e8 times the size of the pixels beside it. Columns that never vary stay without, of any size."""
     generator = torch.Generator().manual_seed(0)
     a = torch.randn(60000, 4, generator=generator, dtype=torch.float64) + torch.tensor(
@@ -58,7 +58,7 @@ def test_correlations_do_not_hang_on_the_scale_of_a_column(dtype: torch.dtype, l
     assert not found[4:].any() and not found[:, 4:].any()
 
 
-def test_components_of_correlations_do_not_hang_on_beta() -> None:
+def test_components_of_correlations_do_not_depend_on_beta() -> None:
     """What beta squared of table 7.2 relies on, in single precision: P is the same with 1e8 as with 1, and in float64."""
     x, y = (
         torch.randn(4000, 6, generator=torch.Generator().manual_seed(0)),

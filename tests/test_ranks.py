@@ -79,7 +79,7 @@ class Group:
 
 
 class Unused(nn.Module):
-    """A convolution, a linear layer, and a parameter that no output hangs on; one is frozen."""
+    """A convolution, a linear layer, and a parameter that no output depends on; one is frozen."""
 
     def __init__(self) -> None:
         super().__init__()

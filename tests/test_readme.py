@@ -3,18 +3,12 @@
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
-from matplotlib.image import imread
-from PIL import Image
-
 import effdl
 from effdl.config import build, compose
-from effdl.reproduce.readme import pages, rewrite
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -77,25 +71,3 @@ def test_make_targets_of_the_readme_exist() -> None:
     patterns = [rule.replace("%", "") for rule in rules]
     plain = [target for target in targets if not target.startswith(tuple(patterns))]
     assert all(re.search(rf"^{target}:.*##", makefile, flags=re.MULTILINE) for target in plain)
-
-
-def test_make_readme_moves_nothing(tmp_path: Path) -> None:
-    shutil.copytree(ROOT / "results" / "ledger", tmp_path / "results" / "ledger", ignore=shutil.ignore_patterns("*.png"))
-    linked = []
-    for page in pages(ROOT):
-        copy = tmp_path / page.relative_to(ROOT)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        copy.write_text(page.read_text())
-        assert rewrite(copy, tmp_path / "results") == page.read_text()
-        links = re.findall(r"!\[[^]]*\]\(([^)]*)\)", page.read_text())
-        assert all((page.parent / link).resolve().parent == ROOT / "results" / "ledger" for link in links)
-        linked += [Path(link).name for link in links]
-    assert sorted(linked) == sorted(path.name for path in (ROOT / "results" / "ledger").glob("*.png"))
-    for name in linked:
-        ours, theirs = (imread(root / "results" / "ledger" / name) for root in (tmp_path, ROOT))
-        assert abs(ours.shape[0] - theirs.shape[0]) <= 3 and abs(ours.shape[1] - theirs.shape[1]) <= 3
-        rows, columns = (min(ours.shape[i], theirs.shape[i]) for i in (0, 1))
-        apart = np.abs(ours[:rows, :columns] - theirs[:rows, :columns]).mean()  # of values from 0 to 1; fonts differ
-        assert apart < 0.01
-        sources = [Image.open(root / "results" / "ledger" / name).info["Source"] for root in (tmp_path, ROOT)]
-        assert sources[0] == sources[1], f"{name} shows other runs than the ledger holds: make readme"

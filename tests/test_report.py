@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from declared import PROVENANCE, declare, lines, ran
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from effdl.errors import RecordError
 from effdl.records import carry
@@ -74,6 +75,58 @@ def test_picture_tells_the_runs_that_it_shows_however_little_another_would_look(
         runs = frame(declaration, "smoke", lines({**TOLD, "data=few,method=ours": [0.95, last]}))
         sources.append(Image.open(figure.write(declaration, "smoke", runs, tmp_path / str(i))).info["Source"])
     assert sources[0] == sources[1] != sources[2]
+
+
+def kept(told: dict[str, Any], folder: Path, changes: dict[str, Any] | None = None, code: str = "") -> bool:
+    """Whether a picture of TOLD, of which one pixel was changed, stays as it is when these numbers are drawn in this way."""
+    declaration = declare(folder)
+    path = figure.write(declaration, "smoke", frame(declaration, "smoke", lines(TOLD)), folder)
+    with Image.open(path) as image:
+        whole, text = image.copy(), PngInfo()
+        text.add_text("Source", image.info["Source"])
+    whole.putpixel((0, 0), tuple(255 - value for value in whole.getpixel((0, 0))))
+    whole.save(path, pnginfo=text)
+    before = path.read_bytes()
+    (folder / "toy.py").write_text(code)
+    declaration = declare(folder, changes)
+    assert figure.write(declaration, "smoke", frame(declaration, "smoke", lines(told)), folder) == path
+    return path.read_bytes() == before
+
+
+DRAWING: dict[str, tuple[bool, dict[str, Any], str]] = {
+    "nothing": (True, {}, ""),
+    "words of a claim": (True, {"claims/level/says": "others", "title": "Another", "notes": ["n"]}, ""),
+    "a comment in its code": (True, {}, '"""Words."""\n\n# Others.\n'),
+    "its code": (False, {}, "SIZE = 3\n"),
+    "its unit": (False, {"unit": ""}, ""),
+    "a label": (False, {"axes/data/few": {"label": "some"}}, ""),
+    "settings of a cell": (False, {"axes/data/many/set": {"dataset.train_limit": 200}}, ""),
+}
+
+
+@pytest.mark.parametrize(("stays", "changes", "code"), DRAWING.values(), ids=DRAWING)
+def test_a_picture_is_drawn_anew_where_its_drawing_changed_and_stays_where_words_did(
+    stays: bool, changes: dict[str, Any], code: str, tmp_path: Path
+) -> None:
+    assert kept(TOLD, tmp_path, changes, code) == stays
+
+
+def test_a_picture_is_drawn_anew_for_other_numbers(tmp_path: Path) -> None:
+    assert not kept({**TOLD, "data=few,method=ours": [0.95, 0.930001]}, tmp_path)
+
+
+def test_what_is_no_picture_is_drawn_anew(tmp_path: Path) -> None:
+    declaration = declare(tmp_path)
+    (tmp_path / "toy.smoke.png").write_text("")
+    assert picture(declaration, lines(TOLD), tmp_path).shape[0] > 100
+
+
+def test_pictures_are_the_same_whatever_style_and_backend_the_user_has(tmp_path: Path) -> None:
+    runs = frame(declaration := declare(tmp_path), "smoke", lines(TOLD))
+    plain = figure.write(declaration, "smoke", runs, tmp_path / "plain").read_bytes()
+    with matplotlib.rc_context({"font.family": "serif", "font.size": 20, "lines.linewidth": 9, "savefig.dpi": 70}):
+        assert figure.write(declaration, "smoke", runs, tmp_path / "styled").read_bytes() == plain
+        assert matplotlib.rcParams["font.size"] == 20
 
 
 def test_report_of_nothing_run_says_what_to_run(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Weights that a network starts from: the libraries' own outputs, what does not fit, and what a run's name hangs on."""
+"""Weights that a network starts from: the libraries' own outputs, what does not fit, and what a run's name depends on."""
 
 import os
 import pickle
@@ -132,7 +132,7 @@ def test_another_number_of_classes_is_refused_or_its_last_layer_drawn_anew_when_
         assert all(torch.equal(a, b) for a, b in zip(one.blocks.parameters(), list(theirs.parameters())[:-2], strict=True))
     assert not any(torch.equal(a, b) for a, b in zip(drawn.head.parameters(), theirs.fc.parameters(), strict=True))  # type: ignore[union-attr]
     reseed(0)
-    fresh = arch("shufflenet_v2_x0_5", size=64).build(facts(64))  # what it begins with hangs on the seed alone
+    fresh = arch("shufflenet_v2_x0_5", size=64).build(facts(64))  # what it begins with depends on the seed alone
     assert all(torch.equal(a, b) for a, b in zip(chain.head.parameters(), fresh.head.parameters(), strict=True))
 
 
@@ -268,7 +268,7 @@ def test_without_a_network_it_is_said_what_to_do(name: str, cache: Path) -> None
 # A run's name, and its record.
 
 
-def test_a_runs_name_hangs_on_what_the_file_holds_and_not_on_where_it_lies(tmp_path: Path) -> None:
+def test_a_runs_name_depends_on_what_the_file_holds_and_not_on_where_it_lies(tmp_path: Path) -> None:
     def name_of(weights: str | None, **changes: Any) -> str:
         return run_id(replace(spec, arch=Library(name="resnet18", weights=weights, **changes)), "data")
 

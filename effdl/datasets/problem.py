@@ -272,7 +272,7 @@ class Problem:
     def train(self, epoch: int, choose: Choose | None = None) -> Iterator[Batch]:
         """Epoch ``epoch``'s batches in its own random order, as varied for this epoch.
 
-        choose: as in `ordered`; not with an augmentation, which hangs on what else is in a batch.
+        choose: as in `ordered`; not with an augmentation, which depends on what else is in a batch.
         """
         assert choose is None or self.augment is None
         stored = self.ordered(self.train_split, epoch, choose)

@@ -15,8 +15,8 @@ from effdl.training.least_squares import Fit, Solver
 class Features:
     """Features Z (m, n) and coded targets Y (m, k), gone through by rows, and least squares on them.
 
-    biased: the first column of Z is of ones. reduced: where they are one of several tries, what says all of them, see `judged`;
-    then `fit` knows mixtures of Z and Y alone.
+    biased: whether the first column of Z is of ones. reduced: for one of several tries, the few rows that stand for all samples
+    (see `judged`); `fit` then takes only mixtures of Z and Y.
     """
 
     design: Design
@@ -45,11 +45,11 @@ class Features:
 
     @property
     def least(self) -> float:
-        """What the distance is at least, where that is known beforehand: what Y has outside of Z's columns."""
+        """A lower bound of the distance, where one is known beforehand: the part of Y outside of Z's columns."""
         return 0.0 if self.reduced is None else self._mean(self.reduced.whole()[1][self.design.features :])
 
     def judged(self) -> "Features":
-        """The same as one of several to choose from, of which losers should cost little.
+        """The same features as one of several tries, of which the losers should cost little.
 
         R of a QR decomposition of [Z | Y] stands for all samples (`Design.reduced`): a solver that needs all features at once
         gets it in their place, here and, if the try wins, for the layer above. Solvers that sum over rows judge as they fit.
@@ -77,7 +77,7 @@ Fitted = tuple[Tensor, Features]  # a layer's weights, and what they make of the
 
 
 def closest(made: Iterable[Fitted]) -> Fitted:
-    """Of several, the one whose features have the least distance from the targets, the earlier of equals.
+    """The one of several whose features have the least distance from the targets; of equals, the earlier.
 
     A single one is not judged. After several, the fit below the next layer is of `judged` features.
     """

@@ -35,7 +35,7 @@ def aligned(w: Tensor, rows: Callable[[], Iterable[Tensor]], active: float) -> T
 
 
 def most_telling(sums: Sums, biased: bool, count: int) -> Tensor:
-    """Positions (count,), in their order, of the units without one of which the squared error of a linear fit rises most.
+    """Positions (count,), in their order, of the units each of whose absence raises the squared error of a linear fit most.
 
     Without unit i it rises by ‖w_i‖² / [(ZᵀZ)⁻¹]_ii, w_i being its row of Z⁺Y. Each is judged beside all others: of two that
     are equal neither is missed.
@@ -53,6 +53,6 @@ def most_telling(sums: Sums, biased: bool, count: int) -> Tensor:
 
 
 def mixed_in(w: Tensor, other: Tensor, step: float) -> Tensor:
-    """w with so much of another solution, scaled to w's size: what P would be mixed to, for W is linear in P (eq. 7.2)."""
+    """w mixed with so much of another solution, scaled to w's size; mixing P gives the same, as W is linear in P (eq. 7.2)."""
     mixed: Tensor = w + step * (w.norm() / other.norm()) * other
     return mixed

@@ -18,8 +18,9 @@ def measuring_seconds(
 ) -> list[float]:
     """Expected seconds that each segment's measurements on the test split take, as `records.measure` makes them.
 
-    Where features fit, a measurement is a forward pass of segment and decision block; the next segment's features come with
-    the last of them. Elsewhere it begins where features were last kept. With ``test_every`` "run", it is the network's one.
+    Where features fit, a measurement is a forward pass of segment and decision block; the next segment's features come with the
+    last of them. Elsewhere it begins where features were last kept. With ``test_every`` "run" only the finished network is
+    measured.
 
     Args:
         batches: of the test split.

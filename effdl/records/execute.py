@@ -22,7 +22,7 @@ Result = dict[str, Any]
 
 
 def execute(specs: Sequence[Spec], root: Path, workers: int = 1, reporter: Reporter | None = None) -> list[Result]:
-    """Carry out Specs, each once, resuming what was begun; results in the order of the specs.
+    """The results of Specs, in their order. Each is carried out once, and one that was begun goes on where it stopped.
 
     A lone run works in this process with the threads that torch takes by itself (all cores, or OMP_NUM_THREADS); several
     share ``workers`` processes with one thread each, or a single one where a GPU is asked for. Equal Specs run once. A

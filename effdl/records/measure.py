@@ -22,9 +22,9 @@ Key = tuple[Any, ...] | None  # of a network, step by step; None where it cannot
 class Measure:
     """The test split: measured for the record, shown to nobody.
 
-    Inputs are gone through anew each time, so that a split that does not fit in memory is never there whole. Features are
-    kept batch by batch as the whole network would have made them, so numbers are the whole network's bit for bit.
-    Their bytes are not in the account of training memory: who does not watch the test split while training never has them.
+    Inputs are read anew each time, so that a split larger than memory never lies there whole. Features are kept batch by batch,
+    just as the whole network would have made them, so that all numbers are the whole network's, bit for bit. Their bytes do not
+    count as training memory: a user who does not watch the test split while training never has them.
     """
 
     def __init__(self, samples: Split, objective: Objective, batch_size: int) -> None:
@@ -54,7 +54,7 @@ class Measure:
         self._ahead: tuple[Key, list[Tensor]] | None = None
 
     def freeze(self, *modules: nn.Module, keep_bytes: int) -> None:
-        """See `RunHandle.freeze`. What the last measurement found these modules to put out need not be computed again."""
+        """See `RunHandle.freeze`. Outputs of these modules that the last measurement kept are not computed again."""
         self._limit_bytes = keep_bytes
         frozen, ahead = key_of(*modules), self._ahead
         self._frozen += modules
@@ -66,7 +66,7 @@ class Measure:
             self._pending = []
 
     def above(self, model: nn.Module, last: bool) -> Numbers:
-        """Numbers of ``model`` on top of what is frozen. last: its blocks have learned, they may be frozen next."""
+        """The numbers of ``model``, which stands on what is frozen. last: its blocks have learned and may be frozen next."""
         restore = switch_mode(nn.ModuleList([*self._pending, model]), False)  # nothing may learn from the test split
         try:
             self._raise_kept()
@@ -144,9 +144,9 @@ def finite(value: float) -> float | None:
 
 
 def key_of(*modules: nn.Module) -> Key:
-    """What these modules, called one after another, compute in eval mode: equal keys, equal numbers; None if it cannot be told.
+    """A key for what these modules compute one after another in eval mode: equal keys, equal numbers. None if it has none.
 
-    Chains and sequences count as their steps, so that a network has the same key in whatever parts it is handed over. A step
+    Chains and sequences count as their steps, so that a network has the same key, whatever parts it is handed over in. A step
     is described by the classes, plain attributes and tensors of all its modules. Anything else that could change what it
     computes (a hook, a function or object kept as an attribute) makes it one that cannot be told.
     """

@@ -75,8 +75,8 @@ class Silent:
 class Console:
     """A bar for each run in progress where standard error is a terminal, else a line every five seconds to a minute.
 
-    runs: how many there are; a lone run always says its cost, one of many only where it is long. Of thousands, a finished one
-    has a line where none had for some seconds.
+    runs: how many there are; a lone run always says what it will cost, one of many only where it takes long. Of thousands, a
+    finished run has a line only if no other had one in the last few seconds.
     """
 
     def __init__(self, runs: int = 1) -> None:

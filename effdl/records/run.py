@@ -38,11 +38,12 @@ class Run:
 
     Args:
         seed: of all random streams but the data's order and split, which come from the problem's own seed.
-        optimizer: setting from which segments get theirs.
+        optimizer: the setting from which each segment's optimizer is built.
         test: the test split, or None. Methods cannot read it; `test` writes its numbers to the record only.
         objective: for measuring on the test split.
         filter: drops training samples.
-        hardware: what it computes on; by default where the problem and the network are, as they are.
+        hardware: what it computes on; by default the device where the problem and the network are, in the precision that they
+            have.
         ranks: the processes that carry it out together; only the first is given a store, a test split and the like.
         probes: measure at the ends of epochs.
         store: where records go; None keeps them in ``lines`` and ``notes`` alone.

@@ -86,7 +86,7 @@ class Store:
 
     @contextmanager
     def owned(self) -> Iterator[None]:
-        """Own the run; waits, saying so, while another process does. The lock dies with its owner, however that ends."""
+        """Own the run within. While another process owns it, this one says so and waits. The lock ends with its owner."""
         with disk_errors(self.path):
             for attempt in count():
                 try:

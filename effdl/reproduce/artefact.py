@@ -215,7 +215,7 @@ def specs(cell: Cell) -> list[Any]:
 def _built(overrides: tuple[str, ...], *surroundings: str | None) -> config.Spec:
     """Composing takes 0.1 s, and a table asks for its cells again and again.
 
-    Where a declaration names no hardware, its cells are the CPU's: what a table's runs are must not hang on the machine that
+    Where a declaration names no hardware, its cells are the CPU's: what a table's runs are must not depend on the machine that
     asks, as ``hardware=auto`` does.
     """
     named = any(override.startswith("hardware=") for override in overrides)

@@ -1,11 +1,15 @@
 """An artefact's picture: drawn by the function beside its declaration, else each cell as a point with its interval."""
 
+import ast
+import hashlib
+import inspect
+import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from effdl.reproduce.artefact import Cell, Declaration
-from effdl.reproduce.estimate import mean
+from effdl.reproduce.estimate import Mean, mean
 from effdl.reproduce.frame import beside
 from effdl.reproduce.runs import Runs, values
 from effdl.reproduce.verdict import interval
@@ -21,15 +25,64 @@ STYLE: Any = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": Fal
 
 
 def write(declaration: Declaration, scale: str, runs: Runs, folder: Path) -> Path:
-    """Draw into a PNG file in a folder and return its path. The file's text "Source" is a digest of the runs that it shows."""
-    import matplotlib as mpl
+    """The path of the picture, a PNG file in a folder. A file that already shows these runs, by this code, stays as it is.
 
+    The file's text "Source" names both by their digests. Pixels cannot: the same drawing differs from machine to machine in the
+    last bits of what it works out, and in its fonts' edges.
+    """
     path = folder / f"{declaration.artefact.id}.{scale}.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with mpl.rc_context(STYLE):
-        drawn = draw(declaration, scale, runs)
-        drawn.savefig(path, metadata={"Software": None, "Source": f"runs {runs.attrs['digest']}"}, bbox_inches="tight")
+    source = f"runs {runs.attrs['digest']}, drawing {drawing(declaration, scale)}"
+    if _source(path) != source:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _save(declaration, scale, runs, path, source)
     return path
+
+
+def drawing(declaration: Declaration, scale: str) -> str:
+    """A digest of all that makes a picture beside its runs: the code that draws, the cells, and the labels on them."""
+    artefact, module = declaration.artefact, declaration.module
+    sources = [Path(__file__).read_text(), module.read_text() if module.is_file() else ""]
+    sources += [inspect.getsource(function) for function in (values, interval, Mean)]
+    labels = {
+        axis: [[level, declaration.label(axis, level)] for level in levels] for axis, levels in declaration.open_axes.items()
+    }
+    cells = [[cell.name, cell.overrides, cell.published] for cell in declaration.cells(scale)]
+    told = [artefact.id, scale, artefact.metric, artefact.unit, artefact.rows, artefact.columns, labels, cells]
+    content = json.dumps([*map(_code, sources), told], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def _code(source: str) -> str:
+    """A source without docstrings, comments and empty lines: as text, since each Python has a syntax tree of its own."""
+    lines = source.splitlines()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node) is not None:
+            told = node.body[0]
+            lines[told.lineno - 1 : told.end_lineno] = [""] * len(lines[told.lineno - 1 : told.end_lineno])
+    return "\n".join(line for line in lines if line.strip() and not line.lstrip().startswith("#"))
+
+
+def _source(path: Path) -> str | None:
+    """What a picture says that it shows; None where none is there."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            return image.info.get("Source")
+    except (FileNotFoundError, UnidentifiedImageError):
+        return None
+
+
+def _save(declaration: Declaration, scale: str, runs: Runs, path: Path, source: str) -> None:
+    """Draw in matplotlib's own style and fonts, whatever the user's are, by the one backend that draws pixels."""
+    import matplotlib as mpl
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(STYLE)
+        drawn = draw(declaration, scale, runs)
+        FigureCanvasAgg(drawn).print_figure(path, metadata={"Software": None, "Source": source}, bbox_inches="tight")
 
 
 def draw(declaration: Declaration, scale: str, runs: Runs) -> "Figure":

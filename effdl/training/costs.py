@@ -26,9 +26,9 @@ def segment_costs(
     keep_bytes: int,
     steps: int,
 ) -> list[SegmentCost]:
-    """A few steps of each segment on copies. A problem known by its outline alone is counted on fake tensors, in no time.
+    """What each segment costs, by a few steps on copies; on fake tensors, in no time, where only a problem's outline is known.
 
-    Where a prefix feeds, its feednets' weights stand beside those of its blocks. states: of each plan, as it begins; asked for
+    Where a prefix feeds, the weights of its feednets lie beside those of its blocks. states: how each plan begins, asked for
     one after another. steps: of an epoch, after the filter.
     """
     costs, filter, samples = [], run.filter, problem.num_train + problem.num_val

@@ -12,10 +12,10 @@ Rows = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Design:
-    """Features Z (m, n) and targets Y (m, k), gone through by rows: ``rows()`` gives (z, y) of some samples after the other.
+    """Features Z (m, n) and targets Y (m, k), read in parts: ``rows()`` gives (z, y) of some samples, then of the next.
 
-    samples: m, also of what is `reduced` to fewer rows. like: an empty tensor of Z's dtype and device. held: Z and Y themselves
-    where they lie in memory; else each pass makes them anew.
+    samples: m, even where a `reduced` design has fewer rows. like: an empty tensor of Z's dtype and device. held: Z and Y where
+    they lie in memory; otherwise each pass makes them anew.
     """
 
     rows: Callable[[], Iterable[Rows]]
@@ -27,7 +27,7 @@ class Design:
 
     @classmethod
     def of(cls, z: Tensor, y: Tensor, chunk: int = 4096) -> "Design":
-        """All in memory, gone through ``chunk`` samples at a time."""
+        """A design of features and targets in memory, read ``chunk`` samples at a time."""
         m, n = z.shape
 
         @cache  # for narrow layers it is a cost that shows
@@ -37,9 +37,9 @@ class Design:
         return cls(parts, m, n, y.shape[1], z.new_empty(0), (z, y))
 
     def changed(self, change: Callable[[Tensor], Tensor], features: int, hold: bool) -> "Design":
-        """The same samples with features ``change(z)``, worked out at once (hold) or in each pass.
+        """The design of the same samples with features ``change(z)``, worked out at once (hold) or anew in each pass.
 
-        At once they are worked out of all of Z where that is in memory.
+        If at once, then from all of Z together where that lies in memory.
         """
         if hold and self.held is not None:
             return Design.of(change(self.held[0]), self.held[1], max(len(z) for z, _ in self.rows()))
@@ -47,20 +47,20 @@ class Design:
         return made.kept() if hold else made
 
     def kept(self) -> "Design":
-        """The same in memory."""
+        """The same design, held in memory."""
         parts = list(self.rows())
         return Design.of(torch.cat([z for z, _ in parts]), torch.cat([y for _, y in parts]), max(len(z) for z, _ in parts))
 
     def whole(self) -> Rows:
-        """Z and Y; what is not held is put together for the caller."""
+        """Z and Y as two tensors, put together from their parts where they are not held."""
         held = self.held or self.kept().held
         assert held is not None
         return held
 
     def reduced(self) -> "Design":
-        """A problem of the same least squares in at most n + k rows: R of a QR decomposition of [Z | Y].
+        """A design with the same least squares solutions in at most n + k rows: the R of a QR decomposition of [Z | Y].
 
-        R has the inner products of [Z | Y], so that weights, distances and singular values are the same, to rounding.
+        R has the inner products of [Z | Y], so that weights, distances and singular values are the same up to rounding.
         """
         z, y = self.whole()
         r = torch.linalg.qr(torch.cat([z.T, y.T]).T, mode="r").R  # by columns, as LAPACK wants them

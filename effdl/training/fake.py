@@ -27,7 +27,7 @@ Maker = Callable[[Args], Any]  # an operation's arguments -> what it puts out
 
 
 class Undrawn(TorchDispatchMode):
-    """Within, weights are made but not drawn: pages that nobody writes take neither memory nor time."""
+    """A context in which weights are made but not drawn: pages that nobody writes take neither memory nor time."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -48,7 +48,7 @@ def fakes() -> "Fakes":
 
 
 class Fakes:
-    """Within, every new tensor is fake."""
+    """A context in which every new tensor is fake."""
 
     def __init__(self) -> None:
         self._mode = _Mode()
@@ -77,7 +77,7 @@ class Fakes:
         return tensor if isinstance(tensor, FakeTensor) else self._mode.from_tensor(tensor)
 
     def copy(self, thing: T, placed: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> T:
-        """A copy on fake tensors of a module or segment; the thing itself where it has no others, which nothing can spoil.
+        """A copy of a module or segment on fake tensors; where it has no others, itself, which nothing can spoil.
 
         placed: what becomes of each of them.
         """

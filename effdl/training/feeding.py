@@ -54,7 +54,7 @@ class Feeder:
     def keep(self) -> bool:
         """Replace what is kept by the prefix's outputs if both fit for a moment; returns whether features are kept.
 
-        Where they are not, the prefix feeds, in the form that is fast.
+        Where they are not kept, the prefix feeds, in its fast form.
         """
         if not self._pending:
             return True
@@ -74,11 +74,12 @@ class Feeder:
         return needed + self.kept_bytes <= self.limit_bytes
 
     def train(self, epoch: int, filter: SampleFilter | None = None, seed: int = 0) -> Iterator[Batch]:
-        """The epoch's batches in the problem's order, x being the prefix's outputs; only what a filter keeps of them.
+        """The batches of an epoch in the problem's order, with the prefix's outputs as x, and of them what the filter keeps.
 
-        Of each this rank's part; a filter chooses among all samples before.
+        Each batch is this rank's part; before that, the filter has chosen among the samples of all ranks.
 
-        seed: of the filter. What it drops without a look at the features is not fed, and where nothing is augmented not read.
+        seed: of the filter. Samples that it drops without a look at their features are not fed and, where nothing is augmented,
+        not even read.
         """
         chosen_before = filter is None or filter.sees == "index"
         if chosen_before and self.problem.augment is None:

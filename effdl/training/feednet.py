@@ -15,7 +15,7 @@ NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 def feednet(block: nn.Module) -> nn.Module:
     """A frozen block made fast: batch normalisation folded into the convolution before it, weights channels last.
 
-    The block is left as it is, and is itself the answer where there are no convolutions. Outputs are the same up to rounding.
+    The block stays as it is, and is itself returned where it has no convolutions. Outputs are the same up to rounding.
 
     Args:
         block: in eval mode.

@@ -23,7 +23,7 @@ def is_plain(value: Any) -> bool:
 
 
 def form_of(*modules: nn.Module) -> tuple[Any, ...] | None:
-    """What a training step of these modules takes in memory hangs on: equal forms, equal bytes; None if it cannot be told.
+    """All that the memory of a training step of these modules depends on: equal forms, equal bytes; None if it cannot be told.
 
     Of numbers that are no whole ones (rates, momenta) only the sign counts, and whether they are 1.
     """

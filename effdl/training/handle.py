@@ -21,11 +21,12 @@ T = TypeVar("T")
 class SegmentCost:
     """What one segment will cost: counted bytes, and seconds measured on one batch.
 
-    batches, steps, val_steps: batches of an epoch, of what a filter leaves of it, and of the validation set. fed_steps: of an
-    epoch, as many as go through the frozen prefix where it is not kept. feed_s: reading and the whole prefix forward; stored_s:
-    of it, the part below what is stored when the segment begins; step_s: one training step without. kept: features are stored,
-    not fed. idle_bytes: weights of the network that this segment does not need, which lie in memory all the same. kept_bytes:
-    features stored while it trains; filter_bytes: samples that a filter has chosen, before their step; feature_bytes: of one
+    batches, steps, val_steps: how many batches an epoch has, how many the filter leaves of them, and how many the validation
+    set has. fed_steps: how many batches of an epoch go through the frozen prefix, where its outputs are not kept. feed_s: to
+    read a batch and send it through the whole prefix; stored_s: the part of feed_s that is spent below what is stored when the
+    segment begins; step_s: one training step, without feeding. kept: whether features are stored instead of fed. idle_bytes:
+    weights of the network that this segment does not need, but that lie in memory all the same. kept_bytes: features that are
+    stored while it trains; filter_bytes: samples that a filter has chosen and that wait for their step; feature_bytes: of one
     sample at the segment's input.
     """
 
@@ -93,25 +94,25 @@ class RunHandle(Protocol):
         """Tell whoever watches the run something in a line."""
 
     def watch(self, parts: Iterable[T], total: int, doing: str) -> Iterable[T]:
-        """The same parts, showing how far they are where they take seconds. doing: what is done with them."""
+        """The same parts, one by one; where they take seconds, it is shown how far they are. doing: what is done with them."""
 
     def expect(self, costs: list[SegmentCost]) -> None:
         """Say beforehand what the run will cost."""
 
     def progress(self, segment: int, segments: int, epoch: int, epochs: int, step: int, steps: int) -> bool:
-        """Show how far it is, and return whether something was shown; called every step, costs next to nothing."""
+        """Whether something was shown of how far the run is. Called at every step, this costs next to nothing."""
 
     def record(self, segment: int, epoch: int, **metrics: float) -> None:
-        """Write one line of metrics, keys like ``train_loss`` becoming ``train/loss``."""
+        """Write one line of metrics; a key such as ``train_loss`` becomes ``train/loss``."""
 
     def probe(self, blocks: nn.Sequential, segment: int, epoch: int, last: bool) -> None:
         """Let the configured probes look at the named blocks that have learned; last: in this segment's last epoch."""
 
     def freeze(self, *modules: nn.Module, keep_bytes: int = 0) -> None:
-        """On top of what was frozen before, these modules no longer change, and networks given to `test` begin above them.
+        """These modules, above those frozen before, no longer change, and networks that are given to `test` begin above them.
 
-        keep_bytes: the test split's features at this height may be kept where they fit, so that lower blocks are not called
-        again; a bound of its own, beside that of training features.
+        keep_bytes: how much of the test split's features may be kept at this height, so that lower blocks are not called again.
+        It is a bound of its own, beside that of training features.
         """
 
     def test(self, model: nn.Module, segment: int, epoch: int, last: bool) -> None:
@@ -121,7 +122,7 @@ class RunHandle(Protocol):
         """
 
     def note(self, **facts: Any) -> None:
-        """Facts for the summary, keys like ``segment_chosen`` becoming ``segment/chosen``; JSON values; survive a resume."""
+        """Put facts, as JSON values, into the summary, where they survive a resume; ``a_b`` becomes the key ``a/b``."""
 
     def timer(self, name: str) -> AbstractContextManager[None]:
         """Adds the seconds spent within to ``time/<name>_s``."""

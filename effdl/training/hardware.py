@@ -27,14 +27,15 @@ class Hardware(Setting):
 
     device: "auto" takes the GPU where there is one.
     threads: of the CPU; null takes all cores for a lone run and one for each run of a sweep.
-    precision: "bf16" runs forward passes under autocast, weights and losses staying float32, of whose products a GPU may
-        round the factors to 10 bits; "tf32" lets a GPU round the factors of all float32 products to 10 bits. "auto" is bf16
-        on a GPU that has it, float32 elsewhere.
+    precision: "bf16" runs forward passes under autocast; weights and losses stay float32, and a GPU may round the factors of
+        float32 products to 10 bits; "tf32" lets a GPU round the factors of all float32 products to 10 bits. "auto" is bf16 on a
+        GPU that has it, float32 elsewhere.
     layout: of images' weights and features: "channels_last" (NHWC) or "contiguous" (NCHW). "auto" is channels_last on a GPU,
         and on a CPU for networks that train faster so (`Arch.gains_by_channels_last`).
     compile: torch.compile for each block that learns and for feednets; the first steps take minutes.
-    processes: that train together, each on its part of every batch (`Ranks`), started by torchrun; "auto" takes as many as it
-        started. Part of a run's name: batch normalisation sees parts, and sums round otherwise.
+    processes: how many train together, each on its part of every batch (`Ranks`). torchrun starts them, and "auto" takes as
+        many as it started. Their number is part of a run's name: batch normalisation sees parts, and sums are rounded in
+        another order.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "cpu"
@@ -66,7 +67,7 @@ class Hardware(Setting):
         return replace(self, **settled)
 
     def check(self, problem: Facts) -> None:
-        """Raise a ConfigError where the processes that there are, their GPUs or the batches do not go together."""
+        """Raise a ConfigError where the processes that were started, their GPUs and the batches do not fit each other."""
         here = torchrun.place()
         if self.processes != here.size:
             asked, started = f"hardware.processes={self.processes}", f"torchrun started {here.size}"

@@ -38,7 +38,7 @@ class Fit(ABC):
 
 @dataclass(eq=False)
 class OfTargets(Fit):
-    """From a rule for targets alone, T (m, t) -> W (n, t)."""
+    """A fit by a rule for targets alone, T (m, t) -> W (n, t)."""
 
     design: Design
     solve: Rule
@@ -55,7 +55,7 @@ class OfTargets(Fit):
 
 
 class Together(OfTargets):
-    """The same where each call does all the work anew: the design's own targets are solved for beside the first others."""
+    """A fit that does all its work anew at each call: the design's own targets are solved for beside the first others."""
 
     def mixture(self, p_z: Tensor, p_y: Tensor, y: Tensor | None = None) -> Tensor:
         targets = mixed(self.design, p_z, p_y, y)
@@ -73,7 +73,7 @@ class Solver(Setting, ABC):
 
     @abstractmethod
     def factorise(self, design: Design) -> Fit:
-        """What is worked out of a design once. Raises FitFailed, here or from what comes back, where it cannot be solved."""
+        """The fit of a design, once for all targets. Where it cannot be solved, this or the fit itself raises FitFailed."""
 
     def memory(self, samples: int, features: int, itemsize: int) -> int:
         """Bytes of the square matrices that it works with, at least; itemsize: of an entry of Z."""
@@ -179,11 +179,11 @@ class Ridge(Solver):
     """W = (ZᵀZ + λI)⁻¹ZᵀT, or where there are fewer samples than features the same W = Zᵀ(ZZᵀ + λI)⁻¹T (ours).
 
     ZᵀZ and ZᵀY are summed over parts of the samples, of ZᵀZ the upper blocks alone, and ZᵀZ + λI is factorised once, by
-    Cholesky. Products are of Z's own precision, sums and all that follows in float64; where features in float32 hang on each
-    other so much that a pivot is lost in the rounding of products, these are in float64 too. Where ZᵀZ + λI is singular even
-    so, an eigendecomposition leaves out the directions whose eigenvalues are at most n·eps of the largest entry of the
-    diagonal, and W is the solution of least norm. Beside a part of Z that takes two matrices of the smaller size squared, and
-    an eigendecomposition as many again.
+    Cholesky. Products are of Z's own precision, sums and all that follows in float64; where features in float32 are so nearly
+    dependent that a pivot is lost in the rounding of products, these are in float64 too. Where ZᵀZ + λI is singular even so, an
+    eigendecomposition leaves out the directions whose eigenvalues are at most n·eps of the largest entry of the diagonal, and W
+    is the solution of least norm. In memory this takes, beside a part of Z, two square matrices of the smaller size, and for an
+    eigendecomposition two more.
 
     l2: λ ≥ 0, for all rows of W, the bias too.
     """

@@ -36,8 +36,8 @@ def train_epoch(
             and ``loss`` filled.
         optimizer: applies the gradients.
         seed: step counter -> seed of the global generator for that step.
-        exchange: between step and update, makes of the gradients those of a batch that several processes share, of which each
-            gets its part, perhaps an empty one. Without it an empty batch is a step like any other.
+        exchange: called between step and update where several processes share a batch: it turns the gradients of one part,
+            perhaps an empty one, into those of the whole batch. Without it an empty batch is a step like any other.
 
     While suspended the generator holds neither batch nor outputs, and no context manager spans the yield.
     """

@@ -27,7 +27,7 @@ class Sums:
 
 
 def summed(rows: Iterable[Rows], features: int, targets: int) -> Sums:
-    """Over parts of the samples, products being in their own precision."""
+    """The sums over all parts of the samples; products are in the parts' own precision."""
     step = max(-(-features // BLOCKS), NARROWEST)
     sums: Sums | None = None
     for z, y in rows:
@@ -52,19 +52,19 @@ class Inverse:
 
 
 def cholesky(gram: Tensor, least: float) -> Tensor | None:
-    """The upper factor; None where gram is singular, or less than so much of a diagonal entry is left in its pivot."""
+    """The upper Cholesky factor; None where gram is singular, or a pivot keeps less than so much of its diagonal entry."""
     factor, info = torch.linalg.cholesky_ex(gram, upper=True)
     regular = info == 0 and bool((factor.diagonal().square() > least * gram.diagonal()).all())
     return factor if regular else None
 
 
 def of_full_rank(factor: Tensor) -> Inverse:
-    """By a Cholesky factor."""
+    """The inverse by a Cholesky factor."""
     return Inverse(lambda t: torch.cholesky_solve(t, factor, upper=True))
 
 
 def of_any_rank(gram: Tensor) -> Inverse:
-    """By the eigenvectors whose eigenvalues are not lost in rounding; gram's upper triangle counts."""
+    """The inverse by the eigenvectors whose eigenvalues are not lost in rounding; gram's upper triangle counts."""
     values, vectors = torch.linalg.eigh(gram, UPLO="U")
     kept = values > len(gram) * torch.finfo(gram.dtype).eps * gram.diagonal().max()
     vectors, values = vectors[:, kept], values[kept, None]

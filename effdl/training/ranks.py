@@ -22,10 +22,10 @@ LEAST_SHARE = 2  # batch normalisation cannot take one sample
 
 
 class Ranks:
-    """What the processes of a run say to one another; ``Ranks()`` is a lone one, for which all of it is nothing.
+    """What the processes of a run say to one another; ``Ranks()`` is a lone process, which has nothing to say.
 
     All ranks walk through the same batches in the same order, and each steps on its part (`share`); before the update the
-    gradients become those of the whole batch (`exchange`), so that all make the same update. What hangs on clocks or files
+    gradients become those of the whole batch (`exchange`), so that all make the same update. What depends on clocks or files
     is rank 0's to decide (`agree`). Normalisation takes the statistics of a rank's own part, as in torch's
     DistributedDataParallel; running statistics are rank 0's (`synchronise`).
 
@@ -123,7 +123,8 @@ class Ranks:
 def bounds(samples: int, rank: int, size: int) -> tuple[int, int]:
     """Where a rank's part of a batch begins and ends: parts follow one another and differ by at most one sample.
 
-    No part has a single sample, which batch normalisation could not take: of fewer than two for each, the last ranks get none.
+    No part has a single sample, which batch normalisation could not take: where there are fewer than two for each, the last
+    ranks get none.
     """
     sharing = max(1, min(size, samples // LEAST_SHARE))
     at = min(rank, sharing)
@@ -131,14 +132,14 @@ def bounds(samples: int, rank: int, size: int) -> tuple[int, int]:
 
 
 def weight_of(batch: Batch) -> Tensor:
-    """What a part's mean loss counts for in the whole batch's: its samples' weights, summed."""
+    """The weight of a part's mean loss in that of the whole batch: the sum of its samples' weights."""
     if batch.sample_weight is None:
         return torch.tensor(float(len(batch)), dtype=torch.float64)
     return batch.sample_weight.sum()
 
 
 def exchange(parameters: Sequence[nn.Parameter], weight: Tensor, stepped: bool, total: Total) -> None:
-    """Σ_r w_r g_r / Σ_r w_r in the place of this rank's gradients g_r, its loss being the mean over a part of weight w_r.
+    """Put Σ_r w_r g_r / Σ_r w_r in the place of this rank's gradients g_r, those of the mean loss of a part of weight w_r.
 
     Gradients travel in few buckets, one sum each, after the backward pass (not beside it, as DistributedDataParallel's do),
     in float32 at least. A parameter that got no gradient has none afterwards.

@@ -26,14 +26,14 @@ PIECE_BUDGET_S = 0.005
 class Prefix:
     """The frozen modules below a segment, each called once as its feednet would call it, on one batch.
 
-    What feeding takes does not hang on what stands above: of a module's call only its input, its own weights and what it
-    makes count, beside the batch. So all segments of a network are measured in one walk from its bottom.
+    What feeding takes does not depend on what stands above: beside the batch, only each module's input, weights and what it
+    makes count. So all segments of a network are measured in one walk from its bottom.
 
     Args:
         batch: stored inputs; counted too.
         pieces: the modules, in eval mode, in their order; `climb` adds more.
-        fake: on fake tensors, which compute nothing and allocate nothing, else on real ones: the same bytes. What is given may
-            be fake already.
+        fake: whether on fake tensors, which compute and allocate nothing, instead of real ones; the bytes are the same. What is
+            given may be fake already.
         autocast: entered for a feednet's forward pass over one batch, all pieces within.
     """
 
@@ -110,7 +110,7 @@ class Prefix:
     def climb(self, *pieces: nn.Module, feeding: bool = False) -> None:
         """Put further modules on top.
 
-        feeding: they are called as feednets; the bytes are those of the modules themselves, a little more.
+        feeding: they are called as feednets. The bytes are those of the modules themselves, which are a little more.
         """
         for piece in pieces:
             self._weights |= {id(t): t.untyped_storage().nbytes() for t in _state(piece)}
@@ -161,7 +161,7 @@ class Rehearsal:
         return _larger(prefix.feeding().plus(parameter=weights, optimizer=of_optimizer), step.plus(feednet=prefix.weight_bytes))
 
     def _form_of_step(self) -> Any:
-        """All that the bytes and the seconds of its step hang on, but what lies below; None where that cannot be told."""
+        """All that the bytes and the seconds of its step depend on, but what lies below; None where that cannot be told."""
         state, fed = self._state, self._prefix.x
         if (modules := form_of(*state.modules)) is None or state.optimizer.state:
             return None
@@ -220,7 +220,7 @@ def _once(known: dict[Any, T], form: Any, find: Callable[[], T]) -> T:
 
 
 def fastest(call: Callable[[], object], device: torch.device, budget: float) -> float:
-    """Seconds of the fastest of at least two calls, of more while ``budget`` lasts, of one alone if it takes seconds."""
+    """Seconds of the fastest of at least two calls, of more while ``budget`` lasts, or of a single one that takes seconds."""
     best, start = float("inf"), _clock(device)
     for repeat in count(1):
         before = _clock(device)
