@@ -80,6 +80,7 @@ def plan(options: argparse.Namespace) -> int:
 
     if not _is_artefact(options):
         from effdl.records.plan import cost
+        from effdl.reproduce.planned import cost_of_run
 
         spec = config.build(config.compose(options.what))
         if options.time:
@@ -88,7 +89,7 @@ def plan(options: argparse.Namespace) -> int:
             found = cost(spec, timed=options.time, track=track)
         if found is None:
             raise ConfigError(f"method: {type(spec.method).__name__} does not say what it would cost; only a run tells")
-        print(json.dumps(found.to_json()) if options.json else console.cost_of_run(" ".join(options.what), found))
+        print(json.dumps(found.to_json()) if options.json else cost_of_run(" ".join(options.what), found))
         return 0
     declaration, scale = _declared(options)
     surveyed = _survey(declaration, scale, options)

@@ -1,7 +1,7 @@
 """What a Spec would cost, without training it: bytes counted on fake tensors, seconds of a few real steps, by segment."""
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -14,6 +14,7 @@ from effdl.archs.chain import Arch, BlockChain
 from effdl.datasets.problem import Facts, Problem, Split
 from effdl.datasets.waiting import say
 from effdl.errors import EffdlError
+from effdl.records.alternatives import Held, beside, remedy
 from effdl.records.carry import build_network, open_problem, open_run
 from effdl.records.report import Silent, Track, untracked
 from effdl.training.handle import SegmentCost
@@ -26,24 +27,34 @@ _known: dict[Any, Notes] = {}
 
 @dataclass(frozen=True)
 class Cost:
-    """What one run takes. Bytes are peaks of a training step; share: of full backprop's.
+    """What one run takes. Bytes are peaks; shares: of full backprop's.
 
-    by_kind: what the peak is made of. beside: peaks of what a user might choose instead, see `beside`. seconds: of the whole
-    run with its measurements, None where they were not asked for.
+    by_kind: what the step's peak is made of. segments: what each segment takes. beside: what a user might choose
+    instead, see `alternatives.beside`. remedy: a setting that may make the step smaller, and what the run takes with it.
+    seconds: of the whole run with its measurements, None where they were not asked for.
     """
 
     peak_bytes: int
     resident_bytes: int
     segment_bytes: list[int]
     by_kind: dict[str, int]
-    backprop_bytes: int
-    beside: dict[str, int]
+    segments: list[SegmentCost]
+    beside: dict[str, Held]
+    remedy: tuple[str, Held] | None = None
     seconds: float | None = None
     segment_seconds: list[float] | None = None
 
     @property
+    def backprop_bytes(self) -> int:
+        return self.beside["backprop"].step
+
+    @property
     def share(self) -> float:
         return self.peak_bytes / self.backprop_bytes
+
+    @property
+    def resident_share(self) -> float:
+        return self.resident_bytes / self.beside["backprop"].resident
 
     def to_json(self) -> dict[str, object]:
         """By the keys of a run's summary."""
@@ -52,10 +63,12 @@ class Cost:
             "memory/accounted_peak_bytes": self.peak_bytes,
             "memory/resident_peak_bytes": self.resident_bytes,
             "memory/share_of_backprop": self.share,
+            "memory/resident_share_of_backprop": self.resident_share,
             "memory/segment_peak_bytes": self.segment_bytes,
             "memory/segment_share_of_backprop": [peak / self.backprop_bytes for peak in self.segment_bytes],
             **{f"memory/peak_{kind}_bytes": count for kind, count in self.by_kind.items()},
-            **{f"memory/{name}_peak_bytes": peak for name, peak in self.beside.items()},
+            **{f"memory/{name}_peak_bytes": held.step for name, held in self.beside.items()},
+            **{f"memory/{name}_resident_peak_bytes": held.resident for name, held in self.beside.items()},
             **{key: value for key, value in times.items() if value is not None},
         }
 
@@ -65,51 +78,59 @@ class _Told(Exception):
 
 
 class _Asking(Silent):
+    def __init__(self) -> None:
+        self.costs: list[SegmentCost] = []
+
     def say(self, text: str) -> None:
         say(text)
 
     def cost(self, name: str, seconds: float, costs: list[SegmentCost]) -> None:
+        self.costs = costs
         raise _Told
 
 
-def cost(spec: config.Spec, threads: int | None = None, timed: bool = False, track: Track = untracked) -> Cost | None:
+def cost(
+    spec: config.Spec,
+    threads: int | None = None,
+    timed: bool = False,
+    track: Track = untracked,
+    rows: Collection[str] | None = None,
+) -> Cost | None:
     """Plan a Spec; None where its method does not say what it will cost.
 
     Args:
         threads: CPU threads where the Spec leaves them open, one in a sweep.
         timed: measure seconds too, for which the data are read.
         track: (items, what, how many) -> the items, showing how far it is.
+        rows: what of `beside` to count, "backprop" always being among it; by default all, and a remedy too.
 
     Raises:
         EffdlError: no data, or a combination that cannot run.
     """
     if spec.method.fits_least_squares:
         return None  # its memory and time are not counted yet, and trying would be the run itself
-    rows, counted = {"accounted": spec, **beside(spec)}, dict[str, Notes]()
-    for name, row in track(rows.items(), "counting", len(rows)):
+    asked = {name: row for name, row in beside(spec).items() if rows is None or name == "backprop" or name in rows}
+    counted = dict[str, Notes]()
+    for name, row in track({"accounted": spec, **asked}.items(), "counting", len(asked) + 1):
         counted[name] = _notes(_rehearse if timed and row is spec else _count, row, threads)
         if not counted[name]:
             return None
-    notes, others = counted["accounted"], {name: counted[name]["memory/accounted_peak_bytes"] for name in [*rows][1:]}
+    notes = counted["accounted"]
+    change = remedy(spec, notes["segments"]) if rows is None else None
     return Cost(
-        notes["memory/accounted_peak_bytes"],
-        notes["memory/resident_peak_bytes"],
+        *_held(notes),
         notes["memory/segment_peak_bytes"],
         {kind: notes[f"memory/peak_{kind}_bytes"] for kind in KINDS},
-        others["backprop"],
-        others,
+        notes["segments"],
+        {name: _held(counted[name]) for name in asked},
+        (change[0], _held(_notes(_count, change[1], threads))) if change else None,
         notes["time/estimate_s"] if timed else None,
         notes["time/segment_estimate_s"] if timed else None,
     )
 
 
-def beside(spec: config.Spec) -> dict[str, config.Spec]:
-    """What else would train this network on these data: full backprop, plain and checkpointed by block, and all in bf16."""
-    optimizer = spec.optimizer or config.build_choice("optimizer", "sgd")
-    whole = replace(spec, method=config.build_choice("method", "backprop"), optimizer=optimizer, filter=None, probe=())
-    rows = {"backprop": whole, "backprop_checkpointed": replace(whole, method=replace(whole.method, checkpoint="block"))}
-    in_bf16 = replace(spec.hardware, precision="bf16")
-    return rows | {f"bf16_{name}": replace(row, hardware=in_bf16) for name, row in {"accounted": spec, **rows}.items()}
+def _held(notes: Notes) -> Held:
+    return Held(notes["memory/accounted_peak_bytes"], notes["memory/resident_peak_bytes"])
 
 
 def _notes(how: Callable[[config.Spec, int | None], Notes], spec: config.Spec, threads: int | None) -> Notes:
@@ -149,11 +170,11 @@ def _rehearse(spec: config.Spec, threads: int | None) -> Notes:
 
 
 def _told(spec: config.Spec, problem: Problem, network: BlockChain, test: Split | None) -> Notes:
-    run = open_run(spec, test, reporter=_Asking())
+    run = open_run(spec, test, reporter=(asking := _Asking()))
     try:
         spec.method.fit(problem, network, run)
     except _Told:
-        return run.notes
+        return {**run.notes, "segments": asking.costs}
     return {}
 
 

@@ -97,56 +97,6 @@ class Plan:
         return "\n".join(lines)
 
 
-ADVICE = {
-    "activation": "activations, which grow with dataset.batch_size",
-    "feednet": "weights of the layers below, which method.keep_features_mib may save",
-    "weights": "weights with gradients and optimizer state, which a smaller network or decision block saves",
-}
-
-
-def cost_of_run(overrides: str, cost: Any) -> str:
-    """One run's plan: by segment, beside what else would train the network, and what most of it is."""
-    share = f"{cost.share:.0%} of full backprop's {size(cost.backprop_bytes)}"
-    timed = cost.seconds is not None
-    lines = [f"{overrides}: a training step holds {size(cost.peak_bytes)}, {share}", ""]
-    if len(cost.segment_bytes) > 1:
-        lines.append("segment    memory  of backprop" + ("     time" if timed else ""))
-        for i, peak in enumerate(cost.segment_bytes):
-            row = f"{i + 1:>7}  {size(peak):>8}  {peak / cost.backprop_bytes:>11.0%}"
-            lines.append(row + (f"  {duration(cost.segment_seconds[i]):>7}" if timed else ""))
-        lines.append("")
-    lines += [*_beside(cost), "", f"{_most(cost)}."]
-    if (kept := cost.resident_bytes - cost.peak_bytes) > cost.peak_bytes:
-        lines.append(f"Beside a step lie {size(kept)} of kept outputs and other layers; method.keep_features_mib=0 keeps none.")
-    lines.append(f"About {duration(cost.seconds)} on this machine." if timed else "How long it takes: --time.")
-    return "\n".join(lines)
-
-
-def _beside(cost: Any) -> list[str]:
-    """The worst segment, full backprop and backprop with checkpointing, each as it is and in bf16."""
-    worst = max(range(len(cost.segment_bytes)), key=cost.segment_bytes.__getitem__) + 1
-    asked = f"this, in segment {worst}" if len(cost.segment_bytes) > 1 else "this"
-    rows = {asked: "accounted", "full backprop": "backprop", "checkpointed by block": "backprop_checkpointed"}
-    if cost.peak_bytes == cost.backprop_bytes:  # most likely asked for itself
-        del rows[asked]
-    peaks = {"accounted": cost.peak_bytes, **cost.beside}
-    width = max(map(len, rows))
-    lines = [f"{'peak of a step':<{width}}    memory  of backprop  in bf16"]
-    for what, name in rows.items():
-        row = f"{what:<{width}}  {size(peaks[name]):>8}  {peaks[name] / cost.backprop_bytes:>11.0%}"
-        lines.append(f"{row}  {size(peaks[f'bf16_{name}']):>8} {peaks[f'bf16_{name}'] / cost.backprop_bytes:>5.0%}")
-    return lines
-
-
-def _most(cost: Any) -> str:
-    of = cost.by_kind
-    parts = {kind: of[kind] for kind in ("activation", "feednet")}
-    parts["weights"] = cost.peak_bytes - sum(parts.values())
-    most = max(parts, key=parts.__getitem__)
-    share = parts[most] / cost.peak_bytes
-    return f"{'Almost all' if share > 0.99 else f'{share:.0%}'} of it are {ADVICE[most]}"
-
-
 def _in_columns(cost: Any) -> str:
     """Seconds, peak bytes, and their share of full backprop's, in percent for each segment too where there are several."""
     if cost is None:

@@ -65,6 +65,6 @@ def costs(surveyed: list[Surveyed], track: Track) -> Iterator[tuple[Surveyed, An
     runnable = [one for one in surveyed if one.specs]
     for one in track(runnable, "planning", len(runnable)):
         try:
-            yield one, cost(one.specs[0], threads=1, timed=True)
+            yield one, cost(one.specs[0], threads=1, timed=True, rows=())
         except EffdlError as error:
             raise type(error)(f"{one.cell.name}: {error}") from None

@@ -60,6 +60,7 @@ def segment_costs(
                 kept_bytes=kept_bytes,
                 filter_bytes=waiting * max(prefix.sample_bytes, batch.x[0].nbytes),
                 feature_bytes=prefix.sample_bytes,
+                below_bytes=prefix.weight_bytes,
             )
         )
         stored_s = feed_s if kept else stored_s

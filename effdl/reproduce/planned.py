@@ -1,0 +1,98 @@
+"""What single runs would take, as people read it: beside what else would train the network, and what would save memory."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from effdl.records.report import duration, size
+
+OF_STEP = {
+    "batch": "activations, and what else a batch makes on its way",
+    "below": "weights of the layers below, of which only a smaller network has fewer",
+    "weights": "weights of what is being trained, with gradients and optimizer state",
+}
+NOT_MEASURED = "process: not measured by a plan; a run records memory/process_peak_bytes"
+UNKEPT = "  method.keep_features_mib=0"
+
+
+def cost_of_run(overrides: str, cost: Any) -> str:
+    """One run's plan: what it holds, by segment, beside what else would train the network, and what would save memory."""
+    timed, full = cost.seconds is not None, "full backprop's"
+    step = f"step {size(cost.peak_bytes)}, {cost.share:.0%} of {full} {size(cost.backprop_bytes)}"
+    whole = size(cost.beside["backprop"].resident)
+    resident = f"resident {size(cost.resident_bytes)}, {cost.resident_share:.0%} of {full} {whole}"
+    lines = [f"{overrides}: {step}; {resident}; {NOT_MEASURED}", ""]
+    if len(cost.segment_bytes) > 1:
+        lines.append("segment      step  of backprop" + ("     time" if timed else ""))
+        for i, peak in enumerate(cost.segment_bytes):
+            row = f"{i + 1:>7}  {size(peak):>8}  {peak / cost.backprop_bytes:>11.0%}"
+            lines.append(row + (f"  {duration(cost.segment_seconds[i]):>7}" if timed else ""))
+        lines.append("")
+    lines += [*_table(_this(cost), cost), "", *_advice(cost)]
+    lines.append(f"About {duration(cost.seconds)} on this machine." if timed else "How long it takes: --time.")
+    return "\n".join(lines)
+
+
+def _this(cost: Any) -> str:
+    worst = max(range(len(cost.segment_bytes)), key=cost.segment_bytes.__getitem__) + 1
+    return f"this, in segment {worst}" if len(cost.segment_bytes) > 1 else "this"
+
+
+def _table(this: str, cost: Any) -> list[str]:
+    """Step and resident of the run, full backprop and backprop with checkpointing; the step in bf16 too where it was counted."""
+    rows = {
+        (this, "accounted"): (cost.peak_bytes, cost.resident_bytes),
+        (UNKEPT, "unkept"): cost.beside.get("unkept"),
+        ("full backprop", "backprop"): cost.beside["backprop"],
+        (UNKEPT, "backprop_unkept"): cost.beside.get("backprop_unkept"),
+        ("checkpointed by block", "backprop_checkpointed"): cost.beside.get("backprop_checkpointed"),
+    }
+    if (cost.peak_bytes, cost.resident_bytes) == cost.beside["backprop"]:  # most likely asked for itself
+        del rows[this, "accounted"], rows[UNKEPT, "unkept"]
+    width, whole = max(len(what) for what, _ in rows), cost.beside["backprop"]
+    has_bf16 = any(name.startswith("bf16_") for name in cost.beside)
+    lines = [f"{'peak':<{width}}      step  of backprop  resident  of backprop" + ("  step in bf16" if has_bf16 else "")]
+    for (what, name), held in rows.items():
+        if held is None:
+            continue
+        step, resident = held
+        row = f"{what:<{width}}  {size(step):>8}  {step / whole.step:>11.0%}  {size(resident):>8}  {resident / whole.resident:>11.0%}"
+        half = cost.beside.get(f"bf16_{name}")
+        lines.append(row + (f"  {size(half.step):>8} {half.step / whole.step:>4.0%}" if half else ""))
+    return lines
+
+
+def _advice(cost: Any) -> list[str]:
+    """What most of the step is, and most of what lies beside it, each with the setting that was found to save it."""
+    from effdl.records.alternatives import of_step
+
+    parts = of_step(cost.segments)
+    most = max(parts, key=parts.__getitem__)
+    share = parts[most] / cost.peak_bytes
+    line = f"{'Almost all' if share > 0.99 else f'{share:.0%}'} of the step are {OF_STEP[most]}"
+    if cost.remedy is not None and (less := cost.remedy[1].step) < cost.peak_bytes:
+        line += f"; {cost.remedy[0]} brings it to {size(less)}"
+    return [f"{line}.", *_of_kept(cost)]
+
+
+def _of_kept(cost: Any) -> list[str]:
+    """Whether keeping no outputs saves memory, where any are kept."""
+    widest = max(cost.segments, key=lambda one: one.memory.peak + one.idle_bytes + one.kept_bytes + one.filter_bytes)
+    unkept = cost.beside.get("unkept")
+    if unkept is None:
+        return []
+    if unkept.resident < cost.resident_bytes:
+        kept = f"Resident has {size(widest.kept_bytes)} of outputs kept between epochs"
+        instead = f"method.keep_features_mib=0 computes them for every batch instead, and brings it to {size(unkept.resident)}"
+        return [f"{kept}; {instead}."]
+    if widest.kept_bytes:
+        instead = f"computing them for every batch would take {size(unkept.resident)}"
+        return [f"Resident has {size(widest.kept_bytes)} of outputs kept between epochs, which save memory: {instead}."]
+    return []
+
+
+def ending(costs: Mapping[str, Any]) -> str:
+    """What runs of these labels would take, none of which is trained; None where a method does not say."""
+    lines = ["Planned, nothing of this is trained (step: the peak of a training step; resident: with what lies beside it):"]
+    for label, cost in costs.items():
+        lines += ["", label, *(["only a run tells what it takes"] if cost is None else _table("this", cost))]
+    return "\n".join(lines)
