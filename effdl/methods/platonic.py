@@ -14,7 +14,14 @@ from effdl.datasets.problem import Facts
 from effdl.errors import ConfigError
 from effdl.methods.closed_form import ClosedForm, Memory, Place, normal
 from effdl.methods.features import Features, Fitted, closest
-from effdl.methods.projections import Parts, correlation, covariance, evenly_along, independent_components, principal_components
+from effdl.methods.projections import (
+    Parts,
+    centred_components,
+    correlation,
+    evenly_along,
+    independent_components,
+    principal_components,
+)
 from effdl.methods.shaping import aligned, low_rank, mixed_in, most_telling
 from effdl.setting import Count, NonNegative, Positive, Probability, Real, Share, Size, setting
 from effdl.training.handle import RunHandle
@@ -68,8 +75,9 @@ class Platonic(ClosedForm):
         samples (alignment with the activation).
     """
 
-    # Of 1, correlations in single precision took columns for constant beside a βY far larger.
-    numerics_version: ClassVar[int] = 2
+    # Of 1, correlations in single precision took columns for constant beside a βY far larger. Of 2, components of covariances
+    # were lost in the rounding of β².
+    numerics_version: ClassVar[int] = 3
 
     projection: Projection = "random"
     targets: Literal["features_and_labels", "labels"] = "features_and_labels"
@@ -99,6 +107,8 @@ class Platonic(ClosedForm):
             raise ValueError("method.active: shifts biases, which method.bias=false takes away")
 
     def version(self) -> int:
+        if self.pca == "covariance" and self.projection not in ("random", "uniform_samples", "ica"):
+            return 3
         of_labels = self.projection in ("platonic_pca", "weighted_platonic_pca", "components")
         return 2 if of_labels and self.pca == "correlation" and self.precision == "float32" else 1
 
@@ -200,7 +210,7 @@ class Platonic(ClosedForm):
         return independent_components(parts, width, seed) if kind == "ica" else self._components(parts, width)
 
     def _components(self, parts: Parts, count: int) -> Tensor:
-        return principal_components((correlation if self.pca == "correlation" else covariance)(parts), count)
+        return principal_components(correlation(parts), count) if self.pca == "correlation" else centred_components(parts, count)
 
     def _augmented(self, below: Features, beta: float | None, weights: Tensor | None = None) -> Iterator[Tensor]:
         """[Z | βd⊙Y] in parts, d (m, 1) being 1 by default; Z alone without β. Z is without its column of ones."""
