@@ -60,9 +60,12 @@ class Platonic(ClosedForm):
         finds worse as weights than as projections.
         "deterministic" is sorted PCA in the first layer and weighted Platonic PCA above (§7.8.3).
     targets: "labels" leaves Z out, T = αβYP, which §7.10.2 finds not to work.
-    pca: of covariances, or of correlations, which makes components blind to β and to the scale of each feature; P is applied to
-        the features as they are in both. importance: whether d weighs Y for the "projection" alone, or in the "targets" T too.
-        The thesis says neither clearly; correlations, and d in both, are what its numbers fit (tables 7.2 and 7.3).
+    pca: of "covariance" or of "correlation", which makes components blind to β and to the scale of each feature; P is applied
+        to the features as they are in both. The thesis does not say which. The default, correlations, is fitted: tables 7.2
+        and 7.3 come out with it. A large β, so that components turn towards Y (§7.8.1), has a meaning with covariances alone.
+    importance: where d weighs Y. The default, "targets", is fitted and is not what the thesis prints: d weighs Y in the
+        projection and in the targets T as well, and so table 7.3 comes out. "projection" is the thesis's, which uses d "only
+        when we compute the projection matrices" (§7.9.3).
     alpha, beta: scale the targets, and Y within them (§7.5.2); 1 and 10 are §7.9.2's for random projections.
     ema: λ of d ← λd + (1 − λ)e; the thesis says 0.2 and 0.02. null leaves all d at 1.
 
@@ -210,7 +213,9 @@ class Platonic(ClosedForm):
         return independent_components(parts, width, seed) if kind == "ica" else self._components(parts, width)
 
     def _components(self, parts: Parts, count: int) -> Tensor:
-        return principal_components(correlation(parts), count) if self.pca == "correlation" else centred_components(parts, count)
+        if self.pca == "covariance":
+            return centred_components(parts, count)
+        return principal_components(correlation(parts), count)
 
     def _augmented(self, below: Features, beta: float | None, weights: Tensor | None = None) -> Iterator[Tensor]:
         """[Z | βd⊙Y] in parts, d (m, 1) being 1 by default; Z alone without β. Z is without its column of ones."""

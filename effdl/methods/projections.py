@@ -31,8 +31,8 @@ def correlation(parts: Parts) -> Tensor:
 
 def _mean(parts: Parts) -> Tensor:
     """(n,), in float64."""
-    sums, counts = zip(*((rows.double().sum(0), len(rows)) for rows in parts()), strict=True)
-    return torch.stack(sums).sum(0) / sum(counts)
+    found = [(rows.double().sum(0), len(rows)) for rows in parts()]
+    return torch.stack([total for total, _ in found]).sum(0) / sum(samples for _, samples in found)
 
 
 def _looked_through(parts: Parts) -> tuple[Tensor, Tensor, Tensor]:
