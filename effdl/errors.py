@@ -43,6 +43,10 @@ class FitFailed(EffdlError):
     exit_code = 7
 
 
+class IllConditionedWarning(RuntimeWarning):
+    """A linear system is beyond what the precision holds; the text says which, and names remedies."""
+
+
 def one_line(error: BaseException) -> str:
     """The error's text on one line, with its class where the text alone would not say enough."""
     text = " ".join(str(error).split())

@@ -21,6 +21,7 @@ from effdl.archs.chain import BlockChain
 from effdl.archs.mlp import Mlp
 from effdl.datasets.problem import Facts, Problem, Samples
 from effdl.errors import EffdlError, FitFailed, one_line
+from effdl.errors import IllConditionedWarning as IllConditionedWarning
 from effdl.methods.closed_form import ClosedForm
 from effdl.methods.elm import Elm
 from effdl.methods.platonic import Platonic, Projection
@@ -45,10 +46,6 @@ NAMES = (
     (r"method\.precision=(\w+)", r"precision='\1'"),
     (r"\b(method\.solver|method|arch)\.(?=\w)", ""),
 )
-
-
-class IllConditionedWarning(RuntimeWarning):
-    """The output layer's system has a condition number beyond what the precision holds; the text names remedies."""
 
 
 @setting

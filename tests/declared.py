@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from effdl.errors import DataError
+from effdl.errors import DataError, HardwareError
 from effdl.records.carry import carry_out
 from effdl.reproduce import artefact
 from effdl.reproduce.artefact import Declaration
@@ -110,6 +110,6 @@ def plugin(folder: Path, changes: Mapping[str, Any] | None = None) -> Path:
 def ran(declaration: Declaration, root: Path, scale: str = "smoke") -> None:
     """Carry out every run of a scale whose data are there, in this process."""
     for cell in declaration.cells(scale):
-        with suppress(DataError):
+        with suppress(DataError, HardwareError):
             for spec in artefact.specs(cell):
                 carry_out(spec, root)

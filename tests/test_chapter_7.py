@@ -15,13 +15,14 @@ from sklearn.metrics import mean_squared_error
 
 from effdl import config, load_network
 from effdl.archs.mlp import Mlp
-from effdl.datasets.problem import Facts
-from effdl.datasets.toy import TwoSpirals
+from effdl.datasets.problem import Facts, Problem
+from effdl.datasets.toy import Separable, Sinusoidal, TwoSpirals
 from effdl.errors import ConfigError
 from effdl.methods.elm import Elm
 from effdl.methods.platonic import Platonic
 from effdl.methods.pseudoinverse_learning import PseudoinverseLearning
 from effdl.records.carry import carry_out
+from effdl.records.run import Run
 from effdl.reproduce import artefact, published
 from effdl.reproduce.artefact import Cell
 from effdl.reproduce.claims import statements
@@ -103,6 +104,69 @@ def test_table_7_3_has_the_nine_networks_with_the_printed_penalties() -> None:
 
 def conditions(claim: str) -> str:
     return published.claim(claim)["conditions"]
+
+
+PRINTED_7_3 = """
+ 1 import torch
+ 2
+ 3 # CONFIG:
+ 4 nhid = 16
+ 5 afun = torch.nn.CELU()
+ 6 x, y = get_dataset("sine")
+ 7
+ 8 # FIT LAYER 1:
+ 9 b = torch.ones((x.shape[0], 1))
+10 Z_0 = torch.cat([b, Z_0], dim=1)
+11 P_1 = torch.randn(1 + Z_0.shape[1], nhid)
+12 T_1 = torch.cat([Z_0, y], dim=1) @ P_1
+13 W_1 = torch.linalg.pinv(Z_0) @ T_1
+14
+15 # FIT LAYER 2:
+16 Z_1 = afun(Z_0 @ W_1)
+17 Z_1 = torch.cat([b, Z_1], dim=1)
+18 P_2 = torch.randn(1 + Z_1.shape[1], nhid)
+19 T_2 = torch.cat([Z_1, y], dim=1) @ P_2
+20 W_2 = torch.linalg.pinv(Z_1) @ T_2
+21
+22 # FIT OUTPUT LAYER:
+23 Z_2 = afun(Z_1 @ W_2)
+24 Z_2 = torch.cat([b, Z_2], dim=1)
+25 W_3 = torch.linalg.pinv(Z_2) @ y
+26 yhat = Z_2 @ W_3
+"""
+
+
+def program_of_figure_7_3() -> Any:
+    module = beside(artefact.load("fig-7.3"))
+    assert module is not None
+    return module
+
+
+def test_figure_7_3s_program_is_the_printed_one_but_for_the_lines_that_say_so() -> None:
+    ours = program_of_figure_7_3().PROGRAM.read_text().splitlines()
+    printed = [line[3:] for line in PRINTED_7_3.strip("\n").splitlines()]
+    assert len(ours) == len(printed) == 26
+    corrected = {i + 1 for i, (mine, theirs) in enumerate(zip(ours, printed, strict=True)) if mine != theirs}
+    assert corrected == {10, 11, 18}
+    for i in corrected:
+        name = printed[i - 1].partition(" = ")[0]
+        assert ours[i - 1].startswith(f"{name} = ") and ours[i - 1].endswith(f"# printed: {printed[i - 1].partition(' = ')[2]}")
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_figure_7_3s_program_and_ours_are_one_function_of_the_sine_in_double_precision(seed: int) -> None:
+    (cell,) = own("fig-7.3")
+    built = spec(cell)
+    train, _ = built.dataset.load()
+    run = Run.in_memory(seed=seed)
+    facts = built.dataset.facts()
+    problem = Problem(train, train, built.objective, outputs=1, batch_size=128)
+    network = built.method.fit(problem, built.arch.build(facts), run)
+    with torch.no_grad():
+        found = network(train.x)
+    theirs = program_of_figure_7_3().carried_out(train.x.double(), train.y.double(), seed)
+    torch.testing.assert_close(found, theirs, rtol=0, atol=1e-6)
+    assert (theirs - train.y).square().mean().item() < 1e-2  # of a sine, 0.5 is that of a constant
 
 
 def test_figure_7_9_trains_as_printed() -> None:

@@ -172,7 +172,10 @@ def test_a_new_numerics_version_is_a_new_name_even_of_a_nested_default(cls: type
         (("method.beta=1e4",), True),
         (("method.projection=weighted_platonic_pca",), True),
         (("method.beta=1e8", "method.precision=float64"), False),
-        (("method.beta=1e8", "method.pca=covariance"), False),
+        (("method.beta=1e8", "method.pca=covariance"), True),
+        (("method.pca=covariance", "method.precision=float64"), True),
+        (("method.pca=covariance", "method.projection=deterministic"), True),
+        (("method.pca=covariance", "method.projection=random"), False),
         (("method.beta=1e8", "method.projection=deterministic"), False),
     ],
 )

@@ -1,16 +1,22 @@
 """Least squares against exact answers: data are built from an SVD, tall, wide and rank-deficient, in float64."""
 
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import torch
+from projected import chain
 from sklearn.linear_model import Ridge as TheirRidge
 from torch import Tensor
 
 from effdl.config import build_choice, choices
-from effdl.errors import FitFailed
+from effdl.datasets.problem import Problem, Samples
+from effdl.errors import FitFailed, IllConditionedWarning
+from effdl.methods.platonic import Platonic
+from effdl.objectives.losses import LinearMse
+from effdl.records.run import Run
 from effdl.training.design import Design
 from effdl.training.least_squares import Lstsq, Pinv, Ridge, Solve, Solver
 from effdl.training.normal_equations import condition, condition_bound, summed
@@ -249,6 +255,53 @@ def test_condition_of_what_is_singular_is_beyond_what_the_precision_holds() -> N
     twice = torch.cat([z, z[:, :1]], 1)
     assert condition(gram_of(twice), 0.0) > 1 / torch.finfo(torch.float32).eps
     assert condition(gram_of(twice), 0.1) < 1e3 and condition_bound(torch.ones(3), 0.0) == float("inf")
+
+
+def far_from_zero(mean: float, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    """Ones and 20 features of one mean and deviation 1, on which 3 targets depend, with noise of deviation 1."""
+    generator = torch.Generator().manual_seed(0)
+    x, noise, w = (torch.randn(*size, generator=generator, dtype=torch.float64) for size in ((2000, 20), (2000, 3), (20, 3)))
+    return torch.cat([torch.ones(2000, 1), x + mean], 1).to(dtype), (x @ w + noise).to(dtype)
+
+
+def times_the_least(z: Tensor, t: Tensor, w: Tensor, l2: float) -> float:
+    """‖T − ZW‖² + λ‖W‖² over the least of it, by NumPy's SVD in float64 of [Z; √λ I]."""
+    system = np.vstack([z.double().numpy(), l2**0.5 * np.eye(z.shape[1])])
+    wanted = np.vstack([t.double().numpy(), np.zeros((z.shape[1], t.shape[1]))])
+    least = np.square(wanted - system @ np.linalg.lstsq(system, wanted, rcond=None)[0]).sum()
+    return float(np.square(wanted - system @ w.double().numpy()).sum() / least)
+
+
+@pytest.mark.parametrize("l2", [0.0, 0.01, 100.0])
+@pytest.mark.parametrize("mean", [0.0, 10.0, 100.0, 1e3, 1e4])
+def test_solve_says_where_single_precision_leaves_more_than_the_least_error(mean: float, l2: float) -> None:
+    z, t = far_from_zero(mean)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        w = Solve(l2=l2).factorise(Design.of(z, t))(t)
+    times = times_the_least(z, t, w, l2)
+    assert (times > 1.01) == bool(said), times
+    for one in said:
+        assert one.category is IllConditionedWarning and "\n" not in str(one.message)
+        assert str(one.message).startswith("solve: on 2,000 samples of 21 features float32 leaves more than the least error")
+
+
+def test_solve_says_nothing_where_the_precision_suffices_or_nothing_is_left_to_explain() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for mean in (0.0, 1e3):
+            z, t = far_from_zero(mean, torch.float64)
+            Solve(l2=0.01).factorise(Design.of(z, t))(t)
+        z, _ = far_from_zero(0.0)
+        Solve(l2=0.0).factorise(Design.of(z, z[:, :2]))(z[:, :2])  # the least error is 0
+        Solve(l2=0.0).factorise(Design.of(torch.cat([z, 0 * z[:, :1] + 1e-3 * z[:, 1:2].roll(1, 0)], 1), z[:, :2]))(z[:, :2])
+
+
+def test_a_network_whose_hidden_layers_features_are_far_from_zero_says_so_too() -> None:
+    z, t = far_from_zero(1e3)
+    data = Problem(Samples(z[:, 1:], t), Samples(z[:2, 1:], t[:2]), LinearMse(), outputs=3, batch_size=8)
+    with pytest.warns(IllConditionedWarning, match=r"take method\.precision=float64 or a larger method\.solver\.l2 or"):
+        Platonic(solver=Solve(l2=0.01)).fit(data, chain(20, 8, outputs=3).float(), Run.in_memory())
 
 
 @pytest.mark.parametrize("form", FORMS)

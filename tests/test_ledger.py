@@ -11,14 +11,16 @@ from typing import Any
 
 import pytest
 from command import IdxSet, flipped
-from declared import declare, ran
+from declared import QUICK, declare, ran
 
 from effdl import config
-from effdl.errors import RecordError
+from effdl.errors import HardwareError, RecordError
 from effdl.records import carry
-from effdl.reproduce import ledger
+from effdl.reproduce import artefact, ledger
 from effdl.reproduce.artefact import Declaration
+from effdl.reproduce.conduct import conduct
 from effdl.reproduce.report import report
+from effdl.reproduce.survey import select, survey
 
 ROOT = Path(__file__).parents[1]
 
@@ -179,6 +181,27 @@ def test_diverged_run_is_published_with_its_reason_and_no_mean(tmp_path: Path) -
     bad = [run for line in lines for run in line["runs"] if "method=base" in line["cell"]]
     assert {run["status"] for run in bad} == {"diverged"} and all(run["reason"] and not run["numbers"] for run in bad)
     assert "| diverged (2 of 2) |" in report(declaration, "smoke", lines)
+
+
+def test_a_gpus_cell_says_so_where_there_is_none_and_may_be_published_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    some, root = declare(tmp_path, {"axes/data/many/set": {"hardware.device": "cuda"}}), tmp_path / "results"
+    for cell in select(some.cells("smoke"), "data=many"):
+        with pytest.raises(HardwareError, match=r"^no GPU$"):
+            artefact.specs(cell)
+    ran(some, root)
+    publish(some, root)
+    assert counts(root) == {key: 2 if "few" in key[1] else 0 for key in ALL}
+    assert [line["reason"] for line in ledger.read(root, "toy") if "reason" in line] == ["no GPU", "no GPU"]
+    assert report(some, "smoke", ledger.read(root, "toy")).count("no GPU") >= 3  # two cells and their claim
+
+    every, root = declare(tmp_path, {"set": {**QUICK, "hardware.device": "cuda"}}), tmp_path / "without"
+    assert conduct(every, "smoke", survey(every, "smoke", root), root, 1) == 0 and not (root / "runs").exists()
+    assert capsys.readouterr().out.count("no GPU") >= 4
+    publish(every, root)
+    assert {line["reason"] for line in ledger.read(root, "toy")} == {"no GPU"}
 
 
 def test_cell_without_data_has_a_line_that_says_so_until_its_data_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from effdl import config, load_network
 from effdl.datasets.problem import Problem, Samples
 from effdl.errors import ConfigError
 from effdl.methods.platonic import Platonic, Projection
-from effdl.methods.projections import covariance, evenly_along, independent_components, principal_components
+from effdl.methods.projections import centred_components, evenly_along, independent_components
 from effdl.objectives.losses import LinearMse
 from effdl.records.carry import carry_out
 from effdl.records.plan import cost
@@ -103,7 +103,7 @@ def test_sorted_pcas_units_are_samples_without_bias() -> None:
     data = problem()
     network, _ = fitted(method(projection="sorted_pca"), data, chain(N, 8))
     layer, x = network.blocks[0][0], data.train_tensors().x
-    first = principal_components(covariance(lambda: [x]), 1)[:, 0]
+    first = centred_components(lambda: [x], 1)[:, 0]
     assert torch.equal(layer.weight, x[evenly_along(x @ first, 8)]) and not layer.bias.any()
 
 
@@ -180,6 +180,19 @@ def test_ablation_components_as_weights_are_their_part_in_the_features_without_b
     assert not layer.bias.any()
 
 
+@pytest.mark.parametrize("beta", [10.0, 1e8])
+def test_single_precision_takes_the_same_components_of_covariances_as_double(beta: float) -> None:
+    """As weights they show as they are: the part in the features of [Z | βY]'s, by an SVD in float64, at a β of table 7.3."""
+    x, y = problem().train_tensors().x.float(), problem().train_tensors().y.float()
+    data = Problem(Samples(x, y), Samples(x[:2], y[:2]), LinearMse(), outputs=K, batch_size=8)
+    network, _ = fitted(method(projection="components", beta=beta, precision="float32"), data, chain(N, N + K).float())
+    augmented = np.concatenate([x.double().numpy(), (beta * y).double().numpy()], 1)
+    components = np.linalg.svd(augmented - augmented.mean(0))[2]
+    components *= np.sign(components.sum(1, keepdims=True))
+    found = network.blocks[0][0].weight.double().numpy()
+    np.testing.assert_allclose(found[K:], components[K:, :N], rtol=0, atol=1e-5)
+
+
 def test_ablation_samples_may_be_sorted_along_the_component_of_features_and_labels() -> None:
     data = problem()
     x, y = data.train_tensors().x.numpy(), 4 * data.train_tensors().y.numpy()
@@ -213,7 +226,7 @@ def test_ablation_sorted_pca_above_the_first_layer_takes_its_features() -> None:
     data = problem()
     network, _ = fitted(method(projection="sorted_pca"), data, chain(N, 8, 6))
     z = network.blocks[:1](data.train_tensors().x)
-    first = principal_components(covariance(lambda: [z]), 1)[:, 0]
+    first = centred_components(lambda: [z], 1)[:, 0]
     torch.testing.assert_close(network.blocks[1][0].weight, z[evenly_along(z @ first, 6)], rtol=1e-12, atol=1e-12)
 
 

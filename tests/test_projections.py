@@ -4,9 +4,16 @@ import numpy as np
 import pytest
 import torch
 from projected import problem
+from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 
-from effdl.methods.projections import correlation, covariance, evenly_along, independent_components, principal_components
+from effdl.methods.projections import (
+    centred_components,
+    correlation,
+    evenly_along,
+    independent_components,
+    principal_components,
+)
 
 
 @pytest.mark.parametrize("samples", [30, 31, 32])
@@ -21,17 +28,55 @@ def test_sorted_pca_takes_the_samples_that_the_words_of_section_7_8_2_name(count
     places: list[int] = []
     while len(places) * samples / count < samples - 1:
         places.append(round(len(places) * samples / count))  # halves to even, as torch has it too
-    first = principal_components(covariance(lambda: torch.from_numpy(x).split(7)), 1)[:, 0]
+    first = centred_components(lambda: torch.from_numpy(x).split(7), 1)[:, 0]
     found = evenly_along(torch.from_numpy(x) @ first, count).tolist()
     assert found == [ascending[place] for place in places] and len(found) == count
 
 
 def test_components_are_scikit_learns_with_a_positive_sum() -> None:
     a = problem().train_tensors().x * torch.tensor([1.0, 5.0, 2.0, 0.1, 3.0], dtype=torch.float64) + 7
-    found = principal_components(covariance(lambda: a.split(7)), 4).T.numpy()
+    found = centred_components(lambda: a.split(7), 4).T.numpy()
     theirs = PCA(4).fit(a.numpy()).components_
     theirs *= np.sign(theirs.sum(1, keepdims=True))
     np.testing.assert_allclose(found, theirs, rtol=1e-8, atol=1e-9)
+
+
+def digits() -> np.ndarray:
+    """[pixels, standardised | one-hot classes] of 8×8 digits in float32, (1797, 74): the classes sum to 1, three pixels never
+    vary."""
+    pixels, labels = load_digits(return_X_y=True)
+    deviation = pixels.std(0)
+    scaled = (pixels - pixels.mean(0)) / np.where(deviation > 0, deviation, 1.0)
+    return np.hstack([scaled, np.eye(10)[labels]]).astype(np.float32)
+
+
+def principal_cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Of the angles between what the columns of a and of b span, smallest angle first."""
+    return np.asarray(np.linalg.svd(a.T @ b, compute_uv=False))
+
+
+@pytest.mark.parametrize("count", [9, 25, 50])
+@pytest.mark.parametrize("beta", [10.0, 1e4, 1e7, 1e8])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_components_of_covariances_are_those_of_an_svd_in_float64_at_any_beta(
+    dtype: torch.dtype, beta: float, count: int
+) -> None:
+    """Squares of β are beyond what even float64 holds beside pixels: their sums must not be what is decomposed. β in float32
+    is exact here, so that both have the same matrix."""
+    a = digits() * np.where(np.arange(74) < 64, 1, beta).astype(np.float32)
+    exact = a.astype(np.float64)
+    theirs = np.linalg.svd(exact - exact.mean(0), full_matrices=False)[2][:count].T
+    found = centred_components(lambda: torch.from_numpy(a).to(dtype).split(256), count)
+    assert found.dtype == dtype and found.shape == (74, count)
+    assert principal_cosines(found.double().numpy(), theirs).min() > 1 - 1e-6
+
+
+def test_components_of_fewer_samples_than_features_complete_a_basis() -> None:
+    a = torch.from_numpy(digits()[:20])
+    found = centred_components(lambda: a.split(7), 74).double()
+    theirs = np.linalg.svd((a - a.mean(0)).double().numpy(), full_matrices=False)[2][:19].T
+    torch.testing.assert_close(found.T @ found, torch.eye(74, dtype=torch.float64), rtol=0, atol=1e-6)
+    assert principal_cosines(found[:, :19].numpy(), theirs).min() > 1 - 1e-6
 
 
 def test_correlations_are_numpys_and_a_constant_column_has_none() -> None:

@@ -14,7 +14,14 @@ from effdl.datasets.problem import Facts
 from effdl.errors import ConfigError
 from effdl.methods.closed_form import ClosedForm, Memory, Place, normal
 from effdl.methods.features import Features, Fitted, closest
-from effdl.methods.projections import Parts, correlation, covariance, evenly_along, independent_components, principal_components
+from effdl.methods.projections import (
+    Parts,
+    centred_components,
+    correlation,
+    evenly_along,
+    independent_components,
+    principal_components,
+)
 from effdl.methods.shaping import aligned, low_rank, mixed_in, most_telling
 from effdl.setting import Count, NonNegative, Positive, Probability, Real, Share, Size, setting
 from effdl.training.handle import RunHandle
@@ -53,9 +60,12 @@ class Platonic(ClosedForm):
         finds worse as weights than as projections.
         "deterministic" is sorted PCA in the first layer and weighted Platonic PCA above (§7.8.3).
     targets: "labels" leaves Z out, T = αβYP, which §7.10.2 finds not to work.
-    pca: of covariances, or of correlations, which makes components blind to β and to the scale of each feature; P is applied to
-        the features as they are in both. importance: whether d weighs Y for the "projection" alone, or in the "targets" T too.
-        The thesis says neither clearly; correlations, and d in both, are what its numbers fit (tables 7.2 and 7.3).
+    pca: of "covariance" or of "correlation", which makes components blind to β and to the scale of each feature; P is applied
+        to the features as they are in both. The thesis does not say which. The default, correlations, is fitted: tables 7.2
+        and 7.3 come out with it. A large β, so that components turn towards Y (§7.8.1), has a meaning with covariances alone.
+    importance: where d weighs Y. The default, "targets", is fitted and is not what the thesis prints: d weighs Y in the
+        projection and in the targets T as well, and so table 7.3 comes out. "projection" is the thesis's, which uses d "only
+        when we compute the projection matrices" (§7.9.3).
     alpha, beta: scale the targets, and Y within them (§7.5.2); 1 and 10 are §7.9.2's for random projections.
     ema: λ of d ← λd + (1 − λ)e; the thesis says 0.2 and 0.02. null leaves all d at 1.
 
@@ -68,8 +78,9 @@ class Platonic(ClosedForm):
         samples (alignment with the activation).
     """
 
-    # Of 1, correlations in single precision took columns for constant beside a βY far larger.
-    numerics_version: ClassVar[int] = 2
+    # Of 1, correlations in single precision took columns for constant beside a βY far larger. Of 2, components of covariances
+    # were lost in the rounding of β².
+    numerics_version: ClassVar[int] = 3
 
     projection: Projection = "random"
     targets: Literal["features_and_labels", "labels"] = "features_and_labels"
@@ -99,6 +110,8 @@ class Platonic(ClosedForm):
             raise ValueError("method.active: shifts biases, which method.bias=false takes away")
 
     def version(self) -> int:
+        if self.pca == "covariance" and self.projection not in ("random", "uniform_samples", "ica"):
+            return 3
         of_labels = self.projection in ("platonic_pca", "weighted_platonic_pca", "components")
         return 2 if of_labels and self.pca == "correlation" and self.precision == "float32" else 1
 
@@ -206,7 +219,9 @@ class Platonic(ClosedForm):
         return independent_components(parts, width, seed) if kind == "ica" else self._components(parts, width)
 
     def _components(self, parts: Parts, count: int) -> Tensor:
-        return principal_components((correlation if self.pca == "correlation" else covariance)(parts), count)
+        if self.pca == "covariance":
+            return centred_components(parts, count)
+        return principal_components(correlation(parts), count)
 
     def _augmented(self, below: Features, beta: float | None, weights: Tensor | None = None) -> Iterator[Tensor]:
         """[Z | βd⊙Y] in parts, d (m, 1) being 1 by default; Z alone without β. Z is without its column of ones."""

@@ -15,10 +15,12 @@ from pydantic import ValidationError
 from yaml import YAMLError
 
 from effdl import config
-from effdl.errors import ConfigError
+from effdl.errors import ConfigError, HardwareError
 from effdl.reproduce import floors, published, seeds
 from effdl.reproduce.validate import check
 from effdl.reproduce.vocabulary import Artefact, Overrides, Scale, Where, explain
+
+NO_GPU = "no GPU"  # why a cell that asks for one has no runs here
 
 
 @dataclass(frozen=True)
@@ -199,7 +201,8 @@ def _parsed(text: str) -> dict[str, Any]:
 
 
 def specs(cell: Cell) -> list[Any]:
-    """The cell's Specs, one a seed; composed once. Raises ConfigError, which names the cell, or DataError.
+    """The cell's Specs, one a seed; composed once. Raises ConfigError, which names the cell, DataError, or HardwareError: it is
+    a GPU's, and none is there.
 
     Where another seed draws nothing anew, seeds count from 0: they name runs whose numbers anybody may know before.
     """
@@ -207,6 +210,8 @@ def specs(cell: Cell) -> list[Any]:
         spec = _built(tuple(cell.overrides), os.environ.get("EFFDL_DATA"), os.environ.get("EFFDL_PLUGINS"))
     except ConfigError as error:
         raise ConfigError(f"{cell.name}: {error}") from None
+    if spec.hardware.device == "cuda" and not _has_gpu():
+        raise HardwareError(NO_GPU)
     first = cell.first if spec.draws else 0
     return [replace(spec, seed=seed) for seed in range(first, first + cell.seeds)]
 
@@ -220,6 +225,12 @@ def _built(overrides: tuple[str, ...], *surroundings: str | None) -> config.Spec
     """
     named = any(override.startswith("hardware=") for override in overrides)
     return config.build(config.compose(overrides if named else ("hardware=cpu", *overrides)))
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def _id_of(path: Path) -> str:

@@ -99,7 +99,7 @@ def status_text(found: Mapping[str, Any]) -> str:
             lines.append(f"  {name:<14} {told['error']}")
         for scale, counts in told.get("scales", {}).items():
             runs = f"{counts['done']} of {counts['done'] + counts['left']} runs done"
-            missing = f", {counts['no_data']} cells without data" if counts["no_data"] else ""
+            missing = f", {counts['no_data']} cells without data or GPU" if counts["no_data"] else ""
             verdicts = ", ".join(f"{count} {word}" for word, count in counts["verdicts"].items()) or "nothing published"
             lines.append(f"  {name:<14} {scale:<7} {runs}{missing}; {verdicts}")
     lines += [f"  not declared ({len(undeclared)}): {' '.join(undeclared)}", "", "Claims:"]

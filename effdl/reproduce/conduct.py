@@ -7,7 +7,7 @@ from pathlib import Path
 
 from effdl.errors import DataError, RecordError
 from effdl.reproduce import figure, ledger
-from effdl.reproduce.artefact import Declaration
+from effdl.reproduce.artefact import NO_GPU, Declaration
 from effdl.reproduce.frame import frame
 from effdl.reproduce.ledger import Line
 from effdl.reproduce.report import command, report, verdicts
@@ -30,7 +30,7 @@ def conduct(
             print(planned.text() + "\n", file=sys.stderr, flush=True)
         with Console(len(left)) as console:
             results = execute(left, root, workers, console)
-    if not any(one.specs for one in surveyed):
+    if not any(one.specs or one.reason == NO_GPU for one in surveyed):
         raise DataError(surveyed[0].reason)
     show(declaration, scale, ledger.collect(declaration, scale, root), root, as_json)
     broken = [result for result in results if result["status"] in ("error", "died")]

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from effdl.records.report import Track, duration, size
-from effdl.reproduce.artefact import Declaration
+from effdl.reproduce.artefact import NO_GPU, Declaration
 from effdl.reproduce.survey import Surveyed, costs
 
 T = TypeVar("T")
@@ -82,7 +82,7 @@ class Plan:
         lines.append(f"{'cell':<{width}}  {'done':>4}  {'left':>4}  {'a run':>7}  {'memory':>8}  of backprop, by segment")
         for one in self.surveyed:
             if not one.specs:
-                lines.append(f"{one.cell.name:<{width}}  no data")
+                lines.append(f"{one.cell.name:<{width}}  {NO_GPU if one.reason == NO_GPU else 'no data'}")
                 continue
             row = f"{one.cell.name:<{width}}  {one.done:>4}  {len(one.left):>4}  "
             lines.append(row + _in_columns(self.cost[one.cell.name]))

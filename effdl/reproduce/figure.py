@@ -119,7 +119,8 @@ def points(axes: "Axes", declaration: Declaration, scale: str, runs: Runs) -> No
     axes.set_xlim(-0.5, len(rows) - 0.5)
     axes.set_ylabel(f"{artefact.metric} ({artefact.unit})" if artefact.unit else artefact.metric)
     axes.set_title(f"{artefact.id}, scale {scale}; bars: 95% t-interval over seeds", loc="left", fontsize=9, pad=20)
-    axes.legend(frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1, 1), ncols=len(levels) + 1)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1, 1), ncols=len(levels) + 1)
 
 
 def _points(axes: "Axes", declaration: Declaration, runs: Runs, cells: list[Cell], places: list[float], i: int) -> None:

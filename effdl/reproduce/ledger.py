@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from effdl import config
-from effdl.errors import DataError, RecordError
+from effdl.errors import DataError, HardwareError, RecordError
 from effdl.reproduce import declared
-from effdl.reproduce.artefact import Cell, Declaration, specs
+from effdl.reproduce.artefact import NO_GPU, Cell, Declaration, specs
 from effdl.setting import Setting
 
 Line = dict[str, Any]
@@ -50,14 +50,15 @@ def checksum(line: Line) -> str:
 
 
 def collect(declaration: Declaration, scale: str, root: Path, cells: Sequence[Cell] | None = None) -> list[Line]:
-    """Lines of the runs that have ended here, finished or not; a cell without data has a line that says so."""
+    """Lines of the runs that have ended here, finished or not; a cell without data or GPU has a line that says so."""
     lines: dict[str, Line] = {}
     stood = cache(lambda commit: declared.at(declaration, scale, commit))  # the same for thousands of runs
     for cell in cells if cells is not None else declaration.all_cells(scale):
         try:
             found = [_run(declaration, scale, cell, spec, root, stood) for spec in specs(cell)]
-        except DataError:
-            empty = {"artefact": declaration.artefact.id, "scale": scale, "cell": cell.name, "reason": "no data"}
+        except (DataError, HardwareError) as error:
+            reason = "no data" if isinstance(error, DataError) else str(error)
+            empty = {"artefact": declaration.artefact.id, "scale": scale, "cell": cell.name, "reason": reason}
             lines[cell.name] = {**empty, "runs": []}
             continue
         for line, run in filter(None, found):
@@ -93,7 +94,7 @@ def publish(declaration: Declaration, scale: str, root: Path, say: Callable[[str
             home = merged.setdefault(_canonical({**line, "runs": None}), {**line, "runs": []})
             home["runs"] = sorted([*home["runs"], *runs], key=lambda run: run["seed"])
             added += len(runs)
-    if not any(line["scale"] == scale and line["runs"] for line in merged.values()):
+    if not any(line["scale"] == scale and (line["runs"] or line["reason"] == NO_GPU) for line in merged.values()):
         raise RecordError(f"{name}: nothing has been run at scale {scale}; effdl run {name} --scale {scale}")
     path = ledger_path(root, name)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -192,7 +193,7 @@ def _current(declaration: Declaration, scale: str, lines: list[Line], say: Calla
     for cell in declaration.all_cells(scale):
         try:
             made[cell.name] = specs(cell)
-        except DataError:
+        except (DataError, HardwareError):
             made[cell.name] = None
     for line in lines:
         if line["scale"] != scale:

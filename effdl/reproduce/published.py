@@ -35,14 +35,14 @@ def artefacts() -> dict[str, Row]:
 
 
 def claims() -> dict[str, Row]:
-    """Every checkable claim of both theses by its id, in their order."""
-    return {row["id"]: row for row in rows("claims.csv")}
+    """Every checkable claim of both theses by its id, in their order, after those of the first reading those found later."""
+    return {row["id"]: row for name in ("claims.csv", "claims_later.csv") for row in rows(name)}
 
 
 def claim(name: str) -> Row:
     """One claim. Raises ConfigError."""
     if name not in claims():
-        raise ConfigError(f"{name}: no such claim in claims.csv")
+        raise ConfigError(f"{name}: no such claim in claims.csv or claims_later.csv")
     return claims()[name]
 
 

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from effdl import config
-from effdl.errors import ConfigError, DataError, EffdlError
+from effdl.errors import ConfigError, DataError, EffdlError, HardwareError
 from effdl.records.report import Track, untracked
 from effdl.reproduce.artefact import Cell, Declaration, specs
 
 
 @dataclass
 class Surveyed:
-    """A cell on this machine. specs: none where ``reason`` says that there are no data; left: those that have not ended."""
+    """A cell on this machine. specs: none where ``reason`` says why: no data, no GPU; left: those that have not ended."""
 
     cell: Cell
     specs: list[config.Spec] = field(default_factory=list)
@@ -53,7 +53,7 @@ def _survey(cell: Cell, root: Path) -> Surveyed:
     try:
         made = specs(cell)
         left = [spec for spec in made if finished(spec, root, lambda text: None) is None]
-    except DataError as error:
+    except (DataError, HardwareError) as error:
         return Surveyed(cell, reason=str(error))
     return Surveyed(cell, made, left)
 

@@ -84,7 +84,7 @@ def _check_where(declaration: Declaration, key: str, where: Where) -> None:
 
 def _check_claim(key: str, claim: Claim, artefact: Artefact) -> None:
     if unknown := [name for name in answered(claim) if name not in published.claims()]:
-        raise ConfigError(f"{key}.answers: {unknown[0]}: no such claim in claims.csv")
+        raise ConfigError(f"{key}.answers: {unknown[0]}: no such claim in claims.csv or claims_later.csv")
     for relation, _ in statements(claim):
         if relation is None:
             raise ConfigError(f"{key}.relation: needs one of >=, <=, ~, since {claim.answers or 'nothing'} prints none")

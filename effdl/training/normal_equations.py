@@ -88,3 +88,34 @@ def condition(gram: Tensor, l2: float) -> float:
 def condition_bound(squares: Tensor, l2: float) -> float:
     """What `condition` is at most, from the diagonal (n,) of ZᵀZ alone: n (1 + max/λ), for the trace is n and λI adds λ."""
     return len(squares) * (1 + squares.max().item() / l2) if l2 > 0 else math.inf
+
+
+def above_least(rows: Iterable[Rows], w: Tensor, l2: float, share: float) -> float:
+    """How far ‖T − ZW‖² + λ‖W‖² is above its least, as a share of the least; or something below ``share`` if it is below.
+
+    For weights W (n, t) of any origin, in float64: with the gradient G = Zᵀ(T − ZW) − λW it is tr GᵀA⁻¹G, A = ZᵀZ + λI. A
+    itself, which costs mn² operations, is needed only where the diagonal of A leaves the answer open. What is below eps of
+    W's precision of the variation of T counts as nothing: rounding of T alone leaves that.
+
+    rows: (z, t) of some samples after the other.
+    """
+    parts, precise = list(rows), w.double()
+    n, k = w.shape
+    gradient, error, squares = -l2 * precise, l2 * precise.square().sum(), torch.full_like(precise[:, 0], l2)
+    total, moment = precise.new_zeros(2, k)
+    for z, t in parts:
+        rest = t.double() - z.double() @ precise
+        gradient += z.double().T @ rest
+        error += rest.square().sum()
+        squares += z.double().square().sum(0)
+        total, moment = total + t.double().sum(0), moment + t.double().square().sum(0)
+    nothing = torch.finfo(w.dtype).eps * (moment - total.square() / sum(len(t) for _, t in parts)).sum()
+    scaled = gradient.square().sum(1) / squares.clamp_min(torch.finfo(torch.float64).tiny)
+    most = (scaled.sum() * squares.max() / l2).item() if l2 > 0 else math.inf
+    if most <= nothing or most <= share * (error - most):
+        return 0.0 if most <= nothing else most / (error - most).item()
+    gram = summed(((z.double(), z[:, :0].double()) for z, _ in parts), n, 0).gram
+    gram.diagonal().add_(l2)
+    factor = cholesky(gram, torch.finfo(gram.dtype).eps * n)
+    above = (gradient * (of_any_rank(gram) if factor is None else of_full_rank(factor))(gradient)).sum()
+    return 0.0 if above <= nothing else (above / (error - above).clamp_min(nothing)).item()

@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
-from effdl.methods.projections import covariance, principal_components
+from effdl.methods.projections import centred_components
 from effdl.reproduce import artefact
 
 WITHIN = np.cos(np.radians(5))
@@ -51,7 +51,7 @@ def drawn(cell_name: str, seed: int) -> tuple[Any, Any, float]:
 def components_of(x: Any, y: Any, beta: float) -> Any:
     """(3, 3), a component a column, each turned such that y's entry is positive."""
     augmented = torch.from_numpy(np.column_stack([x, beta * y]))
-    components = principal_components(covariance(lambda: [augmented]), 3).numpy()
+    components = centred_components(lambda: [augmented], 3).numpy()
     leading = np.where(abs(components[2]) < 1e-9, components[0], components[2])
     return components * np.where(leading < 0, -1, 1)
 

@@ -8,7 +8,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from effdl.methods.projections import covariance, evenly_along, principal_components
+from effdl.methods.projections import centred_components, evenly_along
 from effdl.reproduce import artefact
 
 SHOWN = ("10", "49")
@@ -34,7 +34,7 @@ def taken(x: Tensor, width: int) -> Tensor:
 
 
 def first_component(x: Tensor) -> Tensor:
-    return principal_components(covariance(lambda: [x]), 1)[:, 0]
+    return centred_components(lambda: [x], 1)[:, 0]
 
 
 def listed(x: Tensor, width: int) -> Tensor:
