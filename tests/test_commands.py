@@ -62,6 +62,13 @@ def test_status_shows_every_claim_once_with_its_declaration_or_that_there_is_non
     assert re.search(r"^  table-6\.1 +smoke +0 of 36 runs done; nothing published$", out, re.MULTILINE)
 
 
+@pytest.fixture
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No declaration but those of plugin folders: looking at all of ours takes minutes, and one test does."""
+    monkeypatch.setattr(published, "EXPERIMENTS", tmp_path / "none")
+
+
+@pytest.mark.usefixtures("alone")
 def test_status_counts_what_has_run_and_what_was_published(capsys: pytest.CaptureFixture[str], toy: str) -> None:
     assert effdl(capsys, "run", "toy", toy, "--cell", "data=few", "--workers", "1")[0] == 0
     code, out, err = effdl(capsys, "publish", "toy", toy)
@@ -151,6 +158,7 @@ def test_number_of_workers_below_one_is_refused(workers: str, capsys: pytest.Cap
     assert code == 2 and out == "" and "--workers" in err.splitlines()[-1]
 
 
+@pytest.mark.usefixtures("alone")
 def test_edited_ledger_is_named_by_report_and_publish_and_by_status(
     capsys: pytest.CaptureFixture[str], toy: str, tmp_path: Path
 ) -> None:

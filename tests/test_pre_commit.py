@@ -1,6 +1,7 @@
 """The hooks before a commit: without a network, each refuses what it is there for and lets the rest pass."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -44,24 +45,27 @@ def test_the_config_is_valid_and_good_files_pass(repository: Path) -> None:
     assert code == 0 and said.count("Passed") == 4 and said.count("Skipped") == 2, said  # no data, no ledgers
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "hook"),
-    [
-        ("effdl/unused.py", b'"""A module."""\n\nimport os\n', "ruff check"),
-        ("effdl/spaces.py", b'"""A module."""\n\nWIDTH   = 3\n', "ruff format"),
-        ("effdl/types.py", b'"""A module."""\n\nWIDTH: int = "3"\n', "mypy"),
-        ("MNIST/raw/t10k-labels-idx1-ubyte", b"12", "no data sets"),
-        ("network.safetensors", b"12", "no data sets"),
-        ("results/runs/0123/metrics.jsonl", b"{}\n", "no data sets"),
-        ("pictures/large.txt", b"1" * (500 * 1024 + 1), "no file above"),
-        ("results/ledger/table-0.jsonl", b"1" * (8192 * 1024 + 1), "no ledger above"),
-    ],
-)
-def test_each_hook_refuses_what_it_is_there_for(name: str, content: bytes, hook: str, repository: Path) -> None:
-    path = repository / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
+BAD = {
+    "effdl/unused.py": (b'"""A module."""\n\nimport os\n', "ruff check"),
+    "effdl/spaces.py": (b'"""A module."""\n\nWIDTH   = 3\n', "ruff format"),
+    "effdl/types.py": (b'"""A module."""\n\nWIDTH: int = "3"\n', "mypy"),
+    "MNIST/raw/t10k-labels-idx1-ubyte": (b"12", "no data sets"),
+    "network.safetensors": (b"12", "no data sets"),
+    "results/runs/0123/metrics.jsonl": (b"{}\n", "no data sets"),
+    "pictures/large.txt": (b"1" * (500 * 1024 + 1), "no file above"),
+    "results/ledger/table-0.jsonl": (b"1" * (8192 * 1024 + 1), "no ledger above"),
+}
+
+
+def test_each_hook_refuses_what_it_is_there_for_and_nothing_else(repository: Path) -> None:
+    for name, (content, _) in BAD.items():
+        (repository / name).parent.mkdir(parents=True, exist_ok=True)
+        (repository / name).write_bytes(content)
     code, said = hooks(repository)
-    failed = [line for line in said.splitlines() if line.endswith("Failed")]
-    assert code == 1 and len(failed) == 1 and failed[0].startswith(hook), said
-    assert path.name in said
+    parts = re.split(r"^(.*?)\.\.\.+(Passed|Skipped|Failed)$", said, flags=re.MULTILINE)
+    refused = {title: {name for name in BAD if name in told} for title, told in zip(parts[1::3], parts[3::3], strict=True)}
+    titles = {hook: [title for title in refused if title.startswith(hook)] for _, hook in BAD.values()}
+    assert code == 1 and parts[2::3] == ["Failed"] * len(titles), said
+    assert {hook: refused[title] for hook, (title,) in titles.items()} == {
+        hook: {name for name, (_, of_hook) in BAD.items() if of_hook == hook} for hook in titles
+    }, said
