@@ -26,7 +26,8 @@ class SegmentCost:
     of it, the part below what is stored when the segment begins; step_s: one training step without. kept: features are stored,
     not fed. idle_bytes: weights of the network that this segment does not need, which lie in memory all the same. kept_bytes:
     features stored while it trains; filter_bytes: samples that a filter has chosen, before their step; feature_bytes: of one
-    sample at the segment's input; below_bytes: weights of the frozen prefix, which ``memory`` counts as the feednet's.
+    sample at the segment's input; below_bytes: weights of the frozen prefix, which ``memory`` counts as the feednet's;
+    spared_bytes: of the feednets that would be made beside them if nothing were stored.
     """
 
     epochs: int
@@ -44,6 +45,7 @@ class SegmentCost:
     filter_bytes: int
     feature_bytes: int
     below_bytes: int
+    spared_bytes: int
 
 
 class SampleFilter(Protocol):
