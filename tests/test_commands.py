@@ -110,8 +110,10 @@ def test_plan_of_a_run_is_one_json_object_by_segment(capsys: pytest.CaptureFixtu
 
     code, out, err = effdl(capsys, "plan", *run)
     assert code == 0 and err == "" and len(re.findall(r"^ +[123] .* (MiB|KiB) +\d+%$", out, re.MULTILINE)) == 3
+    held = r"[0-9.]+ [KM]iB +\d+%"
     for row in ("this, in segment [123]", "full backprop", "checkpointed by block"):
-        assert re.search(rf"^{row} +[0-9.]+ [KM]iB +\d+% +[0-9.]+ [KM]iB +\d+%$", out, re.MULTILINE), out
+        assert re.search(rf"^{row} +{held} +{held} +{held}$", out, re.MULTILINE), out
+    assert len(re.findall(rf"^  method.keep_features_mib=0 +{held} +{held}$", out, re.MULTILINE)) == 2
     code, out, _ = effdl(capsys, "plan", *run, "--time")
     assert code == 0 and len(re.findall(r"^ +[123] .* (MiB|KiB) +\d+% +[0-9.]+ (s|min)$", out, re.MULTILINE)) == 3
     assert not (tmp_path / "results").exists()

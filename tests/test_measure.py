@@ -311,7 +311,7 @@ def cost(feed_s: float, stored_s: float = 0.0, feature_bytes: int = 1) -> Segmen
     return SegmentCost(
         epochs=4, batches=10, steps=5, fed_steps=5, val_steps=2, feed_s=feed_s, stored_s=stored_s, step_s=3.0, kept=True,
         memory=Memory(0, {}), idle_bytes=0, kept_bytes=0, filter_bytes=0, feature_bytes=feature_bytes,
-        below_bytes=0,
+        below_bytes=0, spared_bytes=0,
     )  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """A plan counts on fake tensors, from the data's facts alone, what a run counts on its own: the same bytes."""
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +17,9 @@ from effdl.datasets.problem import Facts, Problem
 from effdl.datasets.toy import Sine
 from effdl.methods.method import Method
 from effdl.methods.segmentwise import Segmentwise
-from effdl.records import plan
+from effdl.records import alternatives, plan
+from effdl.records.report import size
+from effdl.reproduce.planned import cost_of_run
 from effdl.setting import setting
 from effdl.training import rehearsal
 from effdl.training.fake import Undrawn, fakes
@@ -121,7 +124,7 @@ def test_backprop_is_charged_what_one_segment_of_the_whole_network_is(arch: tupl
 
 
 def test_rows_beside_are_full_backprop_and_checkpointing_each_in_bf16_too() -> None:
-    rows = plan.beside(spec("filter=random_subset"))
+    rows = alternatives.beside(spec("filter=random_subset"))
     told = {
         name: (type(r.method).__name__, getattr(r.method, "checkpoint", None), r.hardware.precision) for name, r in rows.items()
     }
@@ -134,8 +137,88 @@ def test_rows_beside_are_full_backprop_and_checkpointing_each_in_bf16_too() -> N
     }
     found = plan.cost(spec("arch=vgg13_bn", "dataset.batch_size=50"))
     assert found is not None
-    assert found.beside["backprop_checkpointed"] < found.backprop_bytes == found.beside["backprop"]
-    assert found.beside["bf16_backprop"] < found.backprop_bytes and found.beside["bf16_accounted"] < found.peak_bytes
+    step = {name: held.step for name, held in found.beside.items()}
+    assert step["backprop_checkpointed"] < found.backprop_bytes == step["backprop"]
+    assert step["bf16_backprop"] < found.backprop_bytes and step["bf16_accounted"] < found.peak_bytes
+
+
+def test_shares_are_of_full_backprops_own_plan_which_keeps_as_much_as_the_run() -> None:
+    for kept in ("2048", "0"):
+        found = plan.cost(spec(f"method.keep_features_mib={kept}"))
+        whole = plan.cost(spec("method=backprop", f"method.keep_features_mib={kept}"))
+        assert found is not None and whole is not None
+        assert found.beside["backprop"] == (whole.peak_bytes, whole.resident_bytes)
+        assert found.resident_share == found.resident_bytes / whole.resident_bytes
+        assert whole.resident_share == whole.share == 1
+
+
+@pytest.mark.parametrize(
+    "case", ["dll", "backprop", "kept in part", "augmented", "filtered", "bf16", "blocks of one form", "dll_regularized"]
+)
+def test_what_keeping_nothing_takes_is_what_a_plan_of_that_says(case: str) -> None:
+    kept = plan.cost(spec(*CASES[case]))
+    asked = plan.cost(spec(*CASES[case], "method.keep_features_mib=0"))
+    whole = plan.cost(spec(*CASES[case], "method=backprop", "method.keep_features_mib=0"))
+    assert kept is not None and asked is not None and whole is not None
+    assert kept.beside["unkept"] == (asked.peak_bytes, asked.resident_bytes)
+    assert "unkept" not in asked.beside and "backprop_unkept" not in asked.beside
+    if case != "bf16" and case != "dll_regularized" and case != "filtered" and case != "augmented":
+        assert kept.beside["backprop_unkept"] == (whole.peak_bytes, whole.resident_bytes)
+
+
+def test_parts_of_a_step_are_the_weights_below_those_that_train_and_what_a_batch_makes() -> None:
+    asked = spec("arch=vgg13_bn")
+    costs = [plan.cost(asked), plan.cost(replace(asked, dataset=replace(asked.dataset, batch_size=8)))]
+    network = asked.arch.build(asked.dataset.facts())
+    assert costs[0] is not None and costs[1] is not None
+    parts, wider = (alternatives.of_step(cost.segments) for cost in costs)
+    last = costs[0].segment_bytes.index(costs[0].peak_bytes)
+    below = [network.input, *network[:last]]
+    assert parts["below"] == sum(t.nbytes for module in below for t in (*module.parameters(), *module.buffers()))
+    assert sum(parts.values()) == costs[0].peak_bytes
+    assert (wider["below"], wider["weights"]) == (parts["below"], parts["weights"])
+    assert 1.5 < wider["batch"] / parts["batch"] <= 2
+
+
+SETTING = re.compile(r"[a-z][\w./]*=[\w.]+")
+ADVISED = {  # overrides -> what most of the step is, and whether keeping nothing is advised, spoken of, or not even that
+    "weights below": (("arch=vgg13_bn",), "weights of the layers below", "kept outputs save"),
+    "a batch": (("dataset.batch_size=32",), "activations", "nothing kept saves"),
+    "kept outputs": (("dataset.train_limit=1200", "dataset.val_size=242"), "activations", "nothing kept saves"),
+    "nothing kept": (("method.keep_features_mib=0",), "activations", "silent"),
+    "decision block": (("method=dll_regularized", "arch=vgg13_bn"), "weights of what is being trained", "kept outputs save"),
+    "pooled": (("arch=efficientnet_b0", "method=backprop"), "weights of what is being trained", "nothing kept saves"),
+    "one batch": (("dataset.batch_size=2", "arch=mlp", "method=backprop"), "weights of what is being trained", "any"),
+}
+
+
+@pytest.mark.parametrize("case", ADVISED)
+def test_what_a_plan_advises_is_right_when_it_is_planned_in_turn(case: str) -> None:
+    overrides, most, keeping = ADVISED[case]
+    found = plan.cost(spec(*overrides))
+    assert found is not None
+    advice = cost_of_run("", found).split("\n\n")[-1].splitlines()[:-1]
+    assert most in advice[0] and len(advice) <= 2
+    for setting in SETTING.findall(advice[0]):
+        then = plan.cost(spec(*overrides, setting))
+        assert then is not None and then.peak_bytes < found.peak_bytes and advice[0].endswith(f"{size(then.peak_bytes)}.")
+    if keeping == "silent":
+        assert len(advice) == 1 and "keep" not in " ".join(advice)
+    elif keeping != "any":
+        (line,) = advice[1:]
+        assert SETTING.findall(line) == ["method.keep_features_mib=0"]
+        then = plan.cost(spec(*overrides, "method.keep_features_mib=0"))
+        assert then is not None and size(then.resident_bytes) in line
+        assert (then.resident_bytes < found.resident_bytes) == (keeping == "nothing kept saves") == ("save memory" not in line)
+
+
+def test_first_line_has_step_and_resident_and_says_what_no_plan_measures() -> None:
+    found = plan.cost(spec("arch=vgg13_bn"))
+    assert found is not None
+    whole, line = found.beside["backprop"], cost_of_run("method=dll", found).splitlines()[0]
+    for name, ours, theirs in (("step", found.peak_bytes, whole.step), ("resident", found.resident_bytes, whole.resident)):
+        assert f"{name} {size(ours)}, {100 * ours / theirs:.0f}% of full backprop's {size(theirs)}" in line
+    assert "process: not measured by a plan" in line and "memory/process_peak_bytes" in line
 
 
 @pytest.mark.slow

@@ -16,8 +16,8 @@ class Held(NamedTuple):
 
 
 def beside(spec: config.Spec) -> dict[str, config.Spec]:
-    """What else would train this network on these data: full backprop, plain and checkpointed by block, and all in bf16; and
-    where outputs are kept, the run and full backprop without that. Full backprop may keep as much as the run."""
+    """What else would train this network on these data: full backprop, plain and checkpointed by block, and all in bf16. Full
+    backprop may keep as much as the run."""
     optimizer = spec.optimizer or config.build_choice("optimizer", "sgd")
     kept = getattr(spec.method, "keep_features_mib", None)
     method = config.build_choice("method", "backprop")
@@ -25,12 +25,14 @@ def beside(spec: config.Spec) -> dict[str, config.Spec]:
     whole = replace(spec, method=method, optimizer=optimizer, filter=None, probe=())
     rows = {"backprop": whole, "backprop_checkpointed": replace(whole, method=replace(method, checkpoint="block"))}
     in_bf16 = replace(spec.hardware, precision="bf16")
-    unkept = {"unkept": spec, "backprop_unkept": whole} if kept else {}
-    return (
-        rows
-        | {f"bf16_{name}": replace(row, hardware=in_bf16) for name, row in {"accounted": spec, **rows}.items()}
-        | {name: replace(row, method=replace(row.method, keep_features_mib=0.0)) for name, row in unkept.items()}
-    )
+    return rows | {f"bf16_{name}": replace(row, hardware=in_bf16) for name, row in {"accounted": spec, **rows}.items()}
+
+
+def unkept(segments: Sequence[SegmentCost]) -> Held:
+    """The same run with ``method.keep_features_mib`` 0. A step is counted the same, since its feednet counts in any case."""
+    peaks = [one.memory.peak for one in segments]
+    beside = [one.idle_bytes + one.spared_bytes + one.filter_bytes for one in segments]
+    return Held(max(peaks), max(map(sum, zip(peaks, beside, strict=True))))
 
 
 def of_step(segments: Sequence[SegmentCost]) -> dict[str, int]:

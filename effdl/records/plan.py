@@ -14,7 +14,7 @@ from effdl.archs.chain import Arch, BlockChain
 from effdl.datasets.problem import Facts, Problem, Split
 from effdl.datasets.waiting import say
 from effdl.errors import EffdlError
-from effdl.records.alternatives import Held, beside, remedy
+from effdl.records.alternatives import Held, beside, remedy, unkept
 from effdl.records.carry import build_network, open_problem, open_run
 from effdl.records.report import Silent, Track, untracked
 from effdl.training.handle import SegmentCost
@@ -30,7 +30,7 @@ class Cost:
     """What one run takes. Bytes are peaks; shares: of full backprop's.
 
     by_kind: what the step's peak is made of. segments: what each segment takes. beside: what a user might choose
-    instead, see `alternatives.beside`. remedy: a setting that may make the step smaller, and what the run takes with it.
+    instead, see `alternatives`. remedy: a setting that may make the step smaller, and what the run takes with it.
     seconds: of the whole run with its measurements, None where they were not asked for.
     """
 
@@ -115,18 +115,24 @@ def cost(
         counted[name] = _notes(_rehearse if timed and row is spec else _count, row, threads)
         if not counted[name]:
             return None
-    notes = counted["accounted"]
+    notes, keeps = counted["accounted"], getattr(spec.method, "keep_features_mib", 0) > 0
     change = remedy(spec, notes["segments"]) if rows is None else None
     return Cost(
         *_held(notes),
         notes["memory/segment_peak_bytes"],
         {kind: notes[f"memory/peak_{kind}_bytes"] for kind in KINDS},
         notes["segments"],
-        {name: _held(counted[name]) for name in asked},
+        {name: _held(counted[name]) for name in asked} | (_unkept(counted) if keeps else {}),
         (change[0], _held(_notes(_count, change[1], threads))) if change else None,
         notes["time/estimate_s"] if timed else None,
         notes["time/segment_estimate_s"] if timed else None,
     )
+
+
+def _unkept(counted: dict[str, Notes]) -> dict[str, Held]:
+    """The run and full backprop, should they keep no outputs."""
+    rows = {"unkept": counted["accounted"], "backprop_unkept": counted["backprop"]}
+    return {name: unkept(notes["segments"]) for name, notes in rows.items()}
 
 
 def _held(notes: Notes) -> Held:

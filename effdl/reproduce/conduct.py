@@ -1,27 +1,34 @@
 """Run an artefact: say what it costs, carry out what is left, report."""
 
+from __future__ import annotations
+
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from effdl.errors import DataError, RecordError
 from effdl.reproduce import figure, ledger
-from effdl.reproduce.artefact import NO_GPU, Declaration
+from effdl.reproduce.artefact import NO_GPU, Cell, Declaration, specs
 from effdl.reproduce.frame import frame
 from effdl.reproduce.ledger import Line
 from effdl.reproduce.report import command, report, verdicts
 from effdl.reproduce.survey import Surveyed
 
+if TYPE_CHECKING:
+    from effdl.config import Spec
+
 
 def conduct(
     declaration: Declaration, scale: str, surveyed: list[Surveyed], root: Path, workers: int, as_json: bool = False
 ) -> int:
-    """Plan, run, report; the exit code is 1 if a run neither finished nor diverged."""
+    """Plan, run, report, and plan what the declaration only plans; the exit code is 1 if a run neither finished nor diverged."""
     from effdl.records.execute import execute
     from effdl.records.report import Console
     from effdl.reproduce.console import Plan, tracking
 
+    plans = {} if as_json else _plans(declaration)
     left = list(dict.fromkeys(spec for one in surveyed for spec in one.left))
     results = []
     if left:
@@ -32,7 +39,7 @@ def conduct(
             results = execute(left, root, workers, console)
     if not any(one.specs or one.reason == NO_GPU for one in surveyed):
         raise DataError(surveyed[0].reason)
-    show(declaration, scale, ledger.collect(declaration, scale, root), root, as_json)
+    show(declaration, scale, ledger.collect(declaration, scale, root), root, as_json, plans)
     broken = [result for result in results if result["status"] in ("error", "died")]
     if broken:
         line = f"{len(broken)} of {len(results)} runs did not end ({broken[0]['reason']}); the same command tries them again"
@@ -56,8 +63,15 @@ def lines_of(declaration: Declaration, scale: str, root: Path) -> tuple[list[Lin
     raise RecordError(f"{name}: nothing has been run at scale {scale}; {command(declaration, scale)}")
 
 
-def show(declaration: Declaration, scale: str, lines: Sequence[Line], root: Path, as_json: bool = False) -> None:
-    """The report on standard output, and the figure into a file that its last line names."""
+def show(
+    declaration: Declaration,
+    scale: str,
+    lines: Sequence[Line],
+    root: Path,
+    as_json: bool = False,
+    plans: Mapping[str, Spec] | None = None,
+) -> None:
+    """The report on standard output, what ``plans`` would take, and the figure into a file that the last line names."""
     if as_json:
         print(json.dumps(verdicts(declaration, scale, lines)))
         return
@@ -68,6 +82,24 @@ def show(declaration: Declaration, scale: str, lines: Sequence[Line], root: Path
 
         Console().print(Markdown(text))
     else:
-        print(text)
+        print(text, flush=True)
+    if plans:
+        print(f"\n{_planned(plans)}\n")
     path = figure.write(declaration, scale, frame(declaration, scale, lines), root / "figures")
     print(f"Figure: {path}")
+
+
+def _plans(declaration: Declaration) -> dict[str, Spec]:
+    """What is to be planned only, by its label. Raises ConfigError or DataError."""
+    return {
+        label: specs(Cell({"plans": label}, overrides, 1, None))[0] for label, overrides in declaration.artefact.plans.items()
+    }
+
+
+def _planned(plans: Mapping[str, Spec]) -> str:
+    from effdl.records.plan import cost
+    from effdl.reproduce.console import tracking
+    from effdl.reproduce.planned import ending
+
+    with tracking() as track:
+        return ending({label: cost(spec, track=track, rows=("backprop_checkpointed",)) for label, spec in plans.items()})

@@ -10,7 +10,7 @@ OF_STEP = {
     "below": "weights of the layers below, of which only a smaller network has fewer",
     "weights": "weights of what is being trained, with gradients and optimizer state",
 }
-NOT_MEASURED = "process: not measured by a plan; a run records memory/process_peak_bytes"
+NOT_MEASURED = "process: not measured by a plan but by a run (memory/process_peak_bytes)"
 UNKEPT = "  method.keep_features_mib=0"
 
 
@@ -75,19 +75,14 @@ def _advice(cost: Any) -> list[str]:
 
 
 def _of_kept(cost: Any) -> list[str]:
-    """Whether keeping no outputs saves memory, where any are kept."""
-    widest = max(cost.segments, key=lambda one: one.memory.peak + one.idle_bytes + one.kept_bytes + one.filter_bytes)
-    unkept = cost.beside.get("unkept")
-    if unkept is None:
+    """Whether keeping no outputs saves memory, where the run keeps any."""
+    unkept, largest = cost.beside.get("unkept"), max(one.kept_bytes for one in cost.segments)
+    if unkept is None or not largest:
         return []
+    kept, nothing = f"Up to {size(largest)} of outputs are kept between epochs", "method.keep_features_mib=0"
     if unkept.resident < cost.resident_bytes:
-        kept = f"Resident has {size(widest.kept_bytes)} of outputs kept between epochs"
-        instead = f"method.keep_features_mib=0 computes them for every batch instead, and brings it to {size(unkept.resident)}"
-        return [f"{kept}; {instead}."]
-    if widest.kept_bytes:
-        instead = f"computing them for every batch would take {size(unkept.resident)}"
-        return [f"Resident has {size(widest.kept_bytes)} of outputs kept between epochs, which save memory: {instead}."]
-    return []
+        return [f"{kept}; {nothing} computes them for every batch instead, and brings resident to {size(unkept.resident)}."]
+    return [f"{kept}, and save memory: with {nothing} resident is {size(unkept.resident)}."]
 
 
 def ending(costs: Mapping[str, Any]) -> str:

@@ -165,7 +165,8 @@ class Artefact(Entry):
     details are the table. without: combinations of levels that are no cells, since they cannot be. series: keys of
     metrics.jsonl that the figure draws. numbers: of a run, those that the ledger keeps where all would be too much. picture:
     whether the README shows it. module: the file beside the declaration that measures and draws, where it is another's. drawn:
-    what its measures draw by a run's seed, beside what the run itself draws.
+    what its measures draw by a run's seed, beside what the run itself draws. plans: label -> overrides of runs whose memory
+    `effdl run` shows below the report; they are planned and never trained.
     """
 
     id: str
@@ -191,6 +192,7 @@ class Artefact(Entry):
     picture: bool = True
     module: str | None = None
     drawn: tuple[str, ...] = ()
+    plans: dict[str, Overrides] = {}
 
 
 def explain(error: ValidationError) -> str:

@@ -35,7 +35,7 @@ def segment_costs(
     batch = next(problem.train(0))
     reading_s, batch = _reading_seconds(problem, batch.x), run.ranks.share(batch)
     waiting = _waiting(filter, problem)
-    kept_bytes, stored_s, copied = 0, 0.0, 0
+    kept_bytes, stored_s, copied, feednets = 0, 0.0, 0, 0
     _take(idle := _weights(chain), chain.input)
     prefix = Prefix(batch, chain.input, fake=problem.is_outline, autocast=run.hardware.autocast)
     for plan, state in zip(plans, states, strict=True):
@@ -61,12 +61,14 @@ def segment_costs(
                 filter_bytes=waiting * max(prefix.sample_bytes, batch.x[0].nbytes),
                 feature_bytes=prefix.sample_bytes,
                 below_bytes=prefix.weight_bytes,
+                spared_bytes=feednets - copied,
             )
         )
         stored_s = feed_s if kept else stored_s
         if plan is not plans[-1]:
             prefix.climb(*chain[plan.start : plan.stop], feeding=not kept)
-        copied += sum(_bytes(block) for block in chain[plan.start : plan.stop] if is_copied(block))
+        added = sum(_bytes(block) for block in chain[plan.start : plan.stop] if is_copied(block))
+        copied, feednets = copied + added, feednets + added
     return costs
 
 

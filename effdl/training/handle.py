@@ -27,7 +27,8 @@ class SegmentCost:
     segment begins; step_s: one training step, without feeding. kept: whether features are stored instead of fed. idle_bytes:
     weights of the network that this segment does not need, but that lie in memory all the same. kept_bytes: features that are
     stored while it trains; filter_bytes: samples that a filter has chosen and that wait for their step; feature_bytes: of one
-    sample at the segment's input; below_bytes: weights of the frozen prefix, which ``memory`` counts as the feednet's.
+    sample at the segment's input; below_bytes: weights of the frozen prefix, which ``memory`` counts as the feednet's;
+    spared_bytes: of the feednets that would be made beside them if nothing were stored.
     """
 
     epochs: int
@@ -45,6 +46,7 @@ class SegmentCost:
     filter_bytes: int
     feature_bytes: int
     below_bytes: int
+    spared_bytes: int
 
 
 class SampleFilter(Protocol):
