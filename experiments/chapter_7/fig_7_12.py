@@ -34,6 +34,7 @@ def compared(cell_name: str, seed: int) -> dict[str, float]:
         "parallel": int((abs(cosines) >= WITHIN).sum()),
         "discriminative": int((abs(components[2]) >= DISCRIMINATIVE).sum()),
         **{f"pc{i + 1}_cosine": cosine for i, cosine in enumerate(cosines)},
+        "pc1_angle": float(np.degrees(np.arccos(min(abs(cosines[0]), 1.0)))),
         "pc1_accuracy": float((np.sign(x @ flat[:, 0]) == y).mean()),
         "svm_accuracy": float((np.sign(x @ normal) == y).mean()),
     }
