@@ -12,13 +12,14 @@ METHODS = {"random_w": "Random. W", "random_p": "Random. P", "platonic_pca": "Pl
 
 
 def measures(runs: pd.DataFrame) -> pd.DataFrame:
-    """Adds train_printed (percent), and train_gap and test_gap: ours minus printed, as fractions."""
+    """Adds train_printed and test_printed (percent), test_printed_share, and train_gap and test_gap: ours minus printed, as
+    fractions."""
     for split in ("train", "test"):
         shown = [printed(split, method, width) for method, width in zip(runs["method"], runs["width"], strict=True)]
         runs = runs.assign(**{f"{split}_printed": shown})
         ours = runs.get(f"{split}/acc", pd.Series(index=runs.index, dtype=float))
         runs = runs.assign(**{f"{split}_gap": ours.astype(float) - runs[f"{split}_printed"].astype(float) / 100})
-    return runs
+    return runs.assign(test_printed_share=runs["test_printed"].astype(float) / 100)
 
 
 @cache
