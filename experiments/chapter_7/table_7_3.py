@@ -15,14 +15,14 @@ PRINTED = {
 
 
 def measures(runs: pd.DataFrame) -> pd.DataFrame:
-    """Adds what is printed (percent, and squared errors), train_gap and test_gap: ours minus printed, and overfit: training minus
-    test accuracy, all three as fractions."""
+    """Adds what is printed (percent, and squared errors); and as fractions train_gap and test_gap, ours minus printed, and
+    overfit, training minus test accuracy."""
     runs = runs.assign(**{name: [printed(network, metric) for network in runs["network"]] for name, metric in PRINTED.items()})
-    for split in ("train", "test"):
-        ours = runs.get(f"{split}/acc", pd.Series(index=runs.index, dtype=float))
-        runs = runs.assign(**{f"{split}_gap": ours.astype(float) - runs[f"{split}_printed"] / 100})
-    apart = runs["train_gap"] + runs["train_printed"] / 100 - runs["test_gap"] - runs["test_printed"] / 100
-    return runs.assign(overfit=apart)
+    none = pd.Series(index=runs.index, dtype=float)
+    ours = {split: runs.get(f"{split}/acc", none).astype(float) for split in ("train", "test")}
+    for split in ours:
+        runs = runs.assign(**{f"{split}_gap": ours[split] - runs[f"{split}_printed"] / 100})
+    return runs.assign(overfit=ours["train"] - ours["test"])
 
 
 @cache
