@@ -8,7 +8,7 @@ from effdl.reproduce.judge import Judged
 from effdl.reproduce.runs import Runs
 from effdl.reproduce.tally import Told, counts, tell
 from effdl.reproduce.verdict import DIFFERS, FITTED, INCONCLUSIVE, REPRODUCED, WORDS
-from effdl.reproduce.wording import bounds, by_chance, markdown, required, word_of
+from effdl.reproduce.wording import bounds, by_chance, decimal, markdown, required, word_of
 
 ROWS = ("reproduced", "holds", "fitted", "differs", "fails", "inconclusive", "without a verdict")
 
@@ -79,7 +79,7 @@ def _did_not(told: Sequence[tuple[Shown, Told]]) -> Iterator[str]:
         interval = first.verdict.interval
         where = ", ".join(shown.declaration.label(axis, level) for axis, level in first.at.items())
         rest = f", and at {len(against) - 1} more places" if len(against) > 1 else ""
-        found = f"{interval.mean:.2f} {bounds(interval)} must lie in {required(first)}" if interval else ""
+        found = f"{decimal(interval.mean)} {bounds(interval)} must lie in {required(first)}" if interval else ""
         place = f" ({where}{rest})" if where else ""
         yield f"{shown.link}: {one.claim.says}: {found}{place}; {word_of(DIFFERS, one.claim.ours)}"
 

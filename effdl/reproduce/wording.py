@@ -46,10 +46,15 @@ def bounds(interval: object) -> str:
     """An interval; that a number does not vary is said of those alone that cannot."""
     low, high, kind, n = (getattr(interval, name) for name in ("low", "high", "kind", "n"))
     if kind == Fixed.kind:
-        return f"[{low:.2f}, does not vary]" if low == high else f"[{low:.2f}, {high:.2f}; do not vary]"
+        return f"[{decimal(low)}, does not vary]" if low == high else f"[{decimal(low)}, {decimal(high)}; do not vary]"
     if math.isinf(low) and math.isinf(high):
         return "[one value]" if n == 1 else "[too few that differ]"
-    return f"[{low:.2f}, {high:.2f}]"
+    return f"[{decimal(low)}, {decimal(high)}]"
+
+
+def decimal(value: float) -> str:
+    """Two decimals, and no sign before a zero: which side of it rounding leaves is each machine's own."""
+    return f"{value:.2f}".replace("-0.00", "0.00")
 
 
 def required(one: Judged) -> str:
@@ -97,7 +102,7 @@ def claims_table(declaration: Declaration, found: Sequence[Judged]) -> str:
             continue
         where = ", ".join(declaration.label(axis, level) for axis, level in one.at.items()) or "all"
         interval = one.verdict.interval
-        ours = f"{interval.mean:.2f} {bounds(interval)}" if interval else ""
+        ours = f"{decimal(interval.mean)} {bounds(interval)}" if interval else ""
         n = f"{interval.n}{' pairs' if one.verdict.paired else ''}" if interval else ""
         n += f"; without {' and '.join(_places(declaration, one))}" if interval and one.without else ""
         answers = f" ({', '.join(answered(one.claim))})" if one.claim.answers else ""

@@ -21,8 +21,10 @@ def measures(runs: pd.DataFrame) -> pd.DataFrame:
     for split in ("train", "test"):
         ours = runs.get(f"{split}/acc", pd.Series(index=runs.index, dtype=float))
         runs = runs.assign(**{f"{split}_gap": ours.astype(float) - runs[f"{split}_printed"] / 100})
-    apart = runs["train_gap"] + runs["train_printed"] / 100 - runs["test_gap"] - runs["test_printed"] / 100
-    return runs.assign(overfit=apart, test_printed_share=runs["test_printed"].astype(float) / 100)
+    train, test = (
+        runs.get(f"{split}/acc", pd.Series(index=runs.index, dtype=float)).astype(float) for split in ("train", "test")
+    )
+    return runs.assign(overfit=train - test, test_printed_share=runs["test_printed"].astype(float) / 100)
 
 
 @cache
