@@ -152,18 +152,22 @@ def test_shares_are_of_full_backprops_own_plan_which_keeps_as_much_as_the_run() 
         assert whole.resident_share == whole.share == 1
 
 
+def emptied(asked: config.Spec) -> config.Spec:
+    """The same run with no outputs kept."""
+    return replace(asked, method=replace(asked.method, keep_features_mib=0.0))
+
+
 @pytest.mark.parametrize(
     "case", ["dll", "backprop", "kept in part", "augmented", "filtered", "bf16", "blocks of one form", "dll_regularized"]
 )
 def test_what_keeping_nothing_takes_is_what_a_plan_of_that_says(case: str) -> None:
-    kept = plan.cost(spec(*CASES[case]))
-    asked = plan.cost(spec(*CASES[case], "method.keep_features_mib=0"))
-    whole = plan.cost(spec(*CASES[case], "method=backprop", "method.keep_features_mib=0"))
-    assert kept is not None and asked is not None and whole is not None
-    assert kept.beside["unkept"] == (asked.peak_bytes, asked.resident_bytes)
-    assert "unkept" not in asked.beside and "backprop_unkept" not in asked.beside
-    if case != "bf16" and case != "dll_regularized" and case != "filtered" and case != "augmented":
-        assert kept.beside["backprop_unkept"] == (whole.peak_bytes, whole.resident_bytes)
+    asked = spec(*CASES[case])
+    kept, nothing = plan.cost(asked), plan.cost(emptied(asked))
+    whole = plan.cost(emptied(alternatives.beside(asked)["backprop"]))
+    assert kept is not None and nothing is not None and whole is not None
+    assert kept.beside["unkept"] == (nothing.peak_bytes, nothing.resident_bytes)
+    assert kept.beside["backprop_unkept"] == (whole.peak_bytes, whole.resident_bytes)
+    assert "unkept" not in nothing.beside and "backprop_unkept" not in nothing.beside
 
 
 def test_parts_of_a_step_are_the_weights_below_those_that_train_and_what_a_batch_makes() -> None:
@@ -182,10 +186,14 @@ def test_parts_of_a_step_are_the_weights_below_those_that_train_and_what_a_batch
 
 SETTING = re.compile(r"[a-z][\w./]*=[\w.]+")
 ADVISED = {  # overrides -> what most of the step is, and whether keeping nothing is advised, spoken of, or not even that
-    "weights below": (("arch=vgg13_bn",), "weights of the layers below", "kept outputs save"),
-    "a batch": (("dataset.batch_size=32",), "activations", "nothing kept saves"),
-    "kept outputs": (("dataset.train_limit=1200", "dataset.val_size=242"), "activations", "nothing kept saves"),
-    "nothing kept": (("method.keep_features_mib=0",), "activations", "silent"),
+    "weights below": (("arch=vgg13_bn", "dataset.batch_size=20"), "weights of the layers below", "kept outputs save"),
+    "a batch": (("dataset.train_limit=600", "dataset.batch_size=128"), "activations", "nothing kept saves"),
+    "kept outputs": (("dataset.train_limit=1200", "dataset.batch_size=128"), "activations", "nothing kept saves"),
+    "nothing kept": (
+        ("dataset.train_limit=600", "dataset.batch_size=128", "method.keep_features_mib=0"),
+        "activations",
+        "silent",
+    ),
     "decision block": (("method=dll_regularized", "arch=vgg13_bn"), "weights of what is being trained", "kept outputs save"),
     "pooled": (("arch=efficientnet_b0", "method=backprop"), "weights of what is being trained", "nothing kept saves"),
     "one batch": (("dataset.batch_size=2", "arch=mlp", "method=backprop"), "weights of what is being trained", "any"),
@@ -199,8 +207,8 @@ def test_what_a_plan_advises_is_right_when_it_is_planned_in_turn(case: str) -> N
     assert found is not None
     advice = cost_of_run("", found).split("\n\n")[-1].splitlines()[:-1]
     assert most in advice[0] and len(advice) <= 2
-    for setting in SETTING.findall(advice[0]):
-        then = plan.cost(spec(*overrides, setting))
+    for advised in SETTING.findall(advice[0]):
+        then = plan.cost(spec(*overrides, advised))
         assert then is not None and then.peak_bytes < found.peak_bytes and advice[0].endswith(f"{size(then.peak_bytes)}.")
     if keeping == "silent":
         assert len(advice) == 1 and "keep" not in " ".join(advice)

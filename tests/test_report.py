@@ -1,5 +1,6 @@
 """The report is a function of the ledger alone, and says what it leaves out."""
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,16 @@ from declared import PROVENANCE, declare, lines, ran
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from effdl.errors import RecordError
+from effdl import config
+from effdl.errors import ConfigError, RecordError
 from effdl.records import carry
+from effdl.records.plan import cost
+from effdl.records.report import size
 from effdl.reproduce import conduct, figure, ledger, tables
 from effdl.reproduce.artefact import Declaration
 from effdl.reproduce.frame import frame
 from effdl.reproduce.report import report
+from effdl.reproduce.survey import survey
 
 PIXELS = 0.02  # mean absolute difference of two pictures that are to be the same, of a full scale of 1
 TOLD = {
@@ -233,3 +238,39 @@ def test_choices_are_fitted_jointly_over_all_claims_and_none_may_fit(tmp_path: P
 
 def test_a_claims_name_in_words_has_its_decimal_point() -> None:
     assert tables.in_words("within_0p3_of_backprop") == "within 0.3 of backprop" and tables.in_words("top_1_up") == "top 1 up"
+
+
+def test_what_is_planned_stands_between_report_and_figure_of_a_run_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wide = {"arch": "mlp", "arch.hidden": [64, 64], "dataset.batch_size": 32}
+    declaration, root = declare(tmp_path, {"plans": {"A wider network": wide}}), tmp_path / "results"
+    ran(declaration, root)
+    runs = len(list((root / "runs").iterdir()))
+
+    def conducted(as_json: bool) -> str:
+        surveyed = survey(declaration, "smoke", root)
+        assert conduct.conduct(declaration, "smoke", surveyed, root, 1, as_json) == 0
+        return capsys.readouterr().out
+
+    told = conducted(as_json=False)
+    found = cost(config.build(config.compose(["hardware=cpu", *(f"{k}={v}".replace(" ", "") for k, v in wide.items())])))
+    assert found is not None
+    places = [told.index(part) for part in ("## Provenance", "nothing of this is trained", "A wider network", "Figure: ")]
+    assert places == sorted(places) and told.count("Figure: ") == 1
+    whole = found.beside["backprop"]
+    row = rf"^this +{size(found.peak_bytes)} +{found.share:.0%} +{size(found.resident_bytes)} +{found.resident_share:.0%}$"
+    assert re.search(row, told, re.MULTILINE), told
+    assert re.search(rf"^full backprop +{size(whole.step)} +100% +{size(whole.resident)} +100%$", told, re.MULTILINE)
+    assert len(list((root / "runs").iterdir())) == runs, "a plan leaves no run"
+
+    assert "trained" not in conducted(as_json=True)
+    conduct.show(declaration, "smoke", ledger.collect(declaration, "smoke", root), root)
+    assert "nothing of this is trained" not in capsys.readouterr().out
+
+
+def test_a_plan_that_cannot_be_is_an_error_before_anything_runs(tmp_path: Path) -> None:
+    declaration, root = declare(tmp_path, {"plans": {"Wrong": {"arch.depth": 3}}}), tmp_path / "results"
+    with pytest.raises(ConfigError, match=r"plans=Wrong: arch\.depth"):
+        conduct.conduct(declaration, "smoke", survey(declaration, "smoke", root), root, 1)
+    assert not root.exists()

@@ -44,7 +44,7 @@ def of_step(segments: Sequence[SegmentCost]) -> dict[str, int]:
 
 
 def remedy(spec: config.Spec, segments: Sequence[SegmentCost]) -> tuple[str, config.Spec] | None:
-    """A setting, as one would type it, that makes the most of a step smaller, and the Spec with it; None where none is known."""
+    """A setting, as one types it, that may make the most of a step smaller, and the Spec with it; None where none is known."""
     parts, size = of_step(segments), getattr(spec.dataset, "batch_size", 1)
     most = max(parts, key=parts.__getitem__)
     if most == "batch" and size > 3:  # batch normalisation cannot take one sample

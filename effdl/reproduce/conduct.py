@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def conduct(
     declaration: Declaration, scale: str, surveyed: list[Surveyed], root: Path, workers: int, as_json: bool = False
 ) -> int:
-    """Plan, run, report, and plan what the declaration only plans; the exit code is 1 if a run neither finished nor diverged."""
+    """Plan, run, report, show what is planned only; the exit code is 1 if a run neither finished nor diverged."""
     from effdl.records.execute import execute
     from effdl.records.report import Console
     from effdl.reproduce.console import Plan, tracking

@@ -38,7 +38,7 @@ def _this(cost: Any) -> str:
 
 
 def _table(this: str, cost: Any) -> list[str]:
-    """Step and resident of the run, full backprop and backprop with checkpointing; the step in bf16 too where it was counted."""
+    """Step and resident of the run, of full backprop and of checkpointing; the step in bf16 too where it was counted."""
     rows = {
         (this, "accounted"): (cost.peak_bytes, cost.resident_bytes),
         (UNKEPT, "unkept"): cost.beside.get("unkept"),
@@ -55,7 +55,8 @@ def _table(this: str, cost: Any) -> list[str]:
         if held is None:
             continue
         step, resident = held
-        row = f"{what:<{width}}  {size(step):>8}  {step / whole.step:>11.0%}  {size(resident):>8}  {resident / whole.resident:>11.0%}"
+        row = f"{what:<{width}}  {size(step):>8}  {step / whole.step:>11.0%}"
+        row += f"  {size(resident):>8}  {resident / whole.resident:>11.0%}"
         half = cost.beside.get(f"bf16_{name}")
         lines.append(row + (f"  {size(half.step):>8} {half.step / whole.step:>4.0%}" if half else ""))
     return lines
@@ -86,7 +87,7 @@ def _of_kept(cost: Any) -> list[str]:
 
 
 def ending(costs: Mapping[str, Any]) -> str:
-    """What runs of these labels would take, none of which is trained; None where a method does not say."""
+    """What runs of these labels would take, none of which is trained."""
     lines = ["Planned, nothing of this is trained (step: the peak of a training step; resident: with what lies beside it):"]
     for label, cost in costs.items():
         lines += ["", label, *(["only a run tells what it takes"] if cost is None else _table("this", cost))]
