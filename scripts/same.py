@@ -1,6 +1,7 @@
 """Are this tree's numbers those of another commit, bit for bit? `make same BASE=main` runs a few cases with both.
 
-A case is a run of the default digits problem; what is compared is every metric but times, and the digest of the weights.
+A case is a run of the default digits problem; what is compared is every metric but what the machine says (times, the process's
+memory), and the digest of the weights.
 """
 
 import json
@@ -9,6 +10,8 @@ import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+
+from effdl.records.process import of_the_machine
 
 CASES = [
     ["method=backprop", "method.epochs=2"],
@@ -20,14 +23,14 @@ CASES = [
 
 
 def numbers(tree: Path, results: Path, case: list[str]) -> dict[str, Any]:
-    """Everything a run reports but its times and its name."""
+    """Everything a run reports but its times, its process and its name."""
     command = [sys.executable, "run.py", *case, "hardware.threads=1", f"results={results}"]
     done = subprocess.run(command, cwd=tree, env={"PYTHONPATH": str(tree)}, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"{' '.join(command)} failed in {tree}: {done.stderr.strip()}")
     run = json.loads(done.stdout.splitlines()[-1])
     lines = [json.loads(line) for line in (Path(run["path"]) / "metrics.jsonl").read_text().splitlines()]
-    keep = [{k: v for k, v in part.items() if not k.startswith("time/")} for part in (run["summary"], *lines)]
+    keep = [{k: v for k, v in part.items() if not of_the_machine(k)} for part in (run["summary"], *lines)]
     return {"summary": keep[0], "metrics": keep[1:]}
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from effdl.records.process import of_the_machine
 from effdl.records.report import Silent
 
 ROOT = Path(__file__).parents[1]
@@ -88,13 +89,13 @@ def wait_for(condition: Callable[[], Any], process: subprocess.Popen[str], every
 
 
 def numbers(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """metrics.jsonl and the summary of a finished run, without times."""
+    """metrics.jsonl and the summary of a finished run, without what the machine says."""
     lines = [untimed(json.loads(line)) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return lines, untimed(json.loads((folder / "summary.json").read_text())["summary"])
 
 
 def untimed(metrics: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in metrics.items() if not name.startswith("time/")}
+    return {name: value for name, value in metrics.items() if not of_the_machine(name)}
 
 
 class IdxSet:

@@ -16,6 +16,7 @@ from declared import QUICK, declare, ran
 from effdl import config
 from effdl.errors import HardwareError, RecordError
 from effdl.records import carry
+from effdl.records.process import PROCESS_PEAK
 from effdl.reproduce import artefact, ledger
 from effdl.reproduce.artefact import Declaration
 from effdl.reproduce.conduct import conduct
@@ -108,7 +109,8 @@ def test_published_numbers_are_those_of_the_records(results: Path, tmp_path: Pat
         summary = json.loads((results / "runs" / run["run_id"] / "summary.json").read_text())
         assert {**run["numbers"], **run["times"]} == summary["summary"]
         assert (run["status"], run["seed"]) == (summary["status"], summary["seed"])
-        assert all(name.startswith("time/") for name in run["times"])
+        assert all(name.startswith("time/") or name == PROCESS_PEAK for name in run["times"])
+        assert PROCESS_PEAK not in run["numbers"]
 
 
 def test_a_declaration_may_say_which_numbers_are_kept(results: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from command import Heard, IdxSet, answer, finish, flipped, numbers, run, run_he
 from torch import nn
 
 from effdl import config
+from effdl.records import process
 from effdl.records.execute import execute
 from effdl.records.run import Run
 from effdl.records.store import Store
@@ -88,6 +89,21 @@ def test_run_stopped_within_any_epoch_of_any_layer_ends_in_the_same_numbers(reco
         "spec.json",
         "summary.json",
     ]
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the kernel keeps no high-water mark")
+def test_memory_of_the_process_is_told_by_a_run_left_alone_and_not_by_one_that_went_on(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = []
+    for stops in (False, True):
+        if stops:
+            stopped_after(5, SMALL, folder / "results")
+        monkeypatch.setattr(process, "_begun", False)  # as in a process of its own
+        (result,) = execute([config.build(config.compose(SMALL))], folder / ("results" if stops else "undisturbed"))
+        told.append((process.PROCESS_PEAK in result["summary"], numbers(Path(result["path"]))))
+    assert [one for one, _ in told] == [True, False]
+    assert told[0][1] == told[1][1]
 
 
 DAMAGES = {

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from effdl.archs.chain import BlockChain
 from effdl.datasets.problem import Dataset, Facts, Problem, Split, check_classes, split
 from effdl.errors import DataError, Diverged, EffdlError, FitFailed, HardwareError, RecordError
 from effdl.records.logger import Log
+from effdl.records.process import PROCESS_PEAK, HighWater, first_run
 from effdl.records.report import Reporter, Silent
 from effdl.records.run import Run, digest
 from effdl.records.store import Say, Store, write_atomically, write_json
@@ -168,15 +170,34 @@ def _lead(
         log.close(summary)
         return {**summary, "path": str(store.path)}
 
+    mark = _high_water(spec, device)
     try:
         network = spec.method.fit(problem, build_network(spec, problem, device), run)
         metrics = run.summary(network, problem.val())
         write_atomically(store.path / "network.safetensors", _network_bytes(network))
+        if mark is not None and not run.resumed and (above := mark.above()) is not None:
+            metrics = _after(metrics, "memory/resident_peak_bytes", {PROCESS_PEAK: above})
         summary = {**head, "status": "finished", "summary": metrics}
     except (Diverged, FitFailed) as error:
         status = "diverged" if isinstance(error, Diverged) else "failed"
         summary = {**head, "status": status, "reason": str(error), "summary": {}}
     return ranks.agree(lambda: recorded(summary))
+
+
+def _high_water(spec: config.Spec, device: torch.device) -> HighWater | None:
+    """The process's mark before the network is built; None on a GPU, whose memory is not the process's."""
+    if device.type != "cpu":
+        return None
+    if spec.optimizer is not None:
+        import_module("torch._dynamo")  # as torch does for the first optimizer: 150 MiB that are not the network's
+    return first_run()
+
+
+def _after(metrics: dict[str, Any], name: str, more: dict[str, Any]) -> dict[str, Any]:
+    """The metrics with more right after the one of that name, so that people find side by side what belongs together."""
+    names = list(metrics)
+    place = names.index(name) + 1 if name in metrics else len(names)
+    return {key: {**metrics, **more}[key] for key in (*names[:place], *more, *names[place:])}
 
 
 def _follow(spec: config.Spec, problem: Problem, device: torch.device, ranks: Ranks) -> dict[str, Any]:

@@ -79,6 +79,7 @@ class Run:
         self.lines: list[dict[str, Any]] = []
         self.notes: dict[str, Any] = {}
         self.times: dict[str, float] = {}
+        self.resumed = False  # whether it goes on from a checkpoint
         self._started = self._saved_at = time.perf_counter()
         self._counted_at = {name: clock() for name, clock in CLOCKS.items()}
         self._save_cost = 0.0
@@ -211,6 +212,7 @@ class Run:
         state, self.lines = self._store.load()
         if state is None:
             return None
+        self.resumed = True
         self.notes, self.times, self._plan = state["notes"], state["times"], state["plan"]
         if self._log is not None:
             self._log.show(self.lines)

@@ -10,6 +10,7 @@ from typing import Any
 
 from effdl import config
 from effdl.errors import DataError, HardwareError, RecordError
+from effdl.records.process import of_the_machine
 from effdl.reproduce import declared
 from effdl.reproduce.artefact import NO_GPU, Cell, Declaration, specs
 from effdl.setting import Setting
@@ -260,8 +261,8 @@ def _run(
         "seed": spec.seed,
         "status": summary["status"],
         **({"reason": summary["reason"]} if "reason" in summary else {}),
-        "numbers": {key: value for key, value in metrics.items() if not key.startswith("time/")},
-        "times": {key: value for key, value in metrics.items() if key.startswith("time/")},
+        "numbers": {key: value for key, value in metrics.items() if not of_the_machine(key)},
+        "times": {key: value for key, value in metrics.items() if of_the_machine(key)},
         "series": _series(store.path / "metrics.jsonl", declaration.artefact.series),
     }
     return line, run

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from effdl.records.process import of_the_machine
 from effdl.reproduce.artefact import Cell
 from effdl.reproduce.estimate import Apart, Estimate, Fixed, Mean, Share, mean
 from effdl.reproduce.runs import Runs, draws, test_samples, values
@@ -23,9 +24,8 @@ class Side:
     artefact: Artefact
 
     def varies(self, metric: str) -> bool:
-        """Whether other seeds could give another number: a run draws something, or measures do, or it is a time."""
-        timed = metric.startswith("time/")
-        return timed or bool(self.artefact.drawn) or any(draws(self.runs, cell) for cell in self.cells)
+        """Whether other seeds could give another number: a run draws something, or measures do, or the machine does."""
+        return of_the_machine(metric) or bool(self.artefact.drawn) or any(draws(self.runs, cell) for cell in self.cells)
 
     def keyed(self, metric: str, factor: float, apart: set[str]) -> dict[Key, float]:
         """Values by what pairs them: where they stand but for the axes that tell the sides apart, and the seed.
