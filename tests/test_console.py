@@ -3,7 +3,7 @@
 import pytest
 
 from effdl.records import report
-from effdl.records.report import Console
+from effdl.records.report import Console, headline
 
 
 def shown(runs: int, failed: int, capsys: pytest.CaptureFixture[str]) -> list[str]:
@@ -45,3 +45,10 @@ def test_time_left_does_not_count_what_records_answered(
         "[91/100, 9 min left",
         "[92/100, 8 min left",
     ]
+
+
+def test_a_run_tells_its_three_memory_peaks_side_by_side_and_those_alone_that_it_has() -> None:
+    summary = {"test/acc": 0.5, "memory/accounted_peak_bytes": 2**20, "memory/resident_peak_bytes": 3 * 2**20}
+    told = headline({"status": "finished", "summary": {**summary, "memory/process_peak_bytes": 40 * 2**20}})
+    assert told == "test/acc 0.5, memory step 1 MiB / resident 3 MiB / process 40 MiB"
+    assert headline({"status": "finished", "summary": summary}).endswith("memory step 1 MiB / resident 3 MiB")

@@ -211,9 +211,17 @@ def size(count: float) -> str:
     return f"{count:.3g} GiB"
 
 
+def memory(metrics: dict[str, Any]) -> str:
+    """The peaks that a run tells, side by side: of a step, of all that waits in memory beside it, of the process."""
+    peaks = {"step": "accounted", "resident": "resident", "process": "process"}
+    told = {name: metrics.get(f"memory/{key}_peak_bytes") for name, key in peaks.items()}
+    return " / ".join(f"{name} {size(peak)}" for name, peak in told.items() if peak is not None)
+
+
 def headline(result: dict[str, Any]) -> str:
     """The few numbers of a result that a person wants on one line, or why there are none."""
     names = ("test/acc", "test/mse", "val/acc", "time/train_s")
     metrics = result.get("summary", {})
     shown = [f"{name} {metrics[name]:.4g}" for name in names if isinstance(metrics.get(name), float)]
+    shown += [f"memory {told}"] if (told := memory(metrics)) else []
     return ", ".join(shown) or f"{result['status']}: {result.get('reason', '')}"
