@@ -1,6 +1,7 @@
 """The ledger: committed lines, one per cell and provenance, from which tables, figures and verdicts are made."""
 
 import hashlib
+import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -119,12 +120,14 @@ def _about(spec: str, data: str, run_id: str, seed: int) -> tuple[tuple[str, Any
 
 
 def older_version(spec: config.Spec, data: str, run_id: str) -> str | None:
-    """Which older ``numerics_version`` of one of its choices a run was made under, such as "backprop 1, now 2"; None where its
-    run_id follows from none."""
-    for choice in filter(config.is_setting, spec.settings().values()):
-        for version in range(choice.version() - 1, 0, -1):
-            if config.run_id(spec, data, {type(choice): version}) == run_id:
-                return f"{choice.snake_name()} {version}, now {choice.version()}"
+    """Which older ``numerics_version`` of its choices a run was made under, such as "backprop 1, now 2"; None where its run_id
+    follows from none."""
+    now = {type(choice): choice.version() for choice in config.all_settings(spec) if choice.version() > 1}
+    for versions in itertools.product(*(range(version, 0, -1) for version in now.values())):
+        then = dict(zip(now, versions, strict=True))
+        if config.run_id(spec, data, then) == run_id:
+            older = [f"{cls.snake_name()} {then[cls]}, now {now[cls]}" for cls in now if then[cls] < now[cls]]
+            return ", ".join(older) or None
     return None
 
 
