@@ -13,7 +13,7 @@ from effdl.config.groups import (
     plugin_folders,
     search_path,
 )
-from effdl.config.identity import dump, identity, is_setting, run_id
+from effdl.config.identity import all_settings, dump, identity, is_setting, run_id
 from effdl.config.spec import Spec, build, build_choice, build_setting, check
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "SEVERAL",
     "Spec",
     "about",
+    "all_settings",
     "build",
     "build_choice",
     "build_setting",

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -17,6 +17,19 @@ LEFT_OUT_UNUSED = {"filter", "probe", "augment"}
 
 def is_setting(value: Any) -> bool:
     return isinstance(value, Setting) and is_dataclass(value)
+
+
+def all_settings(spec: Spec) -> Iterator[Setting]:
+    """Every choice of a Spec that is part of its identity, those within others too."""
+    groups = {group: chosen for group, chosen in spec.settings().items() if group not in NOT_IDENTITY}
+    waiting: list[Any] = list(groups.values())
+    while waiting:
+        here = waiting.pop(0)
+        if isinstance(here, tuple):
+            waiting += here
+        elif is_setting(here):
+            yield here
+            waiting += [getattr(here, f.name) for f in fields(here) if f.name not in type(here).not_identity]
 
 
 def dump(spec: Spec, *, identity_only: bool = False) -> dict[str, Any]:
@@ -56,7 +69,8 @@ def identity(spec: Spec, fingerprint: str, versions: Mapping[type, int] | None =
         """A nested setting that gives other numbers than it did at first, though it is the default."""
         if not is_setting(value):
             return False
-        return value.version() > 1 or any(revised(getattr(value, f.name)) for f in fields(value))
+        version = (versions or {}).get(type(value), value.version())
+        return version > 1 or any(revised(getattr(value, f.name)) for f in fields(value))
 
     used = {g: s for g, s in spec.settings().items() if g not in NOT_IDENTITY and (s or g not in LEFT_OUT_UNUSED)}
     settings = {g: {one.snake_name(): named(one) for one in s} if g in SEVERAL else named(s) for g, s in used.items()}

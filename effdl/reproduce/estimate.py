@@ -9,6 +9,7 @@ from typing import ClassVar
 from scipy.special import betaincinv, stdtrit
 
 ALPHA = 0.05
+ROUNDING = 1e-9  # relative: a difference of two accuracies keeps some thirteen digits
 
 
 class Estimate(ABC):
@@ -42,7 +43,8 @@ class Mean(Estimate):
     """The mean of values that each run draws anew, by Student's t: mean ± t(1 − α/2, n − 1) · s / √n.
 
     Equal values have no spread to work with. What is known then is the distribution-free interval of the median, from the least
-    to the greatest value, which misses with probability 2^(1 − n): unbounded for fewer values than alpha asks for.
+    to the greatest value, which misses with probability 2^(1 − n): unbounded for fewer values than alpha asks for. Values are
+    equal that rounding alone tells apart, as it does differences of equal steps.
     """
 
     values: tuple[float, ...]
@@ -61,7 +63,7 @@ class Mean(Estimate):
 
     @property
     def _equal(self) -> bool:
-        return min(self.values) == max(self.values)
+        return math.isclose(min(self.values), max(self.values), rel_tol=ROUNDING)
 
     @property
     def error(self) -> float:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from effdl.reproduce.runs import Runs, missing, values
+from effdl.reproduce.runs import Runs, diverged, incomplete, missing, values
 from effdl.reproduce.vocabulary import SCALE_OF, Floor
 
 if TYPE_CHECKING:
@@ -55,9 +55,11 @@ def unfinished(declaration: Declaration, scale: str, runs: Runs, cell: Cell) -> 
 
 def _below_print(declaration: Declaration, runs: Runs, cell: Cell, floor: Floor) -> str | None:
     artefact = declaration.artefact
+    if cell.published is None or floor.chance is None:
+        return None
+    if reason := missing(runs, cell) or diverged(runs, cell) or incomplete(runs, cell, artefact.metric):
+        return f"baseline {reason}"
     reached = list(values(runs, cell, artefact.metric, artefact.unit).values())
-    if not reached or cell.published is None or floor.chance is None:
-        return None  # a cell without runs says so by itself
     return "undertrained" if _mean(reached) < floor.chance + OF_PRINT * (cell.published - floor.chance) else None
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 from effdl.errors import ConfigError, RecordError
 from effdl.reproduce.artefact import Declaration
 from effdl.reproduce.ledger import Line
-from effdl.reproduce.runs import NO_RUNS, Runs
+from effdl.reproduce.runs import FINISHED, NO_RUNS, Runs
 
 
 def frame(declaration: Declaration, scale: str, lines: Sequence[Line]) -> Runs:
@@ -41,7 +41,7 @@ def frame(declaration: Declaration, scale: str, lines: Sequence[Line]) -> Runs:
         for run in line["runs"]:
             told = {key: run.get(key) for key in ("run_id", "seed", "status", "reason", "series")}
             rows.append({**head, **told, **run["numbers"], **run["times"]})
-            facts.append({**known, "finished": float(run["status"] == "finished")})
+            facts.append({**known, FINISHED: float(run["status"] == FINISHED)})
     runs = pd.DataFrame(rows, columns=None if rows else ["cell", "seed", "status", "reason", "run_id"])
     runs = runs.join(pd.DataFrame(facts, index=runs.index))
     module = beside(declaration)

@@ -117,7 +117,10 @@ def _judge(declaration: Declaration, scale: str, runs: Runs, place: _Place) -> J
     over = tuple(dict.fromkeys(what for cell in used for what in (*draws(runs, cell), *declaration.artefact.drawn)))
     found, paired = None, False
     reason = _no_side(place, without, runs) or (EXPLORATORY if evidence == EXPLORATORY else None)
-    reason = reason or next(filter(None, (_without(runs, cell, claim.metric, claim.kind) for cell in used)), None)
+    metrics = [claim.metric or declaration.artefact.metric, *([claim.less] if claim.less else [])]
+    reason = reason or next(
+        filter(None, (_without(runs, cell, metric, claim.kind) for cell in used for metric in metrics)), None
+    )
     if reason is None and claim.length is None:
         reason = next(filter(None, (unfinished(declaration, scale, runs, cell) for cell in used)), None)
     if reason is None:
@@ -140,13 +143,13 @@ def _no_side(place: _Place, without: Sequence[Cell], runs: Runs) -> str | None:
     return None
 
 
-def _without(runs: Runs, cell: Cell, metric: str | None, kind: str = "mean") -> str | None:
+def _without(runs: Runs, cell: Cell, metric: str, kind: str = "mean") -> str | None:
     """Why a cell's runs can be judged on nothing."""
     if reason := missing(runs, cell) or outdated(runs, cell) or picked(runs, cell):
         return reason
     if kind != "share" and (reason := diverged(runs, cell)):
         return reason
-    return None if metric is None else incomplete(runs, cell, metric)
+    return incomplete(runs, cell, metric)
 
 
 def _as_fitted(told: Verdict, fitted: bool) -> Verdict:

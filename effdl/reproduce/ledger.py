@@ -1,6 +1,7 @@
 """The ledger: committed lines, one per cell and provenance, from which tables, figures and verdicts are made."""
 
 import hashlib
+import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -123,22 +124,20 @@ def stamped(line: Line) -> Line:
     known = {key: value for key, value in line.items() if key != "outdated"}
     known |= {"draws": list(spec.draws), "test_samples": spec.dataset.test_size}
     if versions := _versions(spec, line):
-        ((cls, version),) = versions.items()
-        known["outdated"] = f"outdated: {cls.snake_name()} {version}, now {cls.numerics_version}"
+        older = (f"{cls.snake_name()} {version}, now {cls.numerics_version}" for cls, version in versions.items())
+        known["outdated"] = f"outdated: {', '.join(older)}"
     return known
 
 
 def _versions(spec: config.Spec, line: Line) -> dict[type[Setting], int]:
-    """Which older ``numerics_version`` of one of its choices a line's runs were made under; {} where under today's, or where
-    the run_ids follow from none."""
-    run = line["runs"][0]
-    made = replace(spec, seed=run["seed"])
-    if config.run_id(made, line["data"]) == run["run_id"]:
-        return {}
-    for choice in filter(config.is_setting, spec.settings().values()):
-        for version in range(choice.version() - 1, 0, -1):
-            if config.run_id(made, line["data"], {type(choice): version}) == run["run_id"]:
-                return {type(choice): version}
+    """Which older ``numerics_version`` of its choices a line's runs were made under; {} where under today's, or where their
+    run_ids follow from none."""
+    made = replace(spec, seed=line["runs"][0]["seed"])
+    now = {type(choice): choice.version() for choice in config.all_settings(spec) if choice.version() > 1}
+    for versions in itertools.product(*(range(version, 0, -1) for version in now.values())):
+        then = dict(zip(now, versions, strict=True))
+        if config.run_id(made, line["data"], then) == line["runs"][0]["run_id"]:
+            return {cls: version for cls, version in then.items() if version < now[cls]}
     return {}
 
 

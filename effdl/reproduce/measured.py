@@ -69,11 +69,11 @@ def measured(claim: Claim, sides: Sequence[Side]) -> Told:
     if claim.kind == "value":
         return _fixed(keyed, claim.compare, times)
     if claim.kind == "share":
-        return _shares(keyed, factor)
+        return _shares(sides, keyed, metric, factor)
     if all(side.varies(metric) for side in sides):
         found, paired = compare(keyed[0], keyed[1] if len(keyed) == 2 else None, claim.compare)
         return (None if found is None else _times(found, times)), paired, "no pairs"
-    return _apart(claim, sides, keyed, metric, factor)
+    return _apart(claim, sides, keyed, metric, factor, times)
 
 
 def absolute_of(artefact: Artefact, runs: Runs, cell: Cell) -> Estimate:
@@ -84,8 +84,10 @@ def absolute_of(artefact: Artefact, runs: Runs, cell: Cell) -> Estimate:
     return side.one(artefact.metric, factor)
 
 
-def _apart(claim: Claim, sides: Sequence[Side], keyed: Sequence[Mapping[Key, float]], metric: str, factor: float) -> Told:
-    """Sides of which one or both draw nothing: each by an interval of its own."""
+def _apart(
+    claim: Claim, sides: Sequence[Side], keyed: Sequence[Mapping[Key, float]], metric: str, factor: float, times: float
+) -> Told:
+    """Sides of which one or both draw nothing: each by an interval of its own. times: of what is compared, for its unit."""
     estimates: list[Estimate] = []
     for side, found in zip(sides, keyed, strict=True):
         if side.varies(metric):
@@ -98,7 +100,7 @@ def _apart(claim: Claim, sides: Sequence[Side], keyed: Sequence[Mapping[Key, flo
     if all(isinstance(one, Fixed) for one in estimates):
         firsts = [{place: value for (place, _), value in sorted(values.items(), reverse=True)} for values in keyed]
         pairs = [(value, firsts[1][place]) for place, value in firsts[0].items()]
-        return Fixed(tuple(of_pair(a, b, claim.compare) for a, b in pairs)), False, None
+        return Fixed(tuple(times * of_pair(a, b, claim.compare) for a, b in pairs)), False, None
     if claim.compare != "difference":
         return None, False, f"no {claim.compare} of what varies and what does not"
     return Apart(*estimates), False, None
@@ -119,12 +121,15 @@ def _fixed(keyed: Sequence[Mapping[Key, float]], how: str, times: float) -> Told
     return Fixed(tuple(times * of_pair(a, b, how) for a, b in pairs_of(*places))), False, None
 
 
-def _shares(keyed: Sequence[Mapping[Key, float]], factor: float) -> Told:
-    """The share of runs in which a metric of 0 and 1 is 1."""
-    sides = [[value / factor for value in side.values()] for side in keyed]
-    if not all(value in (0.0, 1.0) for side in sides for value in side):
+def _shares(sides: Sequence[Side], keyed: Sequence[Mapping[Key, float]], metric: str, factor: float) -> Told:
+    """The share of runs in which a metric of 0 and 1 is 1; runs that draw nothing are one and the same."""
+    told = [[value / factor for value in values.values()] for values in keyed]
+    if not all(value in (0.0, 1.0) for values in told for value in values):
         return None, False, "no share: other values than 0 and 1"
-    found = [Share(round(sum(side)), len(side), factor) for side in sides]
+    found: list[Estimate] = [
+        Share(round(sum(values)), len(values), factor) if side.varies(metric) else side.one(metric, factor)
+        for side, values in zip(sides, told, strict=True)
+    ]
     return (found[0] if len(found) == 1 else Apart(*found)), False, None
 
 

@@ -13,12 +13,14 @@ if TYPE_CHECKING:
 
 # One row a run: cell, seed, status, reason, draws, test_samples, outdated, finished, and a column for each number.
 Runs: TypeAlias = "pd.DataFrame"
+FINISHED = "finished"  # a status, and the column that has 1 for it
 NO_RUNS = "none"  # status of the row of a cell of which only the reason is known why it has none
 
 
 def values(runs: Runs, cell: Cell, metric: str, unit: str = "") -> dict[int, float]:
-    """seed -> the metric of the cell's finished runs, in the unit."""
-    of_cell = runs[(runs["cell"] == cell.name) & (runs["status"] == "finished")]
+    """seed -> the metric of the cell's finished runs, in the unit; of "finished" itself, of all that have ended."""
+    of_cell = runs[runs["cell"] == cell.name]
+    of_cell = of_cell if metric == FINISHED else of_cell[of_cell["status"] == FINISHED]
     if metric not in of_cell:
         return {}
     numbers = of_cell[["seed", metric]].dropna().astype({metric: float})
@@ -36,7 +38,7 @@ def missing(runs: Runs, cell: Cell) -> str | None:
 def diverged(runs: Runs, cell: Cell) -> str | None:
     """How many of a cell's runs ended without numbers, None where all have some."""
     of_cell = runs[runs["cell"] == cell.name]
-    bad = of_cell[~of_cell["status"].isin(("finished", NO_RUNS))]
+    bad = of_cell[~of_cell["status"].isin((FINISHED, NO_RUNS))]
     return None if bad.empty else f"{bad['status'].iloc[0]} ({len(bad)} of {len(of_cell)})"
 
 
