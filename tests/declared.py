@@ -3,15 +3,19 @@
 import copy
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from effdl import config
 from effdl.errors import DataError, HardwareError
 from effdl.records.carry import carry_out
 from effdl.reproduce import artefact
 from effdl.reproduce.artefact import Declaration
+from effdl.reproduce.frame import frame
+from effdl.reproduce.judge import Judged, judged
 
 Told = Sequence[float | str] | str
 REMOVED = object()
@@ -35,7 +39,8 @@ TOY: dict[str, Any] = {
         "data": {"few": {}, "many": {"set": {"dataset.train_limit": 256}}},
         "method": {"base": {"set": {"method": "backprop"}}, "ours": {"set": {"method": "dll"}}},
     },
-    "scales": {"smoke": {"about": "Seconds.", "seeds": 2}},
+    # Seeds from 0, which tests can name; where they follow from the claims, a test says so.
+    "scales": {"smoke": {"about": "Seconds.", "seeds": 2, "evidence": "first_looks"}},
     "claims": {
         "level": {
             "says": "ours is level",
@@ -47,6 +52,7 @@ TOY: dict[str, Any] = {
         }
     },
 }
+DRAWS_NOTHING = ("method=ridge_regression", "arch=linear", "dataset.val_size=0")  # 355 test images
 PROVENANCE = {
     "commit": "0" * 40,
     "dirty": False,
@@ -82,13 +88,21 @@ def declare(folder: Path, changes: Mapping[str, Any] | None = None) -> Declarati
     return artefact.read(path)
 
 
-def lines(told: Mapping[str, Told], scale: str = "smoke", metric: str = "test/acc") -> list[dict[str, Any]]:
+@cache
+def spec(*overrides: str) -> dict[str, Any]:
+    """What a ledger line says of its config: of these overrides, or of backprop on digits, which draws all that there is."""
+    return config.dump(config.build(config.compose(["hardware=cpu", *overrides])), identity_only=True) | {"seed": 0}
+
+
+def lines(
+    told: Mapping[str, Told], scale: str = "smoke", metric: str = "test/acc", made_by: Sequence[str] = ()
+) -> list[dict[str, Any]]:
     """A ledger line for each cell: the metric by seed, where a word is the status of a run without numbers; or why it has
-    no runs."""
-    return [_line(cell, runs, scale, metric) for cell, runs in told.items()]
+    no runs. made_by: overrides of the config that all of them are of."""
+    return [_line(cell, runs, scale, metric, spec(*made_by)) for cell, runs in told.items()]
 
 
-def _line(cell: str, told: Told, scale: str, metric: str) -> dict[str, Any]:
+def _line(cell: str, told: Told, scale: str, metric: str, spec: dict[str, Any]) -> dict[str, Any]:
     head = {"artefact": "toy", "scale": scale, "cell": cell}
     if isinstance(told, str):
         return {**head, "reason": told, "runs": []}
@@ -97,7 +111,31 @@ def _line(cell: str, told: Told, scale: str, metric: str) -> dict[str, Any]:
         status, numbers = (value, {}) if isinstance(value, str) else ("finished", {metric: value})
         run = {"run_id": f"{cell} {seed}", "seed": seed, "status": status, "numbers": numbers, "times": {}, "series": {}}
         runs.append(run)
-    return {**head, "provenance": PROVENANCE, "declaration": {"commit": None, "fixed": {}}, "runs": runs}
+    head |= {"spec": spec, "data": "digits", "provenance": PROVENANCE, "declaration": {"commit": None, "fixed": {}}}
+    return {**head, "runs": runs}
+
+
+def cells(**told: Told) -> dict[str, Told]:
+    """few_base=... as the name of its cell."""
+    return {"data={},method={}".format(*name.split("_")): values for name, values in told.items()}
+
+
+# Each number six times over: one that never varies is known from six on.
+LEVEL = cells(few_base=[0.9, 0.91] * 3, few_ours=[0.92, 0.93] * 3, many_base=[0.9] * 6, many_ours=[0.88] * 6)
+SEEDS = {"scales/smoke/seeds": 6}
+
+
+def verdicts(
+    folder: Path,
+    told: Mapping[str, Told] | list[dict[str, Any]],
+    changes: Mapping[str, Any] | None = None,
+    metric: str = "test/acc",
+    made_by: Sequence[str] = (),
+) -> list[Judged]:
+    """What is said of the toy's claims, of six seeds a cell. told: metrics as of `lines`, or lines."""
+    declaration = declare(folder, {**SEEDS, **(changes or {})})
+    made = told if isinstance(told, list) else lines(told, metric=metric, made_by=made_by)
+    return judged(declaration, "smoke", frame(declaration, "smoke", made))
 
 
 def plugin(folder: Path, changes: Mapping[str, Any] | None = None) -> Path:
@@ -109,7 +147,7 @@ def plugin(folder: Path, changes: Mapping[str, Any] | None = None) -> Path:
 
 def ran(declaration: Declaration, root: Path, scale: str = "smoke") -> None:
     """Carry out every run of a scale whose data are there, in this process."""
-    for cell in declaration.cells(scale):
+    for cell in declaration.all_cells(scale):
         with suppress(DataError, HardwareError):
             for spec in artefact.specs(cell):
                 carry_out(spec, root)

@@ -1,4 +1,4 @@
-"""Declarations: a wrong one says in one line which key; cells are what axes, rules, assumptions and grids make them."""
+"""Declarations: a wrong one says in one line which key; published numbers are looked up."""
 
 from collections.abc import Mapping
 from functools import cache
@@ -7,13 +7,11 @@ from typing import Any
 
 import pytest
 import yaml
-from declared import QUICK, REMOVED, changed, declare
+from declared import REMOVED, changed, declare
 
 from effdl.errors import ConfigError
 from effdl.reproduce import artefact, published
-from effdl.reproduce.artefact import Cell
 from effdl.reproduce.frame import beside
-from effdl.reproduce.judge import combinations
 
 WRONG: dict[str, tuple[Mapping[str, Any], str]] = {
     "a key of none": ({"unites": "percent"}, "unites: unknown key; there are id, title"),
@@ -24,7 +22,18 @@ WRONG: dict[str, tuple[Mapping[str, Any], str]] = {
         {"scales/smoke/rules": [{"wher": {}}]},
         "scales.smoke.rules.0.wher: unknown key; there are where, set",
     ),
-    "a key of no floor": ({"scales/smoke/floors": [{"at_least": 1, "or": 2}]}, "scales.smoke.floors.0.or: unknown key"),
+    "a key of no floor": (
+        {"scales/smoke/floors": [{"baseline": {"method": "base"}, "reaches": "longer", "or": 2}]},
+        "scales.smoke.floors.0.or: unknown key; there are baseline, reaches",
+    ),
+    "a floor of a number": (
+        {"scales/smoke/floors": [{"baseline": {"method": "base"}, "reaches": "longer", "at_least": 54}]},
+        "scales.smoke.floors.0.at_least: unknown key; there are baseline, reaches",
+    ),
+    "a floor under nothing": (
+        {"scales/smoke/floors": [{"baseline": {"method": "base"}}]},
+        "scales.smoke.floors.0.reaches: is missing",
+    ),
     "a key of no detail": (
         {"details": [{"name": "n", "metric": "m", "unti": "s"}]},
         "details.0.unti: unknown key; there are name",
@@ -93,8 +102,48 @@ WRONG: dict[str, tuple[Mapping[str, Any], str]] = {
         "scales.smoke.rules.0.where.size: no such axis",
     ),
     "a floor for no level": (
-        {"scales/smoke/floors": [{"where": {"method": "none"}, "at_least": 9}]},
-        "scales.smoke.floors.0.where.method: no 'none' there",
+        {"scales/smoke/floors": [{"baseline": {"method": "base"}, "where": {"data": "none"}, "reaches": "longer"}]},
+        "scales.smoke.floors.0.where.data: no 'none' there",
+    ),
+    "a floor of no baseline": (
+        {"scales/smoke/floors": [{"baseline": {"method": "none"}, "reaches": "longer"}]},
+        "scales.smoke.floors.0.baseline.method: no 'none' there; there are base, ours",
+    ),
+    "no evidence at all": ({"scales/smoke/evidence": "old"}, "scales.smoke.evidence: "),
+    "whether it is judged": ({"scales/smoke/judged": False}, "scales.smoke.judged: unknown key; there are about, seeds"),
+    "a fitted place of no level": (
+        {"claims/level/fitted": [{"data": "none"}]},
+        "claims.level.fitted.0.data: no 'none' there; there are few, many",
+    ),
+    "a much without a least": (
+        {"claims/level/says": "ours is much better"},
+        "claims.level.least: is missing; a claim that says 'much' needs a least difference",
+    ),
+    "a far without a least": (
+        {"claims/level/says": "it is far above", "claims/level/tolerance": 0},
+        "claims.level.least: is missing; a claim that says 'far' needs a least difference",
+    ),
+    "a least beside a tolerance": (
+        {"claims/level/says": "ours is much better", "claims/level/least": 2},
+        "claims.level.least: goes with one of >= and <=, and with no tolerance",
+    ),
+    "a least about a value": (
+        {"claims/level/relation": "~", "claims/level/tolerance": 0, "claims/level/least": 2},
+        "claims.level.least: goes with one of >= and <=",
+    ),
+    "places that are pooled unsaid": (
+        {"claims/level/each": []},
+        "claims.level.pooled: a verdict is for one cell a side: data has several levels; name it in each",
+    ),
+    "one side of several cells": (
+        {"claims/level/right": REMOVED, "claims/level/left": {"method": ["base", "ours"]}},
+        "claims.level.pooled: a verdict is for one cell a side: method has several levels",
+    ),
+    "a pool of no axis": ({"claims/level/pooled": ["size"]}, "claims.level.pooled: 'size' is no axis, or stands in each"),
+    "a pool of each": ({"claims/level/pooled": ["data"]}, "claims.level.pooled: 'data' is no axis, or stands in each"),
+    "an axis that floors have": (
+        {"assumptions": {"floor": {"why": "?", "choices": {"a": {"label": "a"}}}}},
+        "'floor': axes, assumptions, levels and choices are named by letters",
     ),
     "a grid of no assumption": (
         {"scales/smoke/grid": [{"choose": {"width": ["a"]}}]},
@@ -252,128 +301,3 @@ def test_what_is_printed_in_place_of_a_number_leaves_a_cell_without_one(
     monkeypatch.setattr(published, "rows", cache(published.rows.__wrapped__))
     monkeypatch.setattr(published, "artefacts", dict)
     assert all(cell.published is None for cell in declare(tmp_path, ROW).cells("smoke"))
-
-
-# Cells.
-
-
-def test_what_cannot_be_is_no_cell(tmp_path: Path) -> None:
-    cells = declare(tmp_path, {"without": [{"data": "many", "method": "base"}]}).cells("smoke")
-    assert [cell.name for cell in cells] == ["data=few,method=base", "data=few,method=ours", "data=many,method=ours"]
-    with pytest.raises(ConfigError, match=r"^toy.yaml: without.0.dta: no such axis"):
-        declare(tmp_path, {"without": [{"dta": "many"}]})
-
-
-def of(cells: list[Cell], name: str) -> Cell:
-    (cell,) = [cell for cell in cells if cell.name == name]
-    return cell
-
-
-def test_scale_has_the_cells_that_it_names_and_the_others_have_all(tmp_path: Path) -> None:
-    part = {"about": "x", "where": {"data": "many"}, "grid": [{"choose": {"w": ["b"]}}]}
-    choices = {"a": {"label": "a"}, "b": {"label": "b"}}
-    changes = {"scales/small": part, "assumptions": {"w": {"why": "?", "choices": choices, "where": {"method": "ours"}}}}
-    declaration = declare(tmp_path, changes)
-    assert [cell.name for cell in declaration.cells("small")] == [
-        "data=many,method=base",
-        "data=many,method=ours",
-        "data=many,method=ours,w=b",
-    ]
-    assert len(declaration.cells("smoke")) == 4
-
-
-def test_cells_are_the_product_of_the_axes_in_their_order(tmp_path: Path) -> None:
-    assert [cell.name for cell in declare(tmp_path).cells("smoke")] == [
-        "data=few,method=base",
-        "data=few,method=ours",
-        "data=many,method=base",
-        "data=many,method=ours",
-    ]
-
-
-LAYERS: list[tuple[str, Any]] = [
-    ("set", {"seed": 1}),
-    ("axes/data/few/set", {"seed": 2}),
-    ("axes/method/ours/set", {"seed": 3}),
-    ("assumptions", {"s": {"why": "?", "choices": {"a": {"label": "a", "set": {"seed": 4}}}}}),
-    ("rules", [{"set": {"seed": 5}}]),
-    ("scales/smoke/rules", [{"set": {"seed": 6}}]),
-    ("scales/smoke/rules", [{"set": {"seed": 6}}, {"where": {"data": "few"}, "set": {"seed": 7}}]),
-]
-
-
-@pytest.mark.parametrize("upto", range(1, len(LAYERS) + 1))
-def test_later_layers_of_a_declaration_win(upto: int, tmp_path: Path) -> None:
-    cells = declare(tmp_path, dict(LAYERS[:upto])).cells("smoke")
-    assert of(cells, "data=few,method=ours").set["seed"] == upto
-
-
-def test_seeds_are_the_scales_then_its_rules_then_the_grids(tmp_path: Path) -> None:
-    changes = {
-        "rules": [{"where": {"data": "many"}, "seeds": 5}],
-        "scales/smoke/rules": [{"where": {"data": "many", "method": "ours"}, "seeds": 7}],
-        "assumptions": {"w": {"why": "?", "choices": {"a": {"label": "a"}, "b": {"label": "b"}}}},
-        "scales/smoke/grid": [{"where": {"data": "many"}, "choose": {"w": ["b"]}, "seeds": 9}],
-    }
-    assert {cell.name: cell.seeds for cell in declare(tmp_path, changes).cells("smoke")} == {
-        "data=few,method=base": 2,
-        "data=few,method=ours": 2,
-        "data=many,method=base": 5,
-        "data=many,method=base,w=b": 9,
-        "data=many,method=ours": 7,
-        "data=many,method=ours,w=b": 9,
-    }
-
-
-def test_where_matches_our_own_choice_where_nothing_else_was_chosen(tmp_path: Path) -> None:
-    changes = {
-        "assumptions": {
-            "w": {"why": "?", "choices": {"a": {"label": "a"}, "b": {"label": "b"}}, "where": {"data": "many"}},
-        },
-        "scales/smoke/grid": [{"choose": {"w": ["b"]}}],
-        "scales/smoke/rules": [{"where": {"w": "a"}, "seeds": 4}, {"where": {"w": "b"}, "seeds": 6}],
-    }
-    assert {cell.name: cell.seeds for cell in declare(tmp_path, changes).cells("smoke")} == {
-        "data=few,method=base": 2,  # which the assumption does not concern
-        "data=few,method=ours": 2,
-        "data=many,method=base": 4,
-        "data=many,method=base,w=b": 6,
-        "data=many,method=ours": 4,
-        "data=many,method=ours,w=b": 6,
-    }
-
-
-WIDTHS = {"label": "8"}, {"label": "9", "set": {"arch.hidden": [9, 9]}}, {"label": "10", "set": {"arch.hidden": [10, 10]}}
-GRID = {
-    "assumptions": {
-        "width": {"why": "?", "choices": dict(zip("abc", WIDTHS, strict=True)), "where": {"method": "ours"}},
-        "rate": {"why": "?", "choices": {"a": {"label": "low"}, "b": {"label": "high", "set": {"optimizer.lr": 1}}}},
-    },
-    "scales/smoke/grid": [{"where": {"method": "ours", "data": "few"}, "choose": {"width": ["b", "c"], "rate": ["a", "b"]}}],
-}
-
-
-def test_grid_runs_each_combination_of_choices_where_it_says(tmp_path: Path) -> None:
-    declaration = declare(tmp_path, GRID)
-    cells = declaration.cells("smoke")
-    made = {cell.name: (cell.set["arch.hidden"], cell.set.get("optimizer.lr")) for cell in cells if len(cell.at) > 2}
-    assert made == {
-        "data=few,method=ours,width=b,rate=a": ([9, 9], None),
-        "data=few,method=ours,width=b,rate=b": ([9, 9], 1),
-        "data=few,method=ours,width=c,rate=a": ([10, 10], None),
-        "data=few,method=ours,width=c,rate=b": ([10, 10], 1),
-    }
-    assert len(cells) == 8 and of(cells, "data=few,method=ours").set["arch.hidden"] == QUICK["arch.hidden"]
-    assert len(combinations(declaration, "smoke")) == 4
-
-
-def test_specs_of_a_cell_differ_in_the_seed_alone(tmp_path: Path) -> None:
-    (first, second) = artefact.specs(of(declare(tmp_path).cells("smoke"), "data=many,method=ours"))
-    assert (first.seed, second.seed) == (0, 1)
-    assert first.settings() == second.settings() and first.dataset.train_limit == 256 and first.arch.hidden == (8, 8)
-
-
-def test_cell_that_cannot_be_composed_is_named_with_its_key(tmp_path: Path) -> None:
-    cells = declare(tmp_path, {"axes/method/ours/set": {"method": "dll", "method.lr": 1}}).cells("smoke")
-    with pytest.raises(ConfigError, match=r"^data=few,method=ours: method\.lr: unknown key; there are "):
-        artefact.specs(of(cells, "data=few,method=ours"))

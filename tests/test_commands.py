@@ -73,9 +73,15 @@ def test_status_counts_what_has_run_and_what_was_published(capsys: pytest.Captur
     assert effdl(capsys, "run", "toy", toy, "--cell", "data=few", "--workers", "1")[0] == 0
     code, out, err = effdl(capsys, "publish", "toy", toy)
     assert (code, out) == (0, "") and err.endswith("toy.jsonl: 4 runs added, 0 were there\n")
-    told = json.loads(effdl(capsys, "status", "--json", toy)[1])["artefacts"]["toy"]["scales"]["smoke"]
+    found = json.loads(effdl(capsys, "status", "--json", toy)[1])
+    told = found["artefacts"]["toy"]["scales"]["smoke"]
     assert {**told, "verdicts": sorted(told["verdicts"])[-1]} == {"done": 4, "left": 4, "no_data": 0, "verdicts": "not run"}
-    assert sum(told["verdicts"].values()) == 2
+    assert told["verdicts"] == {"inconclusive": 1, "not run": 1}  # of two runs, and of none
+    # Nothing but the toy was published here, and smoke scales are no evidence: each claim stands once, without a verdict.
+    declared = [one for path in artefact.declared().values() for one in artefact.read(path).artefact.claims.values()]
+    assert set(found["counts"]) == {"printed", "ours"}
+    assert all(set(words) == {"without a verdict"} for words in found["counts"].values())
+    assert found["counts"]["ours"]["without a verdict"] == sum(one.ours for one in declared if not one.answers)
 
 
 def test_plan_of_an_artefact_is_one_json_object_with_each_cells_cost(capsys: pytest.CaptureFixture[str], toy: str) -> None:

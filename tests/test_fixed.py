@@ -11,7 +11,16 @@ from declared import PROVENANCE, REMOVED, declare, ran
 
 from effdl.records import carry
 from effdl.reproduce import ledger
+from effdl.reproduce.artefact import Declaration
 from effdl.reproduce.report import report
+
+ROOT = Path(__file__).parents[1]
+Line = dict[str, Any]
+
+FRESH = {"scales/smoke/evidence": "fresh"}
+FLOOR = {"baseline": {"method": "base"}, "reaches": "longer"}
+
+# Declarations and the commits that they were fixed in.
 
 
 class Repository:
@@ -26,7 +35,7 @@ class Repository:
     def run(self, changes: Mapping[str, Any] | None = None) -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(carry, "provenance", lambda: {**PROVENANCE, "commit": self.head})
-            ran(declare(self.folder, changes), self.root)
+            ran(self.declare(changes), self.root)
 
     def git(self, *args: str) -> str:
         who = ("-c", "user.name=A", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false")
@@ -38,15 +47,19 @@ class Repository:
         return self.git("rev-parse", "HEAD")
 
     def commit(self, changes: Mapping[str, Any] | None = None) -> str:
-        declare(self.folder, changes)
+        self.declare(changes)
         (self.folder / "other").write_text(str(changes))
         self.git("add", "--all")
         self.git("commit", "--quiet", "--allow-empty", "-m", "x")
         return self.head
 
-    def report(self, changes: Mapping[str, Any] | None = None) -> str:
-        declaration = declare(self.folder, changes)
-        return report(declaration, "smoke", ledger.collect(declaration, "smoke", self.root))
+    def lines(self, changes: Mapping[str, Any] | None = None) -> list[Line]:
+        """What the runs of a declaration say."""
+        return ledger.collect(self.declare(changes), "smoke", self.root)
+
+    def declare(self, changes: Mapping[str, Any] | None = None) -> Declaration:
+        """The toy whose seeds follow from its claims."""
+        return declare(self.folder, {**FRESH, **(changes or {})})
 
 
 @pytest.fixture(scope="module")
@@ -69,9 +82,9 @@ def test_runs_after_the_commit_of_their_declaration_are_fixed_by_it(repository: 
     repository.git("commit", "--quiet", "--all", "-m", "y")
     assert repository.head != own
     repository.run()
-    lines = ledger.collect(declare(repository.folder), "smoke", repository.root)
+    lines = repository.lines()
     assert {(line["declaration"]["commit"], line["provenance"]["commit"]) for line in lines} == {(own, repository.head)}
-    text = repository.report()
+    text = report(repository.declare(), "smoke", lines)
     assert f"stood fixed in commit {own[:10]}, before these runs" in text and "after the runs" not in text
 
 
@@ -81,9 +94,12 @@ LATER: dict[str, tuple[Mapping[str, Any], str | None]] = {
     "another relation": ({"claims/level/relation": "<="}, "claims.level"),
     "other cells": ({"claims/level/where": {"data": "few"}}, "claims.level"),
     "another metric of all": ({"metric": "val/acc"}, "claims.level"),
-    "a new claim": ({"claims/second": {"says": "s", "left": {}, "relation": ">=", "value": 1}}, "claims.second"),
-    "a floor": ({"scales/smoke/floors": [{"at_least": 5}]}, "floors"),
-    "no verdicts": ({"scales/smoke/judged": False}, "floors"),
+    "a new claim": (
+        {"claims/second": {"says": "s", "left": {"method": "ours"}, "each": ["data"], "relation": ">="}},
+        "claims.second",
+    ),
+    "a place that was searched": ({"claims/level/fitted": [{"data": "few"}]}, "claims.level"),
+    "a floor": ({"scales/smoke/floors": [FLOOR]}, "floors"),
     "a cell less": (
         {"axes/method/ours": REMOVED, "claims/level": REMOVED},
         "cell data=few,method=ours, cell data=many,method=ours, claims.level",
@@ -101,8 +117,10 @@ LATER: dict[str, tuple[Mapping[str, Any], str | None]] = {
     "other labels": ({"axes/data/few": {"label": "few samples"}}, None),
     "other words": ({"claims/level/says": "better said", "claims/level/note": "n"}, None),
     "another title": ({"title": "Another", "notes": ["n"]}, None),
-    "a floor of another scale": ({"scales/paper": {"about": "x", "floors": [{"at_least": 5}]}}, None),
+    "a floor of another scale": ({"scales/paper": {"about": "x", "floors": [FLOOR]}}, None),
 }
+# The first seed follows from claims and floors, so that runs of before are not those that are judged by them.
+UNDECLARED = "**seeds that were not declared**"
 
 
 @pytest.mark.parametrize("committed", [True, False])
@@ -113,19 +131,47 @@ def test_what_moved_after_the_runs_is_named_in_the_report_and_words_may_move(
     repository = Repository(Path(shutil.copytree(ran_once, tmp_path / "copy")))
     if committed:
         repository.commit(changes)
-    moved = [line for line in repository.report(changes).splitlines() if "after the runs" in line]
+    lines = repository.lines()
+    text = report(repository.declare(changes), "smoke", lines)
+    moved = [line for line in text.splitlines() if "after the runs" in line]
     assert moved == ([f"- **Declared or changed after the runs: {named}.**"] if named else [])
+    others = named and any(word in f"{named} {changes}" for word in ("claims", "floors", "seeds"))
+    assert (UNDECLARED in text) == bool(others and repository.declare(changes).artefact.claims)
+
+
+@pytest.mark.parametrize(("evidence", "word"), [("exploratory", "**exploratory**"), ("first_looks", UNDECLARED)])
+def test_runs_that_were_fresh_have_no_verdict_under_other_evidence(
+    evidence: str, word: str, ran_once: Path, tmp_path: Path
+) -> None:
+    repository = Repository(Path(shutil.copytree(ran_once, tmp_path / "copy")))
+    lines = repository.lines()
+    assert word in report(repository.declare({"scales/smoke/evidence": evidence}), "smoke", lines)
+    assert word not in report(repository.declare(), "smoke", lines)
+
+
+def test_first_looks_hold_nothing_fixed_but_the_settings_of_their_cells(repository: Repository) -> None:
+    looked = {"scales/smoke/evidence": "first_looks"}
+    repository.commit(looked)
+    repository.run(looked)
+    lines = repository.lines(looked)
+    wider = report(repository.declare({**looked, "claims/level/tolerance": 5}), "smoke", lines)
+    assert "after the runs:" not in wider and UNDECLARED not in wider
+    fewer = {"rules": [{"where": {"data": "few", "method": "base"}, "seeds": 1}]}
+    assert "changed after the runs: cell data=few,method=base." in report(
+        repository.declare({**looked, **fewer}), "smoke", lines
+    )
 
 
 def test_tolerance_that_was_only_in_the_working_tree_before_the_runs_was_not_fixed(repository: Repository) -> None:
     repository.commit()
     changes = {"claims/level/tolerance": 5}
     repository.run(changes)
-    assert "changed after the runs: claims.level." in repository.report(changes)
+    text = report(repository.declare(changes), "smoke", repository.lines(changes))
+    assert "changed after the runs: claims.level." in text and UNDECLARED not in text
 
 
 def test_declaration_in_no_commit_is_said_to_be_fixed_by_none(repository: Repository) -> None:
     repository.git("commit", "--quiet", "--allow-empty", "-m", "x")
     repository.run()
-    text = repository.report()
+    text = report(repository.declare(), "smoke", repository.lines())
     assert "in no commit" in text and "changed after the runs" not in text and "fixed in commit" not in text

@@ -1,35 +1,20 @@
 """What a declared claim says of the runs of its cells."""
 
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-from declared import Told, declare, lines
+from declared import LEVEL, SEEDS, cells, declare, lines, verdicts
 from scipy import stats
 
 from effdl.errors import RecordError
 from effdl.reproduce.frame import frame
-from effdl.reproduce.judge import Judged, absolute, judged
+from effdl.reproduce.judge import absolute, judged
 from effdl.reproduce.report import summary
 from effdl.reproduce.verdict import Interval
 
-
-def cells(**told: Told) -> dict[str, Told]:
-    """few_base=... as the name of its cell."""
-    return {"data={},method={}".format(*name.split("_")): values for name, values in told.items()}
-
-
-def verdicts(
-    folder: Path, told: Mapping[str, Any], changes: Mapping[str, Any] | None = None, metric: str = "test/acc"
-) -> list[Judged]:
-    declaration = declare(folder, changes)
-    return judged(declaration, "smoke", frame(declaration, "smoke", lines(told, metric=metric)))
-
-
-LEVEL = cells(few_base=[0.9, 0.91], few_ours=[0.92, 0.93], many_base=[0.9, 0.9], many_ours=[0.88, 0.88])
-STEPS = ([0.5, 0.6], [0.6, 0.7], [0.55, 0.65], [0.75, 0.85])
+STEPS = ([0.5, 0.6] * 3, [0.6, 0.7] * 3, [0.55, 0.65] * 3, [0.75, 0.85] * 3)
 
 
 def test_each_level_is_judged_by_itself_in_the_unit_of_the_claim(tmp_path: Path) -> None:
@@ -44,9 +29,9 @@ def test_each_level_is_judged_by_itself_in_the_unit_of_the_claim(tmp_path: Path)
     ("few_ours", "word"),
     [
         ("no data", "no data"),
-        (["diverged", 0.9], "diverged (1 of 2)"),
-        (["failed", "failed"], "failed (2 of 2)"),
-        ([0.92], "incomplete (1 of 2)"),
+        (["diverged", 0.9, 0.9, 0.9, 0.9, 0.9], "diverged (1 of 6)"),
+        (["failed"] * 6, "failed (6 of 6)"),
+        ([0.92], "incomplete (1 of 6)"),
     ],
 )
 def test_cell_without_numbers_gives_its_reason_and_the_others_their_verdict(few_ours: Any, word: str, tmp_path: Path) -> None:
@@ -61,19 +46,19 @@ def test_cell_that_was_not_run_says_so(tmp_path: Path) -> None:
     assert (many.verdict.word, many.without) == ("differs", [])
 
 
-POOLED = {"claims/level/each": [], "claims/level/tolerance": 100}
+POOLED = {"claims/level/each": [], "claims/level/pooled": ["data"], "claims/level/tolerance": 100}
 
 
 def test_pooled_claim_is_over_the_pairs_of_all_levels(tmp_path: Path) -> None:
     (one,) = verdicts(tmp_path, LEVEL, POOLED)
-    expected = stats.ttest_1samp([2, 2, -2, -2], 0).confidence_interval(0.95)
-    assert one.verdict.interval is not None and one.verdict.paired and one.verdict.interval.n == 4
+    expected = stats.ttest_1samp([2] * 6 + [-2] * 6, 0).confidence_interval(0.95)
+    assert one.verdict.interval is not None and one.verdict.paired and one.verdict.interval.n == 12
     assert (one.verdict.interval.low, one.verdict.interval.high) == pytest.approx(tuple(expected))
 
 
 def test_pooled_claim_leaves_out_cells_without_runs_and_says_which(tmp_path: Path) -> None:
     (one,) = verdicts(tmp_path, {**LEVEL, **cells(many_ours="no data")}, POOLED)
-    assert one.verdict.interval is not None and (one.verdict.interval.n, one.verdict.word) == (2, "reproduced")
+    assert one.verdict.interval is not None and (one.verdict.interval.n, one.verdict.word) == (6, "reproduced")
     assert [cell.name for cell in one.without] == ["data=many,method=ours"]
 
 
@@ -83,10 +68,10 @@ def test_pooled_claim_with_nothing_on_one_side_has_the_reason_of_that_side(tmp_p
 
 
 def test_claim_without_a_right_side_is_over_all_runs_of_all_its_cells(tmp_path: Path) -> None:
-    claim = {"says": "trained", "left": {"method": ["base", "ours"]}, "relation": ">=", "value": 80}
+    claim = {"says": "trained", "left": {}, "pooled": ["data", "method"], "relation": ">=", "value": 80}
     (one,) = verdicts(tmp_path, LEVEL, {"claims/level": claim})
-    expected = stats.ttest_1samp([90, 91, 92, 93, 90, 90, 88, 88], 0).confidence_interval(0.95)
-    assert one.verdict.interval is not None and (one.verdict.interval.n, one.verdict.paired) == (8, False)
+    expected = stats.ttest_1samp([90, 91, 92, 93, 90, 90, 88, 88] * 3, 0).confidence_interval(0.95)
+    assert one.verdict.interval is not None and (one.verdict.interval.n, one.verdict.paired) == (24, False)
     assert (one.verdict.interval.low, one.verdict.interval.high) == pytest.approx(tuple(expected))
 
 
@@ -95,15 +80,14 @@ def test_metric_that_no_run_has_is_named(tmp_path: Path) -> None:
 
 
 def test_metric_that_some_runs_lack_gives_no_verdict_from_the_others(tmp_path: Path) -> None:
-    declaration = declare(tmp_path)
     told = lines(LEVEL)
     told[1]["runs"][0]["numbers"]["test/acc"] = None
-    few, many = judged(declaration, "smoke", frame(declaration, "smoke", told))
-    assert (few.verdict.word, many.verdict.word) == ("no test/acc in 1 of 2", "differs")
+    few, many = verdicts(tmp_path, told)
+    assert (few.verdict.word, many.verdict.word) == ("no test/acc in 1 of 6", "differs")
 
 
 def test_places_that_one_side_alone_has_are_compared_with_nothing(tmp_path: Path) -> None:
-    told = cells(few_base=[0.9, 0.9], few_ours="no data", many_base="no data", many_ours=[0.1, 0.1])
+    told = cells(few_base=[0.9] * 6, few_ours="no data", many_base="no data", many_ours=[0.1] * 6)
     (one,) = verdicts(tmp_path, told, POOLED)
     assert (one.verdict.word, one.verdict.interval) == ("no pairs", None)
     assert {cell.name for cell in one.without} == {"data=few,method=ours", "data=many,method=base"}
@@ -114,7 +98,7 @@ def test_places_that_one_side_alone_has_are_compared_with_nothing(tmp_path: Path
     [
         (lambda told: told.append(told[0]), r"^toy: data=few,method=base has seed 0 twice; delete one of its lines"),
         (lambda told: told[0]["runs"].append({**told[0]["runs"][1], "run_id": "x"}), r"has seed 1 twice"),
-        (lambda told: told.append({**told[0], "data": "other", "runs": [{**told[0]["runs"][0], "seed": 5}]}), "different data"),
+        (lambda told: told.append({**told[0], "data": "other", "runs": [{**told[0]["runs"][0], "seed": 9}]}), "different data"),
     ],
 )
 def test_cell_with_a_seed_twice_or_several_data_sets_has_no_numbers(spoil: Any, says: str, tmp_path: Path) -> None:
@@ -125,27 +109,56 @@ def test_cell_with_a_seed_twice_or_several_data_sets_has_no_numbers(spoil: Any, 
 
 
 def test_run_that_several_cells_share_counts_once(tmp_path: Path) -> None:
-    declaration = declare(tmp_path, POOLED)
-    told = lines(cells(few_base=[0.9, 0.9], few_ours=[0.9, 0.92], many_base=[0.9, 0.9], many_ours=[0.9, 0.92]))
+    ours = [0.9, 0.92] * 3
+    told = lines(cells(few_base=[0.9] * 6, few_ours=ours, many_base=[0.9] * 6, many_ours=ours))
     for few, many in ((0, 2), (1, 3)):
         for of_few, of_many in zip(told[few]["runs"], told[many]["runs"], strict=True):
             of_many["run_id"] = of_few["run_id"]
-    (one,) = judged(declaration, "smoke", frame(declaration, "smoke", told))
-    assert one.verdict.interval is not None and one.verdict.interval.n == 2
+    (one,) = verdicts(tmp_path, told, POOLED)
+    assert one.verdict.interval is not None and one.verdict.interval.n == 6
 
 
-@pytest.mark.parametrize(("base", "word"), [([0.90, 0.92], "reproduced"), ([0.90, 0.9198], "undertrained")])
-def test_mean_just_under_its_floor_is_undertrained_and_at_it_is_judged(base: list[float], word: str, tmp_path: Path) -> None:
-    floors = {"scales/smoke/floors": [{"where": {"method": "base"}, "at_least": 91}]}
-    ours = [value + 0.01 for value in base]
-    few, many = verdicts(tmp_path, {**LEVEL, **cells(few_base=base, few_ours=ours, many_base=[0.99, 0.99])}, floors)
-    assert (few.verdict.word, many.verdict.word) == (word, "differs")
+@pytest.mark.parametrize(("seeds", "word", "why"), [(4, "inconclusive", "n"), (5, "reproduced", "")])
+def test_fewer_than_five_values_are_judged_by_nobody(seeds: int, word: str, why: str, tmp_path: Path) -> None:
+    told = {name: list(values)[:seeds] for name, values in {**LEVEL, **cells(few_ours=[0.99, 0.98] * 3)}.items()}
+    few, _ = verdicts(tmp_path, told, {"scales/smoke/seeds": seeds})
+    assert (few.verdict.word, few.verdict.why) == (word, why)
 
 
-def test_floor_of_one_cell_is_not_asked_of_another(tmp_path: Path) -> None:
-    floors = {"scales/smoke/floors": [{"where": {"method": "base", "data": "many"}, "at_least": 91}]}
-    few, many = verdicts(tmp_path, LEVEL, floors)
-    assert (few.verdict.word, many.verdict.word) == ("reproduced", "undertrained")
+@pytest.mark.parametrize(("seeds", "word"), [(5, "inconclusive"), (6, "reproduced")])
+def test_differences_that_only_rounding_tells_apart_have_no_spread(seeds: int, word: str, tmp_path: Path) -> None:
+    base = [0.1, 0.2, 0.3, 0.4, 0.6, 0.8][:seeds]
+    told = {**LEVEL, **cells(few_base=base, few_ours=[value + 0.03 for value in base])}
+    assert len({100 * (value + 0.03) - 100 * value for value in base}) > 1
+    told = {name: list(values)[:seeds] for name, values in told.items()}
+    few, _ = verdicts(tmp_path, told, {"scales/smoke/seeds": seeds})
+    assert few.verdict.word == word and few.verdict.p == pytest.approx(2.0 ** (1 - seeds), rel=1e-4)
+
+
+def test_what_varies_from_run_to_run_is_said_of_each_verdict_and_that_its_runs_were_known(tmp_path: Path) -> None:
+    for one in verdicts(tmp_path, LEVEL):
+        assert (one.over, one.looked) == (("initialisation", "order of samples", "split"), True)
+
+
+def test_exploratory_runs_are_judged_by_nobody(tmp_path: Path) -> None:
+    found = verdicts(tmp_path, LEVEL, {"scales/smoke/evidence": "exploratory"})
+    assert {(one.verdict.word, one.verdict.interval, one.looked) for one in found} == {("exploratory", None, False)}
+
+
+def test_seeds_that_do_not_follow_from_the_declaration_are_judged_by_nobody(tmp_path: Path) -> None:
+    fresh = {"scales/smoke/evidence": "fresh"}
+    assert {one.verdict.word for one in verdicts(tmp_path, LEVEL, fresh)} == {"seeds that were not declared"}
+    declaration = declare(tmp_path, {**SEEDS, **fresh})
+    told = lines(LEVEL)
+    for line, cell in zip(told, declaration.cells("smoke"), strict=True):
+        for run in line["runs"]:
+            run["seed"] += cell.first
+    assert [(one.verdict.word, one.looked) for one in verdicts(tmp_path, told, fresh)] == [
+        ("reproduced", False),
+        ("differs", False),
+    ]
+    told[0]["runs"][0]["seed"] = 0
+    assert [one.verdict.word for one in verdicts(tmp_path, told, fresh)] == ["seeds that were not declared", "differs"]
 
 
 VARIANT = {
@@ -157,11 +170,11 @@ VARIANT = {
 
 
 def test_runs_under_another_assumption_stay_out_of_the_claims_and_have_their_own(tmp_path: Path) -> None:
-    under = {f"{name},width=nine": [0.5, 0.6] if "base" in name else [0.1, 0.1] for name in LEVEL}
+    under = {f"{name},width=nine": [0.5, 0.6] * 3 if "base" in name else [0.1] * 6 for name in LEVEL}
     assert [one.verdict for one in verdicts(tmp_path, {**LEVEL, **under}, VARIANT)] == [
         one.verdict for one in verdicts(tmp_path / "without", LEVEL)
     ]
-    declaration = declare(tmp_path, VARIANT)
+    declaration = declare(tmp_path, {**SEEDS, **VARIANT})
     runs = frame(declaration, "smoke", lines({**LEVEL, **under}))
     few, _ = judged(declaration, "smoke", runs, {"width": "nine"})
     assert few.verdict.interval is not None and few.verdict.interval.mean == pytest.approx(-45)
@@ -171,11 +184,12 @@ def test_rows_under_another_assumption_fold_away_on_pages(tmp_path: Path) -> Non
     under = {f"{name},width=nine": [0.5, 0.6] for name in LEVEL}
     declaration = declare(tmp_path, VARIANT)
     runs = frame(declaration, "smoke", lines({**LEVEL, **under}))
-    plain, folded = (summary(declaration, "smoke", runs, folded=each) for each in (False, True))
+    found = judged(declaration, "smoke", runs)
+    plain, folded = (summary(declaration, "smoke", runs, found, folded=each) for each in (False, True))
     assert "<details>" not in plain and plain.count("few") == folded.count("few")
     before, inside = folded.split("<details>")
     assert "few, 9" in inside.split("</details>")[0] and ", 9" not in before
-    assert "<details>" not in summary(declare(tmp_path / "own"), "smoke", runs, folded=True)
+    assert "<details>" not in summary(declare(tmp_path / "own"), "smoke", runs, found, folded=True)
 
 
 def test_levels_that_a_scale_does_not_have_are_not_judged(tmp_path: Path) -> None:
@@ -205,7 +219,7 @@ def test_ratio_has_the_unit_that_the_claim_itself_names(unit: str | None, mean: 
     ratio = {"metric": "memory", "compare": "ratio", "relation": "~", "value": mean, **({"unit": unit} if unit else {})}
     few, _ = verdicts(
         tmp_path,
-        cells(few_base=[200, 100], few_ours=[60, 30], many_base=[1, 1], many_ours=[1, 1]),
+        cells(few_base=[200, 100] * 3, few_ours=[60, 30] * 3, many_base=[1] * 6, many_ours=[1] * 6),
         {f"claims/level/{key}": value for key, value in ratio.items()},
         "memory",
     )
@@ -216,11 +230,11 @@ def test_saving_is_in_percent_of_the_right_side(tmp_path: Path) -> None:
     saving = {"metric": "memory", "compare": "saving", "value": 40, "tolerance": 0, "unit": "percent"}
     few, many = verdicts(
         tmp_path,
-        cells(few_base=[200, 200], few_ours=[100, 100], many_base=[200, 200], many_ours=[130, 130]),
+        cells(few_base=[200] * 6, few_ours=[100] * 6, many_base=[200] * 6, many_ours=[130] * 6),
         {f"claims/level/{key}": value for key, value in saving.items()},
         "memory",
     )
-    assert few.verdict.interval == Interval(50, 50, 50, 2) and few.verdict.word == "reproduced"
+    assert few.verdict.interval == Interval(50, 50, 50, 6) and few.verdict.word == "reproduced"
     assert many.verdict.interval is not None and many.verdict.interval.mean == pytest.approx(35)
     assert many.verdict.word == "differs"
 
@@ -228,10 +242,10 @@ def test_saving_is_in_percent_of_the_right_side(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("scale", "values", "word"),
     [
-        ("smoke", [0.9954] * 2, "below paper scale"),
-        ("paper", [0.9954] * 2, "reproduced"),
-        ("paper", [0.9920] * 2, "differs"),
-        ("paper", [0.9954], "incomplete (1 of 2)"),
+        ("smoke", [0.9954] * 6, "below paper scale"),
+        ("paper", [0.9954] * 6, "reproduced"),
+        ("paper", [0.9920] * 6, "differs"),
+        ("paper", [0.9954], "incomplete (1 of 6)"),
         ("paper", ["diverged"], "diverged (1 of 1)"),
         ("paper", "no data", "no data"),
     ],
@@ -244,7 +258,7 @@ def test_published_number_by_itself_is_judged_at_paper_scale_only(scale: str, va
         "axes/data/many": {"row": None},
         "axes/method/base/row": printed,
         "axes/method/ours/row": None,
-        "scales/paper": {"about": "all", "seeds": 2},
+        "scales/paper": {"about": "all", "seeds": 6, "evidence": "first_looks"},
     }
     declaration = declare(tmp_path, changes)
     name = "data=few,method=base"

@@ -2,7 +2,7 @@
 
 from dataclasses import fields, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import tiny
@@ -11,10 +11,15 @@ from torch import nn
 
 from effdl.archs.chain import ArchFacts, BlockChain
 from effdl.archs.classifier import Classifier
+from effdl.archs.linear import Linear
+from effdl.archs.mlp import Mlp
 from effdl.config import build_setting, choices, compose
 from effdl.datasets.problem import Problem, Samples
 from effdl.methods.backprop import Backprop
+from effdl.methods.kernel_ridge import Shallow
 from effdl.methods.method import Method
+from effdl.methods.platonic import Projection
+from effdl.methods.pseudoinverse_learning import PseudoinverseLearning
 from effdl.methods.segmentwise import Segmentwise, spans
 from effdl.objectives.losses import LinearMse, SoftmaxCe
 from effdl.records.run import Run
@@ -214,3 +219,35 @@ def test_limit_one_step_of_backprop_on_two_linear_layers_by_hand() -> None:
     problem = Problem(Samples(x, t), Samples(x, t), LinearMse(), outputs=2, batch_size=6)
     network = Backprop(epochs=1).fit(problem, model, Run.in_memory(Sgd(lr=0.1, momentum=0)))
     torch.testing.assert_close(dict(network.state_dict()), expected, rtol=1e-12, atol=1e-14)
+
+
+# What another seed draws anew, beside the split.
+
+UNITS = (30, 20)  # fewer than samples, and than features and classes
+FOUND = tuple(dict.fromkeys((*get_args(Projection), "random")))
+VARIANTS: dict[str, Method] = {
+    **{choice: method_of(choice) for choice in METHODS},
+    **{f"platonic {projection}": replace(method_of("platonic"), projection=projection) for projection in FOUND},
+    "platonic with noise": replace(method_of("platonic"), projection="platonic_pca", noise=0.5),
+    "platonic improved": replace(method_of("platonic"), projection="platonic_pca", improve=3),
+}
+
+
+def arch_of(method: Method, train: int) -> Any:
+    if isinstance(method, Shallow):
+        return Linear()
+    return Mlp(hidden=(train, train) if isinstance(method, PseudoinverseLearning) else UNITS)
+
+
+@pytest.mark.parametrize("method", VARIANTS.values(), ids=VARIANTS)
+def test_another_seed_gives_another_network_where_a_method_says_that_it_draws_and_only_there(method: Method) -> None:
+    outputs = []
+    for seed in (0, 1):
+        problem = tiny.problem(LinearMse() if method.fits_least_squares else SoftmaxCe(), train=120, seed=seed)
+        reseed(seed)
+        model = arch_of(method, problem.num_train).build(tiny.facts(problem))
+        model.input.fit(tiny.images(40, 1).x)
+        run = Run(seed, Sgd(lr=0.05) if method.takes_optimizer else None, objective=problem.objective)
+        outputs.append(method.fit(problem, model, run)(tiny.images(60, 5).x).detach())
+    apart = ((outputs[0] - outputs[1]).norm() / outputs[0].norm()).item()
+    assert apart > 0.01 if method.draws else apart < 1e-4, apart

@@ -168,6 +168,6 @@ def test_the_smoke_scale_takes_every_path_from_plan_to_report(only: str, tmp_pat
     assert "runs left: about" in done.stderr and all(cell.name in done.stderr for cell in named)
     label = {"cnn4": "CNN-4", "vgg13": "VGG-13"}[named[0].at["network"]]
     row = next(line for line in done.stdout.splitlines() if line.startswith(f"| {label} | MNIST"))
-    assert "| 99." in row and row.count("(n 2)") == 3 and "not judged" in row
+    assert "| 99." in row and row.count("(n 2)") == 3 and "exploratory" in row
     picture = tmp_path / done.stdout.splitlines()[-1].removeprefix("Figure: ")
     assert matplotlib.image.imread(picture).shape[0] > 500

@@ -171,6 +171,6 @@ def test_smoke_scale_of_table_6_2_takes_every_path_from_plan_to_report(network: 
     assert done.returncode == 0, done.stderr
     label, base, dll = {"shufflenet_v2_x0_5": ("×0.5", 91.7, 91.71), "shufflenet_v2_x2_0": ("×2.0", 95.49, 95.46)}[network]
     row = next(line for line in done.stdout.splitlines() if line.startswith(f"| ShuffleNetV2{label} | CIFAR-10"))
-    assert f"| {base} |" in row and f"| {dll} |" in row and row.count("(n 2)") == 2 and "not judged" in row
+    assert f"| {base} |" in row and f"| {dll} |" in row and row.count("(n 2)") == 2 and "exploratory" in row
     picture = tmp_path / done.stdout.splitlines()[-1].removeprefix("Figure: ")
     assert matplotlib.image.imread(picture).shape[0] > 500
