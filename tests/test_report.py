@@ -144,7 +144,7 @@ def test_report_of_nothing_run_says_what_to_run(tmp_path: Path) -> None:
 
 def test_table_has_mean_spread_n_and_verdict_of_each_row(tmp_path: Path) -> None:
     found = report(declare(tmp_path, SEEDS), "smoke", lines(TOLD))
-    assert "| few | 91.00 ± 1.10 (n 6) | 94.00 ± 1.10 (n 6) | **reproduced***° [3.00, 3.00] |" in found
+    assert "| few | 91.00 ± 1.10 (n 6) | 94.00 ± 1.10 (n 6) | **reproduced**\\*° [3.00, 3.00] |" in found
     low, high = stats.ttest_1samp([-5, 3] * 3, 0).confidence_interval(0.95)
     assert f"| many | 97.00 ± 0.00 (n 6) | 96.00 ± 4.38 (n 6) | **inconclusive** [{low:.2f}, {high:.2f}] |" in found
     assert "over initialisation, order of samples, split" in found and "does not vary" not in found

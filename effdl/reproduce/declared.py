@@ -63,20 +63,31 @@ def moved(declaration: Declaration, scale: str, then: Mapping[str, Any]) -> list
 
 
 def _measuring(source: str | None) -> list[str]:
-    """All that a module does but drawing, without comments, docstrings and layout: of its functions those that ``measures``
-    comes to call."""
+    """What ``measures`` of a module comes to: of functions, constants and imports those that it reaches, without comments,
+    docstrings and layout; drawing is free."""
     body = ast.parse(source or "").body
-    functions = {node.name: node for node in body if isinstance(node, ast.FunctionDef)}
-    reached, pending = set(), ["measures"]
+    defined = {name: node for node in body for name in _names(node)}
+    reached, pending = set[str](), ["measures"]
     while pending:
-        if (name := pending.pop()) in functions and name not in reached:
+        if (name := pending.pop()) in defined and name not in reached:
             reached.add(name)
-            pending += [node.id for node in ast.walk(functions[name]) if isinstance(node, ast.Name)]
-    for node in functions.values():
-        if ast.get_docstring(node) is not None:
+            pending += [node.id for node in ast.walk(defined[name]) if isinstance(node, ast.Name)]
+    for node in body:
+        if isinstance(node, ast.FunctionDef) and ast.get_docstring(node) is not None:
             del node.body[0]
-    kept = [node for node in body if not isinstance(node, ast.Expr | ast.FunctionDef) or getattr(node, "name", "") in reached]
-    return [ast.unparse(node) for node in kept]
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            node.names = [alias for alias in node.names if (alias.asname or alias.name) in reached]
+    return [ast.unparse(node) for node in body if reached.intersection(_names(node))]
+
+
+def _names(node: ast.stmt) -> list[str]:
+    """What a statement of a module defines."""
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        return [node.name]
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        return [alias.asname or alias.name for alias in node.names]
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+    return [part.id for target in targets for part in ast.walk(target) if isinstance(part, ast.Name)]
 
 
 @lru_cache(maxsize=256)

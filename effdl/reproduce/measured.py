@@ -53,7 +53,7 @@ class Side:
 def measured(claim: Claim, sides: Sequence[Side]) -> Told:
     """One side, or one against the other, in the claim's unit."""
     artefact = sides[0].artefact
-    metric, unit = claim.metric or artefact.metric, claim.unit or artefact.unit
+    metric, unit = claim.metric or artefact.metric, artefact.unit if claim.unit is None else claim.unit
     of_pair_unit = unit if claim.compare == "saving" else claim.unit or ""  # of a ratio, only what the claim itself says
     inner, outer = (unit, "") if claim.compare == "difference" else ("", of_pair_unit)
     factor, times = SCALE_OF.get(inner, 1.0), SCALE_OF.get(outer, 1.0)

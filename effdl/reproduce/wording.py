@@ -14,7 +14,8 @@ from effdl.reproduce.vocabulary import Where
 
 OURS = {REPRODUCED: "holds", DIFFERS: "fails"}  # of a claim that no thesis makes
 DECIDED = (REPRODUCED, DIFFERS, FITTED)
-LOOKED, FALLS = "*", "°"  # marks
+LOOKED, FALLS = r"\*", "°"  # marks
+ZERO = 1e-9
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -53,8 +54,10 @@ def bounds(interval: object) -> str:
 
 
 def decimal(value: float) -> str:
-    """Two decimals, and no sign before a zero: which side of it rounding leaves is each machine's own."""
-    return f"{value:.2f}".replace("-0.00", "0.00")
+    """Two decimals; of what is smaller, two digits. What rounding leaves of a zero is each machine's own, and shown as one."""
+    if abs(value) < ZERO:
+        return "0.00"
+    return f"{value:.2f}" if abs(value) >= 0.1 else f"{value:.2g}"
 
 
 def required(one: Judged) -> str:
@@ -81,7 +84,7 @@ def legend(declaration: Declaration, found: Sequence[Judged]) -> str:
     lines = []
     firsts = {one.name: one for one in reversed(found)}
     for one in (firsts[name] for name in by_row(declaration) if name in firsts):
-        unit = one.claim.unit or ("" if one.claim.compare == "ratio" else declaration.artefact.unit)
+        unit = declaration.artefact.unit if one.claim.unit is None and one.claim.compare != "ratio" else one.claim.unit or ""
         between = {"difference": " minus ", "ratio": " over ", "saving": " in the place of "}[one.claim.compare]
         sides = between.join(_side(declaration, side) for side in (one.claim.left, one.claim.right) if side)
         compared = sides or one.claim.metric or declaration.artefact.metric
