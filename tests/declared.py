@@ -12,7 +12,7 @@ import yaml
 from effdl import config
 from effdl.errors import DataError, HardwareError
 from effdl.records.carry import carry_out
-from effdl.reproduce import artefact
+from effdl.reproduce import artefact, ledger
 from effdl.reproduce.artefact import Declaration
 from effdl.reproduce.frame import frame
 from effdl.reproduce.judge import Judged, judged
@@ -112,7 +112,7 @@ def _line(cell: str, told: Told, scale: str, metric: str, spec: dict[str, Any]) 
         run = {"run_id": f"{cell} {seed}", "seed": seed, "status": status, "numbers": numbers, "times": {}, "series": {}}
         runs.append(run)
     head |= {"spec": spec, "data": "digits", "provenance": PROVENANCE, "declaration": {"commit": None, "fixed": {}}}
-    return {**head, "runs": runs}
+    return ledger.stamped({**head, "runs": runs})
 
 
 def cells(**told: Told) -> dict[str, Told]:

@@ -124,7 +124,7 @@ def test_checkpointing_takes_less_memory() -> None:
     problem, counted, rehearsed = tiny.problem(train=64, batch_size=64), [], []
     for checkpoint in ("block", None):
         model, run = tiny.chain(), Run.in_memory(SGD)
-        state = segment(model, 0, 3, decision=model.head, checkpoint=checkpoint is not None)
+        state = segment(model, 0, 3, decision=model.head, checkpoint=checkpoint is not None, yields=False)
         rehearsed.append(Rehearsal(state, Prefix(next(problem.train(0)), model.input)).memory().peak)
         Backprop(epochs=1, checkpoint=checkpoint).fit(problem, model, run)
         counted.append(run.notes["memory/accounted_peak_bytes"])

@@ -143,7 +143,7 @@ def test_ledger_alone_is_enough_to_go_on_publishing(results: Path, tmp_path: Pat
 
 @pytest.mark.parametrize("seeds", [2, 3])
 def test_scale_is_published_beside_another_even_where_they_share_runs(seeds: int, results: Path, tmp_path: Path) -> None:
-    declaration = declare(tmp_path, {"scales/small": {"about": "The same runs.", "seeds": seeds}})
+    declaration = declare(tmp_path, {"scales/small": {"about": "The same runs.", "seeds": seeds, "evidence": "first_looks"}})
     publish(declaration, results)
     before = set(path(results).read_text().splitlines())
     ran(declaration, results, "small")

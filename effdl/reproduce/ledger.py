@@ -4,13 +4,14 @@ import hashlib
 import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from effdl import config
-from effdl.errors import DataError, HardwareError, RecordError
+from effdl.errors import ConfigError, DataError, HardwareError, RecordError
 from effdl.records.process import of_the_machine
 from effdl.reproduce import declared
 from effdl.reproduce.artefact import NO_GPU, Cell, Declaration, specs
@@ -129,6 +130,13 @@ def stamped(line: Line) -> Line:
     return known
 
 
+def _versions_of(line: Line) -> dict[type[Setting], int]:
+    """The same of a line; {} where its spec cannot be built any longer, which publishing says by itself."""
+    with suppress(ConfigError):
+        return _versions(config.build({**line["spec"], "logger": None}, checked=False), line)
+    return {}
+
+
 def _versions(spec: config.Spec, line: Line) -> dict[type[Setting], int]:
     """Which older ``numerics_version`` of its choices a line's runs were made under; {} where under today's, or where their
     run_ids follow from none."""
@@ -202,7 +210,7 @@ def _current(declaration: Declaration, scale: str, lines: list[Line], say: Calla
         if "reason" in line:  # said anew where it still holds
             continue
         known = made.get(line["cell"], [])
-        versions = _versions(config.build({**line["spec"], "logger": None}, checked=False), line)
+        versions = _versions_of(line)
         valid = None if known is None else {config.run_id(spec, line["data"], versions): spec for spec in known}
         _check_line(line, valid or {})
         runs = [run for run in line["runs"] if valid is None or run["run_id"] in valid]

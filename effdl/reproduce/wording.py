@@ -145,7 +145,7 @@ def by_chance(found: Sequence[Judged], where: str) -> str:
         missed, surviving = ALPHA * len(intervals), sum(bool(one.survives) for one in decided)
         lines.append(
             f"{where[0].upper()}{where[1:]} are {len(intervals)} intervals at 95%: by chance alone about {missed:.1f} of them "
-            f"miss what they are of. Of {len(decided)} verdicts that they decide, {surviving} survive Holm's correction"
+            f"miss what they are of. They decide {len(decided)} verdicts, of which {surviving} survive Holm's correction"
             + (f"; {FALLS} marks the others." if surviving < len(decided) else ".")
         )
     if any(one.looked and one.verdict.word in DECIDED for one in found):
