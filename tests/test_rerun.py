@@ -31,11 +31,12 @@ CLOSED_FORMS, BY_EPOCHS = 10, 3  # cells that a commit draws, each of another le
 
 
 def cells(name: str) -> dict[str, tuple[list[dict[str, Any]], dict[str, Any]]]:
-    """By its command, each cheap cell of a ledger of which all runs finished: those runs, and its config."""
+    """By its command, each cheap cell of a ledger of which all runs finished: those runs, and its config. Runs of older code give
+    other numbers now, which their lines say."""
     runs: dict[str, list[dict[str, Any]]] = {}
     specs: dict[str, dict[str, Any]] = {}
     for line in ledger.read(command.ROOT / "results", name):
-        if line["runs"]:
+        if line["runs"] and "outdated" not in line:
             runs.setdefault(line["command"], []).extend(line["runs"])
             specs[line["command"]] = line["spec"]
     return {
