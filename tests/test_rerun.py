@@ -31,8 +31,8 @@ CLOSED_FORMS, BY_EPOCHS = 10, 3  # cells that a commit draws, each of another le
 
 
 def cells(name: str) -> dict[str, tuple[list[dict[str, Any]], dict[str, Any]]]:
-    """By its command, each cheap cell of a ledger of which all runs finished: those runs, and its config. Runs of older code are
-    left out: they would have other numbers now.
+    """By its command, each cheap cell of a ledger of which all runs finished: those runs, and its config. Runs of older code,
+    which would have other numbers now, are left out.
     """
     runs: dict[str, list[dict[str, Any]]] = {}
     specs: dict[str, dict[str, Any]] = {}
