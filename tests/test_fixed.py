@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from declared import PROVENANCE, REMOVED, declare, ran
 
+from effdl.errors import RecordError
 from effdl.records import carry
 from effdl.reproduce import ledger
 from effdl.reproduce.artefact import Declaration
@@ -175,3 +176,66 @@ def test_declaration_in_no_commit_is_said_to_be_fixed_by_none(repository: Reposi
     repository.run()
     text = report(repository.declare(), "smoke", repository.lines())
     assert "in no commit" in text and "changed after the runs" not in text and "fixed in commit" not in text
+
+
+# What `publish` takes as fresh.
+
+
+def copied(ran_once: Path, tmp_path: Path) -> Repository:
+    return Repository(Path(shutil.copytree(ran_once, tmp_path / "copy")))
+
+
+def published(repository: Repository, changes: Mapping[str, Any] | None = None) -> set[int]:
+    """The seeds that stand in the ledger then."""
+    ledger.publish(repository.declare(changes), "smoke", repository.root, lambda text: None)
+    return {run["seed"] for line in ledger.read(repository.root, "toy") for run in line["runs"]}
+
+
+def test_runs_after_the_commit_of_their_declaration_are_published_with_the_seeds_that_follow(
+    ran_once: Path, tmp_path: Path
+) -> None:
+    repository = copied(ran_once, tmp_path)
+    first = repository.declare().cells("smoke")[0].first
+    assert first >= 1_000_000 and published(repository) == {first, first + 1}
+
+
+def test_runs_are_refused_whose_declaration_stands_in_no_commit(repository: Repository) -> None:
+    repository.git("commit", "--quiet", "--allow-empty", "-m", "x")
+    repository.run()
+    with pytest.raises(RecordError, match=r"stands in no commit: commit toy\.yaml"):
+        published(repository)
+
+
+def test_runs_are_refused_that_are_older_than_what_measures_them(ran_once: Path, tmp_path: Path) -> None:
+    repository = copied(ran_once, tmp_path)
+    (repository.folder / "toy.py").write_text("def measures(runs):\n    return runs.assign(better=1)\n")
+    repository.commit()
+    with pytest.raises(RecordError, match=r"its runs are older than measures of toy\.yaml"):
+        published(repository)
+
+
+def test_a_changed_claim_has_other_seeds_so_that_no_known_run_judges_it(ran_once: Path, tmp_path: Path) -> None:
+    repository, changes = copied(ran_once, tmp_path), {"claims/level/tolerance": 5}
+    repository.commit(changes)
+    assert repository.lines(changes) == []
+    with pytest.raises(RecordError, match="nothing has been run"):
+        published(repository, changes)
+
+
+def test_a_picked_seed_is_never_published(repository: Repository) -> None:
+    """Runs of seeds that somebody chose lie among the records; the ledger takes those alone that follow."""
+    repository.commit()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(carry, "provenance", lambda: {**PROVENANCE, "commit": repository.head})
+        ran(declare(repository.folder, {"scales/smoke/evidence": "first_looks"}), repository.root)  # of seeds 0 and 1
+    with pytest.raises(RecordError, match="nothing has been run"):
+        published(repository)
+
+
+def test_runs_that_stand_in_another_ledger_are_no_fresh_evidence(ran_once: Path, tmp_path: Path) -> None:
+    repository = copied(ran_once, tmp_path)
+    published(repository)
+    path = ledger.ledger_path(repository.root, "toy")
+    path.rename(path.with_name("known.jsonl"))
+    with pytest.raises(RecordError, match=r"stand in known's ledger, and are no fresh evidence"):
+        published(repository)
