@@ -28,19 +28,17 @@ def segment_costs(
 ) -> list[SegmentCost]:
     """What each segment costs, by a few steps on copies; on fake tensors, in no time, where only a problem's outline is known.
 
-    Where a prefix feeds, the weights of its feednets lie beside those of its blocks. states: how each plan begins, asked for
-    one after another. steps: of an epoch, after the filter.
+    Weights of feednets lie beside those of their blocks. states: how each plan begins, asked for one after another. steps: of
+    an epoch, after the filter.
     """
-    costs, filter, samples = [], run.filter, problem.num_train + problem.num_val
-    batch = next(problem.train(0))
-    reading_s, batch = _reading_seconds(problem, batch.x), run.ranks.share(batch)
-    waiting = _waiting(filter, problem)
+    costs, waiting, samples = list[SegmentCost](), _waiting(run.filter, problem), problem.num_train + problem.num_val
+    whole = next(problem.train(0))
+    reading_s, batch = _reading_seconds(problem, whole.x), run.ranks.share(whole)
     kept_bytes, stored_s, copied, feednets = 0, 0.0, 0, 0
     _take(idle := _weights(chain), chain.input)
     prefix = Prefix(batch, chain.input, fake=problem.is_outline, autocast=run.hardware.autocast)
     for plan, state in zip(plans, states, strict=True):
-        rehearsal = Rehearsal(state, prefix)
-        feed_s, step_s = reading_s + prefix.seconds, 0.0 if problem.is_outline else rehearsal.seconds()
+        rehearsal, feed_s = Rehearsal(state, prefix), reading_s + prefix.seconds
         _take(idle, *chain[plan.start : plan.stop])
         kept = samples * prefix.sample_bytes + kept_bytes <= keep_bytes and problem.augment is None
         kept_bytes, copied = (samples * prefix.sample_bytes, 0) if kept else (kept_bytes, copied)
@@ -53,7 +51,7 @@ def segment_costs(
                 val_steps=-(-problem.num_val // problem.batch_size),
                 feed_s=feed_s,
                 stored_s=min(stored_s, feed_s),
-                step_s=step_s,
+                step_s=0.0 if problem.is_outline else rehearsal.seconds(),
                 kept=kept,
                 memory=rehearsal.memory(),
                 idle_bytes=copied + sum(idle.values()) - (_bytes(chain.head) if _learns(state, chain.head) else 0),
@@ -67,8 +65,7 @@ def segment_costs(
         stored_s = feed_s if kept else stored_s
         if plan is not plans[-1]:
             prefix.climb(*chain[plan.start : plan.stop], feeding=not kept)
-        added = sum(_bytes(block) for block in chain[plan.start : plan.stop] if is_copied(block))
-        copied, feednets = copied + added, feednets + added
+        copied, feednets = (count + _copied(chain[plan.start : plan.stop]) for count in (copied, feednets))
     return costs
 
 
@@ -79,6 +76,11 @@ def _reading_seconds(problem: Problem, x: Tensor) -> float:
         return reading_s
     change, generator = problem.augment, torch.Generator()
     return reading_s + fastest(lambda: change(x, generator), x.device, PIECE_BUDGET_S)
+
+
+def _copied(blocks: Iterable[nn.Module]) -> int:
+    """Bytes of those blocks that a feednet holds a copy of."""
+    return sum(_bytes(block) for block in blocks if is_copied(block))
 
 
 def _bytes(module: nn.Module) -> int:
