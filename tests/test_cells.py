@@ -36,6 +36,10 @@ def test_scale_has_the_cells_that_it_names_and_the_others_have_all(tmp_path: Pat
         "data=many,method=ours,w=b",
     ]
     assert len(declaration.cells("smoke")) == 4
+    declaration = declare(tmp_path, {**changes, "scales/small": {**part, "without": [{"method": "base"}]}})
+    assert [cell.name for cell in declaration.cells("small")] == ["data=many,method=ours", "data=many,method=ours,w=b"]
+    with pytest.raises(ConfigError, match=r"^toy.yaml: scales.small.without.0.dta: no such axis"):
+        declare(tmp_path, {**changes, "scales/small": {**part, "without": [{"dta": "many"}]}})
 
 
 def test_cells_are_the_product_of_the_axes_in_their_order(tmp_path: Path) -> None:

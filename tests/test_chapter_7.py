@@ -320,6 +320,8 @@ def test_where_figure_7_5s_curve_turns_noisy_is_found(noisy: int, onset: int) ->
     assert (deep["noise_rise"] > 3) == (noisy < 10000)
     assert np.isnan(shallow["noise_onset"])
     assert np.isnan(shallow["noise_rise"])
+    constant = pd.DataFrame({"series": [{"train/lsd": [[int(layer), 0, 0.5] for layer in layers]}]})
+    assert np.isnan(module.measures(constant)["noise_rise"]).all(), "a curve without any noise has none that could rise"
 
 
 def test_thousands_of_layers_are_fitted_saved_and_loaded(tmp_path: Path) -> None:

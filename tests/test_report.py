@@ -277,8 +277,8 @@ def test_what_is_planned_stands_between_report_and_figure_of_a_run_alone(
     ran(declaration, root)
     runs = len(list((root / "runs").iterdir()))
 
-    def conducted(as_json: bool) -> str:
-        surveyed = survey(declaration, "smoke", root)
+    def conducted(as_json: bool, only: str | None = None) -> str:
+        surveyed = survey(declaration, "smoke", root, only)
         assert conduct.conduct(declaration, "smoke", surveyed, root, 1, as_json) == 0
         return capsys.readouterr().out
 
@@ -294,6 +294,8 @@ def test_what_is_planned_stands_between_report_and_figure_of_a_run_alone(
     assert len(list((root / "runs").iterdir())) == runs, "a plan leaves no run"
 
     assert "trained" not in conducted(as_json=True)
+    one = declaration.all_cells("smoke")[0].name
+    assert "Figure: " in (of_one := conducted(as_json=False, only=one)) and "nothing of this is trained" not in of_one
     conduct.show(declaration, "smoke", ledger.collect(declaration, "smoke", root), root)
     assert "nothing of this is trained" not in capsys.readouterr().out
 

@@ -108,7 +108,7 @@ class Declaration:
         axes = self.artefact.axes
         for levels in itertools.product(*axes.values()):
             at = dict(zip(axes, levels, strict=True))
-            if any(Cell(at, {}, 0, None).matches(where) for where in self.artefact.without):
+            if any(Cell(at, {}, 0, None).matches(where) for where in (*self.artefact.without, *scale.without)):
                 continue
             yield self._cell(at, scale, None)
             for variant in scale.grid:

@@ -23,12 +23,16 @@ if TYPE_CHECKING:
 def conduct(
     declaration: Declaration, scale: str, surveyed: list[Surveyed], root: Path, workers: int, as_json: bool = False
 ) -> int:
-    """Plan, run, report, show what is planned only; the exit code is 1 if a run neither finished nor diverged."""
+    """Plan, run, report and, for the artefact as a whole, show what is planned only.
+
+    The exit code is 1 if a run neither finished nor diverged.
+    """
     from effdl.records.execute import execute
     from effdl.records.report import Console
     from effdl.reproduce.console import Plan, tracking
 
-    plans = {} if as_json else _plans(declaration)
+    in_part = len(surveyed) < len(declaration.all_cells(scale))
+    plans = {} if as_json or in_part else _plans(declaration)
     left = list(dict.fromkeys(spec for one in surveyed for spec in one.left))
     results = []
     if left:

@@ -151,6 +151,7 @@ def _wheres(artefact: Artefact) -> Iterator[tuple[str, Where]]:
     yield from ((f"details.{i}.share_of", column.share_of or {}) for i, column in enumerate(artefact.details))
     for name, scale in artefact.scales.items():
         yield f"scales.{name}.where", scale.where
+        yield from ((f"scales.{name}.without.{i}", where) for i, where in enumerate(scale.without))
         for part in ("rules", "grid", "floors"):
             yield from ((f"scales.{name}.{part}.{i}.where", entry.where) for i, entry in enumerate(getattr(scale, part)))
         yield from ((f"scales.{name}.floors.{i}.baseline", dict(floor.baseline)) for i, floor in enumerate(scale.floors))

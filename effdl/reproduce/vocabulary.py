@@ -80,7 +80,7 @@ class Floor(Entry):
 class Scale(Entry):
     """A named set of overrides: how large the artefact is run.
 
-    about: one line on what it is and takes. where: the cells that it has, by default all.
+    about: one line on what it is and takes. where: the cells that it has, by default all. without: those that it lacks.
     evidence: "fresh" draws its seeds from the digest of claims and floors, so that no run is older than what it judges; a
     change of these asks for new runs. "first_looks" marks verdicts on runs whose numbers were known when the claims were
     declared; its seeds count from 0. "exploratory" has no verdicts.
@@ -89,6 +89,7 @@ class Scale(Entry):
     about: str
     seeds: Count = 3
     where: Where = {}
+    without: tuple[Where, ...] = ()
     rules: tuple[Rule, ...] = ()
     grid: tuple[Variant, ...] = ()
     floors: tuple[Floor, ...] = ()

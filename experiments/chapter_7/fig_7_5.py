@@ -23,7 +23,7 @@ def measures(runs: pd.DataFrame) -> pd.DataFrame:
         last_log10=[c.iloc[-1] if len(c) else np.nan for c in curves],
         noise=[noise(c, SETTLED * c.index[-1]) if len(c) else np.nan for c in curves],
         noise_onset=[onset(c) if deep(c) else np.nan for c in curves],
-        noise_rise=[noise(c, PRINTED) / noise(c, QUIET[0], PRINTED) if deep(c) else np.nan for c in curves],
+        noise_rise=[rise(c) if deep(c) else np.nan for c in curves],
     )
 
 
@@ -40,6 +40,12 @@ def deep(curve: pd.Series) -> bool:
 def noise(curve: pd.Series, after: float, until: float = np.inf) -> float:
     """The standard deviation of the steps of a curve between its points in these layers."""
     return float(curve[(curve.index > after) & (curve.index <= until)].diff().std())
+
+
+def rise(curve: pd.Series) -> float:
+    """How many times its noise after the printed layer is that of layers before; NaN for a curve without any."""
+    before = noise(curve, QUIET[0], PRINTED)
+    return noise(curve, PRINTED) / before if before > 0 else np.nan
 
 
 def onset(curve: pd.Series) -> float:
