@@ -70,6 +70,13 @@ def test_digits_fingerprint_is_the_checksum_of_what_is_loaded(monkeypatch: pytes
         Digits().load()
 
 
+def test_digits_are_the_same_where_scikit_learns_file_is_not_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    train, test = Digits().load()
+    monkeypatch.setattr(digits_module, "find_spec", lambda name: None)
+    for ours, by_loader in zip((train, test), Digits().load(), strict=True):
+        assert torch.equal(ours.x, by_loader.x) and torch.equal(ours.y, by_loader.y)
+
+
 # --- IDX files
 
 

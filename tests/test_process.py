@@ -18,6 +18,7 @@ from effdl.records.process import PROCESS_PEAK, HighWater, Reading, parse
 MIB = 2**20
 LARGE = ("arch=mlp", "arch.hidden=[3000,3000]", "method=backprop", "method.epochs=1", "dataset.train_limit=200")
 SMALL = ("arch=mlp", "arch.hidden=[8,8]", "method.epochs=1", "dataset.train_limit=200")
+CLOSED = ("method=elm", "arch=mlp", "arch.hidden=[20]", "dataset.train_limit=200")
 LARGE_BYTES = 3 * 4 * 3000 * 3000  # its weights in the middle, their gradients and momentum in single precision
 KERNEL = pytest.mark.skipif(
     not Path("/proc/self/clear_refs").exists() or "VmHWM" not in Path("/proc/self/status").read_text(),
@@ -82,11 +83,12 @@ def test_the_three_numbers_stand_side_by_side_in_what_a_run_says(tmp_path: Path)
 
 
 @KERNEL
-def test_a_worker_that_does_many_runs_measures_its_first(tmp_path: Path) -> None:
-    specs = [config.build(config.compose(one)) for one in (LARGE, SMALL)]
-    found = [one["summary"].get(PROCESS_PEAK) for one in execute(specs, tmp_path, workers=1)]
-    assert found[1] is None
-    assert found[0] is not None and LARGE_BYTES < found[0] < 3 * LARGE_BYTES
+def test_each_run_by_epochs_has_a_process_of_its_own_and_closed_forms_share_one(tmp_path: Path) -> None:
+    specs = [config.build(config.compose(one)) for one in (LARGE, SMALL, CLOSED, [*CLOSED, "seed=1"])]
+    large, small, first, second = (one["summary"].get(PROCESS_PEAK) for one in execute(specs, tmp_path, workers=1))
+    assert large is not None and LARGE_BYTES < large < 3 * LARGE_BYTES
+    assert small is not None and small < LARGE_BYTES / 4, "not what the run before it left"
+    assert first is None and second is None, "in the process of the run before"
 
 
 def test_a_mark_that_an_earlier_peak_hides_is_none() -> None:

@@ -1,5 +1,6 @@
 """The one executor: it skips what is done and feeds the rest to a pool of workers that outlive many runs."""
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -25,9 +26,10 @@ def execute(specs: Sequence[Spec], root: Path, workers: int = 1, reporter: Repor
     """The results of Specs, in their order. Each is carried out once, and one that was begun goes on where it stopped.
 
     A lone run works in this process with the threads that torch takes by itself (all cores, or OMP_NUM_THREADS); several
-    share ``workers`` processes with one thread each, or a single one where a GPU is asked for. Equal Specs run once. A
-    result is a run's summary, or {"status": "error" | "died", "reason": ...}: one failed run leaves the others alone, and a
-    run whose worker died is tried once more.
+    share ``workers`` processes with one thread each, or a single one where a GPU is asked for. A run by epochs on the CPU has
+    a process of its own, so that its memory there can be told. Equal Specs run once. A result is a run's summary, or
+    {"status": "error" | "died", "reason": ...}: one failed run leaves the others alone, and a run whose worker died is tried
+    once more.
     """
     reporter = reporter or Silent()
     if len(specs) > 1 and any(spec.hardware.processes > 1 for spec in specs):
@@ -78,8 +80,16 @@ def _attempt(spec: Spec, root: Path, reporter: Reporter, threads: int | None) ->
         }
 
 
+def _has_own_process(spec: Spec) -> bool:
+    """Whether a run needs a process that no other run was in, as its memory there is told (memory/process_peak_bytes).
+
+    It is for runs by epochs. A closed form is fitted thousands of times in seconds, and does not say what a step takes.
+    """
+    return spec.hardware.device == "cpu" and not spec.method.fits_least_squares
+
+
 class _Worker:
-    """A process and the connection to it; ``job`` is the index of the run it works on."""
+    """A process and the connection to it; ``job`` is the index of the run it works on, ``used`` whether it had one before."""
 
     def __init__(self, context: multiprocessing.context.BaseContext, root: Path) -> None:
         self.connection, theirs = context.Pipe()
@@ -88,6 +98,15 @@ class _Worker:
         self.process.start()
         theirs.close()
         self.job: int | None = None
+        self.used = False
+
+    def close(self) -> None:
+        """End it: by itself, or by force where it does not."""
+        self.connection.close()
+        self.process.join(0.5)
+        if self.process.is_alive():
+            self.process.kill()
+            self.process.join()
 
 
 class _Pool:
@@ -99,41 +118,50 @@ class _Pool:
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(["torch", "torch._dynamo", "effdl.records.carry"])
         self.count = min(workers, len(specs))
+        self.workers: list[_Worker] = []
 
     def run(self) -> list[Result]:
-        workers = [_Worker(self.context, self.root) for _ in range(self.count)]
+        self.workers = [_Worker(self.context, self.root) for _ in range(self.count)]
         try:
-            for worker in workers:
-                self._give(worker)
-            while any(w.job is not None for w in workers):
-                for connection in wait([w.connection for w in workers if w.job is not None]):
-                    worker = next(w for w in workers if w.connection is connection)
-                    self._receive(worker, workers)
+            for place in range(self.count):
+                self._give(place)
+            while any(w.job is not None for w in self.workers):
+                for connection in wait([w.connection for w in self.workers if w.job is not None]):
+                    self._receive(next(i for i, w in enumerate(self.workers) if w.connection is connection))
         finally:
-            for worker in workers:
-                worker.connection.close()
-                worker.process.join(0.5)
-                if worker.process.is_alive():
-                    worker.process.kill()
-                    worker.process.join()
+            for worker in self.workers:
+                worker.close()
         return [result for result in self.results if result is not None]
 
-    def _give(self, worker: _Worker) -> None:
-        worker.job = self.waiting.popleft() if self.waiting else None
-        if worker.job is not None:
-            with suppress(OSError):  # a worker that is gone shows when it is listened to
-                worker.connection.send(self.specs[worker.job])
+    def _give(self, place: int) -> None:
+        """The next run to the worker of this place, to a new one where it needs a process of its own."""
+        worker = self.workers[place]
+        worker.job = None
+        if not self.waiting:
+            return
+        job = self.waiting.popleft()
+        if worker.used and _has_own_process(self.specs[job]):
+            worker = self._renew(place)
+        worker.job, worker.used = job, True
+        with suppress(OSError):  # a worker that is gone shows when it is listened to
+            worker.connection.send(self.specs[job])
 
-    def _receive(self, worker: _Worker, workers: list[_Worker]) -> None:
+    def _renew(self, place: int) -> _Worker:
+        self.workers[place].close()
+        self.workers[place] = _Worker(self.context, self.root)
+        return self.workers[place]
+
+    def _receive(self, place: int) -> None:
+        worker = self.workers[place]
         try:
             kind, *content = worker.connection.recv()
         except (EOFError, OSError):  # gone, perhaps in the middle of a message
-            self._bury(worker, workers)
+            self._bury(place)
             return
         if kind == "result":
             assert worker.job is not None
             self._book(worker.job, content[0])
-            self._give(worker)
+            self._give(place)
         else:
             getattr(self.reporter, kind)(*content)
 
@@ -141,8 +169,9 @@ class _Pool:
         self.results[job] = result
         self.reporter.done(result)
 
-    def _bury(self, worker: _Worker, workers: list[_Worker]) -> None:
+    def _bury(self, place: int) -> None:
         """A worker is gone: its run is tried once more by a new one, then booked as died."""
+        worker = self.workers[place]
         job = worker.job
         assert job is not None
         worker.process.join()
@@ -164,9 +193,8 @@ class _Pool:
                     "exit_code": 8,
                 },
             )
-        fresh = _Worker(self.context, self.root)
-        workers[workers.index(worker)] = fresh
-        self._give(fresh)
+        self._renew(place)
+        self._give(place)
 
 
 def _name(spec: Spec) -> str:
@@ -203,6 +231,7 @@ def _work(connection: Connection, root: Path) -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     threading.Thread(target=_die_with, args=(parent.sentinel,), daemon=True).start()
+    gc.freeze()  # what was imported before the fork stays: looking through it would copy all of its pages
     relay = _Relay(connection)
     try:
         while True:
