@@ -6,6 +6,7 @@ import torch
 from projected import problem
 from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
+from sklearn.preprocessing import StandardScaler
 
 from effdl.methods.projections import (
     centred_components,
@@ -13,6 +14,7 @@ from effdl.methods.projections import (
     evenly_along,
     independent_components,
     principal_components,
+    turned,
 )
 
 
@@ -39,6 +41,20 @@ def test_components_are_scikit_learns_with_a_positive_sum() -> None:
     theirs = PCA(4).fit(a.numpy()).components_
     theirs *= np.sign(theirs.sum(1, keepdims=True))
     np.testing.assert_allclose(found, theirs, rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_signs_may_be_scikit_learns_own_whatever_the_decomposition_gives(sign: int) -> None:
+    a = problem().train_tensors().x * torch.tensor([1.0, 5.0, 2.0, 0.1, 3.0], dtype=torch.float64) + 7
+    theirs = PCA(4, svd_solver="full").fit(a.numpy()).components_
+    np.testing.assert_allclose(centred_components(lambda: a.split(7), 4, "largest").T.numpy(), theirs, rtol=1e-8, atol=1e-9)
+    deviations = StandardScaler().fit_transform(a.numpy())
+    theirs = PCA(4, svd_solver="full").fit(deviations).components_
+    found = principal_components(correlation(lambda: a.split(7)), 4, "largest")
+    np.testing.assert_allclose(found.T.numpy(), theirs, rtol=1e-7, atol=1e-8)
+    by_hand = torch.tensor([[1.0, -3.0, 1.0], [2.0, -1.0, -1.0]]).T * sign
+    assert turned(by_hand, "largest").T.tolist() == [[-1.0, 3.0, -1.0], [2.0, -1.0, -1.0]]
+    assert turned(by_hand).T.tolist() == [[-1.0, 3.0, -1.0], ([2.0, -1.0, -1.0] if sign > 0 else [-2.0, 1.0, 1.0])]
 
 
 def digits() -> np.ndarray:

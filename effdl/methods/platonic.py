@@ -16,6 +16,7 @@ from effdl.methods.closed_form import ClosedForm, Memory, Place, normal
 from effdl.methods.features import Features, Fitted, closest
 from effdl.methods.projections import (
     Parts,
+    Signs,
     centred_components,
     correlation,
     evenly_along,
@@ -63,6 +64,8 @@ class Platonic(ClosedForm):
     pca: of "covariance" or of "correlation", which makes components blind to β and to the scale of each feature; P is applied
         to the features as they are in both. The thesis does not say which. The default, correlations, is fitted: tables 7.2
         and 7.3 come out with it. A large β, so that components turn towards Y (§7.8.1), has a meaning with covariances alone.
+    signs: of principal components, which nothing fixes: such that the "sum" of their entries is positive or, as in
+        scikit-learn, the "largest" of them in size. The thesis names no rule.
     importance: where d weighs Y. The default, "targets", is fitted and is not what the thesis prints: d weighs Y in the
         projection and in the targets T as well, and so table 7.3 comes out. "projection" is the thesis's, which uses d "only
         when we compute the projection matrices" (§7.9.3).
@@ -89,6 +92,7 @@ class Platonic(ClosedForm):
     beta: Real = 10.0
     ema: Probability | None = 0.2
     pca: Literal["covariance", "correlation"] = "correlation"
+    signs: Signs = "sum"
     importance: Literal["projection", "targets"] = "targets"
     improve: Size = 0
     step: Positive = 0.3
@@ -220,8 +224,8 @@ class Platonic(ClosedForm):
 
     def _components(self, parts: Parts, count: int) -> Tensor:
         if self.pca == "covariance":
-            return centred_components(parts, count)
-        return principal_components(correlation(parts), count)
+            return centred_components(parts, count, self.signs)
+        return principal_components(correlation(parts), count, self.signs)
 
     def _augmented(self, below: Features, beta: float | None, weights: Tensor | None = None) -> Iterator[Tensor]:
         """[Z | βd⊙Y] in parts, d (m, 1) being 1 by default; Z alone without β. Z is without its column of ones."""

@@ -2,12 +2,14 @@
 
 import warnings
 from collections.abc import Callable, Iterable
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from effdl.errors import FitFailed
 
+Signs = Literal["sum", "largest"]
 Parts = Callable[[], Iterable[Tensor]]  # goes through a matrix, some rows after the other
 ROUNDED = 4  # times eps of a column's largest value: what rounding may be of its range
 
@@ -57,17 +59,18 @@ def _product(parts: Parts, mean: Tensor) -> Tensor:
     return product
 
 
-def positive(vectors: Tensor) -> Tensor:
-    """Columns, whose signs are free, such that their entries have a positive sum."""
-    return vectors * torch.where(vectors.sum(0) < 0, -1.0, 1.0)
+def turned(vectors: Tensor, signs: Signs = "sum") -> Tensor:
+    """Columns, whose signs are free, such that their sum, or their entry of the largest size, is positive."""
+    told = vectors.sum(0) if signs == "sum" else vectors.gather(0, vectors.abs().argmax(0, keepdim=True))[0]
+    return vectors * torch.where(told < 0, -1.0, 1.0)
 
 
-def principal_components(matrix: Tensor, count: int) -> Tensor:
+def principal_components(matrix: Tensor, count: int, signs: Signs = "sum") -> Tensor:
     """The first principal components (n, count): eigenvectors of a correlation matrix (n, n), largest first."""
-    return _eigen(matrix, count)[1]
+    return _eigen(matrix, count, signs)[1]
 
 
-def centred_components(parts: Parts, count: int) -> Tensor:
+def centred_components(parts: Parts, count: int, signs: Signs = "sum") -> Tensor:
     """The first principal components (n, count) of covariances: right singular vectors of a matrix (m, n) less its mean.
 
     Found in float64 from R of a QR decomposition, to which each part is added in its turn. An eigendecomposition of the
@@ -78,13 +81,13 @@ def centred_components(parts: Parts, count: int) -> Tensor:
     r, like = mean.new_empty(0, len(mean)), mean
     for like in parts():
         r = torch.linalg.qr(torch.cat([r, like.double() - mean]), mode="r").R
-    return positive(torch.linalg.svd(r).Vh[:count].T).to(like)
+    return turned(torch.linalg.svd(r).Vh[:count].T, signs).to(like)
 
 
-def _eigen(matrix: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def _eigen(matrix: Tensor, count: int, signs: Signs = "sum") -> tuple[Tensor, Tensor]:
     """The largest eigenvalues (count,) and their eigenvectors (n, count)."""
     values, vectors = torch.linalg.eigh(matrix)
-    return values.flip(0)[:count], positive(vectors.flip(1)[:, :count])
+    return values.flip(0)[:count], turned(vectors.flip(1)[:, :count], signs)
 
 
 def independent_components(parts: Parts, count: int, seed: int) -> Tensor:
@@ -107,7 +110,7 @@ def independent_components(parts: Parts, count: int, seed: int) -> Tensor:
         warnings.simplefilter("ignore", ConvergenceWarning)  # a rotation that is not the last serves as well
         found = FastICA(whiten=False, random_state=seed % 2**32, max_iter=100, tol=1e-3).fit(white.numpy())
     directions = whitening @ torch.from_numpy(found.components_.T).to(whitening)
-    return positive(directions / directions.norm(dim=0))
+    return turned(directions / directions.norm(dim=0))
 
 
 def evenly_along(values: Tensor, count: int) -> Tensor:
