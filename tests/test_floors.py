@@ -178,7 +178,8 @@ PRINTED = {
     "claims/equal": {**PEAK, "each": ["data"], "length": "given"},
     "claims/level/tolerance": 20,
 }
-PRINT = {"scales/paper/floors": [{"baseline": {"method": "base"}, "reaches": "print", "chance": 10}]}
+OF_FEW = {"baseline": {"method": "base"}, "where": {"data": "few"}, "reaches": "print", "chance": 10}
+PRINT = {"scales/paper/floors": [OF_FEW]}
 
 
 def at_paper(folder: Path, base: Told | None) -> tuple[Declaration, Any]:
@@ -206,6 +207,12 @@ def test_baseline_that_has_no_runs_is_not_known_to_reach_the_print(base: Any, wo
     declaration, runs = at_paper(tmp_path, base)
     found = {(one.name, one.at["data"]): one.verdict.word for one in judged(declaration, "paper", runs)}
     assert (found["level", "few"], found["peak", "few"], found["equal", "few"]) == (word, f"baseline {word}", "reproduced")
+
+
+def test_a_printed_floor_needs_a_print_of_each_baseline(tmp_path: Path) -> None:
+    told = r"scales\.paper\.floors\.0: nothing is printed for data=many,method=base; say with where"
+    with pytest.raises(ConfigError, match=told):
+        declare(tmp_path, {**PRINTED, "scales/paper/floors": [{**OF_FEW, "where": {}}]})
 
 
 @pytest.mark.parametrize("floor", [{"reaches": "print"}, {"reaches": "longer", "chance": 10}])

@@ -131,7 +131,11 @@ def _check_floors(declaration: Declaration, scale: str) -> None:
         key = f"scales.{scale}.floors.{i}"
         if (floor.chance is None) == (floor.reaches == "print"):
             raise ConfigError(f"{key}.chance: belongs to reaches: print, which needs it")
-        for _, cell in floors.baselines(declaration, scale, declaration.cells(scale), "longer"):
+        for of_cell, cell in floors.baselines(declaration, scale, declaration.cells(scale)):
+            if of_cell is not floor:
+                continue
+            if floor.reaches == "print" and cell.published is None:
+                raise ConfigError(f"{key}: nothing is printed for {cell.name}; say with where which cells it concerns")
             if floor.reaches == "longer" and not isinstance(cell.set.get("method.epochs"), int):
                 raise ConfigError(
                     f"{key}: {cell.name} must set method.epochs to a whole number, of which a floor takes three times"
