@@ -137,6 +137,12 @@ def test_difference_of_two_intervals_worked_out_by_hand() -> None:
     assert (found.low, found.high) == pytest.approx((-0.1740, 0.6584), abs=2e-4)
 
 
+def test_n_of_a_difference_is_of_the_side_that_varies() -> None:
+    drawn = mean([0.5, 0.6, 0.7, 0.6, 0.5])
+    assert Apart(drawn, Fixed((0.4,))).n == Apart(Fixed((0.4,)), drawn).n == 5
+    assert Apart(drawn, Share(9000, 10_000)).n == 5 and Apart(Fixed((0.4,)), Fixed((0.3,))).n == 1
+
+
 @pytest.mark.parametrize("relation", [">=", "<="])
 def test_a_tie_is_never_reproduced_by_a_claim_whose_bound_it_is(relation: str) -> None:
     told = verdict(mean([0.0] * 10), region(relation, 0, 0), True, tie=0.0)

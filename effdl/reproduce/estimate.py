@@ -166,7 +166,8 @@ class Fixed(Estimate):
 class Apart(Estimate):
     """The difference of two estimates that nothing pairs, from the interval of each (Newcombe 1998; Zou and Donner 2008).
 
-    Between the points d apart, the bounds are d − √((m₁ − l₁)² + (u₂ − m₂)²) and d + √((u₁ − m₁)² + (m₂ − l₂)²).
+    Between the points d apart, the bounds are d − √((m₁ − l₁)² + (u₂ − m₂)²) and d + √((u₁ − m₁)² + (m₂ − l₂)²). n is the smaller
+    one of the sides that vary.
     """
 
     left: Estimate
@@ -175,7 +176,8 @@ class Apart(Estimate):
 
     @property
     def n(self) -> int:  # type: ignore[override]
-        return min(self.left.n, self.right.n)
+        sides = [side for side in (self.left, self.right) if side.varies]
+        return min(side.n for side in sides or (self.left, self.right))
 
     @property
     def mean(self) -> float:  # type: ignore[override]
