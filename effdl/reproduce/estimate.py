@@ -166,8 +166,8 @@ class Fixed(Estimate):
 class Apart(Estimate):
     """The difference of two estimates that nothing pairs, from the interval of each (Newcombe 1998; Zou and Donner 2008).
 
-    Between the points d apart, the bounds are d − √((m₁ − l₁)² + (u₂ − m₂)²) and d + √((u₁ − m₁)² + (m₂ − l₂)²). n is the smaller
-    one of the sides that vary.
+    Between the points d apart, the bounds are d − √((m₁ − l₁)² + (u₂ − m₂)²) and d + √((u₁ − m₁)² + (m₂ − l₂)²). n is the
+    smaller one of the sides that vary.
     """
 
     left: Estimate
