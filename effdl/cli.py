@@ -4,16 +4,19 @@ import gc
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from effdl import config, torchrun
 from effdl.errors import ConfigError, EffdlError, RecordError, one_line
 
 _results: list[dict[str, Any]] = []  # of this process's runs, in order; Hydra gives no way to return them
+_searches: list[dict[str, Any]] = []  # what this process's searches found
 _sweeps: list["_SweepFolder"] = []  # of this process's sweeps
 
 FLAGS = {"-m", "--multirun", "-c", "--cfg", "--resolve", "-p", "--package", "-i", "--info", "-r", "--run", "-h", "--help"}
@@ -32,12 +35,14 @@ EXAMPLES = """\
 def main(entry: Callable[[], Any]) -> None:
     """Run Hydra's entry point; prints the JSON line, or one line on standard error, and exits with a code that says which."""
     arguments = sys.argv[1:]
-    _results.clear()
-    _sweeps.clear()
+    for made in (_results, _searches, _sweeps):
+        made.clear()
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     many = bool({"-m", "--multirun"} & set(arguments))
     if many and not any(a.startswith("hydra/launcher=") for a in arguments):
         sys.argv.append("hydra/launcher=effdl")
+    if is_search := any(a.startswith("search=") and a != "search=none" for a in arguments):
+        sys.argv.append("hydra/sweeper=effdl_search")
     gc.disable()  # what the imports make stays; looking through it again and again takes a second
     try:
         if {"-h", "--help"} & set(arguments):
@@ -45,6 +50,8 @@ def main(entry: Callable[[], Any]) -> None:
             return
         if unknown := [a for a in arguments if a.startswith("-") and a.split("=")[0] not in FLAGS]:
             raise ConfigError(f"{unknown[0]}: unknown option; values are given as key=value, see --help")
+        if is_search and not many:
+            raise ConfigError("search: a search is of many runs; say -m too")
         if many and torchrun.place().size > 1:
             raise ConfigError(f"-m: torchrun's {torchrun.place().size} processes carry out one run, not a sweep")
         if any(a.startswith("-") for a in arguments):
@@ -61,7 +68,10 @@ def main(entry: Callable[[], Any]) -> None:
         gc.enable()
     if not any("path" in result for result in _results):
         discard_sweep()
-    _answer(_results, many)
+    if is_search:
+        print(json.dumps(_searches[0]), flush=True)
+    else:
+        _answer(_results, many)
 
 
 def run_overrides(arguments: Sequence[str]) -> int:
@@ -83,6 +93,29 @@ def sweep(composed: Sequence[Any]) -> list[dict[str, Any]]:
     results = _execute(specs, composed[0])
     _results.extend(results)
     return results
+
+
+def search(arguments: Sequence[str], settings: Mapping[str, Any]) -> None:
+    """A multirun whose values are searched: overrides with spaces, and what else was set under hydra.sweeper."""
+    composed = config.compose([one for one in arguments if not _is_swept(one)])
+    node = OmegaConf.to_container(composed.search)
+    assert isinstance(node, dict)
+    found = config.build_setting({**node, **settings}, "search")
+    from effdl.records.report import Console
+    from effdl.search.outcome import text
+    from effdl.search.search import search as carry_out
+
+    root, workers = _places(composed)
+    with Console(found.n_trials) as console:
+        told = carry_out(found, arguments, root, workers, console)
+    print(f"\n{text(told, Path(told['path']))}\n", file=sys.stderr)
+    _searches.append(told)
+
+
+def _is_swept(override: str) -> bool:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    return bool(OverridesParser.create().parse_override(override).is_sweep_override())
 
 
 @dataclass(frozen=True)
@@ -119,20 +152,26 @@ def discard_sweep() -> None:
 
 
 def _execute(specs: list[config.Spec], composed: Any) -> list[dict[str, Any]]:
-    results, workers = composed.get("results"), composed.get("workers")
-    if results in (None, ""):
-        raise ConfigError("results: needs the name of a folder")
-    if workers is not None and (type(workers) is not int or workers < 1):
-        raise ConfigError(f"workers: a whole number from 1, or null for one a core, not {workers!r}")
+    root, workers = _places(composed)
     from effdl.records.execute import execute
     from effdl.records.report import Console, Silent
 
     gc.freeze()
     gc.enable()
     if torchrun.place().rank > 0:  # the first shows it
-        return execute(specs, Path(str(results)), 1, Silent())
+        return execute(specs, root, 1, Silent())
     with Console(len(specs)) as console:
-        return execute(specs, Path(str(results)), workers or os.cpu_count() or 1, console)
+        return execute(specs, root, workers, console)
+
+
+def _places(composed: Any) -> tuple[Path, int]:
+    """The results folder, and how many processes work at once."""
+    results, workers = composed.get("results"), composed.get("workers")
+    if results in (None, ""):
+        raise ConfigError("results: needs the name of a folder")
+    if workers is not None and (type(workers) is not int or workers < 1):
+        raise ConfigError(f"workers: a whole number from 1, or null for one a core, not {workers!r}")
+    return Path(str(results)), workers or os.cpu_count() or 1
 
 
 def _answer(results: list[dict[str, Any]], many: bool) -> None:

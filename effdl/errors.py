@@ -43,6 +43,12 @@ class FitFailed(EffdlError):
     exit_code = 7
 
 
+class Stopped(EffdlError):
+    """A search saw no promise in a run and stopped it; by itself the same run goes on from its checkpoint."""
+
+    exit_code = 9
+
+
 class IllConditionedWarning(RuntimeWarning):
     """A linear system is beyond what the precision holds; the text says which, and names remedies."""
 

@@ -25,8 +25,12 @@ GROUPS = {
     "probe": "effdl.probes.probe:Probe",
     "hardware": "effdl.training.hardware:Hardware",
     "logger": "effdl.records.logger:Logger",
+    "search": "effdl.search.setting:Search",
+    "search/sampler": "effdl.search.setting:Sampler",
+    "search/pruner": "effdl.search.setting:Pruner",
 }
-MAY_BE_NONE = {"optimizer", "optimizer/schedule", "method/decision", "augment", "filter", "logger"}
+MAY_BE_NONE = {"optimizer", "optimizer/schedule", "method/decision", "augment", "filter", "logger", "search", "search/pruner"}
+OF_RUNS = {"search"}  # says which runs there are, and is part of none
 BASE = "_base_"
 SEVERAL = {"probe"}  # of these any number may be chosen: {name: choice}, and a tuple in the Spec
 

@@ -9,10 +9,11 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import ValidationError
 
 from effdl.config.composition import compose
-from effdl.config.groups import GROUPS, MAY_BE_NONE, SEVERAL, choices, holder, plugin_folders
+from effdl.config.groups import GROUPS, MAY_BE_NONE, OF_RUNS, SEVERAL, choices, holder, plugin_folders
 from effdl.errors import ConfigError, one_line
 
-PLACES = ("results", "workers")  # root keys that say where and how, not what
+PLACES = ("results", "workers", *OF_RUNS)  # root keys that say where and how, not what
+OF_A_RUN = tuple(group for group in GROUPS if "/" not in group and group not in OF_RUNS)
 TEST_EVERY = ("epoch", "segment", "run")
 
 
@@ -45,7 +46,7 @@ class Spec:
         return (*self.method.draws, *split, *(words for group, words in beside.items() if getattr(self, group)))
 
     def settings(self) -> dict[str, Any]:
-        return {group: getattr(self, group) for group in GROUPS if "/" not in group}
+        return {group: getattr(self, group) for group in OF_A_RUN}
 
 
 def build(config: DictConfig | Mapping[str, Any], *, checked: bool = True) -> Spec:
@@ -63,7 +64,7 @@ def build(config: DictConfig | Mapping[str, Any], *, checked: bool = True) -> Sp
     known = {f.name for f in fields(Spec)}
     if unknown := sorted(set(plain) - known):
         raise ConfigError(f"{unknown[0]}: unknown key; there are {', '.join(sorted(known))}")
-    settings = {g: (_build_several if g in SEVERAL else build_setting)(plain.get(g), g) for g in GROUPS if "/" not in g}
+    settings = {g: (_build_several if g in SEVERAL else build_setting)(plain.get(g), g) for g in OF_A_RUN}
     seed, test_every = plain.get("seed", 0), plain.get("test_every", "epoch")
     if type(seed) is not int or seed < 0:
         raise ConfigError(f"seed: a whole number from 0, not {seed!r}")

@@ -26,7 +26,7 @@ from effdl.errors import DataError, Diverged, EffdlError, FitFailed, HardwareErr
 from effdl.records.logger import Log
 from effdl.records.process import PROCESS_PEAK, HighWater, first_run
 from effdl.records.report import Reporter, Silent
-from effdl.records.run import Run, digest
+from effdl.records.run import GoesOn, Run, digest
 from effdl.records.store import Say, Store, write_atomically, write_json
 from effdl.rng import seed_for
 from effdl.training.hardware import restoring
@@ -37,7 +37,13 @@ CPU = torch.device("cpu")
 OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc", "Cannot allocate memory")
 
 
-def carry_out(spec: config.Spec, root: Path, reporter: Reporter | None = None, threads: int | None = None) -> dict[str, Any]:
+def carry_out(
+    spec: config.Spec,
+    root: Path,
+    reporter: Reporter | None = None,
+    threads: int | None = None,
+    goes_on: GoesOn | None = None,
+) -> dict[str, Any]:
     """Run a Spec, go on with it, or answer from its record; returns what summary.json holds.
 
     Of several processes (``hardware.processes``) each calls this with the same Spec and gets the same answer; the first owns
@@ -46,13 +52,15 @@ def carry_out(spec: config.Spec, root: Path, reporter: Reporter | None = None, t
     Args:
         root: the results folder.
         threads: CPU threads where the Spec leaves them open.
+        goes_on: may stop the run after an epoch, see `Run`.
 
     Raises:
+        Stopped: ``goes_on`` did.
         EffdlError: nothing final was reached; the same call goes on from the last checkpoint.
     """
     try:
         with restoring(), joined(spec.hardware.processes, spec.hardware.device) as ranks:
-            return _carry_out(spec, root, reporter or Silent(), threads, ranks)
+            return _carry_out(spec, root, reporter or Silent(), threads, ranks, goes_on)
     except Exception as error:
         if "DataLoader worker" in str(error):  # raised wherever the run was when it noticed
             reason = " ".join(str(error).split())[:120]
@@ -62,7 +70,9 @@ def carry_out(spec: config.Spec, root: Path, reporter: Reporter | None = None, t
         raise HardwareError(f"out of memory ({' '.join(str(error).split())[:120]}): try {spec.method.saves_memory}") from None
 
 
-def _carry_out(spec: config.Spec, root: Path, reporter: Reporter, threads: int | None, ranks: Ranks) -> dict[str, Any]:
+def _carry_out(
+    spec: config.Spec, root: Path, reporter: Reporter, threads: int | None, ranks: Ranks, goes_on: GoesOn | None
+) -> dict[str, Any]:
     print_of_data = fingerprint(spec.dataset)
     store = Store(root, config.run_id(spec, print_of_data), reporter.say)
     if (done := ranks.agree(lambda: _finished(store, spec))) is not None:
@@ -84,7 +94,7 @@ def _carry_out(spec: config.Spec, root: Path, reporter: Reporter, threads: int |
         if ranks.rank > 0:
             return _follow(spec, problem, device, ranks)
         with Log(spec.logger, reporter.say, store.path, name_of(spec), config.dump(spec)) as log:
-            return _lead(spec, store, problem, test.to(device), device, log, reporter, ranks)
+            return _lead(spec, store, problem, test.to(device), device, log, reporter, ranks, goes_on)
 
 
 @contextmanager
@@ -159,10 +169,11 @@ def _lead(
     log: Log,
     reporter: Reporter,
     ranks: Ranks,
+    goes_on: GoesOn | None,
 ) -> dict[str, Any]:
     """Carry a run out and record it; alone or as the first of several processes."""
     name = name_of(spec)
-    run = open_run(spec, test, store=store, log=log, reporter=reporter, name=name, ranks=ranks)
+    run = open_run(spec, test, store=store, log=log, reporter=reporter, name=name, ranks=ranks, goes_on=goes_on)
     head = {"run_id": store.path.name, "name": name, "seed": spec.seed}
 
     def recorded(summary: dict[str, Any]) -> dict[str, Any]:

@@ -12,14 +12,32 @@ from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from effdl.config import Spec
-from effdl.errors import ConfigError, EffdlError, one_line
+from effdl.errors import ConfigError, EffdlError, Stopped, one_line
 from effdl.records.report import Progress, Reporter, Silent
 from effdl.training.handle import SegmentCost
 
+if TYPE_CHECKING:
+    from effdl.records.run import GoesOn
+
 Result = dict[str, Any]
+
+
+class Jobs(Protocol):
+    """What a pool works off: runs that come one by one, each under a key of its own."""
+
+    def next(self) -> tuple[int, Spec] | None:
+        """The next run; None when no other begins."""
+
+    def goes_on(self, key: int, step: int, score: float) -> bool:
+        """Whether a run goes on after an epoch, asked where ``judged``, see `Run`."""
+
+    def done(self, key: int, result: Result) -> None:
+        """A run has ended."""
+
+    judged: bool
 
 
 def execute(specs: Sequence[Spec], root: Path, workers: int = 1, reporter: Reporter | None = None) -> list[Result]:
@@ -39,13 +57,38 @@ def execute(specs: Sequence[Spec], root: Path, workers: int = 1, reporter: Repor
         reporter.done(result)
         return [result]
     results: dict[Spec, Result | None] = {spec: _answer(spec, root, reporter) for spec in dict.fromkeys(specs)}
-    left = [spec for spec, result in results.items() if result is None]
-    if any(spec.hardware.device != "cpu" for spec in left):
+    left = _Listed([spec for spec, result in results.items() if result is None])
+    if any(spec.hardware.device != "cpu" for spec in left.specs):
         workers = 1
     reporter.begin()
-    fresh = _Pool(left, root, workers, reporter).run() if left else []
-    results.update(zip(left, fresh, strict=True))
+    if left.specs:
+        work_off(left, root, min(workers, len(left.specs)), reporter)
+    results.update(zip(left.specs, left.results, strict=True))
     return [summary for spec in specs if (summary := results[spec]) is not None]
+
+
+def work_off(jobs: Jobs, root: Path, workers: int, reporter: Reporter) -> None:
+    """Carry out all that ``jobs`` gives in so many processes with one thread each, which share its runs."""
+    _Pool(jobs, root, workers, reporter).run()
+
+
+class _Listed:
+    """The runs of a list, and their results."""
+
+    judged = False
+
+    def __init__(self, specs: Sequence[Spec]) -> None:
+        self.specs, self.results = specs, [None] * len(specs)  # type: tuple[Sequence[Spec], list[Result | None]]
+        self._waiting = deque(enumerate(specs))
+
+    def next(self) -> tuple[int, Spec] | None:
+        return self._waiting.popleft() if self._waiting else None
+
+    def goes_on(self, key: int, step: int, score: float) -> bool:
+        return True
+
+    def done(self, key: int, result: Result) -> None:
+        self.results[key] = result
 
 
 def _answer(spec: Spec, root: Path, reporter: Reporter) -> Result | None:
@@ -61,11 +104,13 @@ def _answer(spec: Spec, root: Path, reporter: Reporter) -> Result | None:
     return result
 
 
-def _attempt(spec: Spec, root: Path, reporter: Reporter, threads: int | None) -> Result:
+def _attempt(spec: Spec, root: Path, reporter: Reporter, threads: int | None, goes_on: "GoesOn | None" = None) -> Result:
     from effdl.records.carry import carry_out, name_of
 
     try:
-        return carry_out(spec, root, reporter, threads)
+        return carry_out(spec, root, reporter, threads, goes_on)
+    except Stopped as stopped:
+        return {"name": name_of(spec), "seed": spec.seed, "status": "stopped", "reason": str(stopped)}
     except EffdlError as error:
         return {"name": name_of(spec), "seed": spec.seed, "status": "error", "reason": str(error), "exit_code": error.exit_code}
     except Exception as error:
@@ -89,7 +134,7 @@ def _has_own_process(spec: Spec) -> bool:
 
 
 class _Worker:
-    """A process and the connection to it; ``job`` is the index of the run it works on, ``used`` whether it had one before."""
+    """A process and the connection to it; ``job`` is the run that it works on, ``used`` whether it had one before."""
 
     def __init__(self, context: multiprocessing.context.BaseContext, root: Path) -> None:
         self.connection, theirs = context.Pipe()
@@ -97,7 +142,7 @@ class _Worker:
         self.process: BaseProcess = context.Process(target=_work, args=(theirs, root))  # type: ignore[attr-defined]
         self.process.start()
         theirs.close()
-        self.job: int | None = None
+        self.job: tuple[int, Spec] | None = None
         self.used = False
 
     def close(self) -> None:
@@ -110,17 +155,16 @@ class _Worker:
 
 
 class _Pool:
-    def __init__(self, specs: Sequence[Spec], root: Path, workers: int, reporter: Reporter) -> None:
-        self.specs, self.root, self.reporter = specs, root, reporter
-        self.results: list[Result | None] = [None] * len(specs)
-        self.waiting = deque(range(len(specs)))
+    def __init__(self, jobs: Jobs, root: Path, workers: int, reporter: Reporter) -> None:
+        self.jobs, self.root, self.reporter = jobs, root, reporter
+        self.again: deque[tuple[int, Spec]] = deque()  # whose worker died
         self.deaths: dict[int, int] = {}
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(["torch", "torch._dynamo", "effdl.records.carry"])
-        self.count = min(workers, len(specs))
+        self.count = workers
         self.workers: list[_Worker] = []
 
-    def run(self) -> list[Result]:
+    def run(self) -> None:
         self.workers = [_Worker(self.context, self.root) for _ in range(self.count)]
         try:
             for place in range(self.count):
@@ -131,20 +175,19 @@ class _Pool:
         finally:
             for worker in self.workers:
                 worker.close()
-        return [result for result in self.results if result is not None]
 
     def _give(self, place: int) -> None:
         """The next run to the worker of this place, to a new one where it needs a process of its own."""
         worker = self.workers[place]
         worker.job = None
-        if not self.waiting:
+        job = self.again.popleft() if self.again else self.jobs.next()
+        if job is None:
             return
-        job = self.waiting.popleft()
-        if worker.used and _has_own_process(self.specs[job]):
+        if worker.used and _has_own_process(job[1]):
             worker = self._renew(place)
         worker.job, worker.used = job, True
         with suppress(OSError):  # a worker that is gone shows when it is listened to
-            worker.connection.send(self.specs[job])
+            worker.connection.send((job[1], self.jobs.judged))
 
     def _renew(self, place: int) -> _Worker:
         self.workers[place].close()
@@ -158,15 +201,18 @@ class _Pool:
         except (EOFError, OSError):  # gone, perhaps in the middle of a message
             self._bury(place)
             return
+        assert worker.job is not None
         if kind == "result":
-            assert worker.job is not None
-            self._book(worker.job, content[0])
+            self._book(worker.job[0], content[0])
             self._give(place)
+        elif kind == "goes_on":
+            with suppress(OSError):
+                worker.connection.send(self.jobs.goes_on(worker.job[0], *content))
         else:
             getattr(self.reporter, kind)(*content)
 
-    def _book(self, job: int, result: Result) -> None:
-        self.results[job] = result
+    def _book(self, key: int, result: Result) -> None:
+        self.jobs.done(key, result)
         self.reporter.done(result)
 
     def _bury(self, place: int) -> None:
@@ -174,25 +220,17 @@ class _Pool:
         worker = self.workers[place]
         job = worker.job
         assert job is not None
+        key, spec = job
         worker.process.join()
         code = worker.process.exitcode or 0
         cause = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        self.deaths[job] = self.deaths.get(job, 0) + 1
-        if self.deaths[job] == 1:
+        self.deaths[key] = self.deaths.get(key, 0) + 1
+        if self.deaths[key] == 1:
             self.reporter.say(f"a worker died ({cause}); its run is tried once more")
-            self.waiting.appendleft(job)
+            self.again.append(job)
         else:
-            spec = self.specs[job]
-            self._book(
-                job,
-                {
-                    "name": _name(spec),
-                    "seed": spec.seed,
-                    "status": "died",
-                    "reason": f"worker died twice ({cause})",
-                    "exit_code": 8,
-                },
-            )
+            reason = f"worker died twice ({cause})"
+            self._book(key, {"name": _name(spec), "seed": spec.seed, "status": "died", "reason": reason, "exit_code": 8})
         self._renew(place)
         self._give(place)
 
@@ -221,6 +259,11 @@ class _Relay:
     def progress(self, progress: Progress) -> None:
         self._connection.send(("progress", progress))
 
+    def goes_on(self, step: int, score: float) -> bool:
+        self._connection.send(("goes_on", step, score))
+        answer: bool = self._connection.recv()
+        return answer
+
     def done(self, result: Result) -> None:
         """The parent sees the result itself."""
 
@@ -235,8 +278,9 @@ def _work(connection: Connection, root: Path) -> None:
     relay = _Relay(connection)
     try:
         while True:
-            spec = connection.recv()
-            connection.send(("result", _attempt(spec, root, relay, threads=1)))
+            spec, judged = connection.recv()
+            result = _attempt(spec, root, relay, threads=1, goes_on=relay.goes_on if judged else None)
+            connection.send(("result", result))
     except (EOFError, OSError):
         return
 

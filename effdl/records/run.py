@@ -11,6 +11,7 @@ from torch import nn
 
 from effdl.datasets.problem import Batch, Split
 from effdl.datasets.waiting import watched
+from effdl.errors import Stopped
 from effdl.filters.filter import Filter
 from effdl.objectives.objective import Objective
 from effdl.probes.probe import Probe, look
@@ -27,6 +28,7 @@ from effdl.training.optim import Optimizer, Schedule
 from effdl.training.ranks import Ranks
 
 T = TypeVar("T")
+GoesOn = Callable[[int, float], bool]
 
 SHOW_EVERY_S = 0.2
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
@@ -50,6 +52,8 @@ class Run:
         log: sees each line too.
         reporter: where progress is shown.
         test_every: "epoch", "segment" or "run": when `test` really measures.
+        goes_on: asked after each epoch with their number over all segments, from 0, and the score on validation samples; where
+            it says no the run stops at a checkpoint.
     """
 
     def __init__(
@@ -69,7 +73,9 @@ class Run:
         test_every: str = "epoch",
         batch_size: int = 256,
         name: str = "run",
+        goes_on: GoesOn | None = None,
     ) -> None:
+        self._goes_on = goes_on
         self._seed, self._optimizer = seed, optimizer
         self._objective, self._filter, self._probes = objective, filter, probes
         self.hardware, self.ranks = hardware or Hardware(), ranks or Ranks()
@@ -194,10 +200,25 @@ class Run:
             self.times[name] = self.times.get(name, 0.0) + time.perf_counter() - start
 
     def save(self, state: Callable[[], dict[str, Any]]) -> None:
-        """Checkpoint, unless the last one is so recent that checkpoints would take over 5% of the time."""
+        """Checkpoint, unless the last one is so recent that checkpoints would take over 5% of the time.
+
+        Raises:
+            Stopped: ``goes_on`` says that the run is not worth going on with; a checkpoint is made all the same.
+        """
         start = time.perf_counter()
-        if self._store is None or start - self._saved_at < self._save_cost / CHECKPOINT_SHARE:
-            return
+        stop = self._is_to_stop()
+        if self._store is not None and (stop or start - self._saved_at >= self._save_cost / CHECKPOINT_SHARE):
+            self._checkpoint(state, start)
+        if stop:
+            raise Stopped(f"stopped after {len(scores(self.lines))} epochs; by itself the run goes on from there")
+
+    def _is_to_stop(self) -> bool:
+        if self._goes_on is None or not (found := scores(self.lines)):
+            return False
+        return not self._goes_on(len(found) - 1, found[-1])
+
+    def _checkpoint(self, state: Callable[[], dict[str, Any]], start: float) -> None:
+        assert self._store is not None
         self._count_wall()
         self._store.save({"method": state(), "notes": self.notes, "times": self.times, "plan": self._plan})
         self._saved_at = time.perf_counter()
@@ -269,6 +290,12 @@ class Run:
         total = sum(s * e for s, e in zip(epoch_s, epochs, strict=True))
         below = sum(s * e for s, e in zip(epoch_s[:segment], epochs[:segment], strict=True))
         return min(1.0, (below + epoch_s[segment] * epochs_done) / total) if total else 0.0
+
+
+def scores(lines: Iterable[Mapping[str, Any]]) -> list[float]:
+    """Of each epoch of all segments the score on validation samples: accuracy, or the squared error where there is none."""
+    measured = (line.get("val/acc", line.get("val/mse")) for line in lines if "train/loss" in line)
+    return [float(score) for score in measured if score is not None]
 
 
 def slashed(named: Mapping[str, Any]) -> dict[str, Any]:

@@ -175,6 +175,13 @@ class Store:
         write_atomically(metrics, b"".join((json.dumps(line) + "\n").encode() for line in lines))
         return state, lines
 
+    @staticmethod
+    def lines(metrics: Path) -> list[dict[str, Any]]:
+        """The whole lines of a metrics.jsonl; none where there is none."""
+        with disk_errors(metrics):
+            data = metrics.read_bytes() if metrics.exists() else b""
+        return [line for line in map(_parse, data.splitlines()) if line is not None and "segment" in line]
+
     def finish(self, summary: Mapping[str, Any]) -> None:
         write_json(self.path / "summary.json", summary)
         for name in ("checkpoint", "checkpoint.part"):

@@ -1,0 +1,87 @@
+"""A search from its command to its best trial."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import distribution_to_json
+
+from effdl import config
+from effdl.config import Spec
+from effdl.errors import ConfigError
+from effdl.records.execute import work_off
+from effdl.records.report import Reporter
+from effdl.search import outcome
+from effdl.search import space as space_of
+from effdl.search.setting import Search
+from effdl.search.storage import held, opened
+from effdl.search.trials import Trials
+
+WHAT = "effdl"  # under which a study says what it searches
+
+
+def search(found: Search, arguments: Sequence[str], root: Path, workers: int, reporter: Reporter) -> dict[str, Any]:
+    """Carry out the trials that are left, and write down the best; returns what search.json holds.
+
+    Args:
+        arguments: overrides, some of which name what is searched.
+        root: the results folder; the search has searches/<study_name> in it.
+
+    Raises:
+        ConfigError: the space, the metric or the storage cannot be.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    space, fixed = space_of.read(arguments, found.params)
+    spec = config.build(config.compose(fixed))
+    metric = found.metric or _score_that_chooses(spec)
+    direction = found.direction or ("maximize" if metric.endswith("/acc") else "minimize")
+    what = {
+        "space": {name: distribution_to_json(one) for name, one in space.items()},
+        "fixed": sorted(one for one in fixed if not one.startswith("search")),
+        "metric": metric,
+        "by": repr((found.sampler, found.pruner, found.seed)),
+    }
+    name = found.study_name or _name(spec, what)
+    folder = root / "searches" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    with held(folder / "lock"):
+        study = optuna.create_study(
+            storage=opened(found.storage, folder),
+            study_name=name,
+            direction=direction,
+            pruner=found.pruner.make() if found.pruner is not None else optuna.pruners.NopPruner(),
+            load_if_exists=True,
+        )
+        _compare(study, what)
+    trials = Trials(study, found, metric, space, fixed, folder, root, reporter.say)
+    if spec.hardware.device != "cpu":
+        workers = 1
+    reporter.begin()
+    work_off(trials, root, min(found.n_jobs or workers, trials.most), reporter)
+    return outcome.write(study, trials, folder)
+
+
+def _score_that_chooses(spec: Spec) -> str:
+    if not spec.dataset.val_size:
+        raise ConfigError("dataset.val_size: a search chooses by validation samples, of which there are none")
+    return "val/acc" if spec.dataset.facts().targets == "classes" else "val/mse"
+
+
+def _name(spec: Spec, what: dict[str, Any]) -> str:
+    """Such as segmentwise-cnn4-digits-1a2b3c: the same search has the same name, however many trials it has."""
+    parts = [type(part).__name__.lower() for part in (spec.method, spec.arch, spec.dataset)]
+    return "-".join([*parts, sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:6]])
+
+
+def _compare(study: optuna.Study, what: dict[str, Any]) -> None:
+    """Note what a study searches; raise a ConfigError where it searched something else."""
+    before = study.user_attrs.get(WHAT)
+    if before is None:
+        study.set_user_attr(WHAT, what)
+    elif said := next((key for key in what if before.get(key) != what[key]), None):
+        raise ConfigError(f"search.study_name: {study.study_name} searched another {said}; take another name")

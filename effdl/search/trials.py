@@ -1,0 +1,186 @@
+"""The trials of one search: asked of Optuna one by one, carried out by the one executor, told back."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from optuna import Study
+from optuna.distributions import BaseDistribution
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from effdl import config
+from effdl.config import Spec
+from effdl.errors import ConfigError
+from effdl.records.carry import fingerprint
+from effdl.records.execute import Result
+from effdl.records.run import scores
+from effdl.records.store import Store
+from effdl.search import space as space_of
+from effdl.search.setting import Grid, Search
+from effdl.search.storage import held, taken
+
+STATUS, RUN, EPOCHS, REASON = "status", "run_id", "epochs", "reason"  # what a trial is noted with
+FINAL = ("diverged", "failed")  # the same run would end so again: its trial has the worst score that there is
+Say = Callable[[str], None]
+
+
+class Trials:
+    """What the executor works off. Processes that share the folder share the trials, each of which is carried out once.
+
+    A trial whose process was killed is told by its lock and goes on, with the values that it had, where its run stopped: a
+    search that is cut off anywhere has the trials of one that was left alone, if trials run one by one.
+
+    Args:
+        space: distributions by key. fixed: overrides of all trials.
+        folder: of the search. root: of the records.
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        search: Search,
+        metric: str,
+        space: dict[str, BaseDistribution],
+        fixed: Sequence[str],
+        folder: Path,
+        root: Path,
+        say: Say,
+    ) -> None:
+        self.study, self.search, self.metric, self.space, self.fixed = study, search, metric, space, fixed
+        self.folder, self.root, self._say = folder, root, say
+        self.judged = search.pruner is not None
+        self.most = search.n_trials
+        if isinstance(search.sampler, Grid):
+            self.most = min(self.most, search.sampler.size(space))
+        self.specs: dict[int, Spec] = {}
+        self._trials: dict[int, Trial] = {}
+        self._locks: dict[int, int] = {}
+
+    def next(self) -> tuple[int, Spec] | None:
+        while True:
+            with held(self.folder / "lock"):
+                trial = self._left_behind() or self._new()
+                if trial is None:
+                    return None
+                overrides = self._values(trial)
+            try:
+                spec = config.build(config.compose([*self.fixed, *overrides]))
+            except ConfigError as error:
+                self._refused(trial, error)
+                continue
+            self._trials[trial.number], self.specs[trial.number] = trial, spec
+            if not self._seems_hopeless(trial):
+                return trial.number, spec
+            self._tell(trial.number, {"status": "stopped"})
+
+    def goes_on(self, key: int, step: int, score: float) -> bool:
+        trial = self._trials[key]
+        if step not in self._frozen(trial).intermediate_values:
+            trial.report(score, step)
+        return not trial.should_prune()
+
+    def done(self, key: int, result: Result) -> None:
+        self._tell(key, result)
+
+    def _left_behind(self) -> Trial | None:
+        """The first trial whose process is gone."""
+        for frozen in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            number = frozen.number
+            if number in self._locks or (lock := taken(self._lock(number))) is None:
+                continue
+            if self.study._storage.get_trial(frozen._trial_id).state != TrialState.RUNNING:  # it ended meanwhile
+                os.close(lock)
+                continue
+            self._locks[number] = lock
+            self.study.sampler = self.search.sampler.make(self.space, self.search.seed, number)
+            return Trial(self.study, frozen._trial_id)
+        return None
+
+    def _new(self) -> Trial | None:
+        number = len(self.study.get_trials(deepcopy=False))
+        if number >= self.most:
+            return None
+        lock = taken(self._lock(number))
+        assert lock is not None, "the folder is locked, and the trial not yet there"
+        self._locks[number] = lock
+        self.study.sampler = self.search.sampler.make(self.space, self.search.seed, number)
+        return self.study.ask()
+
+    def _values(self, trial: Trial) -> list[str]:
+        """The trial's values as overrides."""
+        assert trial.relative_params is not None  # those that a sampler draws together, before any by itself
+        for place, (name, found) in enumerate(self.space.items()):
+            self.study.sampler = self.search.sampler.make(self.space, self.search.seed, trial.number, place)
+            space_of.suggest(trial, name, found)
+        return space_of.shown(trial.params)
+
+    def _refused(self, trial: Trial, error: ConfigError) -> None:
+        """Values that do not go together: a failed trial, and an error where none did yet."""
+        self._say(f"trial {trial.number}: {error}")
+        self._trials[trial.number] = trial
+        self._note(trial, {"status": "refused", "reason": str(error)})
+        self._close(trial.number, TrialState.FAIL, None)
+        if trial.number == 0:
+            raise error
+
+    def _seems_hopeless(self, trial: Trial) -> bool:
+        """Whether a trial that another process began was about to be stopped."""
+        return self.judged and bool(self._frozen(trial).intermediate_values) and trial.should_prune()
+
+    def _tell(self, number: int, result: Result) -> None:
+        trial, status = self._trials[number], result["status"]
+        curve = self._report_rest(trial)
+        self._note(trial, {**result, EPOCHS: result.get("summary", {}).get("data/train_passes", len(curve))})
+        if status == "finished":
+            if self.metric not in result["summary"]:
+                there = ", ".join(name for name in result["summary"] if name.startswith("val/"))
+                raise ConfigError(
+                    f"search.metric: runs have no {self.metric}; of validation samples they have {there or 'none'}"
+                )
+            self._close(number, TrialState.COMPLETE, float(result["summary"][self.metric]))
+        elif status in FINAL:
+            self._close(number, TrialState.COMPLETE, worst(self.metric, self.study.direction.name))
+        else:
+            self._close(number, TrialState.PRUNED if status == "stopped" else TrialState.FAIL, None)
+
+    def _report_rest(self, trial: Trial) -> list[float]:
+        """Report what the record knows and the study does not, where processes were killed in between; all scores by epoch."""
+        spec = self.specs[trial.number]
+        path = self.root / "runs" / config.run_id(spec, fingerprint(spec.dataset)) / "metrics.jsonl"
+        curve = scores(Store.lines(path))
+        known = self._frozen(trial).intermediate_values
+        for step, score in enumerate(curve if self.judged else []):
+            if step not in known:
+                trial.report(score, step)
+        return curve
+
+    def _note(self, trial: Trial, result: Result) -> None:
+        if (spec := self.specs.get(trial.number)) is not None:
+            trial.set_user_attr(RUN, config.run_id(spec, fingerprint(spec.dataset)))
+        for name in (STATUS, EPOCHS, REASON):
+            if result.get(name) is not None:
+                trial.set_user_attr(name, result[name])
+
+    def _close(self, number: int, state: TrialState, value: float | None) -> None:
+        self.study.sampler = self.search.sampler.make(self.space, self.search.seed, number)
+        with suppress(RuntimeError):  # a grid's last point stops a loop of Optuna's own, which there is not; it is told by then
+            self.study.tell(number, value, state=state)
+        os.close(self._locks.pop(number))
+        self._lock(number).unlink(missing_ok=True)
+
+    def _frozen(self, trial: Trial) -> FrozenTrial:
+        return self.study._storage.get_trial(trial._trial_id)
+
+    def _lock(self, number: int) -> Path:
+        return self.folder / "trials" / f"{number}.lock"
+
+
+def worst(metric: str, direction: str) -> float:
+    """The worst score that a run can have."""
+    if direction == "MAXIMIZE":
+        return 0.0 if metric.endswith("/acc") else -math.inf
+    return math.inf
