@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -101,13 +102,12 @@ def search(arguments: Sequence[str], settings: Mapping[str, Any]) -> None:
     node = OmegaConf.to_container(composed.search)
     assert isinstance(node, dict)
     found = config.build_setting({**node, **settings}, "search")
-    from effdl.records.report import Console
+    if not find_spec("optuna"):
+        raise ConfigError("search: needs Optuna, which `pip install 'effdl[search]'` brings")
     from effdl.search.outcome import text
     from effdl.search.search import search as carry_out
 
-    root, workers = _places(composed)
-    with Console(found.n_trials) as console:
-        told = carry_out(found, arguments, root, workers, console)
+    told = carry_out(found, arguments, *_places(composed))
     print(f"\n{text(told, Path(told['path']))}\n", file=sys.stderr)
     _searches.append(told)
 

@@ -57,6 +57,9 @@ MEMBERS = {
     "probe": ["none", "stable_rank"],
     "hardware": ["auto", "cpu", "ddp", "gpu", "hardware"],
     "logger": ["none", "wandb"],
+    "search": ["none", "optuna"],
+    "search/sampler": ["cmaes", "grid", "random", "tpe"],
+    "search/pruner": ["hyperband", "median", "none"],
 }
 CLASSES = {"dataset": 12, "arch": 5, "objective": 4, "optimizer": 2, "optimizer/schedule": 1}
 CLASSES |= {"method": 6, "method/decision": 2, "method/solver": 4, "hardware": 1}

@@ -34,8 +34,8 @@ class Jobs(Protocol):
     def goes_on(self, key: int, step: int, score: float) -> bool:
         """Whether a run goes on after an epoch, asked where ``judged``, see `Run`."""
 
-    def done(self, key: int, result: Result) -> None:
-        """A run has ended."""
+    def done(self, key: int, result: Result) -> Result:
+        """A run has ended; returns what is shown of it."""
 
     judged: bool
 
@@ -87,8 +87,9 @@ class _Listed:
     def goes_on(self, key: int, step: int, score: float) -> bool:
         return True
 
-    def done(self, key: int, result: Result) -> None:
+    def done(self, key: int, result: Result) -> Result:
         self.results[key] = result
+        return result
 
 
 def _answer(spec: Spec, root: Path, reporter: Reporter) -> Result | None:
@@ -212,8 +213,7 @@ class _Pool:
             getattr(self.reporter, kind)(*content)
 
     def _book(self, key: int, result: Result) -> None:
-        self.jobs.done(key, result)
-        self.reporter.done(result)
+        self.reporter.done(self.jobs.done(key, result))
 
     def _bury(self, place: int) -> None:
         """A worker is gone: its run is tried once more by a new one, then booked as died."""

@@ -19,6 +19,7 @@ Track = Callable[[Iterable[Any], str, int], Iterable[Any]]  # (items, what, how 
 LINE_EVERY_S = 5.0
 LONG_S = 60.0
 MANY = 200  # runs, of which not each has a line
+SHOWN = "shown"  # what a result says in words, in the place of its numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +221,8 @@ def memory(metrics: dict[str, Any]) -> str:
 
 def headline(result: dict[str, Any]) -> str:
     """The few numbers of a result that a person wants on one line, or why there are none."""
+    if SHOWN in result:
+        return str(result[SHOWN])
     names = ("test/acc", "test/mse", "val/acc", "time/train_s")
     metrics = result.get("summary", {})
     shown = [f"{name} {metrics[name]:.4g}" for name in names if isinstance(metrics.get(name), float)]

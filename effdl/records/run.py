@@ -210,7 +210,7 @@ class Run:
         if self._store is not None and (stop or start - self._saved_at >= self._save_cost / CHECKPOINT_SHARE):
             self._checkpoint(state, start)
         if stop:
-            raise Stopped(f"stopped after {len(scores(self.lines))} epochs; by itself the run goes on from there")
+            raise Stopped(f"after epoch {len(scores(self.lines))}; by itself the run goes on from there")
 
     def _is_to_stop(self) -> bool:
         if self._goes_on is None or not (found := scores(self.lines)):

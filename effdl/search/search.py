@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -15,22 +16,25 @@ from effdl import config
 from effdl.config import Spec
 from effdl.errors import ConfigError
 from effdl.records.execute import work_off
-from effdl.records.report import Reporter
+from effdl.records.report import Console, Reporter
 from effdl.search import outcome
 from effdl.search import space as space_of
 from effdl.search.setting import Search
 from effdl.search.storage import held, opened
 from effdl.search.trials import Trials
 
+Shown = Callable[[int], AbstractContextManager[Reporter]]
 WHAT = "effdl"  # under which a study says what it searches
 
 
-def search(found: Search, arguments: Sequence[str], root: Path, workers: int, reporter: Reporter) -> dict[str, Any]:
+def search(found: Search, arguments: Sequence[str], root: Path, workers: int = 1, shown: Shown = Console) -> dict[str, Any]:
     """Carry out the trials that are left, and write down the best; returns what search.json holds.
 
     Args:
         arguments: overrides, some of which name what is searched.
         root: the results folder; the search has searches/<study_name> in it.
+        workers: trials at once, where the search leaves it open.
+        shown: makes the reporter, given how many trials are left.
 
     Raises:
         ConfigError: the space, the metric or the storage cannot be.
@@ -58,11 +62,13 @@ def search(found: Search, arguments: Sequence[str], root: Path, workers: int, re
             load_if_exists=True,
         )
         _compare(study, what)
-    trials = Trials(study, found, metric, space, fixed, folder, root, reporter.say)
-    if spec.hardware.device != "cpu":
-        workers = 1
-    reporter.begin()
-    work_off(trials, root, min(found.n_jobs or workers, trials.most), reporter)
+    trials = Trials(study, found, metric, space, fixed, folder, root)
+    at_once = 1 if spec.hardware.device != "cpu" else found.n_jobs or workers
+    if left := trials.left:
+        with shown(left) as reporter:
+            reporter.begin()
+            trials.say = reporter.say
+            work_off(trials, root, min(at_once, left), reporter)
     return outcome.write(study, trials, folder)
 
 

@@ -13,8 +13,8 @@ from effdl.errors import ConfigError
 def read(arguments: Sequence[str], params: Mapping[str, Any] | None = None) -> tuple[dict[str, BaseDistribution], list[str]]:
     """The space by key, and the overrides that all trials share.
 
-    interval(a,b) is a range of real numbers, or of whole ones where both ends are; range(a,b,step) has steps and, unlike in a
-    plain sweep, its end, as in Hydra's Optuna sweeper; choice(a,b) and a,b are choices; tag(log,...) searches the logarithm.
+    interval(a,b) is a range of real numbers, int(interval(a,b)) one of whole numbers; range(a,b,step) has steps and, unlike in
+    a plain sweep, its end, as in Hydra's Optuna sweeper; choice(a,b) and a,b are choices; tag(log,...) searches the logarithm.
 
     Args:
         params: more of the same by key, behind which ``arguments`` stand.
@@ -40,17 +40,22 @@ def read(arguments: Sequence[str], params: Mapping[str, Any] | None = None) -> t
     return space, list(fixed.values())
 
 
-def shown(params: Mapping[str, Any]) -> list[str]:
-    """Values that a trial had as overrides."""
-    return [f"{name}={_shown(value)}" for name, value in params.items()]
+def shown(params: Mapping[str, Any], short: bool = False) -> list[str]:
+    """Values that a trial had as overrides; short: for people, to four digits."""
+    four = {name: float(f"{value:.4g}") if short and isinstance(value, float) else value for name, value in params.items()}
+    return [f"{name}={_shown(value)}" for name, value in four.items()]
 
 
 def _written(value: Any) -> str:
     if isinstance(value, str):
         return value
-    if isinstance(value, Sequence):
-        return f"choice({','.join(_written(one) for one in value)})"
+    if _is_list(value):
+        return ",".join(f"[{_written(one)}]" if _is_list(one) else _written(one) for one in value)
     return _shown(value)
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str)
 
 
 def _shown(value: Any) -> str:
@@ -61,6 +66,7 @@ def _shown(value: Any) -> str:
 
 def _distribution(key: str, override: Any) -> BaseDistribution:
     from hydra.core.override_parser.types import IntervalSweep, RangeSweep
+    from hydra.errors import HydraException
 
     value = override.value()
     try:
@@ -68,10 +74,13 @@ def _distribution(key: str, override: Any) -> BaseDistribution:
             return _interval(value)
         if isinstance(value, RangeSweep) and not value.shuffle:
             return _range(value)
+        value.shuffle = False  # the order of choices says nothing, and must be the same when the search goes on
         if override.is_choice_sweep() or isinstance(value, RangeSweep):
             return CategoricalDistribution(list(_choices(override)))
     except ValueError as error:
         raise ConfigError(f"{key}: {' '.join(str(error).split())}") from None
+    except HydraException:  # glob(...) asks for what only a launcher has
+        pass
     raise ConfigError(
         f"{key}: cannot be searched; take interval(a,b), range(a,b,step), choice(a,b,...), with tag(log,...) or not"
     )
@@ -82,7 +91,7 @@ def _choices(override: Any) -> Iterator[str]:
 
     seen: set[str] = set()
     for one in override.sweep_iterator(transformer=Transformer.encode):
-        if (text := str(one)) not in seen:
+        if (text := _shown(one)) not in seen:
             seen.add(text)
             yield text
 

@@ -17,6 +17,7 @@ from effdl.config import Spec
 from effdl.errors import ConfigError
 from effdl.records.carry import fingerprint
 from effdl.records.execute import Result
+from effdl.records.report import SHOWN
 from effdl.records.run import scores
 from effdl.records.store import Store
 from effdl.search import space as space_of
@@ -48,10 +49,10 @@ class Trials:
         fixed: Sequence[str],
         folder: Path,
         root: Path,
-        say: Say,
     ) -> None:
         self.study, self.search, self.metric, self.space, self.fixed = study, search, metric, space, fixed
-        self.folder, self.root, self._say = folder, root, say
+        self.folder, self.root = folder, root
+        self.say: Say = lambda text: None
         self.judged = search.pruner is not None
         self.most = search.n_trials
         if isinstance(search.sampler, Grid):
@@ -83,8 +84,21 @@ class Trials:
             trial.report(score, step)
         return not trial.should_prune()
 
-    def done(self, key: int, result: Result) -> None:
+    def done(self, key: int, result: Result) -> Result:
         self._tell(key, result)
+        return {**result, SHOWN: self._in_words(key, result)}
+
+    @property
+    def left(self) -> int:
+        """How many trials have not ended."""
+        return self.most - sum(one.state.is_finished() for one in self.study.get_trials(deepcopy=False))
+
+    def _in_words(self, number: int, result: Result) -> str:
+        """A trial's score, and what it had; its test numbers are nobody's to look at while values are chosen."""
+        score = result.get("summary", {}).get(self.metric)
+        told = f"{self.metric} {score:.4g}" if result["status"] == "finished" else f"{result['status']}: {result['reason']}"
+        params = self._frozen(self._trials[number]).params
+        return f"trial {number}, {' '.join(space_of.shown(params, short=True))}: {told}"
 
     def _left_behind(self) -> Trial | None:
         """The first trial whose process is gone."""
@@ -120,7 +134,7 @@ class Trials:
 
     def _refused(self, trial: Trial, error: ConfigError) -> None:
         """Values that do not go together: a failed trial, and an error where none did yet."""
-        self._say(f"trial {trial.number}: {error}")
+        self.say(f"trial {trial.number}: {error}")
         self._trials[trial.number] = trial
         self._note(trial, {"status": "refused", "reason": str(error)})
         self._close(trial.number, TrialState.FAIL, None)
@@ -138,9 +152,7 @@ class Trials:
         if status == "finished":
             if self.metric not in result["summary"]:
                 there = ", ".join(name for name in result["summary"] if name.startswith("val/"))
-                raise ConfigError(
-                    f"search.metric: runs have no {self.metric}; of validation samples they have {there or 'none'}"
-                )
+                raise ConfigError(f"search.metric: runs have no {self.metric}; take one of {there}")
             self._close(number, TrialState.COMPLETE, float(result["summary"][self.metric]))
         elif status in FINAL:
             self._close(number, TrialState.COMPLETE, worst(self.metric, self.study.direction.name))

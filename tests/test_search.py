@@ -1,0 +1,315 @@
+"""Searches: the space in the override grammar, trials that go on, the best and how it is taken; no test number plays a part."""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from command import ROOT, run
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import TrialState
+
+from effdl import config
+from effdl.errors import ConfigError
+from effdl.records.carry import carry_out
+from effdl.records.report import Silent
+from effdl.search import space
+from effdl.search.search import search
+from effdl.search.setting import Cmaes, Grid, Hyperband, Median, Random, Search, Tpe
+from effdl.search.storage import opened, taken
+from effdl.search.trials import worst
+
+SMALL = ("method=backprop", "method.epochs=2", "arch=mlp", "arch.hidden=[8]", "dataset.train_limit=256", "hardware=cpu")
+LR = "optimizer.lr=tag(log,interval(1e-3,1))"
+
+
+class Quiet(Silent):
+    """A reporter that keeps what is said."""
+
+    def __init__(self, left: int = 0) -> None:
+        self.left, self.said, self.results = left, [], []  # type: tuple[int, list[str], list[dict[str, Any]]]
+
+    def __enter__(self) -> "Quiet":
+        return self
+
+    def __exit__(self, *exc: object) -> None: ...
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+    def done(self, result: dict[str, Any]) -> None:
+        self.results.append(result)
+
+
+def searched(root: Path, *arguments: str, workers: int = 1, shown: Any = Quiet, **settings: Any) -> dict[str, Any]:
+    return search(Search(**{"sampler": Random(), **settings}), [*SMALL, *arguments], root, workers, shown)
+
+
+def study(told: Mapping[str, Any]) -> optuna.Study:
+    return optuna.load_study(study_name=told["study"], storage=opened(None, Path(told["path"])))
+
+
+def trials(told: Mapping[str, Any]) -> list[Any]:
+    """Of each trial what a search that is repeated must have again."""
+    return [(one.number, one.state.name, one.params, one.values, one.intermediate_values) for one in study(told).trials]
+
+
+# What is searched
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("x=interval(0,1.5)", FloatDistribution(0.0, 1.5)),
+        ("x=interval(1,8)", FloatDistribution(1.0, 8.0)),
+        ("x=int(interval(1.0,8.0))", IntDistribution(1, 8)),
+        ("x=tag(log,interval(1e-4,1))", FloatDistribution(1e-4, 1.0, log=True)),
+        ("x=int(tag(log,interval(1,64)))", IntDistribution(1, 64, log=True)),
+        ("x=range(0,10,2)", IntDistribution(0, 10, step=2)),
+        ("x=range(1,10,4)", IntDistribution(1, 9, step=4)),
+        ("x=range(0.5,2.0,step=0.5)", FloatDistribution(0.5, 2.0, step=0.5)),
+        ("x=choice(a,b,a)", CategoricalDistribution(["a", "b"])),
+        ("x=1,true,null", CategoricalDistribution(["1", "true", "null"])),
+        ("x=choice([8],[16,16])", CategoricalDistribution(["[8]", "[16,16]"])),
+        ("x=shuffle(range(0,3))", CategoricalDistribution(["0", "1", "2"])),
+    ],
+)
+def test_the_grammar_of_hydras_optuna_sweeper_is_read(override: str, expected: Any) -> None:
+    found, fixed = space.read([override, "y=3", "method=backprop"])
+    assert found == {"x": expected} and fixed == ["y=3", "method=backprop"]
+    assert space.read(["y=3"], {"x": override.removeprefix("x=")})[0] == {"x": expected}
+
+
+def test_the_command_line_stands_before_params_whose_lists_are_choices() -> None:
+    found, fixed = space.read(["x=3"], {"x": "interval(0,1)", "y": [1, True, None], "z": 0.1})
+    assert found == {"y": CategoricalDistribution(["1", "true", "null"])} and fixed == ["z=0.1", "x=3"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["x=3"], "nothing is searched"),
+        (["x=glob(*)"], "x: cannot be searched"),
+        (["x=tag(log,interval(0,1.0))"], "x: .*low"),
+        (["x=interval(2,1)"], "x: .*low"),
+    ],
+)
+def test_what_cannot_be_searched_is_said(arguments: list[str], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        space.read(arguments)
+
+
+def test_values_become_overrides_that_hydra_reads_back() -> None:
+    params = {"a": 1e-07, "b": 3, "c": True, "d": None, "e": "[16,16]"}
+    assert space.shown(params) == ["a=1e-07", "b=3", "c=true", "d=null", "e=[16,16]"]
+    assert space.shown({"a": 0.123456}, short=True) == ["a=0.1235"]
+
+
+def test_a_grid_has_each_point_once_and_an_interval_has_none() -> None:
+    found, _ = space.read(["a=range(1,5,2)", "b=range(0.0,1.0,0.5)", "c=x,y"])
+    assert Grid().size(found) == 18
+    with pytest.raises(ConfigError, match=r"a: an interval has no grid"):
+        Grid().size(space.read(["a=interval(0,1.0)"])[0])
+    with pytest.raises(ConfigError, match="over 100,000"):
+        Grid().size(space.read(["a=range(1,1000)", "b=range(1,1000)"])[0])
+
+
+# A search
+
+
+def test_a_search_ends_with_its_best_trial_and_goes_on_where_it_stood(tmp_path: Path) -> None:
+    told = searched(tmp_path, LR, n_trials=4)
+    kept = json.loads((Path(told["path"]) / "search.json").read_text())
+    assert kept == told and (told["trials"], told["failed"], told["stopped"], told["epochs"]) == (4, 0, 0, 8)
+    done = study(told).trials
+    values = [one.value for one in done]
+    assert told["best"]["value"] == max(values) and told["metric"] == "val/acc"
+    best = tmp_path / "runs" / told["best"]["run_id"]
+    assert json.loads((best / "summary.json").read_text())["summary"]["val/acc"] == max(values)
+    names = {path.name for path in Path(told["path"]).iterdir()}
+    assert {"best.yaml", "trials.csv", "history.png", "parallel.png", "search.json"} <= names
+    assert not list((Path(told["path"]) / "trials").iterdir()), "no lock stays"
+
+    shown: list[Quiet] = []
+    again = searched(tmp_path, LR, n_trials=6, shown=lambda left: shown.append(Quiet(left)) or shown[0])
+    assert again["study"] == told["study"] and again["trials"] == 6 and shown[0].left == 2
+    assert study(again).trials[:4] == done
+    assert all("test" not in result["shown"] and "val/acc" in result["shown"] for result in shown[0].results)
+    assert searched(tmp_path, LR, n_trials=6, shown=pytest.fail) == again, "nothing is left to do"
+    assert searched(tmp_path / "other", LR, n_trials=6)["best"]["params"] == again["best"]["params"]
+
+
+def test_the_best_is_taken_by_its_config(tmp_path: Path) -> None:
+    told = searched(tmp_path, "method.patience=null,1", LR, n_trials=2, study_name="mine")
+    for arguments in (("--config-name=best",), ("+best=mine",), ("+best=mine", "seed=1")):
+        done = run(f"--config-dir={told['path']}", *arguments, f"results={tmp_path}", cwd=ROOT)
+        assert done.returncode == 0, done.stderr
+        answer = json.loads(done.stdout.splitlines()[-1])
+        assert (answer["run_id"] == told["best"]["run_id"]) == (arguments[-1] != "seed=1")
+
+
+def test_run_py_searches(tmp_path: Path) -> None:
+    space = ("optimizer.weight_decay=tag(log,interval(1e-6,1e-2))", "optimizer=sgd,adamw")
+    settings = ("search=optuna", "search.n_trials=3", "search/sampler=random", "search/pruner=median", "hydra.sweeper.n_jobs=2")
+    done = run("-m", *settings, *SMALL, LR, *space, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told["trials"] == 3 and set(told["best"]["params"]) == {"optimizer.lr", "optimizer.weight_decay", "optimizer"}
+    assert "trial  val/acc" in done.stderr and "+best=" in done.stderr
+    assert sorted(path.name for path in (tmp_path / "results").iterdir()) == ["runs", "searches"]
+
+
+def test_a_trial_that_diverges_has_the_worst_score_and_ends_nothing(tmp_path: Path) -> None:
+    told = searched(tmp_path, "optimizer.lr=0.05,1e30", sampler=Grid())
+    states = {one.params["optimizer.lr"]: (one.state, one.value, one.user_attrs["status"]) for one in study(told).trials}
+    assert states["1e+30"] == (TrialState.COMPLETE, 0.0, "diverged") and states["0.05"][2] == "finished"
+    assert (told["failed"], told["trials"], told["best"]["params"]) == (1, 2, {"optimizer.lr": "0.05"})
+    assert worst("val/mse", "MINIMIZE") == float("inf") and worst("val/loss", "MAXIMIZE") == -float("inf")
+
+
+def test_squared_errors_are_minimised_where_there_are_no_classes(tmp_path: Path) -> None:
+    sine = ("dataset=sine", "dataset.samples=200", "dataset.val_size=50", "objective=linear_mse", "dataset.batch_size=32")
+    told = search(Search(sampler=Random(), n_trials=3), [*SMALL[:4], "hardware=cpu", *sine, LR], tmp_path, 1, Quiet)
+    assert (told["metric"], told["direction"]) == ("val/mse", "minimize")
+    assert told["best"]["value"] == min(one.value for one in study(told).trials)
+
+
+def test_values_that_do_not_go_together_are_a_failed_trial(tmp_path: Path) -> None:
+    told = searched(tmp_path, "dataset.batch_size=32,10000,64", sampler=Grid())
+    assert (told["trials"], told["failed"]) == (3, 1)
+    with pytest.raises(ConfigError, match="batch_size"):
+        searched(tmp_path, "dataset.batch_size=10000,20000", sampler=Grid())
+
+
+def test_a_name_is_of_one_search_alone(tmp_path: Path) -> None:
+    searched(tmp_path, LR, n_trials=1, study_name="mine")
+    with pytest.raises(ConfigError, match="study_name: mine searched another space"):
+        searched(tmp_path, "optimizer.lr=interval(0,1.0)", n_trials=1, study_name="mine")
+    with pytest.raises(ConfigError, match="another fixed"):
+        searched(tmp_path, LR, "seed=3", n_trials=1, study_name="mine")
+
+
+@pytest.mark.parametrize(
+    ("settings", "arguments", "told"),
+    [
+        ({}, ["dataset.val_size=0", LR], "chooses by validation samples"),
+        ({"metric": "val/nothing"}, [LR], "runs have no val/nothing; take one of val/"),
+        ({"storage": "nosuch://x"}, [LR], "search.storage"),
+        ({"sampler": Cmaes()}, [LR], "cmaes: needs two ranges"),
+    ],
+)
+def test_a_search_that_cannot_be_is_refused(settings: dict[str, Any], arguments: list[str], told: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=told):
+        searched(tmp_path, *arguments, **{"n_trials": 1, **settings})
+
+
+def test_test_numbers_may_not_choose() -> None:
+    with pytest.raises(ValueError, match="may choose nothing"):
+        Search(sampler=Random(), metric="test/acc")
+
+
+SHUFFLED = """
+import torch
+from effdl.datasets.digits import Digits
+from effdl.datasets.problem import Samples
+from effdl.setting import setting
+
+@setting
+class Shuffled(Digits):
+    def load(self):
+        train, test = super().load()
+        return train, Samples(test.x, test.y[torch.randperm(len(test.y), generator=torch.Generator().manual_seed(0))])
+"""
+
+
+def test_no_trial_depends_on_test_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "configs" / "dataset").mkdir(parents=True)
+    digits = (
+        (config.CONFIGS / "dataset" / "digits.yaml").read_text().replace("effdl.datasets.digits.Digits", "shuffled.Shuffled")
+    )
+    (tmp_path / "configs" / "dataset" / "shuffled.yaml").write_text(digits)
+    (tmp_path / "shuffled.py").write_text(SHUFFLED)
+    monkeypatch.setenv("EFFDL_PLUGINS", str(tmp_path))
+    settings: dict[str, Any] = {"sampler": Tpe(n_startup_trials=2), "pruner": Median(n_startup_trials=1), "n_trials": 5}
+    true = searched(tmp_path / "true", LR, "dataset=digits", **settings)
+    shuffled = searched(tmp_path / "shuffled", LR, "dataset=shuffled", **settings)
+    assert trials(true) == trials(shuffled)
+
+    def tested(told: dict[str, Any]) -> float:
+        return json.loads(Path(told["best"]["path"], "summary.json").read_text())["summary"]["test/acc"]
+
+    assert tested(shuffled) < 0.3 < tested(true)
+
+
+# Trials that are cut off
+
+
+def test_a_run_that_a_search_stopped_goes_on_by_itself_to_what_it_would_have_been(tmp_path: Path) -> None:
+    told = searched(
+        tmp_path,
+        "optimizer.lr=0.3,0.2,0.1,1e-3,1e-4,1e-5",
+        "method.epochs=3",
+        sampler=Grid(),
+        pruner=Median(n_startup_trials=0),
+    )
+    stopped = [one for one in study(told).trials if one.state == TrialState.PRUNED]
+    assert stopped and told["stopped"] == len(stopped) and told["epochs"] < 18
+    (first, *_) = stopped
+    assert not (tmp_path / "runs" / first.user_attrs["run_id"] / "summary.json").exists()
+    spec = config.build(config.compose([*SMALL, "method.epochs=3", *space.shown(first.params)]))
+    alone, resumed = carry_out(spec, tmp_path / "alone"), carry_out(spec, tmp_path)
+    assert resumed["run_id"] == first.user_attrs["run_id"] == alone["run_id"]
+    assert resumed["summary"]["network/sha256"] == alone["summary"]["network/sha256"]
+    assert resumed["summary"]["data/train_passes"] == 3
+
+
+@pytest.mark.parametrize("sampler", [Random(), Tpe(n_startup_trials=1), Cmaes(), Grid()])
+@pytest.mark.parametrize("known", [0, 1, 2])
+def test_a_trial_cut_off_while_it_was_asked_for_has_the_values_that_it_would_have_had(
+    sampler: Any, known: int, tmp_path: Path
+) -> None:
+    """So many of its values were stored when its process was killed."""
+    arguments = ["arch.hidden=[8],[16]", "optimizer.lr=range(0.1,0.5,0.1)", "optimizer.momentum=range(0.0,0.9,0.3)"]
+    settings: dict[str, Any] = {"sampler": sampler, "n_trials": 3}
+    whole = searched(tmp_path / "whole", *arguments, **settings)
+    cut = searched(tmp_path / "cut", *arguments, **{**settings, "n_trials": 2})
+    here, found = study(cut), space.read(arguments)[0]
+    here.sampler = sampler.make(found, 0, 2)
+    trial = here.ask()
+    assert trial.relative_params is not None
+    for place, (name, one) in enumerate(list(found.items())[:known]):
+        here.sampler = sampler.make(found, 0, 2, place)
+        space.suggest(trial, name, one)
+    assert trials(searched(tmp_path / "cut", *arguments, **settings)) == trials(whole)
+
+
+def test_a_trial_of_a_process_that_lives_is_left_to_it(tmp_path: Path) -> None:
+    told = searched(tmp_path, LR, n_trials=1)
+    study(told).ask()
+    lock = taken(Path(told["path"]) / "trials" / "1.lock")
+    assert lock is not None
+    done = searched(tmp_path, LR, n_trials=3)
+    assert [one.state.name for one in study(done).trials] == ["COMPLETE", "RUNNING", "COMPLETE"]
+    os.close(lock)
+    assert [one.state.name for one in study(searched(tmp_path, LR, n_trials=3)).trials] == ["COMPLETE"] * 3
+
+
+def test_a_journal_that_lost_the_end_of_a_line_goes_on(tmp_path: Path) -> None:
+    told = searched(tmp_path, LR, n_trials=2)
+    journal = Path(told["path"]) / "journal.jsonl"
+    with journal.open("ab") as file:
+        file.write(b'{"op_code":4,"worker_id":"half a l')
+    assert searched(tmp_path, LR, n_trials=3)["trials"] == 3
+
+
+def test_pruners_and_samplers_are_optunas() -> None:
+    made: dict[str, Callable[[], Any]] = {"MedianPruner": Median().make, "HyperbandPruner": Hyperband().make}
+    found = space.read(["a=range(1,3)", "b=range(1,3)"])[0]
+    made |= {f"{name}Sampler": (lambda one=one: one.make(found, 0, 0)) for name, one in SAMPLERS.items()}
+    assert {name: type(make()).__name__ for name, make in made.items()} == {name: name for name in made}
+
+
+SAMPLERS: dict[str, Any] = {"TPE": Tpe(), "Random": Random(), "CmaEs": Cmaes(), "Grid": Grid()}
