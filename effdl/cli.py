@@ -98,7 +98,7 @@ def sweep(composed: Sequence[Any]) -> list[dict[str, Any]]:
 
 def search(arguments: Sequence[str], settings: Mapping[str, Any]) -> None:
     """A multirun whose values are searched: overrides with spaces, and what else was set under hydra.sweeper."""
-    composed = config.compose([one for one in arguments if not _is_swept(one)])
+    composed = config.compose([text for _, text, swept in config.grammar.read(arguments) if swept is None])
     node = OmegaConf.to_container(composed.search)
     assert isinstance(node, dict)
     found = config.build_setting({**node, **settings}, "search")
@@ -110,12 +110,6 @@ def search(arguments: Sequence[str], settings: Mapping[str, Any]) -> None:
     told = carry_out(found, arguments, *_places(composed))
     print(f"\n{text(told, Path(told['path']))}\n", file=sys.stderr)
     _searches.append(told)
-
-
-def _is_swept(override: str) -> bool:
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
-    return bool(OverridesParser.create().parse_override(override).is_sweep_override())
 
 
 @dataclass(frozen=True)

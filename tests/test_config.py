@@ -77,8 +77,8 @@ def composed(*overrides: str) -> DictConfig:
 
 
 def node(group: str, name: str) -> Any:
-    parents = ["method=platonic"] if group == "method/solver" else []
-    found = OmegaConf.select(composed(*parents, f"{group}={name}"), group.replace("/", "."))
+    parents = {"method/solver": ["method=platonic"], "search/sampler": ["search=optuna"], "search/pruner": ["search=optuna"]}
+    found = OmegaConf.select(composed(*parents.get(group, ()), f"{group}={name}"), group.replace("/", "."))
     return next(iter(found.values()), None) if group in SEVERAL else found
 
 
@@ -105,7 +105,7 @@ def test_the_folders_hold_the_groups_and_members_listed_here() -> None:
     folders = {path.parent.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml")} - {"."}
     assert folders == set(MEMBERS) == set(GROUPS)
     assert {group: choices(group) for group in GROUPS} == MEMBERS
-    assert len(BUILT) == 80 and len(CHOICES) == 86
+    assert len(BUILT) == 87 and len(CHOICES) == 95
 
 
 @pytest.mark.parametrize(("group", "name"), BUILT)

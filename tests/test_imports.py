@@ -28,8 +28,9 @@ MAY = {
     "estimators": PARTS | {"training", "methods", "records"},
     "config": {"errors", "setting", "cache"},
     "records": PARTS | {"training", "config", "filters", "probes"},
+    "search": {"config", "errors", "records", "rng", "setting"},
     "reproduce": PARTS | {"config", "records"},
-    "cli": {"config", "errors", "records", "reproduce", "torchrun"},
+    "cli": {"config", "errors", "records", "reproduce", "search", "torchrun"},
     "commands": {"cli", "config", "errors", "records", "reproduce"},
     "__main__": {"commands"},
 }
@@ -39,7 +40,8 @@ LIGHT = (
     "commands",
     "cli",
     "cache",
-    *(f"config/{name}" for name in ("__init__", "composition", "groups", "identity", "spec")),
+    *(f"config/{name}" for name in ("__init__", "composition", "grammar", "groups", "identity", "spec")),
+    "search/setting",
     "errors",
     "rng",
     "setting",
@@ -98,7 +100,8 @@ def test_methods_and_training_never_see_records_or_configs() -> None:
 
 def test_hydra_is_imported_where_configs_are_composed_and_nowhere_else() -> None:
     users = {p.relative_to(ROOT).as_posix() for p in MODULES for name, _ in imported(p) if name.split(".")[0] == "hydra"}
-    assert users == {"run.py", "effdl/config/composition.py", "hydra_plugins/effdl_launcher.py"}
+    plugins = {"hydra_plugins/effdl_launcher.py", "hydra_plugins/effdl_sweeper.py"}
+    assert users == {"run.py", "effdl/config/composition.py", "effdl/config/grammar.py", *plugins}
 
 
 def test_vision_libraries_are_imported_inside_functions_only() -> None:

@@ -1,5 +1,6 @@
 """From overrides to a Spec: compose with Hydra, build settings, check the combination, name the run."""
 
+from effdl.config import grammar
 from effdl.config.composition import compose, composition_error
 from effdl.config.groups import (
     CONFIGS,
@@ -34,6 +35,7 @@ __all__ = [
     "config_file",
     "default_choices",
     "dump",
+    "grammar",
     "identity",
     "is_setting",
     "plugin_folders",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ import yaml
 from optuna import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from effdl.config import GROUPS
+from effdl.config import GROUPS, grammar
 from effdl.records.store import write_atomically, write_json
 from effdl.search import space as space_of
 from effdl.search.trials import EPOCHS, REASON, RUN, STATUS
@@ -122,25 +121,17 @@ def _best(folder: Path, name: str, overrides: Sequence[str]) -> None:
             here = values
             for parent in parents:
                 here = here.setdefault(parent, {})
-            here[last] = _plain(value)
+            here[last] = grammar.plain(value)
     head = f"# @package _global_\n# The best trial of the search {name}: {' '.join(overrides)}\n"
 
     def defaults(mark: str) -> list[Any]:
-        return [{f"override {mark}{group}": _plain(choice)} for group, choice in chosen.items()]
+        return [{f"override {mark}{group}": grammar.plain(choice)} for group, choice in chosen.items()]
 
     whole = {"defaults": ["config", *defaults("/"), "_self_"], **values}
     added = {"defaults": [*defaults("/"), "_self_"], **values}
     (folder / "best").mkdir(exist_ok=True)
     for path, content in ((folder / "best.yaml", whole), (folder / "best" / f"{name}.yaml", added)):
         write_atomically(path, (head + yaml.safe_dump(content, sort_keys=False)).encode())
-
-
-def _plain(text: str) -> Any:
-    """A value of the override grammar as YAML has it."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
-    value = OverridesParser.create().parse_override(f"x={text}").value()
-    return json.loads(json.dumps(value, default=str))
 
 
 def pictures(study: Study, folder: Path) -> None:

@@ -19,7 +19,7 @@ from effdl.records.execute import work_off
 from effdl.records.report import Console, Reporter
 from effdl.search import outcome
 from effdl.search import space as space_of
-from effdl.search.setting import Search
+from effdl.search.setting import Optuna
 from effdl.search.storage import held, opened
 from effdl.search.trials import Trials
 
@@ -27,7 +27,7 @@ Shown = Callable[[int], AbstractContextManager[Reporter]]
 WHAT = "effdl"  # under which a study says what it searches
 
 
-def search(found: Search, arguments: Sequence[str], root: Path, workers: int = 1, shown: Shown = Console) -> dict[str, Any]:
+def search(found: Optuna, arguments: Sequence[str], root: Path, workers: int = 1, shown: Shown = Console) -> dict[str, Any]:
     """Carry out the trials that are left, and write down the best; returns what search.json holds.
 
     Args:

@@ -20,6 +20,14 @@ Space = Mapping[str, "BaseDistribution"]
 MOST_OF_A_GRID = 100_000  # combinations
 
 
+class Search(Setting, ABC):
+    """Which runs there are, chosen by the scores of those before."""
+
+    @abstractmethod
+    def most(self, space: Space) -> int:
+        """How many trials a search of this space has in all. Raises ConfigError."""
+
+
 class Sampler(Setting, ABC):
     """Proposes a trial's values from those before it."""
 
@@ -42,39 +50,6 @@ class Pruner(Setting, ABC):
 
     @abstractmethod
     def make(self) -> BasePruner: ...
-
-
-@setting
-class Search(Setting):
-    """A search among runs for the best score on validation samples; test numbers play no part in it.
-
-    metric: of a run's summary. By default the score that chooses: accuracy on validation samples, or their squared error where
-        there are no classes.
-    direction: null takes "maximize" for accuracies, "minimize" for all else.
-    n_trials: in all, those of earlier calls included; a grid has at most as many as it has points.
-    n_jobs: trials at once; null takes as many as `workers` says. With several the values of TPE and CMA-ES depend on which
-        trial ends first.
-    storage: null keeps a journal beside the search's results; else any URL that Optuna takes, such as sqlite:///trials.db or
-        postgresql://...
-    study_name: null names it by what is searched, so that the same command goes on with the same search.
-    seed: of what the sampler draws.
-    params: the space by key, beside that of the command line: {optimizer.lr: "tag(log, interval(1e-4, 1))"}.
-    """
-
-    sampler: Any
-    pruner: Any = None
-    metric: str | None = None
-    direction: Literal["maximize", "minimize"] | None = None
-    n_trials: Count = 20
-    n_jobs: Count | None = None
-    storage: str | None = None
-    study_name: Annotated[str, Field(pattern=r"^[\w][\w.+-]*$")] | None = None
-    seed: Size = 0
-    params: dict[str, Any] | None = None
-
-    def __post_init__(self) -> None:
-        if self.metric is not None and self.metric.startswith(("test/", "best_test", "last_test")):
-            raise ValueError(f"search.metric: {self.metric} is of the test split, which may choose nothing; take one of val/")
 
 
 def _drawn(seed: int, *counters: int) -> int:
@@ -193,3 +168,39 @@ class Hyperband(Pruner):
         from optuna.pruners import HyperbandPruner
 
         return HyperbandPruner(self.min_resource, self.max_resource or "auto", self.reduction_factor)
+
+
+@setting
+class Optuna(Search):
+    """A search by Optuna (Akiba et al. 2019) for the best score on validation samples; test numbers play no part in it.
+
+    metric: of a run's summary. By default the score that chooses: accuracy on validation samples, or their squared error where
+        there are no classes.
+    direction: null takes "maximize" for accuracies, "minimize" for all else.
+    n_trials: in all, those of earlier calls included; a grid has at most as many as it has points.
+    n_jobs: trials at once; null takes as many as `workers` says. With several the values of TPE and CMA-ES depend on which
+        trial ends first.
+    storage: null keeps a journal beside the search's results; else any URL that Optuna takes, such as sqlite:///trials.db or
+        postgresql://...
+    study_name: null names it by what is searched, so that the same command goes on with the same search.
+    seed: of what the sampler draws.
+    params: the space by key, beside that of the command line: {optimizer.lr: "tag(log, interval(1e-4, 1))"}.
+    """
+
+    sampler: Any = Tpe()
+    pruner: Any = None
+    metric: str | None = None
+    direction: Literal["maximize", "minimize"] | None = None
+    n_trials: Count = 20
+    n_jobs: Count | None = None
+    storage: str | None = None
+    study_name: Annotated[str, Field(pattern=r"^[\w][\w.+-]*$")] | None = None
+    seed: Size = 0
+    params: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if self.metric is not None and self.metric.startswith(("test/", "best_test", "last_test")):
+            raise ValueError(f"search.metric: {self.metric} is of the test split, which may choose nothing; take one of val/")
+
+    def most(self, space: Space) -> int:
+        return min(self.n_trials, self.sampler.size(space)) if isinstance(self.sampler, Grid) else self.n_trials

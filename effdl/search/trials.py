@@ -21,7 +21,7 @@ from effdl.records.report import SHOWN
 from effdl.records.run import scores
 from effdl.records.store import Store
 from effdl.search import space as space_of
-from effdl.search.setting import Grid, Search
+from effdl.search.setting import Optuna
 from effdl.search.storage import held, taken
 
 STATUS, RUN, EPOCHS, REASON = "status", "run_id", "epochs", "reason"  # what a trial is noted with
@@ -43,7 +43,7 @@ class Trials:
     def __init__(
         self,
         study: Study,
-        search: Search,
+        search: Optuna,
         metric: str,
         space: dict[str, BaseDistribution],
         fixed: Sequence[str],
@@ -54,9 +54,7 @@ class Trials:
         self.folder, self.root = folder, root
         self.say: Say = lambda text: None
         self.judged = search.pruner is not None
-        self.most = search.n_trials
-        if isinstance(search.sampler, Grid):
-            self.most = min(self.most, search.sampler.size(space))
+        self.most = search.most(space)
         self.specs: dict[int, Spec] = {}
         self._trials: dict[int, Trial] = {}
         self._locks: dict[int, int] = {}

@@ -1,0 +1,87 @@
+"""What single overrides say, by Hydra's grammar: a value, or what it sweeps over."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from effdl.errors import ConfigError, one_line
+
+
+@dataclass(frozen=True)
+class Interval:
+    """interval(low,high); log: under tag(log,...)."""
+
+    low: float
+    high: float
+    log: bool
+
+
+@dataclass(frozen=True)
+class Steps:
+    """range(start,stop,step), without saying whether the stop is part of it."""
+
+    start: float
+    stop: float
+    step: float
+
+
+@dataclass(frozen=True)
+class Choices:
+    """a,b or choice(a,b), each as an override has it; those of shuffle(...) in their own order."""
+
+    values: tuple[str, ...]
+
+
+def read(overrides: Sequence[str]) -> list[tuple[str, str, Interval | Steps | Choices | None]]:
+    """Key, whole text and what it sweeps over, None where it sets one value. Raises ConfigError."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+        return [(one.get_key_element(), str(one.input_line), _swept(one)) for one in parsed]
+    except HydraException as error:
+        raise ConfigError(one_line(error).removeprefix("OverrideParseException: ")) from None
+
+
+def plain(text: str) -> Any:
+    """A value, written as in an override, as YAML has it."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    value = OverridesParser.create().parse_override(f"x={text}").value()
+    return json.loads(json.dumps(value, default=str))
+
+
+def written(value: Any) -> str:
+    """A plain value as an override has it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "null" if value is None else str(value)
+
+
+def _swept(override: Any) -> Interval | Steps | Choices | None:
+    from hydra.core.override_parser.types import IntervalSweep, RangeSweep
+
+    if not override.is_sweep_override():
+        return None
+    value = override.value()
+    if isinstance(value, IntervalSweep):
+        assert value.start is not None and value.end is not None
+        return Interval(value.start, value.end, "log" in value.tags)
+    if isinstance(value, RangeSweep) and not value.shuffle:
+        assert value.start is not None and value.stop is not None
+        return Steps(value.start, value.stop, value.step)
+    if hasattr(value, "shuffle"):
+        value.shuffle = False  # the order of choices says nothing, and must be the same when a search goes on
+        return Choices(_values(override))
+    raise ConfigError(f"{override.get_key_element()}: {override.input_line} names no values; say which, as a,b,c")
+
+
+def _values(override: Any) -> tuple[str, ...]:
+    from hydra.core.override_parser.types import Transformer
+
+    found = (written(one) for one in override.sweep_iterator(transformer=Transformer.encode))
+    return tuple(dict.fromkeys(found))
