@@ -256,6 +256,8 @@ def test_a_run_that_a_search_stopped_goes_on_by_itself_to_what_it_would_have_bee
         pruner=Median(n_startup_trials=0),
     )
     stopped = [one for one in study(told).trials if one.state == TrialState.PRUNED]
+    assert max(one.last_step for one in stopped) < 2, "after the last epoch nothing is left to spare"
+    assert all(len(one.intermediate_values) == 3 for one in study(told).trials if one.state == TrialState.COMPLETE)
     assert stopped and told["stopped"] == len(stopped) and told["epochs"] < 18
     (first, *_) = stopped
     assert not (tmp_path / "runs" / first.user_attrs["run_id"] / "summary.json").exists()

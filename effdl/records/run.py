@@ -52,8 +52,8 @@ class Run:
         log: sees each line too.
         reporter: where progress is shown.
         test_every: "epoch", "segment" or "run": when `test` really measures.
-        goes_on: asked after each epoch with their number over all segments, from 0, and the score on validation samples; where
-            it says no the run stops at a checkpoint.
+        goes_on: asked after each epoch but the last, with its number over all segments, from 0, and the score on validation
+            samples; where it says no the run stops at a checkpoint.
     """
 
     def __init__(
@@ -213,8 +213,8 @@ class Run:
             raise Stopped(f"after epoch {len(scores(self.lines))}; by itself the run goes on from there")
 
     def _is_to_stop(self) -> bool:
-        if self._goes_on is None or not (found := scores(self.lines)):
-            return False
+        if self._goes_on is None or not (found := scores(self.lines)) or len(found) >= sum(self._plan["epochs"]):
+            return False  # after the last epoch nothing is left to spare
         return not self._goes_on(len(found) - 1, found[-1])
 
     def _checkpoint(self, state: Callable[[], dict[str, Any]], start: float) -> None:

@@ -50,7 +50,7 @@ def write(study: Study, trials: Trials, folder: Path) -> dict[str, Any]:
         }
         _best(folder, study.study_name, overrides)
     write_json(folder / "search.json", told)
-    pictures(study, folder)
+    pictures(study, trials.metric, folder)
     return told
 
 
@@ -134,7 +134,7 @@ def _best(folder: Path, name: str, overrides: Sequence[str]) -> None:
         write_atomically(path, (head + yaml.safe_dump(content, sort_keys=False)).encode())
 
 
-def pictures(study: Study, folder: Path) -> None:
+def pictures(study: Study, metric: str, folder: Path) -> None:
     """history.png, importances.png and parallel.png, as far as there are trials for them."""
     import matplotlib
 
@@ -151,7 +151,7 @@ def pictures(study: Study, folder: Path) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
-                axes = draw(study)
+                axes = draw(study, target_name=metric)
             except (ValueError, RuntimeError, ZeroDivisionError):  # too few trials, or all alike
                 continue
             figure = axes.figure
