@@ -32,6 +32,8 @@ _HOMES = {
     "PlatonicClassifier": "effdl.estimators",
     "PlatonicRegressor": "effdl.estimators",
     "Run": "effdl.records.run",
+    "compose": "effdl.config",
+    "build": "effdl.config",
     "execute": "effdl.records.execute",
     "load_network": "effdl.records.carry",
 }

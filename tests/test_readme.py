@@ -39,6 +39,11 @@ def test_closed_form_examples_run_as_printed(tmp_path: Path) -> None:
     assert json.loads(done.stdout.splitlines()[-1])["status"] == "finished"
 
 
+def test_a_study_of_the_users_own_runs_as_printed(tmp_path: Path) -> None:
+    assert re.search(r"\{'lr': [0-9.e-]+\}", example("optuna", tmp_path))
+    assert len(list((tmp_path / "results" / "runs").iterdir())) == 4
+
+
 def example(name: str, folder: Path) -> str:
     """What the README's Python block that imports a name prints."""
     (text,) = [block for block in re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL) if name in block]

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,20 @@ def test_equal_specs_run_once(tmp_path: Path) -> None:
     results = execute([spec("method=dll"), spec("method=segmentwise")], tmp_path, workers=2)
     assert [r["status"] for r in results] == ["finished", "finished"]
     assert len({r["run_id"] for r in results}) == 1 == len(list((tmp_path / "runs").iterdir()))
+
+
+def test_runs_of_several_threads_have_the_numbers_of_one_after_the_other(tmp_path: Path) -> None:
+    """A study's n_jobs=2 asks for it; both draw their dropout from torch's one generator."""
+    specs = [spec("method=dll_regularized", "method.epochs=2", f"seed={seed}") for seed in range(3)]
+
+    def carried_out(asked: config.Spec, root: Path) -> str:
+        (result,) = execute([asked], root)
+        return str(result["summary"]["network/sha256"])
+
+    one_by_one = [carried_out(one, tmp_path / "alone") for one in specs]
+    with ThreadPoolExecutor(3) as threads:
+        together = list(threads.map(lambda one: carried_out(one, tmp_path / "together"), specs))
+    assert together == one_by_one and len(set(together)) == 3
 
 
 def test_threads_of_one_run_do_not_stay_for_the_next(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import platform
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from functools import lru_cache
@@ -34,6 +35,7 @@ from effdl.training.loop import reseed
 from effdl.training.ranks import Ranks, joined
 
 CPU = torch.device("cpu")
+ALONE = threading.RLock()  # of several threads one runs: the generators are torch's own, one a process
 OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc", "Cannot allocate memory")
 
 
@@ -46,8 +48,8 @@ def carry_out(
 ) -> dict[str, Any]:
     """Run a Spec, go on with it, or answer from its record; returns what summary.json holds.
 
-    Of several processes (``hardware.processes``) each calls this with the same Spec and gets the same answer; the first owns
-    the record.
+    Runs of several threads take their turn. Of several processes (``hardware.processes``) each calls this with the same Spec and
+    gets the same answer; the first owns the record.
 
     Args:
         root: the results folder.
@@ -59,7 +61,7 @@ def carry_out(
         EffdlError: nothing final was reached; the same call goes on from the last checkpoint.
     """
     try:
-        with restoring(), joined(spec.hardware.processes, spec.hardware.device) as ranks:
+        with ALONE, restoring(), joined(spec.hardware.processes, spec.hardware.device) as ranks:
             return _carry_out(spec, root, reporter or Silent(), threads, ranks, goes_on)
     except Exception as error:
         if "DataLoader worker" in str(error):  # raised wherever the run was when it noticed
