@@ -4,7 +4,7 @@ import gc
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -20,6 +20,7 @@ _results: list[dict[str, Any]] = []  # of this process's runs, in order; Hydra g
 _searches: list[dict[str, Any]] = []  # what this process's searches found
 _sweeps: list["_SweepFolder"] = []  # of this process's sweeps
 
+FINAL = {"diverged": 6, "failed": 7}  # ends that are a run's answer, and their exit codes
 FLAGS = {"-m", "--multirun", "-c", "--cfg", "--resolve", "-p", "--package", "-i", "--info", "-r", "--run", "-h", "--help"}
 FLAGS |= {"-cp", "--config-path", "-cn", "--config-name", "-cd", "--config-dir", "-sc", "--shell-completion"}
 FLAGS |= {"--hydra-help", "--version", "--experimental-rerun"}
@@ -172,7 +173,7 @@ def _answer(results: list[dict[str, Any]], many: bool) -> None:
     """The JSON line on standard output, a line on standard error if something did not finish, the exit code."""
     bad = [result for result in results if result["status"] != "finished"]
     if bad and many:  # each had its line when it ended
-        print(f"effdl: {len(bad)} of {len(results)} runs did not finish; the same command tries them again", file=sys.stderr)
+        print(f"effdl: {'; '.join(_unfinished(results))}", file=sys.stderr)
     elif bad:
         torchrun.fail(f"{bad[0]['name']}: {bad[0]['status']}: {bad[0]['reason']}")
     for result in bad:
@@ -186,8 +187,17 @@ def _answer(results: list[dict[str, Any]], many: bool) -> None:
     elif shown and "path" in shown[0]:
         print(json.dumps(shown[0]), flush=True)
     if bad:
-        codes = {"diverged": 6, "failed": 7}
-        sys.exit(1 if many else codes.get(bad[0]["status"]) or bad[0].get("exit_code", 1))
+        sys.exit(1 if many else FINAL.get(bad[0]["status"]) or bad[0].get("exit_code", 1))
+
+
+def _unfinished(results: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """What became of the runs that did not finish, and whether asking again changes that."""
+    final = sum(result["status"] in FINAL for result in results)
+    begun = sum(result["status"] not in ("finished", *FINAL) for result in results)
+    if final:
+        yield f"{final} of {len(results)} runs diverged or failed, which the same command would only say again"
+    if begun:
+        yield f"{begun} of {len(results)} runs did not end; the same command tries them again"
 
 
 def stop(line: str, code: int) -> None:

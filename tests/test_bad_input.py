@@ -224,7 +224,9 @@ def test_failing_runs_of_a_sweep_leave_the_others_finished(tmp_path: Path) -> No
     assert [one["status"] for one in runs] == ["finished", "error", "diverged", "error"]
     assert "training split" in runs[1]["reason"] and "segment 1 of 1" in runs[2]["reason"]
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("effdl: 3 of 4 runs did not finish")
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("effdl: 1 of 4 runs diverged or failed, which the same command would only say again; ")
+    assert last.endswith("2 of 4 runs did not end; the same command tries them again")
     assert "Traceback" not in done.stderr
     kept = {path.name for path in (tmp_path / "results" / "runs").iterdir()}
     assert kept == {runs[0]["run_id"], runs[2]["run_id"]}

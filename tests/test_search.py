@@ -154,12 +154,15 @@ def test_the_best_is_taken_by_its_config(tmp_path: Path) -> None:
 def test_run_py_searches(tmp_path: Path) -> None:
     space = ("optimizer.weight_decay=tag(log,interval(1e-6,1e-2))", "optimizer=sgd,adamw")
     settings = ("search=optuna", "search.n_trials=3", "search/sampler=random", "search/pruner=median", "hydra.sweeper.n_jobs=2")
-    done = run("-m", *settings, *SMALL, LR, *space, cwd=tmp_path)
+    done = run("-m", *settings, *SMALL, LR, *space, "results=here", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout.splitlines()[-1])
     assert told["trials"] == 3 and set(told["best"]["params"]) == {"optimizer.lr", "optimizer.weight_decay", "optimizer"}
     assert "trial  val/acc" in done.stderr and "+best=" in done.stderr
-    assert sorted(path.name for path in (tmp_path / "results").iterdir()) == ["runs", "searches"]
+    assert sorted(path.name for path in (tmp_path / "here").iterdir()) == ["runs", "searches"]
+    assert not any(word in (tmp_path / told["path"] / "best.yaml").read_text() for word in ("search:", "results", "here"))
+    fewer = run("-m", *settings, *SMALL, LR, *space, "search.n_trials=2", "workers=1", "results=here", cwd=tmp_path)
+    assert json.loads(fewer.stdout.splitlines()[-1]) == told, "the same search, of which nothing is left"
 
 
 def test_a_trial_that_diverges_has_the_worst_score_and_ends_nothing(tmp_path: Path) -> None:
@@ -199,6 +202,7 @@ def test_a_name_is_of_one_search_alone(tmp_path: Path) -> None:
         ({"metric": "val/nothing"}, [LR], "runs have no val/nothing; take one of val/"),
         ({"storage": "nosuch://x"}, [LR], "search.storage"),
         ({"sampler": Cmaes()}, [LR], "cmaes: needs two ranges"),
+        ({}, ["hardware=ddp", "hardware.processes=2", LR], "not a search"),
     ],
 )
 def test_a_search_that_cannot_be_is_refused(settings: dict[str, Any], arguments: list[str], told: str, tmp_path: Path) -> None:

@@ -48,8 +48,8 @@ def carry_out(
 ) -> dict[str, Any]:
     """Run a Spec, go on with it, or answer from its record; returns what summary.json holds.
 
-    Runs of several threads take their turn. Of several processes (``hardware.processes``) each calls this with the same Spec and
-    gets the same answer; the first owns the record.
+    Runs of several threads take their turn. Of several processes (``hardware.processes``) each calls this with the same Spec
+    and gets the same answer; the first owns the record.
 
     Args:
         root: the results folder.

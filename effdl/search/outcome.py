@@ -39,7 +39,7 @@ def write(study: Study, trials: Trials, folder: Path) -> dict[str, Any]:
     }
     _table(folder / "trials.csv", ended, list(trials.space))
     if (best := best_of(ended, maximize=told["direction"] == "maximize")) is not None:
-        overrides = [*(one for one in trials.fixed if not one.startswith("search")), *space_of.shown(best.params)]
+        overrides = [*trials.fixed, *space_of.shown(best.params)]
         told["best"] = {
             "number": best.number,
             "value": best.value,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from hashlib import sha256
@@ -24,6 +25,7 @@ from effdl.search.storage import held, opened
 from effdl.search.trials import Trials
 
 Shown = Callable[[int], AbstractContextManager[Reporter]]
+BESIDE = re.compile(r"\+*(results|workers|search)\b")  # overrides that are of no run
 WHAT = "effdl"  # under which a study says what it searches
 
 
@@ -41,12 +43,15 @@ def search(found: Optuna, arguments: Sequence[str], root: Path, workers: int = 1
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     space, fixed = space_of.read(arguments, found.params)
+    fixed = [one for one in fixed if not BESIDE.match(one)]
     spec = config.build(config.compose(fixed))
+    if spec.hardware.processes > 1:
+        raise ConfigError("hardware.processes: torchrun's processes carry out one run, not a search")
     metric = found.metric or _score_that_chooses(spec)
     direction = found.direction or ("maximize" if metric.endswith("/acc") else "minimize")
     what = {
         "space": {name: distribution_to_json(one) for name, one in space.items()},
-        "fixed": sorted(one for one in fixed if not one.startswith("search")),
+        "fixed": sorted(fixed),
         "metric": metric,
         "by": repr((found.sampler, found.pruner, found.seed)),
     }
@@ -64,7 +69,7 @@ def search(found: Optuna, arguments: Sequence[str], root: Path, workers: int = 1
         _compare(study, what)
     trials = Trials(study, found, metric, space, fixed, folder, root)
     at_once = 1 if spec.hardware.device != "cpu" else found.n_jobs or workers
-    if left := trials.left:
+    if (left := trials.left) > 0:
         with shown(left) as reporter:
             reporter.begin()
             trials.say = reporter.say
