@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import subprocess
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from command import Heard, numbers
+from command import ROOT, Heard, numbers
 from torch import nn
 
 from effdl import config, load_network
@@ -102,6 +103,16 @@ def test_runs_where_there_is_no_git(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert json.loads((path / "provenance.json").read_text())["commit"] is None
     finally:
         carry.provenance.cache_clear()
+
+
+def test_asking_git_for_the_commit_writes_nothing_in_the_users_repository() -> None:
+    """`git status` would write its index anew; a run killed in that moment leaves a lock, and git refuses the next commit."""
+    ask = ["git", "-C", str(ROOT), "rev-parse", "--path-format=absolute", "--git-path", "index"]
+    index = Path(subprocess.run(ask, capture_output=True, text=True, check=True).stdout.strip())
+    before = index.stat().st_mtime_ns
+    (ROOT / "README.md").touch()
+    carry.provenance.cache_clear()
+    assert carry.provenance()["commit"] and index.stat().st_mtime_ns == before
 
 
 def test_what_a_method_notes_stands_in_the_summary_and_survives_a_resume(tmp_path: Path) -> None:

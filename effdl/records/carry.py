@@ -323,7 +323,9 @@ def provenance() -> dict[str, Any]:
 
     def git(*args: str) -> str | None:
         try:
-            done = subprocess.run(["git", "-C", str(home), *args], capture_output=True, text=True, check=True)
+            # No lock on the index, which a killed run would leave behind: git would then refuse the user's next commit.
+            command = ["git", "--no-optional-locks", "-C", str(home), *args]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
         except (OSError, subprocess.CalledProcessError):  # no git, or no checkout
             return None
         return done.stdout.strip()
