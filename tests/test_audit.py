@@ -133,6 +133,8 @@ def test_declarations_are_older_than_their_runs_and_unmoved(name: str) -> None:
 
 @of_each_ledger
 def test_drawn_cells_are_the_same_on_a_machine_with_a_gpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not any(line["runs"] for line in lines(name)):
+        pytest.skip("its cells ask for a GPU, and none has run")
     places = sorted(cells(name))
     drawn = [cells(name)[place] for place in sampled.drawing(name).sample(places, min(AS_ON_A_GPU, len(places)))]
     here = [composed(cell) for cell in drawn]
@@ -146,7 +148,7 @@ def test_drawn_cells_are_the_same_on_a_machine_with_a_gpu(name: str, monkeypatch
 @of_each_ledger
 def test_times_that_runs_expected_and_took_agree_over_a_whole_ledger(name: str) -> None:
     times = [run["times"] for line in lines(name) for run in line["runs"]]
-    if "time/estimate_s" not in times[0]:
+    if not times or "time/estimate_s" not in times[0]:
         pytest.skip("a closed form says beforehand nothing of its time, or the ledger does not keep it")
     expected, took = (math.fsum(one[key] for one in times) for key in ("time/estimate_s", "time/wall_s"))
     assert expected / 2 <= took <= 2 * expected
