@@ -53,7 +53,10 @@ class Plan:
         """Of all that is left, shared by the workers; equal Specs run once."""
         known = [one for one in self.surveyed if self.cost.get(one.cell.name)]
         of_spec: dict[Any, float] = {spec: self.cost[one.cell.name].seconds for one in known for spec in one.left}
-        return sum(of_spec.values()) / max(1, min(self.workers, len(of_spec)))
+        workers = [0.0] * max(1, min(self.workers, len(of_spec)))
+        for seconds in of_spec.values():  # each run whole, to the worker that is free first
+            workers[workers.index(min(workers))] += seconds
+        return max(workers)
 
     def to_json(self) -> dict[str, Any]:
         cells = {
