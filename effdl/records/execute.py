@@ -164,6 +164,7 @@ class _Pool:
         self.context.set_forkserver_preload(["torch", "torch._dynamo", "effdl.records.carry"])
         self.count = workers
         self.workers: list[_Worker] = []
+        self.leaving: list[_Worker] = []
 
     def run(self) -> None:
         self.workers = [_Worker(self.context, self.root) for _ in range(self.count)]
@@ -174,7 +175,7 @@ class _Pool:
                 for connection in wait([w.connection for w in self.workers if w.job is not None]):
                     self._receive(next(i for i, w in enumerate(self.workers) if w.connection is connection))
         finally:
-            for worker in self.workers:
+            for worker in (*self.leaving, *self.workers):
                 worker.close()
 
     def _give(self, place: int) -> None:
@@ -191,8 +192,9 @@ class _Pool:
             worker.connection.send((job[1], self.jobs.judged))
 
     def _renew(self, place: int) -> _Worker:
-        self.workers[place].process.kill()  # it has said all that it had to; ending by itself takes half a second
-        self.workers[place].close()
+        """A new worker in a place. The old one sees its connection end, and takes its time while the others work on."""
+        self.workers[place].connection.close()
+        self.leaving = [one for one in (*self.leaving, self.workers[place]) if one.process.is_alive()]
         self.workers[place] = _Worker(self.context, self.root)
         return self.workers[place]
 
