@@ -4,6 +4,7 @@ import pytest
 
 from effdl.records import report
 from effdl.records.report import Console, headline
+from effdl.reproduce.console import shared
 
 
 def shown(runs: int, failed: int, capsys: pytest.CaptureFixture[str]) -> list[str]:
@@ -45,6 +46,14 @@ def test_time_left_does_not_count_what_records_answered(
         "[91/100, 9 min left",
         "[92/100, 8 min left",
     ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "workers", "expected"),
+    [([12, 12, 12], 2, 24), ([10, 1, 1, 1], 2, 10), ([4, 4], 8, 4), ([3, 2, 1], 1, 6), ([], 2, 0)],
+)
+def test_runs_are_not_shared_in_halves(seconds: list[float], workers: int, expected: float) -> None:
+    assert shared(seconds, workers) == expected
 
 
 def test_a_run_tells_its_three_memory_peaks_side_by_side_and_those_alone_that_it_has() -> None:

@@ -120,7 +120,5 @@ def again(chosen: list[tuple[str, list[dict[str, Any]]]], place: int, tmp_path: 
     if closed:
         assert estimate is None
         return
-    # The run too plans first, and then starts its workers, which import as much; each run has a process of its own, which takes
-    # up to a second to start, read its data and try its first steps.
-    startup = 2 * planning + len(runs)
+    startup = 2 * planning  # the run too plans first, and then starts its workers, which import as much
     assert estimate / 2 <= measured <= 2 * estimate + startup

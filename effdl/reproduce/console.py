@@ -53,10 +53,7 @@ class Plan:
         """Of all that is left, shared by the workers; equal Specs run once."""
         known = [one for one in self.surveyed if self.cost.get(one.cell.name)]
         of_spec: dict[Any, float] = {spec: self.cost[one.cell.name].seconds for one in known for spec in one.left}
-        workers = [0.0] * max(1, min(self.workers, len(of_spec)))
-        for seconds in of_spec.values():  # each run whole, to the worker that is free first
-            workers[workers.index(min(workers))] += seconds
-        return max(workers)
+        return shared(of_spec.values(), self.workers)
 
     def to_json(self) -> dict[str, Any]:
         cells = {
@@ -107,3 +104,11 @@ def _in_columns(cost: Any) -> str:
     text = f"{duration(cost.seconds):>7}  {size(cost.peak_bytes):>8}  {cost.share:>4.0%}"
     shares = [f"{100 * peak / cost.backprop_bytes:.0f}" for peak in cost.segment_bytes]
     return f"{text}: {' '.join(shares)}" if len(shares) > 1 else text
+
+
+def shared(seconds: Iterable[float], workers: int) -> float:
+    """How long runs of so many seconds take together, each whole and given to the worker that is free first."""
+    until = [0.0] * workers
+    for one in seconds:
+        until[until.index(min(until))] += one
+    return max(until)
