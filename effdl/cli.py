@@ -43,7 +43,7 @@ def main(entry: Callable[[], Any]) -> None:
     many = bool({"-m", "--multirun"} & set(arguments))
     if many and not any(a.startswith("hydra/launcher=") for a in arguments):
         sys.argv.append("hydra/launcher=effdl")
-    if is_search := any(a.startswith("search=") and a != "search=none" for a in arguments):
+    if any(a.startswith("search=") and a != "search=none" for a in arguments):
         sys.argv.append("hydra/sweeper=effdl_search")
     gc.disable()  # what the imports make stays; looking through it again and again takes a second
     try:
@@ -52,8 +52,6 @@ def main(entry: Callable[[], Any]) -> None:
             return
         if unknown := [a for a in arguments if a.startswith("-") and a.split("=")[0] not in FLAGS]:
             raise ConfigError(f"{unknown[0]}: unknown option; values are given as key=value, see --help")
-        if is_search and not many:
-            raise ConfigError("search: a search is of many runs; say -m too")
         if many and torchrun.place().size > 1:
             raise ConfigError(f"-m: torchrun's {torchrun.place().size} processes carry out one run, not a sweep")
         if any(a.startswith("-") for a in arguments):
@@ -70,10 +68,10 @@ def main(entry: Callable[[], Any]) -> None:
         gc.enable()
     if not any("path" in result for result in _results):
         discard_sweep()
-    if is_search:
+    if _searches:
         print(json.dumps(_searches[0]), flush=True)
-    else:
-        _answer(_results, many)
+        sys.exit(0 if _searches[0]["best"] else 1)
+    _answer(_results, many)
 
 
 def run_overrides(arguments: Sequence[str]) -> int:
@@ -86,6 +84,8 @@ def run_overrides(arguments: Sequence[str]) -> int:
 
 def run(composed: Any) -> None:
     """One composed config, alone in this process."""
+    if composed.get("search") is not None:
+        raise ConfigError("search: is of many runs; python run.py -m search=... carries them out")
     _results.extend(_execute([config.build(composed)], composed))
 
 
@@ -100,14 +100,17 @@ def sweep(composed: Sequence[Any]) -> list[dict[str, Any]]:
 def search(arguments: Sequence[str], settings: Mapping[str, Any]) -> None:
     """A multirun whose values are searched: overrides with spaces, and what else was set under hydra.sweeper."""
     composed = config.compose([text for _, text, swept in config.grammar.read(arguments) if swept is None])
-    node = OmegaConf.to_container(composed.search)
-    assert isinstance(node, dict)
+    if composed.search is None:
+        raise ConfigError("search: is none; say search=optuna")
+    node: Any = OmegaConf.to_container(composed.search)
     found = config.build_setting({**node, **settings}, "search")
     if not find_spec("optuna"):
         raise ConfigError("search: needs Optuna, which `pip install 'effdl[search]'` brings")
     from effdl.search.outcome import text
     from effdl.search.search import search as carry_out
 
+    gc.freeze()
+    gc.enable()
     told = carry_out(found, arguments, *_places(composed))
     print(f"\n{text(told, Path(told['path']))}\n", file=sys.stderr)
     _searches.append(told)

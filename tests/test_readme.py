@@ -3,12 +3,16 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+from omegaconf import OmegaConf
+
 import effdl
-from effdl.config import build, compose
+from effdl.config import build, build_setting, compose
+from effdl.search import space as space_of
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -37,6 +41,16 @@ def test_closed_form_examples_run_as_printed(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["status"] == "finished"
+
+
+def test_the_search_is_one_that_can_be() -> None:
+    (block,) = re.findall(r"```sh\n(python run.py -m search=optuna.*?)```", README, flags=re.DOTALL)
+    program, script, many, *overrides = shlex.split(block.replace("\\\n", ""))
+    assert (program, script, many) == ("python", "run.py", "-m")
+    space, fixed = space_of.read(overrides)
+    assert set(space) == {"optimizer.lr", "optimizer.weight_decay"}
+    composed = compose(fixed)
+    assert build(composed).method and build_setting(OmegaConf.to_container(composed.search), "search").pruner is not None
 
 
 def test_a_study_of_the_users_own_runs_as_printed(tmp_path: Path) -> None:

@@ -8,12 +8,12 @@ from typing import Any
 
 import optuna
 import pytest
-from command import ROOT, run
+from command import ROOT, run, run_here
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
 from effdl import config
-from effdl.errors import ConfigError
+from effdl.errors import ConfigError, RecordError
 from effdl.records.carry import carry_out
 from effdl.records.report import Silent
 from effdl.search import space
@@ -165,6 +165,24 @@ def test_run_py_searches(tmp_path: Path) -> None:
     assert json.loads(fewer.stdout.splitlines()[-1]) == told, "the same search, of which nothing is left"
 
 
+def test_a_search_without_any_result_says_why_and_fails(tmp_path: Path) -> None:
+    done = run("-m", "search=optuna", "search/sampler=grid", *SMALL, "optimizer.lr=1e29,1e30", cwd=tmp_path)
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert (done.returncode, told["best"], told["failed"]) == (1, None, 2)
+    assert "no trial came to its end" in done.stderr and "trials.csv" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [(["search=optuna"], "run.py -m search=..."), (["-m", "hydra/sweeper=effdl_search", LR], "say search=optuna")],
+)
+def test_a_search_by_half_is_refused(
+    arguments: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run_here(*arguments) == 2 and told in capsys.readouterr().err
+
+
 def test_a_trial_that_diverges_has_the_worst_score_and_ends_nothing(tmp_path: Path) -> None:
     told = searched(tmp_path, "optimizer.lr=0.05,1e30", sampler=Grid())
     states = {one.params["optimizer.lr"]: (one.state, one.value, one.user_attrs["status"]) for one in study(told).trials}
@@ -183,8 +201,23 @@ def test_squared_errors_are_minimised_where_there_are_no_classes(tmp_path: Path)
 def test_values_that_do_not_go_together_are_a_failed_trial(tmp_path: Path) -> None:
     told = searched(tmp_path, "dataset.batch_size=32,10000,64", sampler=Grid())
     assert (told["trials"], told["failed"]) == (3, 1)
-    with pytest.raises(ConfigError, match="batch_size"):
-        searched(tmp_path, "dataset.batch_size=10000,20000", sampler=Grid())
+    for _ in range(2):  # the same mistake has the same answer
+        with pytest.raises(ConfigError, match="batch_size"):
+            searched(tmp_path, "dataset.batch_size=10000,20000,30000", sampler=Grid())
+
+
+def test_a_full_disk_ends_a_search_and_spends_no_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(jobs: Any, *_: Any) -> None:
+        key, _ = jobs.next()
+        jobs.done(key, {"status": "error", "reason": "No space left; free some space", "exit_code": RecordError.exit_code})
+
+    with monkeypatch.context() as patch:
+        patch.setattr("effdl.search.search.work_off", full)
+        with pytest.raises(RecordError, match="free some space"):
+            searched(tmp_path, LR, n_trials=2)
+    told = searched(tmp_path, LR, n_trials=2)
+    assert (told["trials"], told["failed"]) == (2, 0)
+    assert told["best"]["params"] == searched(tmp_path / "other", LR, n_trials=2)["best"]["params"]
 
 
 def test_a_name_is_of_one_search_alone(tmp_path: Path) -> None:
@@ -202,7 +235,8 @@ def test_a_name_is_of_one_search_alone(tmp_path: Path) -> None:
         ({"metric": "val/nothing"}, [LR], "runs have no val/nothing; take one of val/"),
         ({"storage": "nosuch://x"}, [LR], "search.storage"),
         ({"sampler": Cmaes()}, [LR], "cmaes: needs two ranges"),
-        ({}, ["hardware=ddp", "hardware.processes=2", LR], "not a search"),
+        ({}, ["~method.epochs", LR], "none can be taken away"),
+        ({}, ["optimizer.lr=tag(log,interval(1e-3"], "optimizer.lr=tag"),
     ],
 )
 def test_a_search_that_cannot_be_is_refused(settings: dict[str, Any], arguments: list[str], told: str, tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from effdl.errors import ConfigError, one_line
+from effdl.config.composition import composition_error
+from effdl.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def read(overrides: Sequence[str]) -> list[tuple[str, str, Interval | Steps | Ch
         parsed = OverridesParser.create().parse_overrides(list(overrides))
         return [(one.get_key_element(), str(one.input_line), _swept(one)) for one in parsed]
     except HydraException as error:
-        raise ConfigError(one_line(error).removeprefix("OverrideParseException: ")) from None
+        raise composition_error(error, overrides) from None
 
 
 def plain(text: str) -> Any:

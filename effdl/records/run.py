@@ -213,8 +213,10 @@ class Run:
             raise Stopped(f"after epoch {len(scores(self.lines))}; by itself the run goes on from there")
 
     def _is_to_stop(self) -> bool:
-        if self._goes_on is None or not (found := scores(self.lines)) or len(found) >= sum(self._plan["epochs"]):
-            return False  # after the last epoch nothing is left to spare
+        if self._goes_on is None or not (found := scores(self.lines)):
+            return False
+        if len(found) == sum(self._plan["epochs"]):  # nothing is left to spare
+            return False
         return not self._goes_on(len(found) - 1, found[-1])
 
     def _checkpoint(self, state: Callable[[], dict[str, Any]], start: float) -> None:

@@ -74,7 +74,9 @@ def text(told: Mapping[str, Any], folder: Path) -> str:
         f"{told['failed']} failed",
         "",
     ]
-    if rows:
+    if not rows:
+        lines += [f"no trial came to its end; {folder / 'trials.csv'} has the reason of each"]
+    else:
         names = ["number", "value", *(name for name in rows[0] if name not in COLUMNS), "epochs", "run_id"]
         heads = {"value": told["metric"], "number": "trial", "run_id": "run"}
         table = [[heads.get(name, name) for name in names]]

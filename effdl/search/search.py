@@ -44,9 +44,9 @@ def search(found: Optuna, arguments: Sequence[str], root: Path, workers: int = 1
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     space, fixed = space_of.read(arguments, found.params)
     fixed = [one for one in fixed if not BESIDE.match(one)]
+    if deleted := next((one for one in fixed if one.startswith("~")), None):
+        raise ConfigError(f"{deleted}: a search writes its best trial as values, so that none can be taken away; set another")
     spec = config.build(config.compose(fixed))
-    if spec.hardware.processes > 1:
-        raise ConfigError("hardware.processes: torchrun's processes carry out one run, not a search")
     metric = found.metric or _score_that_chooses(spec)
     direction = found.direction or ("maximize" if metric.endswith("/acc") else "minimize")
     what = {
@@ -73,8 +73,12 @@ def search(found: Optuna, arguments: Sequence[str], root: Path, workers: int = 1
         with shown(left) as reporter:
             reporter.begin()
             trials.say = reporter.say
-            work_off(trials, root, min(at_once, left), reporter)
-    return outcome.write(study, trials, folder)
+            try:
+                work_off(trials, root, min(at_once, left), reporter)
+            finally:
+                trials.release()
+    with held(folder / "lock"):
+        return outcome.write(study, trials, folder)
 
 
 def _score_that_chooses(spec: Spec) -> str:

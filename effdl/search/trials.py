@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from optuna import Study
@@ -14,7 +13,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from effdl import config
 from effdl.config import Spec
-from effdl.errors import ConfigError
+from effdl.errors import ConfigError, RecordError
 from effdl.records.carry import fingerprint
 from effdl.records.execute import Result
 from effdl.records.report import SHOWN
@@ -25,6 +24,7 @@ from effdl.search.setting import Optuna
 from effdl.search.storage import held, taken
 
 STATUS, RUN, EPOCHS, REASON = "status", "run_id", "epochs", "reason"  # what a trial is noted with
+REFUSED = "refused"  # the status of a trial whose values do not go together
 FINAL = ("diverged", "failed")  # the same run would end so again: its trial has the worst score that there is
 Say = Callable[[str], None]
 
@@ -86,6 +86,12 @@ class Trials:
         self._tell(key, result)
         return {**result, SHOWN: self._in_words(key, result)}
 
+    def release(self) -> None:
+        """Let go of trials that have not ended: another search goes on with them."""
+        for lock in self._locks.values():
+            os.close(lock)
+        self._locks.clear()
+
     @property
     def left(self) -> int:
         """How many trials have not ended."""
@@ -134,9 +140,10 @@ class Trials:
         """Values that do not go together: a failed trial, and an error where none did yet."""
         self.say(f"trial {trial.number}: {error}")
         self._trials[trial.number] = trial
-        self._note(trial, {"status": "refused", "reason": str(error)})
+        self._note(trial, {"status": REFUSED, "reason": str(error)})
         self._close(trial.number, TrialState.FAIL, None)
-        if trial.number == 0:
+        known = (one.user_attrs.get(STATUS, REFUSED) for one in self.study.get_trials(deepcopy=False))
+        if not self.specs and all(status == REFUSED for status in known):
             raise error
 
     def _seems_hopeless(self, trial: Trial) -> bool:
@@ -144,7 +151,10 @@ class Trials:
         return self.judged and bool(self._frozen(trial).intermediate_values) and trial.should_prune()
 
     def _tell(self, number: int, result: Result) -> None:
+        """Raises RecordError where a run could not be recorded, since no other could; its trial goes on with the search."""
         trial, status = self._trials[number], result["status"]
+        if result.get("exit_code") == RecordError.exit_code:
+            raise RecordError(result["reason"])
         curve = self._report_rest(trial)
         self._note(trial, {**result, EPOCHS: result.get("summary", {}).get("data/train_passes", len(curve))})
         if status == "finished":
@@ -177,8 +187,11 @@ class Trials:
 
     def _close(self, number: int, state: TrialState, value: float | None) -> None:
         self.study.sampler = self.search.sampler.make(self.space, self.search.seed, number)
-        with suppress(RuntimeError):  # a grid's last point stops a loop of Optuna's own, which there is not; it is told by then
+        try:
             self.study.tell(number, value, state=state)
+        except RuntimeError as error:
+            if "Study.stop" not in str(error):  # a grid's last point stops a loop of Optuna's own; it is told by then
+                raise
         os.close(self._locks.pop(number))
         self._lock(number).unlink(missing_ok=True)
 
