@@ -43,7 +43,7 @@ def main(entry: Callable[[], Any]) -> None:
     many = bool({"-m", "--multirun"} & set(arguments))
     if many and not any(a.startswith("hydra/launcher=") for a in arguments):
         sys.argv.append("hydra/launcher=effdl")
-    if any(a.startswith("search=") and a != "search=none" for a in arguments):
+    if is_search(arguments):
         sys.argv.append("hydra/sweeper=effdl_search")
     gc.disable()  # what the imports make stays; looking through it again and again takes a second
     try:
@@ -99,6 +99,31 @@ def sweep(composed: Sequence[Any]) -> list[dict[str, Any]]:
 
 def search(arguments: Sequence[str], settings: Mapping[str, Any]) -> None:
     """A multirun whose values are searched: overrides with spaces, and what else was set under hydra.sweeper."""
+    found, composed = _search(arguments, settings)
+    from effdl.search.outcome import text
+    from effdl.search.search import search as carry_out
+
+    gc.freeze()
+    gc.enable()
+    told = carry_out(found, arguments, *places(composed))
+    print(f"\n{text(told, Path(told['path']))}\n", file=sys.stderr)
+    _searches.append(told)
+
+
+def trials(arguments: Sequence[str]) -> tuple[Any, int]:
+    """What the trials of a search have in common, composed, and how many there are at most."""
+    found, composed = _search(arguments, {})
+    from effdl.search import space
+
+    return composed, found.most(space.read(arguments, found.params)[0])
+
+
+def is_search(arguments: Sequence[str]) -> bool:
+    return any(a.startswith("search=") and a != "search=none" for a in arguments)
+
+
+def _search(arguments: Sequence[str], settings: Mapping[str, Any]) -> tuple[Any, Any]:
+    """The search's own setting, and what its trials have in common."""
     composed = config.compose([text for _, text, swept in config.grammar.read(arguments) if swept is None])
     if composed.search is None:
         raise ConfigError("search: is none; say search=optuna")
@@ -106,14 +131,7 @@ def search(arguments: Sequence[str], settings: Mapping[str, Any]) -> None:
     found = config.build_setting({**node, **settings}, "search")
     if not find_spec("optuna"):
         raise ConfigError("search: needs Optuna, which `pip install 'effdl[search]'` brings")
-    from effdl.search.outcome import text
-    from effdl.search.search import search as carry_out
-
-    gc.freeze()
-    gc.enable()
-    told = carry_out(found, arguments, *_places(composed))
-    print(f"\n{text(told, Path(told['path']))}\n", file=sys.stderr)
-    _searches.append(told)
+    return found, composed
 
 
 @dataclass(frozen=True)
@@ -150,7 +168,7 @@ def discard_sweep() -> None:
 
 
 def _execute(specs: list[config.Spec], composed: Any) -> list[dict[str, Any]]:
-    root, workers = _places(composed)
+    root, workers = places(composed)
     from effdl.records.execute import execute
     from effdl.records.report import Console, Silent
 
@@ -162,7 +180,7 @@ def _execute(specs: list[config.Spec], composed: Any) -> list[dict[str, Any]]:
         return execute(specs, root, workers, console)
 
 
-def _places(composed: Any) -> tuple[Path, int]:
+def places(composed: Any) -> tuple[Path, int]:
     """The results folder, and how many processes work at once."""
     results, workers = composed.get("results"), composed.get("workers")
     if results in (None, ""):

@@ -11,6 +11,8 @@ from typing import Any
 from effdl import cli, config
 from effdl.errors import ConfigError
 
+OF_HYDRA = ("hydra.", "hydra/")  # overrides that say how runs are carried out, not which
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command; errors are one line on standard error and an exit code that says which kind."""
@@ -48,7 +50,10 @@ def parser() -> argparse.ArgumentParser:
         made.add_argument("--json", action="store_true", help="one JSON object on standard output")
         if name == "plan":
             made.add_argument(
-                "--time", action="store_true", help="of a single run, measure a few steps too; an artefact's always are"
+                "--time", action="store_true", help="of a single run, measure a few steps too; of several they always are"
+            )
+            made.add_argument(
+                "-m", "--multirun", nargs="*", metavar="OVERRIDE", help="the runs that run.py -m with these overrides has"
             )
     for name, command, about in (
         ("report", report, "published numbers beside ours, from the ledger, else from the runs made here"),
@@ -78,6 +83,8 @@ def plan(options: argparse.Namespace) -> int:
     """Print what an artefact or one run would cost."""
     from effdl.reproduce import console
 
+    if options.multirun is not None:
+        return _plan_many(options)
     if not _is_artefact(options):
         from effdl.records.plan import cost
         from effdl.reproduce.planned import cost_of_run
@@ -97,6 +104,38 @@ def plan(options: argparse.Namespace) -> int:
         planned = console.Plan(declaration, scale, surveyed, options.workers, track)
     print(json.dumps(planned.to_json()) if options.json else planned.text())
     return 0
+
+
+def _plan_many(options: argparse.Namespace) -> int:
+    """Print what the runs of a sweep, or a search's trials, would cost."""
+    from effdl.reproduce import console, sweep
+
+    options.what += options.multirun
+    if ids := [one for one in options.what if "=" not in one and not one.startswith("~")]:
+        raise ConfigError(f"-m: belongs to overrides, such as seed=0,1,2, not to {ids[0]}")
+    _is_artefact(options)
+    overrides = [one for one in options.what if not one.lstrip("+~").startswith(OF_HYDRA)]
+    if cli.is_search(overrides):
+        composed, trials = cli.trials(overrides)
+        _, workers = _places(options, composed)
+        told = sweep.search(composed, trials, workers)
+        print(json.dumps(told) if options.json else sweep.search_text(told, workers))
+        return 0
+    root, workers = _places(options, config.compose(config.grammar.sweep(overrides)[0][0]))
+    with console.tracking() as track:
+        asked = sweep.runs(overrides, track)
+    print("effdl: trying a few steps of each kind of run", file=sys.stderr, flush=True)
+    with console.tracking() as track:
+        planned = sweep.sweep(asked, root, workers, track)
+    print(json.dumps(planned.to_json()) if options.json else planned.text())
+    return 0
+
+
+def _places(options: argparse.Namespace, composed: Any) -> tuple[Path, int]:
+    """The results folder and the number of processes, as overrides say it, else as options do."""
+    given = {one.partition("=")[0] for one in options.what}
+    root, workers = cli.places(composed)
+    return root if "results" in given else options.results, workers if "workers" in given else options.workers
 
 
 def run(options: argparse.Namespace) -> int:

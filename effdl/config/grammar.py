@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 from effdl.config.composition import composition_error
+from effdl.config.groups import GROUPS, choices
 from effdl.errors import ConfigError
 
 
@@ -46,6 +48,44 @@ def read(overrides: Sequence[str]) -> list[tuple[str, str, Interval | Steps | Ch
         return [(one.get_key_element(), str(one.input_line), _swept(one)) for one in parsed]
     except HydraException as error:
         raise composition_error(error, overrides) from None
+
+
+def sweep(overrides: Sequence[str]) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
+    """The runs of a sweep as Hydra's basic sweeper makes them: of each its overrides, and those of them that vary.
+
+    Raises ConfigError: not in that grammar, or values that nobody can count.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+    except HydraException as error:
+        raise composition_error(error, overrides) from None
+    values = {one.get_key_element(): _listed(one) for one in parsed}  # of a key said twice, the last
+    vary = [len(written) > 1 for written in values.values()]
+    runs = product(*values.values())
+    return [(run, tuple(one for one, varies in zip(run, vary, strict=True) if varies)) for run in runs]
+
+
+def _listed(override: Any) -> list[str]:
+    """One override for each of its values."""
+    from hydra.core.override_parser.types import Glob
+
+    key, value = override.get_key_element(), override.value()
+    if not override.is_sweep_override():
+        return [str(override.input_line)]
+    if not override.is_discrete_sweep():
+        raise ConfigError(f"{key}: an interval is searched, which search=optuna does; a sweep takes a,b,c or range(...)")
+    if not isinstance(value, Glob):
+        values: Iterable[str] = override.sweep_string_iterator()
+    elif key not in GROUPS:
+        raise ConfigError(f"{key}: glob(...) is of a group's choices; a sweep takes a,b,c or range(...)")
+    else:
+        values = value.filter(choices(key))
+    if not (written := [f"{key}={one}" for one in values]):
+        raise ConfigError(f"{key}: no choice is like that; there are {', '.join(choices(key))}")
+    return written
 
 
 def plain(text: str) -> Any:

@@ -86,15 +86,9 @@ class Plan:
                 continue
             row = f"{one.cell.name:<{width}}  {one.done:>4}  {len(one.left):>4}  "
             lines.append(row + _in_columns(self.cost[one.cell.name]))
-        workers = f"{self.workers} process{'es' if self.workers > 1 else ''}"
         lines += ["", *dict.fromkeys(one.reason for one in self.surveyed if one.reason)]
         unknown = len({spec for one in self.surveyed if one.specs and not self.cost.get(one.cell.name) for spec in one.left})
-        if unknown < self.left or not self.left:
-            rest = f", and what {unknown} of them take" if unknown else ""
-            lines += [f"{self.left} runs left: about {duration(self.seconds)}{rest} with {workers} on this machine"]
-        else:
-            lines += [f"{self.left} runs left; what they take shows once some have run"]
-        return "\n".join(lines)
+        return "\n".join([*lines, f"{self.left} runs left{ahead(self.left, unknown, self.seconds, self.workers)}"])
 
 
 def _in_columns(cost: Any) -> str:
@@ -104,6 +98,18 @@ def _in_columns(cost: Any) -> str:
     text = f"{duration(cost.seconds):>7}  {size(cost.peak_bytes):>8}  {cost.share:>4.0%}"
     shares = [f"{100 * peak / cost.backprop_bytes:.0f}" for peak in cost.segment_bytes]
     return f"{text}: {' '.join(shares)}" if len(shares) > 1 else text
+
+
+def ahead(left: int, unknown: int, seconds: float, workers: int) -> str:
+    """How long so many runs take, as far as it is known."""
+    if unknown == left and left:
+        return "; what they take shows once some have run"
+    rest = f", and what {unknown} of them take" if unknown else ""
+    return f": about {duration(seconds)}{rest} {at_once(workers)}"
+
+
+def at_once(workers: int) -> str:
+    return f"with {workers} process{'es' if workers > 1 else ''} on this machine"
 
 
 def shared(seconds: Iterable[float], workers: int) -> float:
