@@ -3,12 +3,12 @@
 import hydra
 from omegaconf import DictConfig
 
-from effdl import cli
+from effdl import cli, config
 
 
-@hydra.main(version_base="1.3", config_path="configs", config_name="config")
-def main(config: DictConfig) -> None:
-    cli.run(config)
+@hydra.main(config_path="configs", config_name="config", **config.BASE, **config.TRUSTED)
+def main(composed: DictConfig) -> float | None:
+    return cli.run(composed)
 
 
 if __name__ == "__main__":

@@ -13,14 +13,17 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from effdl import config, torchrun
+from effdl import config, jobs, torchrun
 from effdl.errors import ConfigError, EffdlError, RecordError, one_line
 
 _results: list[dict[str, Any]] = []  # of this process's runs, in order; Hydra gives no way to return them
 _searches: list[dict[str, Any]] = []  # what this process's searches found
 _sweeps: list["_SweepFolder"] = []  # of this process's sweeps
+_jobs: list[jobs.Job] = []  # at most one, that this process works on for another launcher
 
 FINAL = {"diverged": 6, "failed": 7}  # ends that are a run's answer, and their exit codes
+LAUNCHERS = {"joblib", "submitit", "ray"}  # whose errors are of a job that was killed
+OF_HYDRA = ("hydra.", "hydra/", "+hydra.", "+hydra/")  # overrides that say how runs are carried out, not which
 FLAGS = {"-m", "--multirun", "-c", "--cfg", "--resolve", "-p", "--package", "-i", "--info", "-r", "--run", "-h", "--help"}
 FLAGS |= {"-cp", "--config-path", "-cn", "--config-name", "-cd", "--config-dir", "-sc", "--shell-completion"}
 FLAGS |= {"--hydra-help", "--version", "--experimental-rerun"}
@@ -37,8 +40,9 @@ EXAMPLES = """\
 def main(entry: Callable[[], Any]) -> None:
     """Run Hydra's entry point; prints the JSON line, or one line on standard error, and exits with a code that says which."""
     arguments = sys.argv[1:]
-    for made in (_results, _searches, _sweeps):
+    for made in (_results, _searches, _sweeps, _jobs):
         made.clear()
+    asked: Sequence[str] = ()
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     many = bool({"-m", "--multirun"} & set(arguments))
     if many and not any(a.startswith("hydra/launcher=") for a in arguments):
@@ -56,16 +60,22 @@ def main(entry: Callable[[], Any]) -> None:
             raise ConfigError(f"-m: torchrun's {torchrun.place().size} processes carry out one run, not a sweep")
         if any(a.startswith("-") for a in arguments):
             sys.argv += config.search_path()
+            asked = _asked(arguments) if many else ()
             entry()
         else:  # the same without Hydra's second composition, which would be half of the time to answer from a record
             run(config.compose(arguments))
     except KeyboardInterrupt:
         stop("interrupted; the same command goes on where this one stopped", 130)
     except Exception as error:
-        discard_sweep()
+        _gather(asked)
+        if any("path" in result for result in _results):
+            print(json.dumps({"runs": jobs.shown(_results)}), flush=True)
+        else:
+            discard_sweep()
         stop_for(error, arguments)
     finally:
         gc.enable()
+    _gather(asked)
     if not any("path" in result for result in _results):
         discard_sweep()
     if _searches:
@@ -82,19 +92,55 @@ def run_overrides(arguments: Sequence[str]) -> int:
     return 0
 
 
-def run(composed: Any) -> None:
-    """One composed config, alone in this process."""
+def run(composed: Any) -> float | None:
+    """One composed config, alone in this process. Returns its score if it is the job of a sweeper that wants one."""
     if composed.get("search") is not None:
         raise ConfigError("search: is of many runs; python run.py -m search=... carries them out")
-    _results.extend(_execute([config.build(composed)], composed))
+    spec = config.build(composed)
+    if not _jobs:
+        _results.extend(_execute([spec], composed))
+        return None
+    (job,) = _jobs
+    if job.wanted is not None:
+        job.wanted.check(spec)
+    (result,) = _execute([spec], composed)
+    job.leave(result)
+    if result["status"] != "finished":
+        print(f"{result['name']}: {result['status']}: {result['reason']}", file=sys.stderr)
+    return None if job.wanted is None else job.wanted.of(spec, result)
 
 
-def sweep(composed: Sequence[Any]) -> list[dict[str, Any]]:
-    """The composed configs of a multirun; all are built before the first starts."""
-    specs = [config.build(one) for one in composed]
-    results = _execute(specs, composed[0])
-    _results.extend(results)
-    return results
+def sweep(composed: Sequence[Any], wanted: jobs.Wanted | None = None) -> list[float | Exception | None]:
+    """The composed configs of a multirun; all are built before the first starts.
+
+    Returns to a sweeper that wants scores the one of each, or why there is none; what cannot be built stops no other then.
+    """
+    if wanted is None:
+        _results.extend(_execute([config.build(one) for one in composed], composed[0]))
+        return [None] * len(composed)
+    built = [_built(one, wanted) for one in composed]
+    specs = [one for one in built if isinstance(one, config.Spec)]
+    if not specs and not _results and isinstance(built[0], EffdlError):  # most likely wrong for all
+        raise built[0]
+    results = iter(_execute(specs, composed[0]) if specs else [])
+    return [_scored(one, next(results), wanted) if isinstance(one, config.Spec) else one for one in built]
+
+
+def _built(composed: Any, wanted: jobs.Wanted) -> config.Spec | EffdlError:
+    try:
+        spec = config.build(composed)
+        wanted.check(spec)
+    except EffdlError as error:
+        return error
+    return spec
+
+
+def _scored(spec: config.Spec, result: dict[str, Any], wanted: jobs.Wanted) -> float | EffdlError:
+    _results.append(result)
+    try:
+        return wanted.of(spec, result)
+    except EffdlError as error:
+        return error
 
 
 def search(arguments: Sequence[str], settings: Mapping[str, Any]) -> None:
@@ -138,25 +184,57 @@ def _search(arguments: Sequence[str], settings: Mapping[str, Any]) -> tuple[Any,
 class _SweepFolder:
     """What there was where Hydra writes multirun.yaml, which it does before it looks whether the runs can be composed.
 
-    The folder is one that the user may have named, with anything in it.
+    The folder is one that the user may have named, with anything in it. left: by jobs of earlier sweeps.
     """
 
     multirun: Path
     content: bytes | None
     missing: tuple[Path, ...]
+    left: jobs.Times
 
 
-def begin_sweep(folder: str) -> None:
-    """Note what there is where Hydra is going to write for this sweep."""
+def begin_sweep(folder: str, launcher: str | None = None) -> None:
+    """Note what there is where Hydra is going to write for this sweep; say where jobs of another launcher leave theirs."""
     path = Path(folder).resolve()
     multirun = path / "multirun.yaml"
     missing = tuple(p for p in (path, *path.parents) if not p.exists())
-    _sweeps.append(_SweepFolder(multirun, multirun.read_bytes() if multirun.is_file() else None, missing))
+    content = multirun.read_bytes() if multirun.is_file() else None
+    _sweeps.append(_SweepFolder(multirun, content, missing, jobs.left(path)))
+    if launcher is not None:
+        print(f"effdl: jobs by {launcher}; each leaves {jobs.RESULT} in its folder in {folder}", file=sys.stderr, flush=True)
+
+
+def begin_job(folder: str, number: int, overrides: Sequence[str], wanted: jobs.Wanted | None) -> None:
+    """The run that follows in this process is a job of another launcher."""
+    _jobs[:] = [jobs.Job(Path(folder), number, tuple(overrides), wanted)]
+
+
+def _asked(arguments: Sequence[str]) -> Sequence[str]:
+    """What varies in each run of a sweep for another launcher, all of which are built before the first starts.
+
+    () for effdl's own, which does that itself, and where a sweeper or a config of the user's has its own say.
+    """
+    options = [one for one in arguments if one.startswith(("-", "hydra/"))]
+    launchers = [one for one in options if one.startswith("hydra/launcher=") and one != "hydra/launcher=effdl"]
+    if is_search(arguments) or not launchers or any(one not in (*launchers, "-m", "--multirun") for one in options):
+        return ()
+    runs = config.grammar.sweep([one for one in arguments if not one.startswith(("-", *OF_HYDRA))])
+    for run, _ in runs:
+        config.build(config.compose(run))
+    return [" ".join(varied) for _, varied in runs]
+
+
+def _gather(asked: Sequence[str]) -> None:
+    """Take in what jobs of another launcher left."""
+    for sweep in _sweeps:
+        _results.extend(jobs.gather(sweep.multirun.parent, sweep.left, asked))
 
 
 def discard_sweep() -> None:
     """Take back what Hydra wrote for a sweep that left no record: its file, and folders it made that are empty again."""
     for sweep in _sweeps:
+        if jobs.left(sweep.multirun.parent) != sweep.left:  # jobs have been at work
+            continue
         with suppress(OSError):  # never made
             if sweep.content is None:
                 sweep.multirun.unlink()
@@ -176,7 +254,7 @@ def _execute(specs: list[config.Spec], composed: Any) -> list[dict[str, Any]]:
     gc.enable()
     if torchrun.place().rank > 0:  # the first shows it
         return execute(specs, root, 1, Silent())
-    with Console(len(specs)) as console:
+    with Console(len(specs), bars=not _jobs) as console:
         return execute(specs, root, workers, console)
 
 
@@ -200,7 +278,7 @@ def _answer(results: list[dict[str, Any]], many: bool) -> None:
     for result in bad:
         if os.environ.get("EFFDL_DEBUG") and "trace" in result:
             print(result["trace"], file=sys.stderr)
-    shown = [{key: value for key, value in result.items() if key not in ("trace", "exit_code")} for result in results]
+    shown = jobs.shown(results)
     if torchrun.place().rank > 0:
         shown = []
     if many:
@@ -230,6 +308,8 @@ def stop_for(error: Exception, arguments: Sequence[str]) -> None:
     """One line for each kind of error: the user's, Hydra's, which are the user's too, the disk's, and ours."""
     if isinstance(error, EffdlError):
         stop(one_line(error), error.exit_code)
+    if type(error).__module__.split(".")[0] in LAUNCHERS:
+        stop(f"a job did not come to its end ({one_line(error)[:120]}); the same command goes on where it stopped", 1)
     if isinstance(error, BrokenPipeError):  # such as `effdl list | head`: nobody reads on, which is no failure of ours
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
@@ -240,6 +320,9 @@ def stop_for(error: Exception, arguments: Sequence[str]) -> None:
         stop(reason, RecordError.exit_code)
     if os.environ.get("EFFDL_DEBUG"):
         raise error
+    if foreign := next((one for one in arguments if one.startswith("hydra/sweeper=")), None):
+        lacking = config.missing_package(error)
+        stop(f"{foreign}: {f'needs the package {lacking}, which is not installed' if lacking else one_line(error)}", 1)
     stop(f"{one_line(error)} (this should not happen; EFFDL_DEBUG=1 shows where)", 1)
 
 

@@ -11,8 +11,6 @@ from typing import Any
 from effdl import cli, config
 from effdl.errors import ConfigError
 
-OF_HYDRA = ("hydra.", "hydra/")  # overrides that say how runs are carried out, not which
-
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command; errors are one line on standard error and an exit code that says which kind."""
@@ -114,7 +112,7 @@ def _plan_many(options: argparse.Namespace) -> int:
     if ids := [one for one in options.what if "=" not in one and not one.startswith("~")]:
         raise ConfigError(f"-m: belongs to overrides, such as seed=0,1,2, not to {ids[0]}")
     _is_artefact(options)
-    overrides = [one for one in options.what if not one.lstrip("+~").startswith(OF_HYDRA)]
+    overrides = [one for one in options.what if not one.startswith(cli.OF_HYDRA)]
     if cli.is_search(overrides):
         composed, trials = cli.trials(overrides)
         _, workers = _places(options, composed)

@@ -30,7 +30,8 @@ MAY = {
     "records": PARTS | {"training", "config", "filters", "probes"},
     "search": {"config", "errors", "records", "rng", "setting"},
     "reproduce": PARTS | {"config", "records"},
-    "cli": {"config", "errors", "records", "reproduce", "search", "torchrun"},
+    "jobs": {"config", "errors", "records"},
+    "cli": {"config", "errors", "jobs", "records", "reproduce", "search", "torchrun"},
     "commands": {"cli", "config", "errors", "records", "reproduce"},
     "__main__": {"commands"},
 }
@@ -39,6 +40,7 @@ LIGHT = (
     *(f"reproduce/{name}" for name in OF_REPRODUCE),
     "commands",
     "cli",
+    "jobs",
     "cache",
     *(f"config/{name}" for name in ("__init__", "composition", "grammar", "groups", "identity", "spec")),
     "search/setting",
@@ -100,7 +102,7 @@ def test_methods_and_training_never_see_records_or_configs() -> None:
 
 def test_hydra_is_imported_where_configs_are_composed_and_nowhere_else() -> None:
     users = {p.relative_to(ROOT).as_posix() for p in MODULES for name, _ in imported(p) if name.split(".")[0] == "hydra"}
-    plugins = {"hydra_plugins/effdl_launcher.py", "hydra_plugins/effdl_sweeper.py"}
+    plugins = {f"hydra_plugins/effdl_{name}.py" for name in ("jobs", "launcher", "sweeper")}
     assert users == {"run.py", "effdl/config/composition.py", "effdl/config/grammar.py", *plugins}
 
 

@@ -1,7 +1,7 @@
 """From overrides to a Spec: compose with Hydra, build settings, check the combination, name the run."""
 
 from effdl.config import grammar
-from effdl.config.composition import compose, composition_error
+from effdl.config.composition import BASE, TRUSTED, compose, composition_error, missing_package
 from effdl.config.groups import (
     CONFIGS,
     GROUPS,
@@ -18,10 +18,12 @@ from effdl.config.identity import all_settings, dump, identity, is_setting, run_
 from effdl.config.spec import Spec, build, build_choice, build_setting, check
 
 __all__ = [
+    "BASE",
     "CONFIGS",
     "GROUPS",
     "MAY_BE_NONE",
     "SEVERAL",
+    "TRUSTED",
     "Spec",
     "about",
     "all_settings",
@@ -38,6 +40,7 @@ __all__ = [
     "grammar",
     "identity",
     "is_setting",
+    "missing_package",
     "plugin_folders",
     "run_id",
     "search_path",

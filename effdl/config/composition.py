@@ -13,6 +13,16 @@ from effdl.cache import recall, remember
 from effdl.config.groups import CONFIGS, GROUPS, choices, digest_of_configs, holder, search_path
 from effdl.errors import ConfigError, one_line
 
+JOBS = "hydra_plugins.effdl_jobs.Jobs"  # the one target that config.yaml has Hydra itself make
+OLD = tuple(map(int, version("hydra-core").split(".")[:2])) < (1, 4)
+BASE: dict[str, Any] = {"version_base": "1.3"} if OLD else {}  # which 1.4 has done away with
+TRUSTED: dict[str, Any] = {} if OLD else {"execution_whitelist": [JOBS, "logging.*"]}  # which 1.5 asks for
+PACKAGES = {  # that bring choices of Hydra's own groups
+    "hydra/launcher=joblib": "hydra-joblib-launcher",
+    "hydra/launcher=submitit": "hydra-submitit-launcher",
+    "hydra/launcher=ray": "hydra-ray-launcher",
+    "hydra/sweeper=optuna": "hydra-optuna-sweeper",
+}
 SETS_A_VALUE = re.compile(r"(?!hydra\.)[A-Za-z_][\w.]*=")  # a key that is there; nothing of Hydra's own
 SWEEP = re.compile(r"(\[[^]]*\]|\{[^}]*\})|,.*")  # outside of brackets, what follows the first value
 
@@ -78,7 +88,7 @@ def _composed(overrides: Sequence[str]) -> DictConfig:
     hydra, running = GlobalHydra.instance(), GlobalHydra.instance().hydra
     hydra.clear()  # a launcher runs within Hydra's own initialisation
     try:
-        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        with initialize_config_dir(str(CONFIGS), **BASE):
             return hydra_compose("config", [*overrides, *search_path()])
     except HydraException as error:
         raise composition_error(error, overrides) from error
@@ -94,7 +104,13 @@ def composition_error(error: BaseException, overrides: Sequence[str] = ()) -> Co
     """Hydra's several lines as one that keeps the key and what there is instead."""
     if missing := getattr(error, "missing_cfg_file", None):
         group, _, name = missing.rpartition("/")
-        return ConfigError(f"{group}={name}: unknown choice; there are {', '.join(choices(group))}")
+        if package := PACKAGES.get(f"{group}={name.split('_')[0]}"):
+            return ConfigError(f"{group}={name}: needs the package {package}, which is not installed")
+        there = choices(group) or error.options  # type: ignore[attr-defined]
+        return ConfigError(f"{group}={name}: unknown choice; there are {', '.join(there or ['none'])}")
+    if lacking := missing_package(error):
+        key = re.search(r"full_key: (\S+)", str(error))
+        return ConfigError(f"{key[1] if key else 'hydra'}: needs the package {lacking}, which is not installed")
     lines = [line.strip() for line in (str(error) or str(error.__cause__)).splitlines() if line.strip()]
     noise = (
         "Check your defaults",
@@ -106,6 +122,7 @@ def composition_error(error: BaseException, overrides: Sequence[str] = ()) -> Co
         "reference_type",
     )
     text = " ".join(line for line in lines if not line.startswith(noise))
+    text = re.sub(r"Invalid Defaults List override '/?([^@:']+).*?'", r"Could not override '\1'", text)  # as Hydra 1.4 has it
     if match := re.match(r"In '(.+)/(.+?)': Could not override '(.+?)'", text):
         rivals = [o for o in overrides if o.startswith(f"{match[3].split('/')[0]}=")]
         return ConfigError(
@@ -122,6 +139,15 @@ def composition_error(error: BaseException, overrides: Sequence[str] = ()) -> Co
         return ConfigError(f"{match[1]}: several values make a sweep, which needs -m; one list is written key=[a,b]")
     key = getattr(error, "override", None)
     return ConfigError(f"{key}: {text}" if key and key not in text else text)
+
+
+def missing_package(error: BaseException | None) -> str | None:
+    """The package for want of which an error came about."""
+    while error is not None:
+        if isinstance(error, ModuleNotFoundError) and error.name:
+            return error.name.split(".")[0]
+        error = error.__cause__
+    return None
 
 
 def _instead(key: str, overrides: Sequence[str]) -> str:

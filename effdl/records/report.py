@@ -77,11 +77,12 @@ class Console:
     """A bar for each run in progress where standard error is a terminal, else a line every five seconds to a minute.
 
     runs: how many there are; a lone run always says what it will cost, one of many only where it takes long. Of thousands, a
-    finished run has a line only if no other had one in the last few seconds.
+    finished run has a line only if no other had one in the last few seconds. bars: whether there may be any; not where other
+    processes write to the same terminal.
     """
 
-    def __init__(self, runs: int = 1) -> None:
-        self._runs, self._ended = runs, 0
+    def __init__(self, runs: int = 1, bars: bool = True) -> None:
+        self._runs, self._ended, self._may_have_bars = runs, 0, bars
         self._bars: RichProgress | None = None
         self._tasks: dict[str, TaskID] = {}
         self._line_at: dict[str, float] = {}
@@ -91,7 +92,7 @@ class Console:
         self._said_at = -LINE_EVERY_S
 
     def __enter__(self) -> Console:
-        if sys.stderr.isatty():
+        if self._may_have_bars and sys.stderr.isatty():
             from rich.console import Console as RichConsole
             from rich.progress import BarColumn, TextColumn
             from rich.progress import Progress as RichProgress

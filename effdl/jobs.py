@@ -1,0 +1,90 @@
+"""Jobs of a multirun that Hydra's other launchers and sweepers carry out: what each leaves, what the parent gathers of it.
+
+A job is one run in a process of the launcher's, on any machine that sees the folders.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from effdl.config import Spec
+from effdl.errors import ConfigError
+
+RESULT = "run.json"  # what a job leaves in its folder
+UNSHOWN = ("trace", "exit_code", "job", "overrides")  # keys of results that are of no JSON line
+Times = Mapping[Path, int]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a sweeper wants of runs: one score in each of these directions; () where it has none of its own."""
+
+    directions: tuple[str, ...] = ()
+
+    def check(self, spec: Spec) -> None:
+        """Raise a ConfigError where the sweeper would search for the worst."""
+        from effdl.records import score
+
+        name = score.metric(spec)
+        better = score.direction(name)
+        if any(one != better for one in self.directions) or len(self.directions) > 1:
+            asked = ",".join(self.directions)
+            raise ConfigError(f"hydra.sweeper.direction: {asked}, but runs have one score, {name}; say {better}")
+
+    def of(self, spec: Spec, result: Mapping[str, Any]) -> float:
+        """The score. Raises EffdlError where the run did not end."""
+        from effdl.records import score
+
+        return score.score(spec, result)
+
+
+@dataclass(frozen=True)
+class Job:
+    """The job that this process works on. folder: its own. number: its place in the sweep. wanted: None without a score."""
+
+    folder: Path
+    number: int
+    overrides: tuple[str, ...]
+    wanted: Wanted | None
+
+    def leave(self, result: Mapping[str, Any]) -> None:
+        from effdl.records.store import write_json
+
+        kept = {key: value for key, value in result.items() if key not in UNSHOWN}
+        write_json(self.folder / RESULT, {"job": self.number, "overrides": list(self.overrides), **kept})
+
+
+def left(sweep: Path) -> Times:
+    """Where jobs left results below a sweep's folder, and when."""
+    return {path: path.stat().st_mtime_ns for path in sweep.rglob(RESULT)}
+
+
+def gather(sweep: Path, before: Times, asked: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """The results of a sweep's jobs in their order, and of each that was asked for and left none, that it died.
+
+    Args:
+        before: what an earlier sweep left in the same folder.
+        asked: what varies in each job, as far as it is known.
+    """
+    found = {told["job"]: told for path, when in left(sweep).items() if before.get(path) != when and (told := _read(path))}
+    dead = {number: _died(label) for number, label in enumerate(asked) if number not in found}
+    return [told for _, told in sorted({**found, **dead}.items())]
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        told = json.loads(path.read_bytes())
+    except ValueError:
+        return None
+    return told if isinstance(told, dict) and "job" in told and "status" in told else None
+
+
+def _died(label: str) -> dict[str, Any]:
+    return {"name": label, "status": "died", "reason": "its job left no result"}
+
+
+def shown(results: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Results as JSON lines have them."""
+    return [{key: value for key, value in result.items() if key not in UNSHOWN} for result in results]

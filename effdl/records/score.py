@@ -1,0 +1,36 @@
+"""The score that chooses between runs: of a run's own summary, on validation samples."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from effdl.config import Spec
+from effdl.errors import ConfigError, EffdlError
+
+FINAL = ("diverged", "failed")  # ends that are a run's answer: the worst score
+
+
+def metric(spec: Spec) -> str:
+    """Accuracy on validation samples, or their squared error where there are no classes. Raises ConfigError."""
+    if not spec.dataset.val_size:
+        raise ConfigError("dataset.val_size: a search chooses by validation samples, of which there are none")
+    return "val/acc" if spec.dataset.facts().targets == "classes" else "val/mse"
+
+
+def direction(name: str) -> str:
+    """Which way a score of that name is better."""
+    return "maximize" if name.endswith("/acc") else "minimize"
+
+
+def worst(name: str) -> float:
+    return 0.0 if direction(name) == "maximize" else math.inf
+
+
+def score(spec: Spec, result: Mapping[str, Any]) -> float:
+    """A result's score, the worst where the run diverged or failed. Raises EffdlError where it did not end."""
+    name = metric(spec)
+    if result["status"] in FINAL:
+        return worst(name)
+    if result["status"] != "finished":
+        raise EffdlError(f"{result['name']}: {result['status']}: {result['reason']}")
+    return float(result["summary"][name])

@@ -1,0 +1,162 @@
+"""Jobs of Hydra's other launchers and sweepers: what they leave and give, in this process, by Hydra's basic launcher."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command import IdxSet, run_here
+
+from effdl import cli, config, jobs
+from effdl.errors import ConfigError, EffdlError
+from effdl.jobs import Wanted
+
+MAXIMIZE = Wanted(("maximize",))
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with a data set."""
+    IdxSet(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EFFDL_DATA", "data")
+    monkeypatch.setattr(cli, "_results", [])
+    monkeypatch.setattr(cli, "_sweeps", [])
+    monkeypatch.setattr(cli, "_jobs", [])
+    return tmp_path
+
+
+def swept(capfd: pytest.CaptureFixture[str], *overrides: str, code: int = 0) -> tuple[list[dict[str, Any]], str]:
+    """The runs of a sweep by Hydra's basic launcher, and what stood on standard error."""
+    assert run_here("-m", *IdxSet.OVERRIDES, "hydra/launcher=basic", *overrides) == code
+    told = capfd.readouterr()
+    assert told.out.count("\n") == 1, told.err
+    return json.loads(told.out)["runs"], told.err
+
+
+def test_each_job_is_a_run_of_the_executor_and_leaves_its_id(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    runs, err = swept(capfd, "seed=3,4", "hydra.sweep.dir=sweep")
+    assert [(one["seed"], one["status"]) for one in runs] == [(3, "finished"), (4, "finished")]
+    left = [json.loads((folder / "sweep" / str(number) / "run.json").read_text()) for number in (0, 1)]
+    assert [one["run_id"] for one in left] == [one["run_id"] for one in runs] and left[1]["overrides"][-1] == "seed=4"
+    assert {path.name for path in (folder / "results" / "runs").iterdir()} == {one["run_id"] for one in runs}
+    assert err.splitlines()[0] == "effdl: jobs by basic; each leaves run.json in its folder in sweep"
+    alone = config.run_id(spec := config.build(config.compose([*IdxSet.OVERRIDES, "seed=3"])), spec.dataset.fingerprint())
+    assert alone == runs[0]["run_id"]
+
+    kept = {path: path.stat().st_mtime_ns for path in (folder / "results").rglob("*")}
+    again, _ = swept(
+        capfd, "seed=4,3", "hydra.sweep.dir=sweep"
+    )  # from the records; what lay in the folder is not of this sweep
+    assert again == runs[::-1]
+    fewer, _ = swept(capfd, "seed=3", "hydra.sweep.dir=sweep")
+    assert fewer == runs[:1]
+    assert {path: path.stat().st_mtime_ns for path in (folder / "results").rglob("*")} == kept
+
+
+def test_a_job_that_diverges_leaves_the_others_finished(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    runs, err = swept(capfd, "optimizer.lr=1e30,0.05", "dataset.train_limit=200,20", code=1)
+    assert [one["status"] for one in runs] == ["diverged", "error", "finished", "error"]
+    assert "training split" in runs[1]["reason"] and "trace" not in runs[1]
+    assert f"{runs[0]['name']}: diverged: " in err and "Traceback" not in err
+    assert err.splitlines()[-1].endswith("2 of 4 runs did not end; the same command tries them again")
+
+
+def test_a_mistake_in_any_run_is_said_before_the_first_starts(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    before = sorted(folder.rglob("*"))
+    for wrong, told in (
+        ("seed=0,-1", "seed: a whole number from 0, not -1"),
+        ("method=dll,dlll", "method=dlll: unknown choice"),
+    ):
+        assert run_here("-m", *IdxSet.OVERRIDES, "hydra/launcher=basic", wrong) == 2
+        out, err = capfd.readouterr()
+        assert (out, err.count("\n")) == ("", 1) and err.startswith(f"effdl: {told}")
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_jobs_that_left_nothing_died(tmp_path: Path) -> None:
+    for number, status in ((2, "finished"), (10, "diverged")):
+        place = jobs.Job(tmp_path / f"{number}", number, ("seed=1",), None)
+        place.folder.mkdir()
+        place.leave({"status": status, "trace": "long", "path": "runs/1"})
+    (tmp_path / "3").mkdir()
+    (tmp_path / "3" / jobs.RESULT).write_text('{"job": 3, "sta')  # was being written
+    found = jobs.gather(tmp_path, {}, ["seed=0", "seed=1", "seed=2"])
+    assert [(one.get("name"), one["status"]) for one in found] == [
+        ("seed=0", "died"),
+        ("seed=1", "died"),
+        (None, "finished"),
+        (None, "diverged"),
+    ]
+    assert jobs.shown(found[2:]) == [{"status": "finished", "path": "runs/1"}, {"status": "diverged", "path": "runs/1"}]
+    assert jobs.gather(tmp_path, jobs.left(tmp_path)) == []
+
+
+def composed(*overrides: str) -> list[Any]:
+    return [config.compose([*IdxSet.OVERRIDES, *one.split()]) for one in overrides]
+
+
+def test_a_sweeper_that_searches_gets_the_score_that_chooses_and_the_worst_of_what_diverged(folder: Path) -> None:
+    vectors = ("dataset=sine", "dataset.samples=300", "objective=linear_mse", "method=backprop")
+    for more, wanted, metric, worst in (((), MAXIMIZE, "val/acc", 0.0), (vectors, Wanted(("minimize",)), "val/mse", math.inf)):
+        for lr in (0.01, 1e30):  # one by one, which takes no processes
+            node = config.compose([*IdxSet.OVERRIDES, *more, f"optimizer.lr={lr}"])
+            (score,) = cli.sweep([node], wanted)
+            result = cli._results[-1]
+            assert result["status"] == ("diverged" if lr > 1 else "finished")
+            assert score == (worst if lr > 1 else result["summary"][metric])
+
+
+def test_a_run_without_an_end_or_that_cannot_be_is_an_error_of_its_own(folder: Path) -> None:
+    found = cli.sweep(composed("dataset.train_limit=20", "dataset.batch_size=9999"), MAXIMIZE)
+    assert isinstance(found[0], EffdlError) and "training split" in str(found[0])
+    assert isinstance(found[1], ConfigError) and "dataset.batch_size" in str(found[1])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "directions", "told"),
+    [
+        ("seed=1", ("minimize",), r"hydra\.sweeper\.direction: minimize, but runs have one score, val/acc; say maximize"),
+        ("seed=1", ("maximize", "maximize"), r"hydra\.sweeper\.direction: maximize,maximize, but runs have one score"),
+        ("dataset.val_size=0", ("maximize",), r"dataset\.val_size: a search chooses by validation samples"),
+    ],
+)
+def test_a_search_for_the_worst_is_refused_before_anything_runs(
+    overrides: str, directions: tuple[str, ...], told: str, folder: Path
+) -> None:
+    with pytest.raises(ConfigError, match=told):
+        cli.sweep(composed(overrides), Wanted(directions))
+    assert not (folder / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ("hydra/launcher=ray", "hydra/launcher=ray: needs the package hydra-ray-launcher, which is not installed"),
+        ("hydra/sweeper=optuna", "hydra/sweeper=optuna: needs the package hydra-optuna-sweeper, which is not installed"),
+        ("hydra/launcher=slurm", "hydra/launcher=slurm: unknown choice; there are basic, effdl"),
+    ],
+)
+def test_a_missing_plugin_is_said_as_its_package(
+    wrong: str, told: str, folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run_here("-m", *IdxSet.OVERRIDES, wrong, "seed=0,1") == 2
+    out, err = capfd.readouterr()
+    assert (out, err.count("\n")) == ("", 1) and err.startswith(f"effdl: {told}")
+
+
+def test_a_missing_package_is_found_at_the_end_of_the_chain() -> None:
+    from hydra.errors import InstantiationException
+
+    try:
+        try:
+            try:
+                import no_such_package.part  # type: ignore[import-not-found]  # noqa: F401
+            except ImportError as error:
+                raise ImportError("Error loading 'optuna.samplers.CmaEsSampler'") from error
+        except ImportError as error:
+            raise InstantiationException("Error locating target 'x'\nfull_key: hydra.sweeper.sampler") from error
+    except InstantiationException as error:
+        told = str(config.composition_error(error))
+    assert told == "hydra.sweeper.sampler: needs the package no_such_package, which is not installed"

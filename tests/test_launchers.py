@@ -1,0 +1,172 @@
+"""Hydra's own launchers and Optuna sweeper, and Hydra 1.4, in processes as users start them."""
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import over
+import pytest
+import yaml
+from command import ROOT, IdxSet, answer, environment, numbers, run, start, wait_for
+
+pytestmark = pytest.mark.slow
+
+WIDE = (*IdxSet.OVERRIDES, "arch.hidden=[1500,1200]", "method.epochs=80", "dataset.batch_size=50")
+NEEDS = {"joblib": "hydra-joblib-launcher", "submitit_local": "hydra-submitit-launcher"}
+
+
+@pytest.fixture(params=NEEDS)
+def launcher(request: pytest.FixtureRequest) -> str:
+    name = str(request.param)
+    if find_spec(f"hydra_plugins.hydra_{name.split('_')[0]}_launcher") is None:
+        pytest.skip(f"needs {NEEDS[name]}, which `pip install 'effdl[clusters]'` brings")
+    return f"hydra/launcher={name}"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    IdxSet(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def hydra_14(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return over.python_with(over.HYDRA_1_4, tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def optuna_2(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return over.python_with(over.OPTUNA_2, tmp_path_factory)
+
+
+def run_by(python: str, *arguments: str, cwd: Path, **more: str) -> subprocess.CompletedProcess[str]:
+    command = [python, str(ROOT / "run.py"), *arguments]
+    return subprocess.run(command, cwd=cwd, env=environment(**more), capture_output=True, text=True, timeout=240, check=False)
+
+
+def owners(lock: Path) -> Iterator[int]:
+    """The processes that have a run's lock open."""
+    for descriptor in Path("/proc").glob("[0-9]*/fd/*"):
+        try:
+            if descriptor.resolve() == lock.resolve():
+                yield int(descriptor.parts[2])
+        except OSError:  # gone meanwhile
+            continue
+
+
+# --- launchers
+
+
+def test_jobs_of_a_launcher_are_runs_that_leave_their_ids_and_are_answered_again(launcher: str, folder: Path) -> None:
+    command = ("-m", *IdxSet.OVERRIDES, launcher, "optimizer.lr=0.05,1e30", "seed=0,1")
+    done = run(*command, "hydra.sweep.dir=first", cwd=folder)
+    runs = answer(done)["runs"]
+    assert (done.returncode, done.stdout.count("\n")) == (1, 1), done.stderr
+    assert [(one["status"], one["seed"]) for one in runs] == [
+        ("finished", 0),
+        ("finished", 1),
+        ("diverged", 0),
+        ("diverged", 1),
+    ]
+    left = [json.loads((folder / "first" / str(number) / "run.json").read_text()) for number in range(4)]
+    assert [one["run_id"] for one in left] == [one["run_id"] for one in runs]
+    assert done.stderr.splitlines()[-1].startswith("effdl: 2 of 4 runs diverged or failed") and "Traceback" not in done.stderr
+    alone = answer(run(*IdxSet.OVERRIDES, "optimizer.lr=0.05", "seed=1", "results=alone", cwd=folder))
+    assert alone["run_id"] == runs[1]["run_id"] and numbers(folder / alone["path"]) == numbers(folder / runs[1]["path"])
+    again = run(*command, cwd=folder)
+    assert answer(again)["runs"] == runs and len(list((folder / "results" / "runs").iterdir())) == 4
+
+
+def test_a_job_that_is_killed_is_said_and_goes_on_where_it_was(launcher: str, folder: Path) -> None:
+    alone = answer(run(*WIDE, "seed=1", "results=alone", cwd=folder))
+    command = ("-m", *WIDE, launcher, "seed=1")
+    process = start(*command, cwd=folder)
+    (checkpoint,) = wait_for(lambda: list(folder.glob("results/runs/*/checkpoint")), process)
+    for owner in owners(checkpoint.with_name("lock")):
+        os.kill(owner, signal.SIGKILL)
+    out, err = process.communicate(timeout=240)
+    (one,) = json.loads(out.splitlines()[-1])["runs"]
+    assert process.returncode == 1 and (one["status"], one["reason"]) == ("died", "its job left no result"), err
+    assert "the same command" in err.splitlines()[-1] and "Traceback" not in err
+    began_with = len((checkpoint.with_name("metrics.jsonl")).read_bytes().splitlines())
+    done = run(*command, cwd=folder)
+    (one,) = answer(done)["runs"]
+    assert done.returncode == 0 and began_with > 0, done.stderr
+    assert one["run_id"] == alone["run_id"] == checkpoint.parent.name
+    assert numbers(folder / one["path"]) == numbers(folder / alone["path"])
+
+
+# --- the official sweeper
+
+
+OFFICIAL = ("-m", *IdxSet.OVERRIDES, "hydra/sweeper=optuna", "hydra.sweep.dir=sweep", "hydra.sweeper.n_trials=4")
+ACCURACY = ("hydra.sweeper.direction=maximize", "hydra.sweeper.sampler.seed=1", "optimizer.lr=choice(0.05,1e30)")
+ERROR = ("dataset=sine", "dataset.samples=300", "objective=linear_mse", "method=backprop", "optimizer.lr=choice(0.01,1e30)")
+
+
+def searched(python: str, folder: Path) -> None:
+    for overrides, metric, worst in ((ACCURACY, "val/acc", 0.0), (ERROR, "val/mse", float("inf"))):
+        done = run_by(python, *OFFICIAL, *overrides, cwd=folder)
+        runs = answer(done)["runs"]
+        assert {one["status"] for one in runs} == {"finished", "diverged"}, done.stderr
+        assert done.returncode == 1 and "Traceback" not in done.stderr and len(runs) == 4
+        told = yaml.safe_load((folder / "sweep" / "optimization_results.yaml").read_text())
+        scores = [one["summary"][metric] for one in runs if one["status"] == "finished"]
+        assert told["best_value"] == (max if metric == "val/acc" else min)(scores) != worst
+        assert float(told["best_params"]["optimizer.lr"]) < 1
+
+
+def refused(python: str, folder: Path) -> None:
+    (folder / "without").mkdir()
+    (folder / "without" / "cmaes.py").write_text("raise ModuleNotFoundError(\"No module named 'cmaes'\", name='cmaes')\n")
+    places = os.pathsep.join([str(folder / "without"), str(ROOT)])
+    wrong: dict[Sequence[str], str] = {
+        ("hydra/sweeper/sampler=cmaes", *ACCURACY): "needs the package cmaes, which is not installed",
+        (
+            "optimizer.lr=choice(0.05,1e30)",
+        ): "hydra.sweeper.direction: minimize, but runs have one score, val/acc; say maximize",
+    }
+    for overrides, told in wrong.items():
+        done = run_by(python, *OFFICIAL, *overrides, cwd=folder, PYTHONPATH=places)
+        assert done.returncode in (1, 2) and done.stdout == "" and told in done.stderr.splitlines()[-1], done.stderr
+        assert not (folder / "results").exists() and not (folder / "sweep").exists()
+
+
+def test_optunas_official_sweeper_searches_by_the_score_that_chooses(optuna_2: str, folder: Path) -> None:
+    refused(optuna_2, folder)
+    searched(optuna_2, folder)
+
+
+# --- Hydra 1.4
+
+
+COMPOSES = ("test_composition.py", "test_config.py", "test_cli.py")
+
+
+def test_what_composes_does_so_by_hydra_1_4(hydra_14: str) -> None:
+    tests = [str(ROOT / "tests" / name) for name in COMPOSES]
+    command = [hydra_14, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *tests]
+    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:]
+    shown = [hydra_14, "-c", "import hydra; print(hydra.__version__)"]
+    assert subprocess.run(shown, env=environment(), capture_output=True, text=True, check=True).stdout.startswith("1.4")
+
+
+def test_hydra_1_4_warns_of_nothing(hydra_14: str, folder: Path) -> None:
+    sweep = ("-m", *IdxSet.OVERRIDES, "seed=0,1")
+    commands: dict[str, Sequence[str]] = {
+        "a run": IdxSet.OVERRIDES,
+        "a sweep": sweep,
+        "joblib": (*sweep, "hydra/launcher=joblib"),
+        "its loggers": (*sweep, "hydra/job_logging=default", "hydra/hydra_logging=default"),
+        "a search": ("-m", *IdxSet.OVERRIDES, "search=optuna", "search.n_trials=2", "optimizer.lr=interval(0.01,0.1)"),
+        "the official search": (*OFFICIAL, "hydra.sweeper.direction=maximize", "optimizer.lr=interval(0.01,0.1)"),
+    }
+    for what, command in commands.items():
+        done = run_by(hydra_14, *command, cwd=folder)
+        assert done.returncode == 0 and "arning" not in done.stderr, (what, done.stderr)
+        assert done.stdout.count("\n") == 1
