@@ -2,11 +2,13 @@
 
 import json
 import math
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
-from command import IdxSet, run_here
+from command import ROOT, IdxSet, run_here
 
 from effdl import cli, config, jobs
 from effdl.errors import ConfigError, EffdlError
@@ -160,3 +162,16 @@ def test_a_missing_package_is_found_at_the_end_of_the_chain() -> None:
     except InstantiationException as error:
         told = str(config.composition_error(error))
     assert told == "hydra.sweeper.sampler: needs the package no_such_package, which is not installed"
+
+
+def test_commands_of_the_page_on_clusters_compose() -> None:
+    page = (ROOT / "docs" / "clusters.md").read_text()
+    blocks = "\n".join(re.findall(r"```sh\n(.*?)```", page, flags=re.DOTALL)).replace("\\\n", " ").replace("$i", "1")
+    commands = re.findall(r"^(?:python run\.py|effdl plan) -m (.*)$", blocks, flags=re.MULTILINE)
+    counts = []
+    for command in commands:
+        overrides = [one for one in shlex.split(command, comments=True) if not one.startswith(cli.OF_HYDRA)]
+        runs = config.grammar.sweep(overrides)
+        counts.append(len(runs))
+        assert all(config.compose(run) for run, _ in runs[:2] + runs[-2:])
+    assert counts == [6, 6, 2, 6, 6, 20, 80]

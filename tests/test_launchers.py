@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -98,6 +100,21 @@ def test_a_job_that_is_killed_is_said_and_goes_on_where_it_was(launcher: str, fo
     assert done.returncode == 0 and began_with > 0, done.stderr
     assert one["run_id"] == alone["run_id"] == checkpoint.parent.name
     assert numbers(folder / one["path"]) == numbers(folder / alone["path"])
+
+
+def test_settings_of_launchers_on_the_page_are_theirs(launcher: str) -> None:
+    page = (ROOT / "docs" / "clusters.md").read_text()
+    named = "submitit" if "submitit" in launcher else "joblib"
+    commands = [
+        one.replace("\\\n", " ") for one in re.findall(r"^python run\.py (.*?[^\\])$", page, flags=re.MULTILINE | re.DOTALL)
+    ]
+    of_this = [shlex.split(one, comments=True) for one in commands if f"hydra/launcher={named}" in one]
+    assert of_this
+    for command in of_this:
+        done = run(
+            *(one for one in command if re.match("\\+?hydra.*=", one)), "--cfg", "hydra", "-p", "hydra.launcher", cwd=ROOT
+        )
+        assert done.returncode == 0 and f"hydra_plugins.hydra_{named}_launcher" in done.stdout, done.stderr
 
 
 # --- the official sweeper
