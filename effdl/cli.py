@@ -45,10 +45,7 @@ def main(entry: Callable[[], Any]) -> None:
     asked: Sequence[str] = ()
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     many = bool({"-m", "--multirun"} & set(arguments))
-    if many and not any(a.startswith("hydra/launcher=") for a in arguments):
-        sys.argv.append("hydra/launcher=effdl")
-    if is_search(arguments):
-        sys.argv.append("hydra/sweeper=effdl_search")
+    sys.argv += _ours(arguments, many)
     gc.disable()  # what the imports make stays; looking through it again and again takes a second
     try:
         if {"-h", "--help"} & set(arguments):
@@ -82,6 +79,16 @@ def main(entry: Callable[[], Any]) -> None:
         print(json.dumps(_searches[0]), flush=True)
         sys.exit(0 if _searches[0]["best"] else 1)
     _answer(_results, many)
+
+
+def _ours(arguments: Sequence[str], many: bool) -> Iterator[str]:
+    """What effdl adds to a command: its own parts of Hydra's, unless others are asked for."""
+    if many:
+        yield f"+hydra.callbacks.effdl._target_={config.JOBS}"
+    if many and not any(a.startswith("hydra/launcher=") for a in arguments):
+        yield "hydra/launcher=effdl"
+    if is_search(arguments):
+        yield "hydra/sweeper=effdl_search"
 
 
 def run_overrides(arguments: Sequence[str]) -> int:
@@ -216,7 +223,9 @@ def _asked(arguments: Sequence[str]) -> Sequence[str]:
     """
     options = [one for one in arguments if one.startswith(("-", "hydra/"))]
     launchers = [one for one in options if one.startswith("hydra/launcher=") and one != "hydra/launcher=effdl"]
-    if is_search(arguments) or not launchers or any(one not in (*launchers, "-m", "--multirun") for one in options):
+    if launchers and is_search(arguments):
+        raise ConfigError(f"{launchers[0]}: a search carries its trials out itself; processes with the same command share them")
+    if not launchers or any(one not in (*launchers, "-m", "--multirun") for one in options):
         return ()
     runs = config.grammar.sweep([one for one in arguments if not one.startswith(("-", *OF_HYDRA))])
     for run, _ in runs:

@@ -138,12 +138,13 @@ def test_a_search_for_the_worst_is_refused_before_anything_runs(
         ("hydra/launcher=ray", "hydra/launcher=ray: needs the package hydra-ray-launcher, which is not installed"),
         ("hydra/sweeper=optuna", "hydra/sweeper=optuna: needs the package hydra-optuna-sweeper, which is not installed"),
         ("hydra/launcher=slurm", "hydra/launcher=slurm: unknown choice; there are basic, effdl"),
+        ("hydra/launcher=basic search=optuna", "hydra/launcher=basic: a search carries its trials out itself"),
     ],
 )
-def test_a_missing_plugin_is_said_as_its_package(
+def test_another_launcher_or_sweeper_that_cannot_be_is_said(
     wrong: str, told: str, folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert run_here("-m", *IdxSet.OVERRIDES, wrong, "seed=0,1") == 2
+    assert run_here("-m", *IdxSet.OVERRIDES, *wrong.split(), "seed=0,1") == 2
     out, err = capfd.readouterr()
     assert (out, err.count("\n")) == ("", 1) and err.startswith(f"effdl: {told}")
 

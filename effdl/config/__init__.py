@@ -1,7 +1,7 @@
 """From overrides to a Spec: compose with Hydra, build settings, check the combination, name the run."""
 
 from effdl.config import grammar
-from effdl.config.composition import BASE, TRUSTED, compose, composition_error, missing_package
+from effdl.config.composition import BASE, JOBS, TRUSTED, compose, composition_error, missing_package
 from effdl.config.groups import (
     CONFIGS,
     GROUPS,
@@ -21,6 +21,7 @@ __all__ = [
     "BASE",
     "CONFIGS",
     "GROUPS",
+    "JOBS",
     "MAY_BE_NONE",
     "SEVERAL",
     "TRUSTED",

@@ -13,7 +13,7 @@ from effdl.cache import recall, remember
 from effdl.config.groups import CONFIGS, GROUPS, choices, digest_of_configs, holder, search_path
 from effdl.errors import ConfigError, one_line
 
-JOBS = "hydra_plugins.effdl_jobs.Jobs"  # the one target that config.yaml has Hydra itself make
+JOBS = "hydra_plugins.effdl_jobs.Jobs"  # the one target that Hydra itself makes for us
 OLD = tuple(map(int, version("hydra-core").split(".")[:2])) < (1, 4)
 BASE: dict[str, Any] = {"version_base": "1.3"} if OLD else {}  # which 1.4 has done away with
 TRUSTED: dict[str, Any] = {} if OLD else {"execution_whitelist": [JOBS, "logging.*"]}  # which 1.5 asks for
