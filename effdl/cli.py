@@ -65,7 +65,7 @@ def main(entry: Callable[[], Any]) -> None:
         stop("interrupted; the same command goes on where this one stopped", 130)
     except Exception as error:
         _gather(asked)
-        if any("path" in result for result in _results):
+        if _is_of_launcher(error) or any(result["status"] != jobs.MISSING for result in _results):
             print(json.dumps({"runs": jobs.shown(_results)}), flush=True)
         else:
             discard_sweep()
@@ -230,7 +230,7 @@ def _asked(arguments: Sequence[str]) -> Sequence[str]:
     runs = config.grammar.sweep([one for one in arguments if not one.startswith(("-", *OF_HYDRA))])
     for run, _ in runs:
         config.build(config.compose(run))
-    return [" ".join(varied) for _, varied in runs]
+    return [" ".join(varied or run) for run, varied in runs]
 
 
 def _gather(asked: Sequence[str]) -> None:
@@ -317,8 +317,8 @@ def stop_for(error: Exception, arguments: Sequence[str]) -> None:
     """One line for each kind of error: the user's, Hydra's, which are the user's too, the disk's, and ours."""
     if isinstance(error, EffdlError):
         stop(one_line(error), error.exit_code)
-    if type(error).__module__.split(".")[0] in LAUNCHERS:
-        stop(f"a job did not come to its end ({one_line(error)[:120]}); the same command goes on where it stopped", 1)
+    if _is_of_launcher(error):
+        stop(f"a job did not come to its end ({type(error).__name__}); the same command goes on where it stopped", 1)
     if isinstance(error, BrokenPipeError):  # such as `effdl list | head`: nobody reads on, which is no failure of ours
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
@@ -329,10 +329,14 @@ def stop_for(error: Exception, arguments: Sequence[str]) -> None:
         stop(reason, RecordError.exit_code)
     if os.environ.get("EFFDL_DEBUG"):
         raise error
-    if foreign := next((one for one in arguments if one.startswith("hydra/sweeper=")), None):
+    if other := next((one for one in arguments if one.startswith(("hydra/sweeper=", "hydra/launcher="))), None):
         lacking = config.missing_package(error)
-        stop(f"{foreign}: {f'needs the package {lacking}, which is not installed' if lacking else one_line(error)}", 1)
+        stop(f"{other}: {f'needs the package {lacking}, which is not installed' if lacking else one_line(error)}", 1)
     stop(f"{one_line(error)} (this should not happen; EFFDL_DEBUG=1 shows where)", 1)
+
+
+def _is_of_launcher(error: Exception) -> bool:
+    return type(error).__module__.split(".")[0] in LAUNCHERS
 
 
 def help_page() -> str:

@@ -13,6 +13,7 @@ from effdl.config import Spec
 from effdl.errors import ConfigError
 
 RESULT = "run.json"  # what a job leaves in its folder
+MISSING = "missing"  # the status of a job that left none
 UNSHOWN = ("trace", "exit_code", "job", "overrides")  # keys of results that are of no JSON line
 Times = Mapping[Path, int]
 
@@ -62,15 +63,15 @@ def left(sweep: Path) -> Times:
 
 
 def gather(sweep: Path, before: Times, asked: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """The results of a sweep's jobs in their order, and of each that was asked for and left none, that it died.
+    """The results of a sweep's jobs in their order, and of each that was asked for and left none, that it is missing.
 
     Args:
         before: what an earlier sweep left in the same folder.
         asked: what varies in each job, as far as it is known.
     """
     found = {told["job"]: told for path, when in left(sweep).items() if before.get(path) != when and (told := _read(path))}
-    dead = {number: _died(label) for number, label in enumerate(asked) if number not in found}
-    return [told for _, told in sorted({**found, **dead}.items())]
+    missing = {number: _missing(label) for number, label in enumerate(asked) if number not in found}
+    return [told for _, told in sorted({**found, **missing}.items())]
 
 
 def _read(path: Path) -> dict[str, Any] | None:
@@ -81,8 +82,8 @@ def _read(path: Path) -> dict[str, Any] | None:
     return told if isinstance(told, dict) and "job" in told and "status" in told else None
 
 
-def _died(label: str) -> dict[str, Any]:
-    return {"name": label, "status": "died", "reason": "its job left no result"}
+def _missing(label: str) -> dict[str, Any]:
+    return {"name": label, "status": MISSING, "reason": "its job was killed, or is still at work"}
 
 
 def shown(results: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

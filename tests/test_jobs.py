@@ -77,7 +77,7 @@ def test_a_mistake_in_any_run_is_said_before_the_first_starts(folder: Path, capf
     assert sorted(folder.rglob("*")) == before
 
 
-def test_jobs_that_left_nothing_died(tmp_path: Path) -> None:
+def test_jobs_that_left_nothing_are_missing(tmp_path: Path) -> None:
     for number, status in ((2, "finished"), (10, "diverged")):
         place = jobs.Job(tmp_path / f"{number}", number, ("seed=1",), None)
         place.folder.mkdir()
@@ -86,8 +86,8 @@ def test_jobs_that_left_nothing_died(tmp_path: Path) -> None:
     (tmp_path / "3" / jobs.RESULT).write_text('{"job": 3, "sta')  # was being written
     found = jobs.gather(tmp_path, {}, ["seed=0", "seed=1", "seed=2"])
     assert [(one.get("name"), one["status"]) for one in found] == [
-        ("seed=0", "died"),
-        ("seed=1", "died"),
+        ("seed=0", "missing"),
+        ("seed=1", "missing"),
         (None, "finished"),
         (None, "diverged"),
     ]

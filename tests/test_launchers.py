@@ -92,7 +92,10 @@ def test_a_job_that_is_killed_is_said_and_goes_on_where_it_was(launcher: str, fo
         os.kill(owner, signal.SIGKILL)
     out, err = process.communicate(timeout=240)
     (one,) = json.loads(out.splitlines()[-1])["runs"]
-    assert process.returncode == 1 and (one["status"], one["reason"]) == ("died", "its job left no result"), err
+    assert process.returncode == 1 and (one["status"], one["reason"]) == (
+        "missing",
+        "its job was killed, or is still at work",
+    ), err
     assert "the same command" in err.splitlines()[-1] and "Traceback" not in err
     began_with = len((checkpoint.with_name("metrics.jsonl")).read_bytes().splitlines())
     done = run(*command, cwd=folder)
