@@ -6,7 +6,7 @@ from omegaconf import DictConfig
 from effdl import cli, config
 
 
-@hydra.main(config_path="configs", config_name="config", **config.BASE, **config.TRUSTED)
+@hydra.main(config_path="configs", config_name="config", **config.VERSION_BASE, **config.WHITELIST)
 def main(composed: DictConfig) -> float | None:
     return cli.run(composed)
 

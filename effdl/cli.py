@@ -84,7 +84,7 @@ def main(entry: Callable[[], Any]) -> None:
 def _ours(arguments: Sequence[str], many: bool) -> Iterator[str]:
     """What effdl adds to a command: its own parts of Hydra's, unless others are asked for."""
     if many:
-        yield f"+hydra.callbacks.effdl._target_={config.JOBS}"
+        yield f"+hydra.callbacks.effdl._target_={config.JOBS_CALLBACK}"
     if many and not any(a.startswith("hydra/launcher=") for a in arguments):
         yield "hydra/launcher=effdl"
     if is_search(arguments):

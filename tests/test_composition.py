@@ -108,7 +108,7 @@ def test_what_depends_on_the_surroundings_is_not_remembered(
 ) -> None:
     for which, key in (("mlp", "hidden"), ("cnn4", "widths")):
         monkeypatch.setenv("WHICH", which)
-        if not config.BASE:  # from Hydra 1.4 on the surroundings have no say in choices
+        if not config.VERSION_BASE:  # from Hydra 1.4 on the surroundings have no say in choices
             with pytest.raises(ConfigError, match=r"Error resolving interpolation '\$\{oc.env:WHICH\}'"):
                 config.compose(["arch=${oc.env:WHICH}"])
             continue

@@ -1,7 +1,7 @@
 """From overrides to a Spec: compose with Hydra, build settings, check the combination, name the run."""
 
 from effdl.config import grammar
-from effdl.config.composition import BASE, JOBS, TRUSTED, compose, composition_error, missing_package
+from effdl.config.composition import JOBS_CALLBACK, VERSION_BASE, WHITELIST, compose, composition_error, missing_package
 from effdl.config.groups import (
     CONFIGS,
     GROUPS,
@@ -18,13 +18,13 @@ from effdl.config.identity import all_settings, dump, identity, is_setting, run_
 from effdl.config.spec import Spec, build, build_choice, build_setting, check
 
 __all__ = [
-    "BASE",
     "CONFIGS",
     "GROUPS",
-    "JOBS",
+    "JOBS_CALLBACK",
     "MAY_BE_NONE",
     "SEVERAL",
-    "TRUSTED",
+    "VERSION_BASE",
+    "WHITELIST",
     "Spec",
     "about",
     "all_settings",

@@ -13,10 +13,10 @@ from effdl.cache import recall, remember
 from effdl.config.groups import CONFIGS, GROUPS, choices, digest_of_configs, holder, search_path
 from effdl.errors import ConfigError, one_line
 
-JOBS = "hydra_plugins.effdl_jobs.Jobs"  # the one target that Hydra itself makes for us
-OLD = tuple(map(int, version("hydra-core").split(".")[:2])) < (1, 4)
-BASE: dict[str, Any] = {"version_base": "1.3"} if OLD else {}  # which 1.4 has done away with
-TRUSTED: dict[str, Any] = {} if OLD else {"execution_whitelist": [JOBS, "logging.*"]}  # which 1.5 asks for
+JOBS_CALLBACK = "hydra_plugins.effdl_jobs.Jobs"  # the one target that Hydra itself makes for us
+_BEFORE_1_4 = tuple(map(int, version("hydra-core").split(".")[:2])) < (1, 4)
+VERSION_BASE: dict[str, Any] = {"version_base": "1.3"} if _BEFORE_1_4 else {}  # which 1.4 has done away with
+WHITELIST: dict[str, Any] = {} if _BEFORE_1_4 else {"execution_whitelist": [JOBS_CALLBACK, "logging.*"]}  # which 1.5 asks for
 PACKAGES = {  # that bring choices of Hydra's own groups
     "hydra/launcher=joblib": "hydra-joblib-launcher",
     "hydra/launcher=submitit": "hydra-submitit-launcher",
@@ -88,7 +88,7 @@ def _composed(overrides: Sequence[str]) -> DictConfig:
     hydra, running = GlobalHydra.instance(), GlobalHydra.instance().hydra
     hydra.clear()  # a launcher runs within Hydra's own initialisation
     try:
-        with initialize_config_dir(str(CONFIGS), **BASE):
+        with initialize_config_dir(str(CONFIGS), **VERSION_BASE):
             return hydra_compose("config", [*overrides, *search_path()])
     except HydraException as error:
         raise composition_error(error, overrides) from error
