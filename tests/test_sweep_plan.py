@@ -131,10 +131,11 @@ def test_a_begun_run_and_one_that_diverged_are_told_apart(capsys: pytest.Capture
     capsys.readouterr()
     found = planned(capsys, tmp_path, "optimizer.lr=0.1,1e30", "method=backprop")
     assert [one["record"] for one in found["runs"]] == ["begun", "diverged"] and found["left"] == 1
+    assert found["runs"][0]["time/estimate_s"] > 0 and found["runs"][1]["time/estimate_s"] is None, "no run of it is left"
 
 
 def test_what_no_plan_tells_is_left_open(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """A closed form, of which only a run tells; and seconds on a GPU, which no machine without one can measure."""
+    """A closed form, of which only a run tells; seconds on a GPU, which no machine without one can measure."""
     closed = [one for one in RUN if not one.startswith("method.")]
     with pytest.raises(SystemExit):
         commands.main(["plan", "--results", str(tmp_path), "-m", *closed, "method=elm", "objective=linear_mse", "seed=0,1"])

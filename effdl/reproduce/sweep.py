@@ -1,6 +1,7 @@
 """What the runs of a sweep, or the trials of a search, would cost; nothing of it is carried out."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from effdl.records.report import Track, duration, size
 from effdl.reproduce.console import ahead, at_once, shared
 
 BEGUN = "begun"  # the record of a run that has not come to its end
+LEFT = (None, BEGUN)
 NOTHING = "Nothing was started."
 COLUMNS = ("run", "id", "epochs", "time", "step", "resident", "record")
 
@@ -28,7 +30,7 @@ class Planned:
 
     @property
     def is_left(self) -> bool:
-        return self.record in (None, BEGUN)
+        return self.record in LEFT
 
     @property
     def epochs(self) -> int | None:
@@ -100,13 +102,17 @@ def sweep(asked: Sequence[Asked], root: Path, workers: int, track: Track) -> Swe
     from effdl.records.carry import fingerprint
 
     specs = [spec for _, _, spec in asked]
-    kinds = list(dict.fromkeys(map(_but_for_its_seed, specs)))
+    ids = [config.run_id(spec, fingerprint(spec.dataset)) for spec in specs]
+    records = [_record(spec, root, run_id) for spec, run_id in zip(specs, ids, strict=True)]
+    kinds = list(map(_but_for_its_seed, specs))
+    to_time = {kind for kind, record in zip(kinds, records, strict=True) if record in LEFT}
     alone = len(set(specs)) == 1
-    costs = {kind: _cost(kind, alone) for kind in track(kinds, "planning", len(kinds))}
-    planned = []
-    for run, varied, spec in asked:
-        run_id = config.run_id(spec, fingerprint(spec.dataset))
-        planned.append(Planned(run, varied, spec, run_id, _record(spec, root, run_id), costs[_but_for_its_seed(spec)]))
+    once = list(dict.fromkeys(kinds))
+    costs = {kind: _cost(kind, alone, kind in to_time) for kind in track(once, "planning", len(once))}
+    planned = [
+        Planned(run, varied, spec, run_id, record, costs[kind])
+        for (run, varied, spec), run_id, record, kind in zip(asked, ids, records, kinds, strict=True)
+    ]
     return Sweep(planned, 1 if any(spec.hardware.device != "cpu" for spec in specs) else workers)
 
 
@@ -130,15 +136,15 @@ def _but_for_its_seed(spec: config.Spec) -> config.Spec:
     return replace(spec, seed=0, logger=None)
 
 
-def _cost(spec: config.Spec, alone: bool) -> Any:
+def _cost(spec: config.Spec, alone: bool, timed: bool = True) -> Any:
     """With one thread, as one of many has it; without seconds where this machine has not the device."""
     from effdl.records import plan
 
     threads = None if alone else 1
-    try:
-        return plan.cost(spec, threads, timed=True, rows=())
-    except HardwareError:
-        return plan.cost(spec, threads, rows=())
+    if timed:
+        with suppress(HardwareError):
+            return plan.cost(spec, threads, timed=True, rows=())
+    return plan.cost(spec, threads, rows=())
 
 
 def _record(spec: config.Spec, root: Path, run_id: str) -> str | None:
@@ -161,9 +167,9 @@ def _in_json(one: Planned) -> dict[str, Any]:
 
 
 def _in_columns(one: Planned) -> tuple[str, ...]:
+    seconds = duration(one.seconds) if one.seconds is not None else "unknown" if one.is_left else ""
     if one.cost is None:
-        return one.label, one.run_id, "", "unknown", "", "", one.record or ""
-    seconds = "unknown" if one.seconds is None else duration(one.seconds)
+        return one.label, one.run_id, "", seconds, "", "", one.record or ""
     held = (size(one.cost.peak_bytes), size(one.cost.resident_bytes))
     return one.label, one.run_id, str(one.epochs), seconds, *held, one.record or ""
 
