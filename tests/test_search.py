@@ -71,6 +71,8 @@ def trials(told: Mapping[str, Any]) -> list[Any]:
         ("x=range(0,10,2)", IntDistribution(0, 10, step=2)),
         ("x=range(1,10,4)", IntDistribution(1, 9, step=4)),
         ("x=range(0.5,2.0,step=0.5)", FloatDistribution(0.5, 2.0, step=0.5)),
+        ("x=range(0,0.9,0.3)", FloatDistribution(0.0, 0.9, step=0.3)),
+        ("x=range(1e-3,0.0101,3e-3)", FloatDistribution(1e-3, 0.01, step=3e-3)),
         ("x=choice(a,b,a)", CategoricalDistribution(["a", "b"])),
         ("x=1,true,null", CategoricalDistribution(["1", "true", "null"])),
         ("x=choice([8],[16,16])", CategoricalDistribution(["[8]", "[16,16]"])),
@@ -111,6 +113,8 @@ def test_values_become_overrides_that_hydra_reads_back() -> None:
 def test_a_grid_has_each_point_once_and_an_interval_has_none() -> None:
     found, _ = space.read(["a=range(1,5,2)", "b=range(0.0,1.0,0.5)", "c=x,y"])
     assert Grid().size(found) == 18
+    tenths, _ = space.read(["a=range(0,0.9,0.3)"])
+    assert Grid()._points("a", tenths["a"]) == [0.0, 0.3, 0.6, 0.9]
     with pytest.raises(ConfigError, match=r"a: an interval has no grid"):
         Grid().size(space.read(["a=interval(0,1.0)"])[0])
     with pytest.raises(ConfigError, match="over 100,000"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
@@ -134,8 +135,8 @@ class Grid(Sampler):
         if isinstance(found, IntDistribution) and not found.log:
             return list(range(found.low, found.high + 1, found.step))
         if isinstance(found, FloatDistribution) and found.step is not None:
-            count = round((found.high - found.low) / found.step) + 1
-            return [found.low + i * found.step for i in range(count)]
+            low, high, step = (Decimal(str(number)) for number in (found.low, found.high, found.step))
+            return [float(low + i * step) for i in range(int((high - low) // step) + 1)]
         raise ConfigError(f"{name}: an interval has no grid; take choice(...) or range(start,stop,step)")
 
 
