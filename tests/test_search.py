@@ -17,6 +17,7 @@ from effdl.errors import ConfigError, RecordError
 from effdl.records.carry import carry_out
 from effdl.records.report import Silent
 from effdl.search import space
+from effdl.search.carried import carried_over
 from effdl.search.search import search
 from effdl.search.setting import Cmaes, Grid, Hyperband, Median, Optuna, Random, Tpe
 from effdl.search.storage import opened, taken
@@ -121,6 +122,62 @@ def test_a_grid_has_each_point_once_and_an_interval_has_none() -> None:
         Grid().size(space.read(["a=range(1,1000)", "b=range(1,1000)"])[0])
 
 
+OFFICIAL = {
+    "sampler": {"_target_": "optuna.samplers.TPESampler", "seed": 7, "n_startup_trials": 4, "prior_weight": 1.0},
+    "direction": "minimize",
+    "n_trials": 9,
+    "search_space": {
+        "a": {"type": "float", "low": 1e-4, "high": 1.0, "log": True},
+        "b": {"type": "float", "low": 0.0, "high": 0.9, "step": 0.3},
+        "c": {"type": "int", "low": 1, "high": 64, "log": True},
+        "d": {"type": "int", "low": 2, "high": 9},
+        "e": {"type": "int", "low": 2, "high": 8, "step": 3},
+        "f": {"type": "categorical", "choices": ["adam", "sgd", None]},
+    },
+    "params": {"g": "interval(0, 1)"},
+}
+
+
+def test_the_settings_of_hydras_optuna_sweeper_carry_over() -> None:
+    found = Optuna(**{"sampler": Random(), **carried_over(OFFICIAL)})
+    assert (found.sampler, found.seed, found.direction, found.n_trials) == (Tpe(n_startup_trials=4, multivariate=False), 7, "minimize", 9)
+    assert space.read([], found.params)[0] == {
+        "a": FloatDistribution(1e-4, 1.0, log=True),
+        "b": FloatDistribution(0.0, 0.9, step=0.3),
+        "c": IntDistribution(1, 64, log=True),
+        "d": IntDistribution(2, 9),
+        "e": IntDistribution(2, 8, step=3),
+        "f": CategoricalDistribution(["adam", "sgd", "null"]),
+        "g": FloatDistribution(0.0, 1.0),
+    }
+    for theirs, ours in (("Random", Random()), ("CmaEs", Cmaes()), ("Grid", Grid())):
+        sampler = carried_over({"sampler": {"_target_": f"optuna.samplers.{theirs}Sampler"}})["sampler"]
+        assert sampler == ours
+    assert carried_over({"n_jobs": 2, "sampler": None}) == {"n_jobs": 2}
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"sampler": {"_target_": "optuna.samplers.NSGAIISampler"}}, "sampler._target_: NSGAIISampler: not one of TPE"),
+        (
+            {"sampler": {"_target_": "optuna.samplers.TPESampler", "prior_weight": 2.0}},
+            "sampler.prior_weight: search",
+        ),
+        ({"sampler": {"_target_": "optuna.samplers.CmaEsSampler", "sigma0": -1.0}}, "sampler.sigma0: "),
+        ({"direction": ["minimize", "maximize"]}, "direction: one score chooses"),
+        ({"custom_search_space": "my.space"}, "custom_search_space: "),
+        ({"search_space": {"a": {"type": "float", "low": 0.0}}}, "search_space.a: needs low and high"),
+        ({"search_space": {"a": {"type": "word", "low": 0.0, "high": 1.0}}}, "search_space.a.type: float, int or categorical"),
+        ({"search_space": {"a": 3}}, "search_space.a: "),
+        ({"max_failure_rate": 2.0}, "max_failure_rate: "),
+    ],
+)
+def test_what_does_not_carry_over_is_said(settings: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError, match=f"^hydra.sweeper.{told}"):
+        carried_over(settings)
+
+
 # A search
 
 
@@ -200,6 +257,16 @@ def test_squared_errors_are_minimised_where_there_are_no_classes(tmp_path: Path)
     told = search(Optuna(sampler=Random(), n_trials=3), [*SMALL[:4], "hardware=cpu", *sine, LR], tmp_path, 1, Quiet)
     assert (told["metric"], told["direction"]) == ("val/mse", "minimize")
     assert told["best"]["value"] == min(one.value for one in study(told).trials)
+
+
+def test_more_failed_trials_than_allowed_fail_the_search_which_is_whole_all_the_same(tmp_path: Path) -> None:
+    space = "optimizer.lr=0.1,1e29,1e30"
+    for rate, code in ((0.5, 1), (0.7, 0)):
+        settings = ("search=optuna", "search/sampler=grid", f"hydra.sweeper.max_failure_rate={rate}")
+        done = run("-m", *settings, *SMALL, space, "results=here", cwd=tmp_path)
+        told = json.loads(done.stdout.splitlines()[-1])
+        assert (done.returncode, told["failed"], told["best"]["params"]) == (code, 2, {"optimizer.lr": "0.1"})
+        assert ("2 of 3 trials failed, more than hydra.sweeper.max_failure_rate" in done.stderr) == bool(code)
 
 
 def test_values_that_do_not_go_together_are_a_failed_trial(tmp_path: Path) -> None:
