@@ -140,7 +140,12 @@ OFFICIAL = {
 
 def test_the_settings_of_hydras_optuna_sweeper_carry_over() -> None:
     found = Optuna(**{"sampler": Random(), **carried_over(OFFICIAL)})
-    assert (found.sampler, found.seed, found.direction, found.n_trials) == (Tpe(n_startup_trials=4, multivariate=False), 7, "minimize", 9)
+    assert (found.sampler, found.seed, found.direction, found.n_trials) == (
+        Tpe(n_startup_trials=4, multivariate=False),
+        7,
+        "minimize",
+        9,
+    )
     assert space.read([], found.params)[0] == {
         "a": FloatDistribution(1e-4, 1.0, log=True),
         "b": FloatDistribution(0.0, 0.9, step=0.3),
