@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any, Literal
+from warnings import catch_warnings, simplefilter
 
 from pydantic import Field
 
@@ -68,10 +69,13 @@ class Tpe(Sampler):
     multivariate: Switch = True
 
     def make(self, space: Space, seed: int, number: int, value: int = 0) -> BaseSampler:
+        from optuna.exceptions import ExperimentalWarning
         from optuna.samplers import TPESampler
 
         settings = {name: getattr(self, name) for name in ("n_startup_trials", "n_ei_candidates", "multivariate")}
-        return TPESampler(seed=_drawn(seed, number, value), **settings)
+        with catch_warnings():
+            simplefilter("ignore", ExperimentalWarning)  # of multivariate, in Optuna 4
+            return TPESampler(seed=_drawn(seed, number, value), **settings)
 
 
 @setting
