@@ -29,7 +29,7 @@ MAY = {
     "config": {"errors", "setting", "cache"},
     "records": PARTS | {"training", "config", "filters", "probes"},
     "search": {"config", "errors", "records", "rng", "setting"},
-    "reproduce": PARTS | {"config", "records"},
+    "reproduce": PARTS | {"config", "records", "search"},
     "jobs": {"config", "errors", "records"},
     "cli": {"config", "errors", "jobs", "records", "reproduce", "search", "torchrun"},
     "commands": {"cli", "config", "errors", "records", "reproduce"},
