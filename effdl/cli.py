@@ -14,12 +14,13 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from effdl import config, torchrun
-from effdl.errors import ConfigError, EffdlError, RecordError, one_line
+from effdl.errors import ConfigError, EffdlError, RecordError, crash, one_line
 
 _results: list[dict[str, Any]] = []  # of this process's runs, in order; Hydra gives no way to return them
 _searches: list[dict[str, Any]] = []  # what this process's searches found
 _sweeps: list["_SweepFolder"] = []  # of this process's sweeps
 
+UNSAID = {"trace", "exit_code", "from_record"}  # of a result, in the JSON line
 FINAL = {"diverged": 6, "failed": 7}  # ends that are a run's answer, and their exit codes
 FLAGS = {"-m", "--multirun", "-c", "--cfg", "--resolve", "-p", "--package", "-i", "--info", "-r", "--run", "-h", "--help"}
 FLAGS |= {"-cp", "--config-path", "-cn", "--config-name", "-cd", "--config-dir", "-sc", "--shell-completion"}
@@ -74,12 +75,32 @@ def main(entry: Callable[[], Any]) -> None:
     _answer(_results, many)
 
 
-def run_overrides(arguments: Sequence[str]) -> int:
-    """One run from overrides, answered as run.py does."""
+def run_overrides(arguments: Sequence[str], again: bool = False) -> int:
+    """One run from overrides, answered as run.py does. again: whatever record there is of it is set aside first."""
     _results.clear()
-    run(config.compose(arguments))
+    composed = config.compose(arguments)
+    if again:
+        _set_aside(composed)
+    run(composed)
     _answer(_results, many=False)
     return 0
+
+
+def _set_aside(composed: Any) -> None:
+    """Raises EffdlError where the run could not begin."""
+    from effdl.records.carry import fingerprint
+    from effdl.records.earlier import set_aside
+
+    if torchrun.place().rank > 0:  # the first owns the record
+        return
+    spec = config.build(composed)
+    spec.dataset.load()  # nothing is moved for a run that cannot begin
+
+    def say(text: str) -> None:
+        print(f"effdl: {text}", file=sys.stderr, flush=True)
+
+    found = set_aside(_places(composed)[0], config.run_id(spec, fingerprint(spec.dataset)), say)
+    say("there was no record of this run" if found is None else f"its record is set aside in {found}")
 
 
 def run(composed: Any) -> None:
@@ -174,15 +195,17 @@ def _places(composed: Any) -> tuple[Path, int]:
 
 def _answer(results: list[dict[str, Any]], many: bool) -> None:
     """The JSON line on standard output, a line on standard error if something did not finish, the exit code."""
+    from effdl.records.report import source
+
     bad = [result for result in results if result["status"] != "finished"]
-    if bad and many:  # each had its line when it ended
+    if bad and len(results) > 1:  # each had its line when it ended
         print(f"effdl: {'; '.join(_unfinished(results))}", file=sys.stderr)
     elif bad:
-        torchrun.fail(f"{bad[0]['name']}: {bad[0]['status']}: {bad[0]['reason']}")
+        torchrun.fail(f"{bad[0]['name']}: {bad[0]['status']}: {bad[0]['reason']}{source(bad[0])}")
     for result in bad:
         if os.environ.get("EFFDL_DEBUG") and "trace" in result:
             print(result["trace"], file=sys.stderr)
-    shown = [{key: value for key, value in result.items() if key not in ("trace", "exit_code")} for result in results]
+    shown = [{key: value for key, value in result.items() if key not in UNSAID} for result in results]
     if torchrun.place().rank > 0:
         shown = []
     if many:
@@ -222,7 +245,7 @@ def stop_for(error: Exception, arguments: Sequence[str]) -> None:
         stop(reason, RecordError.exit_code)
     if os.environ.get("EFFDL_DEBUG"):
         raise error
-    stop(f"{one_line(error)} (this should not happen; EFFDL_DEBUG=1 shows where)", 1)
+    stop(crash(error), 1)
 
 
 def help_page() -> str:
@@ -245,5 +268,9 @@ def help_page() -> str:
     lines += [
         "The last line on standard output is one JSON object with run_id, status, path and summary; the same command asked"
     ]
-    lines += ["again answers from the record, and goes on where it was if it was killed. `make demo` shows the main idea."]
+    lines += [
+        "again answers from the record, and goes on where it was if it was killed; `effdl run --again ...` sets the record"
+    ]
+    lines += ["aside and makes it anew. A crash names file and line of your code, and EFFDL_DEBUG=1 shows its whole traceback."]
+    lines += ["`make demo` shows the main idea."]
     return "\n".join(lines)

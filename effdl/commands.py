@@ -46,6 +46,8 @@ def parser() -> argparse.ArgumentParser:
         made.add_argument("--cell", help="only these cells: axis=level,axis=level")
         made.add_argument("--workers", type=_count, default=os.cpu_count() or 1, help="processes (one a core)")
         made.add_argument("--json", action="store_true", help="one JSON object on standard output")
+        if name == "run":
+            made.add_argument("--again", action="store_true", help="of a single run, set its record aside and make it anew")
         if name == "plan":
             made.add_argument(
                 "--time", action="store_true", help="of a single run, measure a few steps too; an artefact's always are"
@@ -102,7 +104,9 @@ def plan(options: argparse.Namespace) -> int:
 def run(options: argparse.Namespace) -> int:
     """Run an artefact and report it, or run one Spec."""
     if not _is_artefact(options):
-        return cli.run_overrides([*options.what, f"results={json.dumps(str(options.results))}"])
+        return cli.run_overrides([*options.what, f"results={json.dumps(str(options.results))}"], options.again)
+    if options.again:
+        raise ConfigError("--again: sets the record of one run aside; give its overrides, not an artefact's id")
     from effdl.reproduce import conduct
 
     if (line := _why_not(options.what[0])) is not None:
@@ -154,13 +158,17 @@ def status(options: argparse.Namespace) -> int:
 
 def _is_artefact(options: argparse.Namespace) -> bool:
     """Whether an id is given, or overrides. Raises ConfigError where it is neither."""
-    if len(options.what) == 1 and "=" not in options.what[0]:
+    if len(options.what) == 1 and not _is_override(options.what[0]):
         return True
     if misplaced := [name for name in ("scale", "cell") if getattr(options, name)]:
         raise ConfigError(f"--{misplaced[0]}: belongs to an artefact's id, not to overrides")
-    if ids := [one for one in options.what if "=" not in one]:
+    if ids := [one for one in options.what if not _is_override(one)]:
         raise ConfigError(f"{ids[0]}: an artefact stands alone; its settings are those of its scales")
     return False
+
+
+def _is_override(text: str) -> bool:
+    return "=" in text or text.startswith("~")
 
 
 def _why_not(name: str) -> str | None:

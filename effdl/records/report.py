@@ -19,6 +19,7 @@ Track = Callable[[Iterable[Any], str, int], Iterable[Any]]  # (items, what, how 
 LINE_EVERY_S = 5.0
 LONG_S = 60.0
 MANY = 200  # runs, of which not each has a line
+FROM_RECORD = "from_record"  # what a result that was answered from its record says of that record
 SHOWN = "shown"  # what a result says in words, in the place of its numbers
 
 
@@ -160,7 +161,7 @@ class Console:
             left = self._left_s if self._bars is None else None  # the bar says it
             ahead = "" if left is None or self._ended == self._runs else f", {duration(left)} left"
             count = f"[{self._ended}/{self._runs}{ahead}] " if self._runs > 1 else ""
-            self._print(f"{count}{name}: {headline(result)}")
+            self._print(f"{count}{name}: {headline(result)}{source(result)}")
 
     @property
     def _done(self) -> float:
@@ -217,6 +218,11 @@ def memory(metrics: dict[str, Any]) -> str:
     peaks = {"step": "accounted", "resident": "resident", "process": "process"}
     told = {name: metrics.get(f"memory/{key}_peak_bytes") for name, key in peaks.items()}
     return " / ".join(f"{name} {size(peak)}" for name, peak in told.items() if peak is not None)
+
+
+def source(result: dict[str, Any]) -> str:
+    """That a result was answered from its record, and from which."""
+    return f" (from the record of {result[FROM_RECORD]})" if FROM_RECORD in result else ""
 
 
 def headline(result: dict[str, Any]) -> str:
