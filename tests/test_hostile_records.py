@@ -218,5 +218,5 @@ def test_a_network_whose_record_does_not_describe_it_is_refused_in_one_line(done
     (path,) = tmp_path.glob("results/runs/*")
     stored = json.loads((path / "spec.json").read_text())
     (path / "spec.json").write_text(json.dumps({**stored, "facts": {"outputs": 10}}))
-    with pytest.raises(RecordError, match="spec.json does not describe a network"):
+    with pytest.raises(RecordError, match=r"spec\.json does not describe a network"):
         load_network(path)
