@@ -20,7 +20,7 @@ _results: list[dict[str, Any]] = []  # of this process's runs, in order; Hydra g
 _searches: list[dict[str, Any]] = []  # what this process's searches found
 _sweeps: list["_SweepFolder"] = []  # of this process's sweeps
 
-UNSAID = {"trace", "exit_code", "from_record"}  # of a result, in the JSON line
+UNSAID = {"trace", "exit_code"}  # of a result, in the JSON line
 FINAL = {"diverged": 6, "failed": 7}  # ends that are a run's answer, and their exit codes
 FLAGS = {"-m", "--multirun", "-c", "--cfg", "--resolve", "-p", "--package", "-i", "--info", "-r", "--run", "-h", "--help"}
 FLAGS |= {"-cp", "--config-path", "-cn", "--config-name", "-cd", "--config-dir", "-sc", "--shell-completion"}

@@ -13,6 +13,7 @@ from effdl import commands, config
 from effdl.errors import ConfigError
 from effdl.records import carry, earlier
 from effdl.records.execute import execute
+from effdl.records.report import Answer
 from effdl.records.store import Store
 
 RULE = '''
@@ -92,14 +93,14 @@ def test_a_changed_source_is_said_where_its_run_is_answered_or_goes_on(
 ) -> None:
     def answered(heard: Heard) -> str:
         (result,) = execute([spec(*OWN)], tmp_path, reporter=heard)
-        return str(result.get("from_record"))
+        return result.record if isinstance(result, Answer) else "no record"
 
     run = interrupt(monkeypatch, spec(*OWN), tmp_path)
     digests = json.loads((run / "provenance.json").read_text())["sources"]
     assert list(digests) == ["own_rule"] and len(digests["own_rule"]) == 64
     rule.write_text(RULE.format(body="print('new')"))
     heard = Heard()
-    assert answered(heard) == "None"
+    assert answered(heard) == "no record"
     (line,) = heard.lines
     assert "own_rule has changed since; it goes on all the same" in line and "effdl run --again" in line
     kept = json.loads((run / "provenance.json").read_text())

@@ -11,10 +11,12 @@ from effdl.config.groups import (
     choices,
     config_file,
     default_choices,
+    digest_of_configs,
     plugin_folders,
     search_path,
 )
-from effdl.config.identity import all_settings, dump, identity, is_setting, run_id
+from effdl.config.identity import all_settings, dump, identity, is_setting, run_id, run_ids
+from effdl.config.parts import composed
 from effdl.config.spec import Spec, build, build_choice, build_setting, check
 
 __all__ = [
@@ -31,14 +33,17 @@ __all__ = [
     "check",
     "choices",
     "compose",
+    "composed",
     "composition_error",
     "config_file",
     "default_choices",
+    "digest_of_configs",
     "dump",
     "grammar",
     "identity",
     "is_setting",
     "plugin_folders",
     "run_id",
+    "run_ids",
     "search_path",
 ]

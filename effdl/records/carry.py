@@ -23,7 +23,7 @@ from effdl.errors import DataError, Diverged, EffdlError, FitFailed, HardwareErr
 from effdl.records.logger import Log
 from effdl.records.process import PROCESS_PEAK, HighWater, first_run
 from effdl.records.provenance import other_source, provenance, sources
-from effdl.records.report import FROM_RECORD, Reporter, Silent
+from effdl.records.report import Answer, Reporter, Silent
 from effdl.records.run import GoesOn, Run, digest
 from effdl.records.store import Say, Store, write_atomically, write_json
 from effdl.rng import seed_for
@@ -119,8 +119,8 @@ def finished(spec: config.Spec, root: Path, say: Say) -> dict[str, Any] | None:
     return _finished(Store(root, config.run_id(spec, fingerprint(spec.dataset)), say), spec)
 
 
-def answer(spec: config.Spec, root: Path, say: Say) -> dict[str, Any] | None:
-    """The same as `carry_out` answers with, which says that it is from a record."""
+def answer(spec: config.Spec, root: Path, say: Say) -> Answer | None:
+    """The same as `carry_out` answers with, which knows that it is from a record."""
     return _answer(Store(root, config.run_id(spec, fingerprint(spec.dataset)), say), spec)
 
 
@@ -292,12 +292,15 @@ def _finished(store: Store, spec: config.Spec) -> dict[str, Any] | None:
     return {**summary, "path": str(store.path)}
 
 
-def _answer(store: Store, spec: config.Spec) -> dict[str, Any] | None:
-    """The same, with the record's date under `FROM_RECORD`, and how the source of users' own classes differs."""
-    if (found := _finished(store, spec)) is None:
+def _answer(store: Store, spec: config.Spec) -> Answer | None:
+    """The same, with the record's date, and how the source of users' own classes differs."""
+    if (summary := _finished(store, spec)) is None:
         return None
-    other, date = other_source(spec, store.provenance()), f"{store.ended():%Y-%m-%d %H:%M}"
-    return {**found, FROM_RECORD: f"{date}; {other}: `effdl run --again ...` makes it anew" if other else date}
+    found, other = Answer(summary), other_source(spec, store.provenance())
+    found.record = f"{store.ended():%Y-%m-%d %H:%M}"
+    if other:
+        found.record += f"; {other}: `effdl run --again ...` makes it anew"
+    return found
 
 
 def _compare(store: Store, spec: config.Spec) -> None:

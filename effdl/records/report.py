@@ -14,12 +14,18 @@ if TYPE_CHECKING:
 
     from effdl.training.handle import SegmentCost
 
+
+class Answer(dict[str, Any]):
+    """A result that was answered from its record. record: which that is, in words."""
+
+    record: str
+
+
 Track = Callable[[Iterable[Any], str, int], Iterable[Any]]  # (items, what, how many) -> the items, showing how far it is
 
 LINE_EVERY_S = 5.0
 LONG_S = 60.0
 MANY = 200  # runs, of which not each has a line
-FROM_RECORD = "from_record"  # what a result that was answered from its record says of that record
 SHOWN = "shown"  # what a result says in words, in the place of its numbers
 
 
@@ -222,7 +228,7 @@ def memory(metrics: dict[str, Any]) -> str:
 
 def source(result: dict[str, Any]) -> str:
     """That a result was answered from its record, and from which."""
-    return f" (from the record of {result[FROM_RECORD]})" if FROM_RECORD in result else ""
+    return f" (from the record of {result.record})" if isinstance(result, Answer) else ""
 
 
 def headline(result: dict[str, Any]) -> str:

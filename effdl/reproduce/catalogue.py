@@ -1,6 +1,5 @@
 """What there is: every artefact and claim of both theses, declared or not, and how far each has come."""
 
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -70,6 +69,7 @@ def status(root: Path, track: Track = untracked) -> dict[str, Any]:
         or ledger stands as {"error": one line}.
     """
     from effdl.reproduce import tally
+    from effdl.reproduce.remembered import verdicts
 
     told: list[tally.Told] = []
     artefacts: dict[str, Any] = {name: {"declared": False} for name in published.artefacts()}
@@ -77,11 +77,13 @@ def status(root: Path, track: Track = untracked) -> dict[str, Any]:
     for name, path in artefact.declared().items():
         try:
             declaration = artefact.read(path)
-            judged = {scale: _published_verdicts(declaration, scale, root) for scale in declaration.artefact.scales}
-            scales = {scale: _scale(declaration, scale, root, judged[scale], track) for scale in judged}
+            found = verdicts(declaration, root)
+            scales = {
+                scale: {**_scale(declaration, scale, root, track), "verdicts": found.words[scale]} for scale in found.words
+            }
             artefacts[name] = {"declared": True, "scales": scales}
-            _answer(declaration, judged, claims)
-            told += tally.tell(declaration, judged)
+            _answer(declaration, found.said, claims)
+            told += found.told
         except EffdlError as error:
             artefacts[name] = {"declared": True, "error": str(error)}
     return {"artefacts": artefacts, "claims": claims, "counts": tally.counts(told)}
@@ -109,35 +111,20 @@ def status_text(found: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _scale(declaration: Declaration, scale: str, root: Path, judged: list[Any], track: Track) -> dict[str, Any]:
-    from effdl.reproduce.wording import word_of
-
+def _scale(declaration: Declaration, scale: str, root: Path, track: Track) -> dict[str, Any]:
     surveyed = survey(declaration, scale, root, track=track)
     return {
         "done": sum(one.done for one in surveyed),
         "left": sum(len(one.left) for one in surveyed),
         "no_data": sum(one.reason is not None for one in surveyed),
-        "verdicts": dict(Counter(word_of(one.verdict.word, one.claim.ours) for one in judged)),
     }
 
 
-def _answer(declaration: Declaration, judged: Mapping[str, list[Any]], claims: dict[str, Any]) -> None:
+def _answer(declaration: Declaration, said: Mapping[str, list[list[str]]], claims: dict[str, Any]) -> None:
     """Note for each claim of the theses which declaration answers it, and how."""
     for claim in declaration.artefact.claims.values():
         for name in answered(claim):
             claims[name]["answered_by"] = declaration.artefact.id
-    for scale, verdicts in judged.items():
-        for one in verdicts:
-            where = ", ".join(declaration.label(axis, level) for axis, level in one.at.items())
-            for name in answered(one.claim):
-                said = f"{where}: {one.verdict.text}" if where else one.verdict.text
-                claims[name]["verdicts"].setdefault(scale, []).append(said)
-
-
-def _published_verdicts(declaration: Declaration, scale: str, root: Path) -> list[Any]:
-    from effdl.reproduce.frame import frame
-    from effdl.reproduce.judge import judged
-    from effdl.reproduce.ledger import read
-
-    lines = [line for line in read(root, declaration.artefact.id) if line["scale"] == scale]
-    return judged(declaration, scale, frame(declaration, scale, lines)) if lines else []
+    for scale, pairs in said.items():
+        for name, text in pairs:
+            claims[name]["verdicts"].setdefault(scale, []).append(text)
