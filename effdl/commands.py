@@ -62,7 +62,9 @@ def parser() -> argparse.ArgumentParser:
         if name == "report":
             made.add_argument("--json", action="store_true", help="the verdicts as one JSON object on standard output")
     add("list", list_all, "every artefact, and every choice of every group").add_argument("--json", action="store_true")
-    add("status", status, "every artefact and claim: declared, run, held").add_argument("--json", action="store_true")
+    made = add("status", status, "every artefact and claim, or one artefact: declared, run, held")
+    made.add_argument("what", nargs="?", help="an artefact's id")
+    made.add_argument("--json", action="store_true")
     return top
 
 
@@ -150,8 +152,11 @@ def status(options: argparse.Namespace) -> int:
     """Print what is declared, run and held."""
     from effdl.reproduce import catalogue, console
 
+    if options.what and (line := catalogue.why_not(options.what)) is not None:
+        print(line)
+        return 0
     with console.tracking() as track:
-        found = catalogue.status(options.results, track)
+        found = catalogue.status(options.results, track, options.what)
     print(json.dumps(found) if options.json else catalogue.status_text(found))
     return 0
 

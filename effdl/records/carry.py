@@ -83,7 +83,7 @@ def _carry_out(
     del train
     with ExitStack() as held:
 
-        def begin() -> tuple[int, dict[str, Any] | None]:
+        def begin() -> tuple[int, Answer | None]:
             held.enter_context(_owned(store))
             return _describe(store, spec, print_of_data, reporter.say), _answer(store, spec)
 

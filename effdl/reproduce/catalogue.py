@@ -60,8 +60,10 @@ def list_text(found: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def status(root: Path, track: Track = untracked) -> dict[str, Any]:
+def status(root: Path, track: Track = untracked, only: str | None = None) -> dict[str, Any]:
     """How far each artefact and each claim has come, from the ledger and the records here.
+
+    only: this declared artefact and the claims that it answers; each of its own then has a verdict too, under "declared".
 
     Returns:
         {"artefacts": {id: {"declared", "scales": {scale: {"done", "left", "no_data", "verdicts": {word: how often}}}}},
@@ -75,6 +77,8 @@ def status(root: Path, track: Track = untracked) -> dict[str, Any]:
     artefacts: dict[str, Any] = {name: {"declared": False} for name in published.artefacts()}
     claims: dict[str, Any] = {name: {"answered_by": None, "verdicts": {}} for name in published.claims()}
     for name, path in artefact.declared().items():
+        if only not in (None, name):
+            continue
         try:
             declaration = artefact.read(path)
             found = verdicts(declaration, root)
@@ -86,7 +90,14 @@ def status(root: Path, track: Track = untracked) -> dict[str, Any]:
             told += found.told
         except EffdlError as error:
             artefacts[name] = {"declared": True, "error": str(error)}
-    return {"artefacts": artefacts, "claims": claims, "counts": tally.counts(told)}
+    if only is None:
+        return {"artefacts": artefacts, "claims": claims, "counts": tally.counts(told)}
+    return {
+        "artefacts": {only: artefacts[only]},
+        "claims": {name: found for name, found in claims.items() if found["answered_by"] == only},
+        "counts": tally.counts(told),
+        "declared": {one.name: {"scale": one.scale, "verdict": one.word, "places": list(one.places)} for one in told},
+    }
 
 
 def status_text(found: Mapping[str, Any]) -> str:
@@ -104,7 +115,13 @@ def status_text(found: Mapping[str, Any]) -> str:
             missing = f", {counts['no_data']} cells without data or GPU" if counts["no_data"] else ""
             verdicts = ", ".join(f"{count} {word}" for word, count in counts["verdicts"].items()) or "nothing published"
             lines.append(f"  {name:<14} {scale:<7} {runs}{missing}; {verdicts}")
-    lines += [f"  not declared ({len(undeclared)}): {' '.join(undeclared)}", "", "Claims:"]
+    if undeclared:
+        lines.append(f"  not declared ({len(undeclared)}): {' '.join(undeclared)}")
+    for name, told in found.get("declared", {}).items():
+        lines += ["", "Claims as they are declared, each once:"] if name == next(iter(found["declared"])) else []
+        where = f" ({told['scale']}, {told['places'][1]} of {told['places'][0]} places)" if told["scale"] else ""
+        lines.append(f"  {name:<38} {told['verdict']}{where}")
+    lines += ["", "Claims of the theses:" if "declared" in found else "Claims:"] if found["claims"] else []
     for name, told in found["claims"].items():
         words = "; ".join(f"{scale}: {', '.join(words)}" for scale, words in told["verdicts"].items())
         lines.append(f"  {name:<38} {told['answered_by'] or 'not declared'}{' ' if words else ''}{words}")
