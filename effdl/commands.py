@@ -1,8 +1,9 @@
-"""The console command ``effdl``: list, plan, run, status, report, publish."""
+"""The console command ``effdl``: list, explain, plan, run, status, report, publish."""
 
 import argparse
 import json
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -64,6 +65,9 @@ def parser() -> argparse.ArgumentParser:
     add("list", list_all, "every artefact, and every choice of every group").add_argument("--json", action="store_true")
     made = add("status", status, "every artefact and claim, or one artefact: declared, run, held")
     made.add_argument("what", nargs="?", help="an artefact's id")
+    made.add_argument("--json", action="store_true")
+    made = add("explain", explain, "what may be set: every key of a choice, or one key")
+    made.add_argument("what", nargs="+", help="method=dll, method.epochs, or seed")
     made.add_argument("--json", action="store_true")
     return top
 
@@ -158,6 +162,15 @@ def status(options: argparse.Namespace) -> int:
     with console.tracking() as track:
         found = catalogue.status(options.results, track, options.what)
     print(json.dumps(found) if options.json else catalogue.status_text(found))
+    return 0
+
+
+def explain(options: argparse.Namespace) -> int:
+    """Print what may be set, with defaults, ranges and meaning."""
+    from effdl.config import explain as explaining
+
+    found = explaining.explain(options.what)
+    print(json.dumps(found) if options.json else explaining.text(found, shutil.get_terminal_size((128, 24)).columns))
     return 0
 
 

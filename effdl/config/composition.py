@@ -117,14 +117,14 @@ def composition_error(error: BaseException, overrides: Sequence[str] = ()) -> Co
         if match[1] in GROUPS:
             group, child = match[1].split("/")
             return ConfigError(f"{match[1]}: the chosen {group} has no {child}; {group}={holder(match[1])[0]} has")
-        return ConfigError(f"{match[1]}: unknown key; {_instead(match[1], overrides)}")
+        return ConfigError(f"{match[1]}: unknown key; {instead(match[1], overrides)}")
     if match := re.match(r"Ambiguous value for argument '(.+?)'", text):
         return ConfigError(f"{match[1]}: several values make a sweep, which needs -m; one list is written key=[a,b]")
     key = getattr(error, "override", None)
     return ConfigError(f"{key}: {text}" if key and key not in text else text)
 
 
-def _instead(key: str, overrides: Sequence[str]) -> str:
+def instead(key: str, overrides: Sequence[str]) -> str:
     """What could stand in the place of an unknown key, given the other overrides (of a sweep, its first run)."""
     if "/" in key:
         return f"there are the groups {', '.join(GROUPS)}"

@@ -98,8 +98,8 @@ def build_setting(node: Any, group: str, key: str | None = None) -> Any:
         raise ConfigError(f"{dotted}: needs a choice, see --help")
     if not isinstance(node, Mapping) or "_target_" not in node:
         raise ConfigError(f"{dotted}: {node!r} has no _target_; name a choice of the group ({', '.join(choices(group))})")
-    cls = _locate(str(node["_target_"]), dotted)
-    base = _locate(GROUPS[group].replace(":", "."), dotted)
+    cls = locate(str(node["_target_"]), dotted)
+    base = locate(GROUPS[group].replace(":", "."), dotted)
     if not (isinstance(cls, type) and issubclass(cls, base)):
         raise ConfigError(f"{dotted}._target_: {node['_target_']} is no {base.__name__}, so it cannot be a choice of {group}")
     values = {
@@ -125,7 +125,7 @@ def _explain(error: Mapping[str, Any], group: str, names: list[str]) -> str:
     return f"{group}.{'.'.join(path)}: {message}, got {error['input']!r}"
 
 
-def _locate(target: str, where: str) -> Any:
+def locate(target: str, where: str) -> Any:
     module, _, name = target.rpartition(".")
     plugin_folders()
     try:
