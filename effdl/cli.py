@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -107,7 +107,12 @@ def run(composed: Any) -> None:
     """One composed config, alone in this process."""
     if composed.get("search") is not None:
         raise ConfigError("search: is of many runs; python run.py -m search=... carries them out")
-    _results.extend(_execute([config.build(composed)], composed))
+    _results.extend(_execute([_named(config.build(composed))], composed))
+
+
+def _named(spec: config.Spec) -> config.Spec:
+    """The same, with the names of its choices where Hydra composed it for run.py."""
+    return spec if spec.chosen else replace(spec, chosen=config.chosen_by_hydra())
 
 
 def sweep(composed: Sequence[Any]) -> list[dict[str, Any]]:

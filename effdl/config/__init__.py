@@ -1,7 +1,7 @@
 """From overrides to a Spec: compose with Hydra, build settings, check the combination, name the run."""
 
 from effdl.config import grammar
-from effdl.config.composition import compose, composition_error
+from effdl.config.composition import chosen_by_hydra, compose, composition_error
 from effdl.config.groups import (
     CONFIGS,
     GROUPS,
@@ -32,6 +32,7 @@ __all__ = [
     "build_setting",
     "check",
     "choices",
+    "chosen_by_hydra",
     "compose",
     "composed",
     "composition_error",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from effdl.cache import recall, remember
@@ -14,6 +14,7 @@ from effdl.config.groups import CONFIGS, GROUPS, choices, digest_of_configs, hol
 from effdl.errors import ConfigError, one_line
 
 SETS_A_VALUE = re.compile(r"(?!hydra\.)[A-Za-z_][\w.]*=")  # a key that is there; nothing of Hydra's own
+CHOSEN = "chosen"  # a root key: group -> the name of its choice, for people
 SWEEP = re.compile(r"(\[[^]]*\]|\{[^}]*\})|,.*")  # outside of brackets, what follows the first value
 
 
@@ -23,7 +24,7 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
     Hydra takes 0.2 s for it, and a table asks for hundreds again and again: what comes out is remembered as plain values,
     interpolations unresolved, under all that goes in. Of cells that differ in values alone, Hydra composes the choices once.
     """
-    key = json.dumps([version("hydra-core"), version("omegaconf"), digest_of_configs(), *overrides])
+    key = json.dumps([CHOSEN, version("hydra-core"), version("omegaconf"), digest_of_configs(), *overrides])
     plain = recall("composed", key)
     if plain is not None:
         remembered: DictConfig = OmegaConf.create(plain)
@@ -79,7 +80,8 @@ def _composed(overrides: Sequence[str]) -> DictConfig:
     hydra.clear()  # a launcher runs within Hydra's own initialisation
     try:
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            return hydra_compose("config", [*overrides, *search_path()])
+            made = hydra_compose("config", [*overrides, *search_path()], return_hydra_config=True)
+            return _with_choices(made)
     except HydraException as error:
         raise composition_error(error, overrides) from error
     except YAMLError as error:  # names its file
@@ -88,6 +90,24 @@ def _composed(overrides: Sequence[str]) -> DictConfig:
         raise ConfigError(f"{' '.join(overrides)}: {error}") from error
     finally:
         hydra.hydra = running
+
+
+def _with_choices(made: DictConfig) -> DictConfig:
+    """The config without Hydra's own node, which knows what was chosen; that stands under `CHOSEN`."""
+    named = chosen_by_hydra(made.hydra.runtime.choices)
+    with open_dict(made):
+        del made["hydra"]
+        made[CHOSEN] = named
+    return made
+
+
+def chosen_by_hydra(choices: Any = None) -> dict[str, str]:
+    """group -> the choice by its name: of what Hydra notes, by default of the command that it composed in this process."""
+    from hydra.core.hydra_config import HydraConfig
+
+    if choices is None:
+        choices = HydraConfig.get().runtime.choices if HydraConfig.initialized() else {}
+    return {str(group): str(name) for group, name in choices.items() if group in GROUPS and isinstance(name, str)}
 
 
 def composition_error(error: BaseException, overrides: Sequence[str] = ()) -> ConfigError:
@@ -137,5 +157,5 @@ def instead(key: str, overrides: Sequence[str]) -> str:
         node = None
     if not isinstance(node, DictConfig):
         return "--help lists the groups and their choices"
-    keys = sorted(str(k) for k in node if k not in ("_target_", "hydra"))
+    keys = sorted(str(k) for k in node if k not in ("_target_", "hydra", CHOSEN))
     return f"there are {', '.join(keys) or 'none'}"

@@ -12,7 +12,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from effdl.config.composition import SETS_A_VALUE, compose
+from effdl.config.composition import CHOSEN, SETS_A_VALUE, compose
 from effdl.config.groups import BASE, GROUPS, SEVERAL, config_file, defaults_of
 from effdl.errors import ConfigError
 
@@ -74,9 +74,16 @@ def _choices(choosing: tuple[str, ...], plugins: str | None) -> Plain:
     """Choices that touch nothing but their own group are composed by themselves, and all others together."""
     alone = [one for one in choosing if _stands_alone(one, choosing, plugins)]
     made = dict(_whole(tuple(one for one in choosing if one not in alone), plugins))
+    made[CHOSEN] = dict(made[CHOSEN])
     for one in alone:
         group = one.partition("=")[0]
         made[group] = _whole((one,), plugins)[group]
+        made[CHOSEN] = {name: chosen for name, chosen in made[CHOSEN].items() if not name.startswith(f"{group}/")}
+        made[CHOSEN] |= {
+            name: chosen
+            for name, chosen in _whole((one,), plugins)[CHOSEN].items()
+            if name == group or name.startswith(f"{group}/")
+        }
     return made
 
 
@@ -88,7 +95,9 @@ def _stands_alone(one: str, choosing: tuple[str, ...], plugins: str | None) -> b
     if any(other is not one and other.startswith((f"{group}/", f"{group}=")) for other in choosing):
         return False
     return _is_plain(group, name, plugins) and all(
-        content == _whole((), plugins).get(key) for key, content in _whole((one,), plugins).items() if key != group
+        content == _whole((), plugins).get(key)
+        for key, content in _whole((one,), plugins).items()
+        if key not in (group, CHOSEN)
     )
 
 

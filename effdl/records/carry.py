@@ -248,8 +248,8 @@ def name_of(spec: config.Spec) -> str:
 
 
 def label(spec: config.Spec) -> str:
-    """A short name for people: method arch dataset seed."""
-    parts = [type(part).__name__.lower() for part in (spec.method, spec.arch, spec.dataset)]
+    """A short name for people: method arch dataset seed, by their choices where these are known, else by their classes."""
+    parts = (spec.chosen.get(group) or getattr(spec, group).snake_name() for group in ("method", "arch", "dataset"))
     return f"{' '.join(parts)} seed {spec.seed}"
 
 
