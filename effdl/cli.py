@@ -53,6 +53,7 @@ def main(entry: Callable[[], Any]) -> None:
             return
         if unknown := [a for a in arguments if a.startswith("-") and a.split("=")[0] not in FLAGS]:
             raise ConfigError(f"{unknown[0]}: unknown option; values are given as key=value, see --help")
+        config.refuse(arguments)
         if many and torchrun.place().size > 1:
             raise ConfigError(f"-m: torchrun's {torchrun.place().size} processes carry out one run, not a sweep")
         if any(a.startswith("-") for a in arguments):
@@ -78,6 +79,7 @@ def main(entry: Callable[[], Any]) -> None:
 def run_overrides(arguments: Sequence[str], again: bool = False) -> int:
     """One run from overrides, answered as run.py does. again: whatever record there is of it is set aside first."""
     _results.clear()
+    config.refuse(arguments)
     composed = config.compose(arguments)
     if again:
         _set_aside(composed)
@@ -117,6 +119,7 @@ def _named(spec: config.Spec) -> config.Spec:
 
 def sweep(composed: Sequence[Any]) -> list[dict[str, Any]]:
     """The composed configs of a multirun; all are built before the first starts."""
+    config.values_of_a_sweep(composed)
     specs = [config.build(one) for one in composed]
     results = _execute(specs, composed[0])
     _results.extend(results)

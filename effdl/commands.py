@@ -90,6 +90,7 @@ def plan(options: argparse.Namespace) -> int:
         from effdl.records.plan import cost
         from effdl.reproduce.planned import cost_of_run
 
+        config.refuse(options.what)
         spec = config.build(config.compose(options.what))
         if options.time:
             print("effdl: trying a few steps of each layer", file=sys.stderr, flush=True)

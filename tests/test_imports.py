@@ -40,7 +40,10 @@ LIGHT = (
     "commands",
     "cli",
     "cache",
-    *(f"config/{name}" for name in ("__init__", "composition", "grammar", "groups", "identity", "spec")),
+    *(
+        f"config/{name}"
+        for name in ("__init__", "composition", "explain", "grammar", "groups", "identity", "mistakes", "parts", "spec")
+    ),
     "search/setting",
     "errors",
     "rng",

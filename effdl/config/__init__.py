@@ -16,6 +16,7 @@ from effdl.config.groups import (
     search_path,
 )
 from effdl.config.identity import all_settings, dump, identity, is_setting, run_id, run_ids
+from effdl.config.mistakes import refuse, values_of_a_sweep
 from effdl.config.parts import composed
 from effdl.config.spec import Spec, build, build_choice, build_setting, check
 
@@ -44,7 +45,9 @@ __all__ = [
     "identity",
     "is_setting",
     "plugin_folders",
+    "refuse",
     "run_id",
     "run_ids",
     "search_path",
+    "values_of_a_sweep",
 ]

@@ -110,10 +110,29 @@ def chosen_by_hydra(choices: Any = None) -> dict[str, str]:
     return {str(group): str(name) for group, name in choices.items() if group in GROUPS and isinstance(name, str)}
 
 
+def parse(override: str) -> Any:
+    """An override as Hydra reads it. Raises ConfigError."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        return OverridesParser.create().parse_override(override)
+    except HydraException as error:
+        raise ConfigError(f"{override}: {one_line(error)}") from None
+
+
 def composition_error(error: BaseException, overrides: Sequence[str] = ()) -> ConfigError:
     """Hydra's several lines as one that keeps the key and what there is instead."""
+    from effdl.config.mistakes import unreadable
+
+    flags = any(one.startswith("-") for one in overrides)  # whose values stand among them
+    given = [one for one in overrides if not flags or "=" in one or one.startswith("~")]
+    if said := next(filter(None, map(unreadable, given)), None):
+        return ConfigError(said)
     if missing := getattr(error, "missing_cfg_file", None):
         group, _, name = missing.rpartition("/")
+        if not group:
+            return ConfigError(f"--config-name {name}: there is no such config; --config-dir names the folder that it is in")
         return ConfigError(f"{group}={name}: unknown choice; there are {', '.join(choices(group))}")
     lines = [line.strip() for line in (str(error) or str(error.__cause__)).splitlines() if line.strip()]
     noise = (

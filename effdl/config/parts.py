@@ -12,7 +12,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from effdl.config.composition import CHOSEN, SETS_A_VALUE, compose
+from effdl.config.composition import CHOSEN, SETS_A_VALUE, compose, parse
 from effdl.config.groups import BASE, GROUPS, SEVERAL, config_file, defaults_of
 from effdl.errors import ConfigError
 
@@ -55,14 +55,11 @@ def _set(plain: Plain, setting: Sequence[str]) -> Plain | None:
 @lru_cache(maxsize=4096)
 def _parsed(text: str) -> tuple[list[str], Any] | None:
     """The path and the value of an override; None where it does more than set a value. Parsing takes a millisecond."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-
     if not SETS_A_VALUE.match(text) or "${" in text:
         return None
     try:
-        override = OverridesParser.create().parse_override(text)
-    except HydraException:
+        override = parse(text)
+    except ConfigError:
         return None
     if override.is_sweep_override() or isinstance(value := override.value(), dict):
         return None

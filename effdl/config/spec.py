@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from effdl.config.composition import CHOSEN, chosen_by_hydra, compose
 from effdl.config.groups import GROUPS, MAY_BE_NONE, OF_RUNS, SEVERAL, choices, holder, plugin_folders
+from effdl.config.mistakes import unbuildable
 from effdl.errors import ConfigError, one_line
 
 PLACES = ("results", "workers", *OF_RUNS)  # root keys that say where and how, not what
@@ -107,6 +108,8 @@ def build_setting(node: Any, group: str, key: str | None = None) -> Any:
     base = locate(GROUPS[group].replace(":", "."), dotted)
     if not (isinstance(cls, type) and issubclass(cls, base)):
         raise ConfigError(f"{dotted}._target_: {node['_target_']} is no {base.__name__}, so it cannot be a choice of {group}")
+    if said := unbuildable(cls, str(node["_target_"]), dotted, group):
+        raise ConfigError(said)
     values = {
         key: build_setting(value, f"{group}/{key}") if f"{group}/{key}" in GROUPS else value
         for key, value in node.items()
@@ -132,6 +135,10 @@ def _explain(error: Mapping[str, Any], group: str, names: list[str]) -> str:
 
 def locate(target: str, where: str) -> Any:
     module, _, name = target.rpartition(".")
+    if not module:
+        raise ConfigError(
+            f"{where}._target_: {target!r} names no module; a class is named as effdl.methods.backprop.Backprop is"
+        )
     plugin_folders()
     try:
         return getattr(importlib.import_module(module), name)
