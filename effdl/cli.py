@@ -14,7 +14,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from effdl import config, jobs, torchrun
-from effdl.errors import ConfigError, EffdlError, RecordError, one_line
+from effdl.errors import ConfigError, EffdlError, RecordError, crash, one_line
 
 _results: list[dict[str, Any]] = []  # of this process's runs, in order; Hydra gives no way to return them
 _searches: list[tuple[dict[str, Any], int]] = []  # what this process's searches found, and their exit codes
@@ -24,17 +24,6 @@ _jobs: list[jobs.Job] = []  # at most one, that this process works on for anothe
 FINAL = {"diverged": 6, "failed": 7}  # ends that are a run's answer, and their exit codes
 LAUNCHERS = {"joblib", "submitit", "ray"}  # whose errors are of a job that was killed
 OF_HYDRA = ("hydra.", "hydra/", "+hydra.", "+hydra/")  # overrides that say how runs are carried out, not which
-FLAGS = {"-m", "--multirun", "-c", "--cfg", "--resolve", "-p", "--package", "-i", "--info", "-r", "--run", "-h", "--help"}
-FLAGS |= {"-cp", "--config-path", "-cn", "--config-name", "-cd", "--config-dir", "-sc", "--shell-completion"}
-FLAGS |= {"--hydra-help", "--version", "--experimental-rerun"}
-
-EXAMPLES = """\
-  python run.py                                                     the default: DLL on handwritten digits, seconds
-  python run.py method=backprop arch=vgg13_bn dataset=mnist         says what it will cost before it starts
-  python run.py method=dll method/decision=vgg arch=vgg13_bn        a nested choice has a slash, a value a dot
-  python run.py method.epochs=[3,4,5] optimizer.lr=0.02 seed=1
-  python run.py -m method=dll,backprop seed=0,1,2                   a sweep: six runs, one process a core, resumable
-"""
 
 
 def main(entry: Callable[[], Any]) -> None:
@@ -45,18 +34,19 @@ def main(entry: Callable[[], Any]) -> None:
     asked: Sequence[str] = ()
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     many = bool({"-m", "--multirun"} & set(arguments))
-    sys.argv += _ours(arguments, many)
     gc.disable()  # what the imports make stays; looking through it again and again takes a second
     try:
         if {"-h", "--help"} & set(arguments):
+            from effdl.help import help_page
+
             print(help_page())
             return
-        if unknown := [a for a in arguments if a.startswith("-") and a.split("=")[0] not in FLAGS]:
-            raise ConfigError(f"{unknown[0]}: unknown option; values are given as key=value, see --help")
+        options, overrides = config.told_apart(arguments)
+        config.refuse(overrides)
         if many and torchrun.place().size > 1:
             raise ConfigError(f"-m: torchrun's {torchrun.place().size} processes carry out one run, not a sweep")
-        if any(a.startswith("-") for a in arguments):
-            sys.argv += config.search_path()
+        if options:
+            sys.argv[1:] = [*options, *overrides, *_ours(arguments, many), *config.search_path()]
             asked = _asked(arguments) if many else ()
             entry()
         else:  # the same without Hydra's second composition, which would be half of the time to answer from a record
@@ -92,19 +82,40 @@ def _ours(arguments: Sequence[str], many: bool) -> Iterator[str]:
         yield "hydra/sweeper=effdl_search"
 
 
-def run_overrides(arguments: Sequence[str]) -> int:
-    """One run from overrides, answered as run.py does."""
+def run_overrides(arguments: Sequence[str], again: bool = False) -> int:
+    """One run from overrides, answered as run.py does. again: whatever record there is of it is set aside first."""
     _results.clear()
-    run(config.compose(arguments))
+    config.refuse(arguments)
+    composed = config.compose(arguments)
+    if again:
+        _set_aside(composed)
+    run(composed)
     _answer(_results, many=False)
     return 0
+
+
+def _set_aside(composed: Any) -> None:
+    """Raises EffdlError where the run could not begin."""
+    from effdl.records.carry import fingerprint
+    from effdl.records.earlier import set_aside
+
+    if torchrun.place().rank > 0:  # the first owns the record
+        return
+    spec = config.build(composed)
+    spec.dataset.load()  # nothing is moved for a run that cannot begin
+
+    def say(text: str) -> None:
+        print(f"effdl: {text}", file=sys.stderr, flush=True)
+
+    found = set_aside(places(composed)[0], config.run_id(spec, fingerprint(spec.dataset)), say)
+    say("there was no record of this run" if found is None else f"its record is set aside in {found}")
 
 
 def run(composed: Any) -> float | None:
     """One composed config, alone in this process. Returns its score if it is the job of a sweeper that wants one."""
     if composed.get("search") is not None:
         raise ConfigError("search: is of many runs; python run.py -m search=... carries them out")
-    spec = config.build(composed)
+    spec = _named(config.build(composed))
     if not _jobs:
         _results.extend(_execute([spec], composed))
         return None
@@ -118,11 +129,17 @@ def run(composed: Any) -> float | None:
     return None if job.wanted is None else job.wanted.of(spec, result)
 
 
+def _named(spec: config.Spec) -> config.Spec:
+    """The same, with the names of its choices where Hydra composed it for run.py."""
+    return spec if spec.chosen else replace(spec, chosen=config.chosen_by_hydra())
+
+
 def sweep(composed: Sequence[Any], wanted: jobs.Wanted | None = None) -> list[float | Exception | None]:
     """The composed configs of a multirun; all are built before the first starts.
 
     Returns to a sweeper that wants scores the one of each, or why there is none; what cannot be built stops no other then.
     """
+    config.values_of_a_sweep(composed)
     if wanted is None:
         _results.extend(_execute([config.build(one) for one in composed], composed[0]))
         return [None] * len(composed)
@@ -289,11 +306,13 @@ def places(composed: Any) -> tuple[Path, int]:
 
 def _answer(results: list[dict[str, Any]], many: bool) -> None:
     """The JSON line on standard output, a line on standard error if something did not finish, the exit code."""
+    from effdl.records.report import source
+
     bad = [result for result in results if result["status"] != "finished"]
-    if bad and many:  # each had its line when it ended
+    if bad and len(results) > 1:  # each had its line when it ended
         print(f"effdl: {'; '.join(_unfinished(results))}", file=sys.stderr)
     elif bad:
-        torchrun.fail(f"{bad[0]['name']}: {bad[0]['status']}: {bad[0]['reason']}")
+        torchrun.fail(f"{bad[0]['name']}: {bad[0]['status']}: {bad[0]['reason']}{source(bad[0])}")
     for result in bad:
         if os.environ.get("EFFDL_DEBUG") and "trace" in result:
             print(result["trace"], file=sys.stderr)
@@ -342,32 +361,8 @@ def stop_for(error: Exception, arguments: Sequence[str]) -> None:
     if other := next((one for one in arguments if one.startswith(("hydra/sweeper=", "hydra/launcher="))), None):
         lacking = config.missing_package(error)
         stop(f"{other}: {f'needs the package {lacking}, which is not installed' if lacking else one_line(error)}", 1)
-    stop(f"{one_line(error)} (this should not happen; EFFDL_DEBUG=1 shows where)", 1)
+    stop(crash(error), 1)
 
 
 def _is_of_launcher(error: Exception) -> bool:
     return type(error).__module__.split(".")[0] in LAUNCHERS
-
-
-def help_page() -> str:
-    """Every group with its choices and what they are, from the YAML files alone."""
-    lines = ["effdl: train networks by rules other than plain end-to-end backpropagation.", ""]
-    lines += ["python run.py [-m] [group=choice] [group.key=value] ...", ""]
-    for group in config.GROUPS:
-        lines.append(f"{group}:")
-        default = config.default_choices().get(group)
-        for name in config.choices(group):
-            mark = "*" if name == default else " "
-            lines.append(f" {mark} {name:<20} {config.about(group, name)}")
-        lines.append("")
-    lines += [
-        "Root keys: seed (0), test_every (epoch, segment, run), results (folder of the records), workers (of a sweep).",
-        "",
-    ]
-    lines += ["* is the default. Any key of a choice can be set; a wrong one is answered with those that there are.", ""]
-    lines += ["Examples:", EXAMPLES.rstrip(), ""]
-    lines += [
-        "The last line on standard output is one JSON object with run_id, status, path and summary; the same command asked"
-    ]
-    lines += ["again answers from the record, and goes on where it was if it was killed. `make demo` shows the main idea."]
-    return "\n".join(lines)

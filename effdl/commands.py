@@ -1,8 +1,9 @@
-"""The console command ``effdl``: list, plan, run, status, report, publish."""
+"""The console command ``effdl``: list, explain, plan, run, status, report, publish."""
 
 import argparse
 import json
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,6 +47,8 @@ def parser() -> argparse.ArgumentParser:
         made.add_argument("--cell", help="only these cells: axis=level,axis=level")
         made.add_argument("--workers", type=_count, default=os.cpu_count() or 1, help="processes (one a core)")
         made.add_argument("--json", action="store_true", help="one JSON object on standard output")
+        if name == "run":
+            made.add_argument("--again", action="store_true", help="of a single run, set its record aside and make it anew")
         if name == "plan":
             made.add_argument(
                 "--time", action="store_true", help="of a single run, measure a few steps too; of several they always are"
@@ -63,7 +66,12 @@ def parser() -> argparse.ArgumentParser:
         if name == "report":
             made.add_argument("--json", action="store_true", help="the verdicts as one JSON object on standard output")
     add("list", list_all, "every artefact, and every choice of every group").add_argument("--json", action="store_true")
-    add("status", status, "every artefact and claim: declared, run, held").add_argument("--json", action="store_true")
+    made = add("status", status, "every artefact and claim, or one artefact: declared, run, held")
+    made.add_argument("what", nargs="?", help="an artefact's id")
+    made.add_argument("--json", action="store_true")
+    made = add("explain", explain, "what may be set: every key of a choice, or one key")
+    made.add_argument("what", nargs="+", help="method=dll, method.epochs, or seed")
+    made.add_argument("--json", action="store_true")
     return top
 
 
@@ -87,6 +95,7 @@ def plan(options: argparse.Namespace) -> int:
         from effdl.records.plan import cost
         from effdl.reproduce.planned import cost_of_run
 
+        config.refuse(options.what)
         spec = config.build(config.compose(options.what))
         if options.time:
             print("effdl: trying a few steps of each layer", file=sys.stderr, flush=True)
@@ -139,7 +148,9 @@ def _places(options: argparse.Namespace, composed: Any) -> tuple[Path, int]:
 def run(options: argparse.Namespace) -> int:
     """Run an artefact and report it, or run one Spec."""
     if not _is_artefact(options):
-        return cli.run_overrides([*options.what, f"results={json.dumps(str(options.results))}"])
+        return cli.run_overrides([*options.what, f"results={json.dumps(str(options.results))}"], options.again)
+    if options.again:
+        raise ConfigError("--again: sets the record of one run aside; give its overrides, not an artefact's id")
     from effdl.records.report import Console
     from effdl.reproduce import conduct, searched
     from effdl.reproduce.sought import MISSING
@@ -188,21 +199,37 @@ def status(options: argparse.Namespace) -> int:
     """Print what is declared, run and held."""
     from effdl.reproduce import catalogue, console
 
+    if options.what and (line := catalogue.why_not(options.what)) is not None:
+        print(line)
+        return 0
     with console.tracking() as track:
-        found = catalogue.status(options.results, track)
+        found = catalogue.status(options.results, track, options.what)
     print(json.dumps(found) if options.json else catalogue.status_text(found))
+    return 0
+
+
+def explain(options: argparse.Namespace) -> int:
+    """Print what may be set, with defaults, ranges and meaning."""
+    from effdl.config import explain as explaining
+
+    found = explaining.explain(options.what)
+    print(json.dumps(found) if options.json else explaining.text(found, shutil.get_terminal_size((128, 24)).columns))
     return 0
 
 
 def _is_artefact(options: argparse.Namespace) -> bool:
     """Whether an id is given, or overrides. Raises ConfigError where it is neither."""
-    if len(options.what) == 1 and "=" not in options.what[0]:
+    if len(options.what) == 1 and not _is_override(options.what[0]):
         return True
     if misplaced := [name for name in ("scale", "cell") if getattr(options, name)]:
         raise ConfigError(f"--{misplaced[0]}: belongs to an artefact's id, not to overrides")
-    if ids := [one for one in options.what if "=" not in one]:
+    if ids := [one for one in options.what if not _is_override(one)]:
         raise ConfigError(f"{ids[0]}: an artefact stands alone; its settings are those of its scales")
     return False
+
+
+def _is_override(text: str) -> bool:
+    return "=" in text or text.startswith("~")
 
 
 def _why_not(name: str) -> str | None:

@@ -1,5 +1,10 @@
 """What can go wrong, in one line each, and the exit code that says which kind it was."""
 
+import os
+import sysconfig
+import traceback
+from pathlib import Path
+
 
 class EffdlError(Exception):
     """An error that the user can act on; its text is one line that says what and what to do."""
@@ -55,6 +60,20 @@ class Stopped(EffdlError):
 
 class IllConditionedWarning(RuntimeWarning):
     """A linear system is beyond what the precision holds; the text says which, and names remedies."""
+
+
+def crash(error: BaseException) -> str:
+    """A crash in one line: what was raised, the line of the user's own code that it came from, else of ours, and how to see
+    the rest."""
+    frames = traceback.extract_tb(error.__traceback__)
+    home = Path(__file__).resolve().parents[1]
+    ours = [frame for frame in frames if Path(frame.filename).is_relative_to(home / "effdl")]
+    rooms = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib", "scripts")]
+    strange = (*rooms, str(home / "effdl"), str(home / "hydra_plugins"), str(home / "run.py"), "<")
+    users = [frame for frame in frames if not frame.filename.startswith(strange)]
+    where = next((f"{one.filename}, line {one.lineno}, in {one.name}" for one in [*ours[-1:], *users[-1:]][::-1]), "")
+    said = f"{one_line(error)}{f' ({where})' if where else ''}"
+    return said if os.environ.get("EFFDL_DEBUG") else f"{said}; EFFDL_DEBUG=1 shows the whole traceback"
 
 
 def one_line(error: BaseException) -> str:

@@ -221,6 +221,12 @@ def test_wrong_declaration_is_refused_in_one_line_that_names_the_key(
         ("- id\n- toy\n", "must be keys with values"),
         ("5\n", "must be keys with values"),
         ("id: [toy\n", "line 2"),
+        (
+            "id: toy\naxes:\n  width: {49: {}, 98: {}}\n",
+            "axes.width.49: names are text, so one like a number or a switch stands",
+        ),
+        ("id: toy\naxes:\n  width: {49: {}}\n", 'stands in quotes: "49"'),
+        ("id: toy\naxes:\n  bias: {yes: {}}\n", 'stands in quotes: "true"'),
         ("id: toy\nmetric: ${none}\n", "'none' not found"),
     ],
 )

@@ -86,8 +86,8 @@ def test_sweep_prints_one_json_object_with_its_runs_in_order(tmp_path: Path) -> 
     assert len(done.stdout.splitlines()) == 1
     runs = answer(done)["runs"]
     assert [(one["name"].split()[0], one["seed"]) for one in runs] == [
-        ("segmentwise", 0),
-        ("segmentwise", 1),
+        ("dll", 0),
+        ("dll", 1),
         ("backprop", 0),
         ("backprop", 1),
     ]

@@ -82,6 +82,19 @@ def test_status_counts_what_has_run_and_what_was_published(capsys: pytest.Captur
     assert found["counts"] == {"printed": {"without a verdict": len(declared)}}
 
 
+@pytest.mark.usefixtures("alone")
+def test_status_of_one_artefact_tells_of_it_alone(capsys: pytest.CaptureFixture[str], toy: str) -> None:
+    code, out, _ = effdl(capsys, "status", "toy", toy)
+    assert code == 0 and re.search(r"^  toy +smoke +0 of 8 runs done; nothing published$", out, re.MULTILINE)
+    assert re.search(r"^  level +not run$", out, re.MULTILINE) and "not declared" not in out and len(out.splitlines()) < 12
+    found = json.loads(effdl(capsys, "status", "toy", "--json", toy)[1])
+    assert list(found["artefacts"]) == ["toy"] and found["declared"]["level"]["scale"] is None
+    code, out, _ = effdl(capsys, "status", "fig-3.1", toy)
+    assert code == 0 and "fig-3.1" in out and "not declared yet" in out
+    code, out, err = effdl(capsys, "status", "fig-9.9", toy)
+    assert (code, out) == (2, "") and "no such artefact" in err
+
+
 def test_plan_of_an_artefact_is_one_json_object_with_each_cells_cost(capsys: pytest.CaptureFixture[str], toy: str) -> None:
     code, out, _ = effdl(capsys, "plan", "toy", toy, "--workers", "1", "--json")
     planned = json.loads(out)

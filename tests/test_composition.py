@@ -2,13 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError
 
 from effdl import cache, config
-from effdl.config import composition
+from effdl.config import composition, parts
 from effdl.errors import ConfigError
 from effdl.reproduce import artefact
 
@@ -67,6 +68,62 @@ def test_declared_cells_are_the_configs_that_hydra_makes_of_them(own_cache: Path
     for cell in cells[::45]:
         texts = [json.dumps(OmegaConf.to_container(one)) for one in (config.compose(cell), composition._composed(cell))]
         assert texts[0] == texts[1]
+        assert config.composed(cell) == json.loads(texts[1])
+
+
+def plain(overrides: list[str]) -> Any:
+    return OmegaConf.to_container(composition._composed(overrides), resolve=True)
+
+
+PARTS = [
+    ["dataset=mnist", "arch=mlp", "arch.hidden=[8,9]", "seed=3"],
+    ["dataset=sine", "method=platonic", "arch=mlp", "method/solver=ridge", "hardware=cpu", "method.tries=5"],
+    ["arch=mlp", "objective=softmax_ce", "method=elm", "dataset=digits"],  # over what the method chooses
+    ["optimizer=adamw", "optimizer/schedule=multi_step", "augment=auto_augment_svhn", "dataset=svhn"],
+    ["probe=[stable_rank]", "filter=random_subset", "optimizer=adamw"],
+    ["filter=none", "search=none", "results='a, b'"],
+    ["+anything={a: 1}", "arch=mlp"],
+]
+
+
+@pytest.mark.parametrize("overrides", PARTS, ids=lambda overrides: " ".join(overrides))
+def test_config_of_parts_is_the_one_that_hydra_makes_of_the_whole(overrides: list[str], own_cache: Path) -> None:
+    parts._choices.cache_clear()
+    assert config.composed(overrides) == plain(overrides)
+
+
+def test_a_choice_that_speaks_of_other_groups_is_no_part(
+    own_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "plugin" / "configs"
+    texts = {
+        "arch/wide.yaml": "defaults: [mlp, _self_]\nhidden: [99]\n",
+        "filter/worded.yaml": "# @package _global_\nfilter: null\nseed: 7\n",
+        "augment/follows.yaml": "# @package _global_\naugment: null\ntest_every: ${oc.env:EVERY}\n",
+    }
+    for name, text in texts.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(f"# A choice.\n{text}" if not text.startswith("# @") else text)
+    monkeypatch.setenv("EFFDL_PLUGINS", str(tmp_path / "plugin"))
+    monkeypatch.setenv("EVERY", "run")
+    for chosen in (["filter=worded"], ["augment=follows"], ["filter=worded", "augment=follows", "seed=3"]):
+        overrides = [*chosen, "arch=wide", "optimizer.lr=0.5"]
+        assert config.composed(overrides) == plain(overrides), chosen
+
+
+def test_a_part_that_is_changed_leaves_the_others_as_they_were() -> None:
+    config.composed(["arch=mlp"])["arch"]["hidden"].append(7)
+    config.composed(["arch=mlp", "arch.hidden=[3]"])["arch"]["hidden"].append(7)
+    assert 7 not in config.composed(["arch=mlp"])["arch"]["hidden"]
+    assert config.composed(["arch=mlp", "arch.hidden=[3]"])["arch"]["hidden"] == [3]
+
+
+@pytest.mark.slow
+def test_every_declared_cell_is_the_config_that_hydra_makes_of_it() -> None:
+    declarations = [artefact.load(name) for name in artefact.declared()]
+    scales = [(declaration, scale) for declaration in declarations for scale in declaration.artefact.scales]
+    for cell in {tuple(cell.overrides) for declaration, scale in scales for cell in declaration.all_cells(scale)}:
+        assert config.composed(cell) == OmegaConf.to_container(config.compose(cell), resolve=True), cell
 
 
 def test_what_is_more_than_choices_and_values_is_left_to_hydra(composed_here: list[list[str]]) -> None:

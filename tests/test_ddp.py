@@ -198,8 +198,8 @@ def test_killed_in_the_middle_and_started_again_it_ends_in_the_numbers_of_a_run_
 @pytest.mark.parametrize(
     ("what", "said"),
     [
-        ("ValueError", "effdl: rank 1: segmentwise mlp idx seed 0 ({}): error: ValueError: out of luck"),
-        ("FitFailed", "effdl: rank 1: segmentwise mlp idx seed 0 ({}): error: out of luck"),
+        ("ValueError", "effdl: rank 1: dll mlp mnist seed 0 ({}): error: ValueError: out of luck"),
+        ("FitFailed", "effdl: rank 1: dll mlp mnist seed 0 ({}): error: out of luck"),
     ],
 )
 def test_what_happens_to_one_rank_stops_all_with_its_rank_and_message(what: str, said: str, folder: Path) -> None:

@@ -15,6 +15,7 @@ from effdl.config import (
     build,
     compose,
     run_id,
+    run_ids,
 )
 from effdl.datasets.digits import Digits
 from effdl.datasets.idx import Idx
@@ -66,6 +67,14 @@ def name_of(*overrides: str, data: str = "data") -> str:
 )
 def test_a_runs_name_does_not_depend_on_spelled_out_defaults_places_or_workers(override: str) -> None:
     assert name_of(override) == name_of()
+
+
+def test_names_of_many_seeds_are_those_of_each_by_itself() -> None:
+    for overrides in ((), ("method=platonic", "arch=mlp"), ("dataset=two_spirals", "arch=mlp", "objective=linear_mse")):
+        one = spec(*overrides)
+        assert run_ids(one, "data", [0, 7, 1_234_567]) == [
+            run_id(replace(one, seed=seed), "data") for seed in (0, 7, 1_234_567)
+        ]
 
 
 def test_a_preset_that_says_only_defaults_has_the_name_of_its_class() -> None:

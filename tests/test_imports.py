@@ -31,7 +31,8 @@ MAY = {
     "search": {"config", "errors", "records", "rng", "setting"},
     "reproduce": PARTS | {"config", "records", "search"},
     "jobs": {"config", "errors", "records"},
-    "cli": {"config", "errors", "jobs", "records", "reproduce", "search", "torchrun"},
+    "help": {"config"},
+    "cli": {"config", "errors", "help", "jobs", "records", "reproduce", "search", "torchrun"},
     "commands": {"cli", "config", "errors", "records", "reproduce"},
     "__main__": {"commands"},
 }
@@ -40,9 +41,24 @@ LIGHT = (
     *(f"reproduce/{name}" for name in OF_REPRODUCE),
     "commands",
     "cli",
+    "help",
     "jobs",
     "cache",
-    *(f"config/{name}" for name in ("__init__", "composition", "grammar", "groups", "identity", "spec")),
+    *(
+        f"config/{name}"
+        for name in (
+            "__init__",
+            "composition",
+            "explain",
+            "grammar",
+            "groups",
+            "identity",
+            "mistakes",
+            "options",
+            "parts",
+            "spec",
+        )
+    ),
     "search/setting",
     "errors",
     "rng",

@@ -15,7 +15,7 @@ from declared import QUICK, declare, ran
 
 from effdl import config
 from effdl.errors import HardwareError, RecordError
-from effdl.records import carry
+from effdl.records import carry, earlier
 from effdl.records.process import PROCESS_PEAK
 from effdl.reproduce import artefact, ledger
 from effdl.reproduce.artefact import Declaration
@@ -345,6 +345,25 @@ def test_runs_that_end_in_other_numbers_than_published_are_named_and_the_publish
     other, counted = publish(declare(tmp_path), results)
     assert first.name in other and "not the numbers that are published, which stay" in other
     assert ": 0 runs added, 8 were there" in counted and path(results).read_bytes() == before
+
+
+def test_a_run_made_anew_is_published_with_the_number_of_the_record_that_was_set_aside(results: Path, tmp_path: Path) -> None:
+    (first, *_) = sorted((results / "runs").iterdir())
+    aside = earlier.set_aside(results, first.name, print)
+    assert aside is not None
+    shutil.copytree(aside, first)
+    summary = json.loads((first / "summary.json").read_text())
+    then = summary["summary"]["test/acc"]
+    summary["summary"]["test/acc"] = then + 0.25
+    (first / "summary.json").write_text(json.dumps(summary))
+    (said,) = [text for text in publish(declare(tmp_path), results) if text.startswith("made anew: ")]
+    date = f"{aside.name[:10]} {aside.name[11:].replace('-', ':')}"
+    shown = f"({first.name[:6]}): test/acc {then} in the record of {date}, {then + 0.25} anew"
+    assert shown in said
+    runs = {run["run_id"]: run for line in ledger.read(results, "toy") for run in line["runs"]}
+    assert [one["numbers"]["test/acc"] for one in runs.pop(first.name)["earlier"]] == [then]
+    assert not any("earlier" in run for run in runs.values())
+    assert shown in report(declare(tmp_path), "smoke", ledger.read(results, "toy"))
 
 
 def test_runs_on_other_data_than_the_published_ones_of_their_cell_are_refused(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from command import ROOT, Heard, numbers
+from command import ROOT, Heard, numbers, run_here
 from torch import nn
 
 from effdl import config, load_network
@@ -57,6 +57,28 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, asked: config.Spec, root: Path) -
     (folder,) = (root / "runs").iterdir()
     assert (folder / "checkpoint").exists()
     return folder
+
+
+def test_labels_are_the_names_of_choices_where_these_are_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for overrides, label in (
+        ((), "dll mlp digits seed 0"),
+        (("method=dll_regularized", "dataset=kmnist", "seed=3"), "dll_regularized mlp kmnist seed 3"),
+    ):
+        for made in (config.compose(("arch=mlp", *overrides)), config.composed(("arch=mlp", *overrides))):
+            one = config.build(made, checked=False)
+            assert carry.label(one) == label and "chosen" not in config.dump(one)
+            unnamed = config.build(config.dump(one), checked=False)
+            assert unnamed == one and hash(unnamed) == hash(one) and config.run_id(unnamed, "") == config.run_id(one, "")
+            assert carry.label(unnamed).split()[0] == "segmentwise"  # by its class
+    monkeypatch.chdir(tmp_path)
+    small = ("arch=mlp", "arch.hidden=[8]", "method.epochs=1", "dataset.train_limit=300", "hardware.threads=1")
+    for flags in ((), ("--config-name", "config")):
+        assert run_here(*flags, *small) == 0
+        assert json.loads(capfd.readouterr().out)["name"].startswith("dll mlp digits seed 0 (")
+    assert run_here("-m", *small, "seed=0") == 0
+    assert json.loads(capfd.readouterr().out)["runs"][0]["name"].startswith("dll mlp digits seed 0 (")
 
 
 def test_unfinished_run_of_another_config_is_not_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

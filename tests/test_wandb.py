@@ -110,6 +110,38 @@ def check(result: dict[str, Any], results: Path) -> None:
     assert values(begun.config.update)["arch"]["hidden"] == [8]
 
 
+@pytest.mark.parametrize(
+    ("environment", "setting", "begun"),
+    [
+        ("offline", None, "offline"),
+        ("dryrun", None, "offline"),
+        ("run", None, "online"),
+        (None, None, "online"),
+        ("", None, "online"),
+        ("online", "offline", "offline"),
+        ("offline", "online", "online"),
+    ],
+)
+def test_wandbs_own_variable_says_the_mode_unless_the_config_does(
+    environment: str | None, setting: Any, begun: str, stranger: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if environment is not None:
+        monkeypatch.setenv("WANDB_MODE", environment)
+    modes: list[Any] = []
+    monkeypatch.setattr("effdl.records.wandb._WandbRun", lambda wandb, options, *_: modes.append(options.mode))
+    Wandb(mode=setting).open(stranger / "results" / "runs" / "run", "run", {})
+    assert modes == [begun]
+
+
+def test_disabled_means_no_session_and_another_word_is_said(stranger: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for mode, said in (("disabled", []), ("sideways", ["logger: WANDB_MODE is 'sideways'; effdl knows online, offline and"])):
+        monkeypatch.setenv("WANDB_MODE", mode)
+        heard = Heard()
+        done = carry.carry_out(spec(*QUICK, "logger=wandb"), stranger / mode, heard)
+        assert done["status"] == "finished" and not (stranger / mode / "wandb").exists()
+        assert [line[: len(text)] for line, text in zip(heard.lines, said, strict=True)] == said
+
+
 def test_offline_files_hold_every_number_of_the_record_and_nothing_else_is_left(stranger: Path) -> None:
     done = run(*OFFLINE, cwd=stranger)
     assert done.returncode == 0 and len(done.stdout.splitlines()) == 1 and "wandb" not in done.stderr

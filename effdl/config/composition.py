@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from effdl.cache import recall, remember
@@ -24,6 +24,7 @@ PACKAGES = {  # that bring choices of Hydra's own groups
     "hydra/sweeper=optuna": "hydra-optuna-sweeper",
 }
 SETS_A_VALUE = re.compile(r"(?!hydra\.)[A-Za-z_][\w.]*=")  # a key that is there; nothing of Hydra's own
+CHOSEN = "chosen"  # a root key: group -> the name of its choice, for people
 SWEEP = re.compile(r"(\[[^]]*\]|\{[^}]*\})|,.*")  # outside of brackets, what follows the first value
 
 
@@ -33,7 +34,7 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
     Hydra takes 0.2 s for it, and a table asks for hundreds again and again: what comes out is remembered as plain values,
     interpolations unresolved, under all that goes in. Of cells that differ in values alone, Hydra composes the choices once.
     """
-    key = json.dumps([version("hydra-core"), version("omegaconf"), digest_of_configs(), *overrides])
+    key = json.dumps([CHOSEN, version("hydra-core"), version("omegaconf"), digest_of_configs(), *overrides])
     plain = recall("composed", key)
     if plain is not None:
         remembered: DictConfig = OmegaConf.create(plain)
@@ -89,7 +90,8 @@ def _composed(overrides: Sequence[str]) -> DictConfig:
     hydra.clear()  # a launcher runs within Hydra's own initialisation
     try:
         with initialize_config_dir(str(CONFIGS), **VERSION_BASE):
-            return hydra_compose("config", [*overrides, *search_path()])
+            made = hydra_compose("config", [*overrides, *search_path()], return_hydra_config=True)
+            return _with_choices(made)
     except HydraException as error:
         raise composition_error(error, overrides) from error
     except YAMLError as error:  # names its file
@@ -100,10 +102,47 @@ def _composed(overrides: Sequence[str]) -> DictConfig:
         hydra.hydra = running
 
 
+def _with_choices(made: DictConfig) -> DictConfig:
+    """The config without Hydra's own node, which knows what was chosen; that stands under `CHOSEN`."""
+    named = chosen_by_hydra(made.hydra.runtime.choices)
+    with open_dict(made):
+        del made["hydra"]
+        made[CHOSEN] = named
+    return made
+
+
+def chosen_by_hydra(choices: Any = None) -> dict[str, str]:
+    """group -> the choice by its name: of what Hydra notes, by default of the command that it composed in this process."""
+    from hydra.core.hydra_config import HydraConfig
+
+    if choices is None:
+        choices = HydraConfig.get().runtime.choices if HydraConfig.initialized() else {}
+    return {str(group): str(name) for group, name in choices.items() if group in GROUPS and isinstance(name, str)}
+
+
+def parse(override: str) -> Any:
+    """An override as Hydra reads it. Raises ConfigError."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        return OverridesParser.create().parse_override(override)
+    except HydraException as error:
+        raise ConfigError(f"{override}: {one_line(error)}") from None
+
+
 def composition_error(error: BaseException, overrides: Sequence[str] = ()) -> ConfigError:
     """Hydra's several lines as one that keeps the key and what there is instead."""
+    from effdl.config.mistakes import unreadable
+
+    flags = any(one.startswith("-") for one in overrides)  # whose values stand among them
+    given = [one for one in overrides if not flags or "=" in one or one.startswith("~")]
+    if said := next(filter(None, map(unreadable, given)), None):
+        return ConfigError(said)
     if missing := getattr(error, "missing_cfg_file", None):
         group, _, name = missing.rpartition("/")
+        if not group:
+            return ConfigError(f"--config-name {name}: there is no such config; --config-dir names the folder that it is in")
         if package := PACKAGES.get(f"{group}={name.split('_')[0]}"):
             return ConfigError(f"{group}={name}: needs the package {package}, which is not installed")
         there = choices(group) or error.options  # type: ignore[attr-defined]
@@ -134,7 +173,7 @@ def composition_error(error: BaseException, overrides: Sequence[str] = ()) -> Co
         if match[1] in GROUPS:
             group, child = match[1].split("/")
             return ConfigError(f"{match[1]}: the chosen {group} has no {child}; {group}={holder(match[1])[0]} has")
-        return ConfigError(f"{match[1]}: unknown key; {_instead(match[1], overrides)}")
+        return ConfigError(f"{match[1]}: unknown key; {instead(match[1], overrides)}")
     if match := re.match(r"Ambiguous value for argument '(.+?)'", text):
         return ConfigError(f"{match[1]}: several values make a sweep, which needs -m; one list is written key=[a,b]")
     key = getattr(error, "override", None)
@@ -150,7 +189,7 @@ def missing_package(error: BaseException | None) -> str | None:
     return None
 
 
-def _instead(key: str, overrides: Sequence[str]) -> str:
+def instead(key: str, overrides: Sequence[str]) -> str:
     """What could stand in the place of an unknown key, given the other overrides (of a sweep, its first run)."""
     if "/" in key:
         return f"there are the groups {', '.join(GROUPS)}"
@@ -163,5 +202,5 @@ def _instead(key: str, overrides: Sequence[str]) -> str:
         node = None
     if not isinstance(node, DictConfig):
         return "--help lists the groups and their choices"
-    keys = sorted(str(k) for k in node if k not in ("_target_", "hydra"))
+    keys = sorted(str(k) for k in node if k not in ("_target_", "hydra", CHOSEN))
     return f"there are {', '.join(keys) or 'none'}"

@@ -50,24 +50,24 @@ def config_file(group: str, name: str) -> Path:
 
 def default_choices() -> dict[str, str]:
     """The choice of each group where nothing is said; of a nested one in the first choice of its parent that has it."""
-    found = _defaults_of(CONFIGS / "config.yaml")
+    found = defaults_of(CONFIGS / "config.yaml")
     return found | {group: holder(group)[1] for group in GROUPS if "/" in group}
 
 
 def holder(group: str) -> tuple[str, str]:
     """A nested group's first parent choice that has it, the default before all others, and what it chooses there."""
     parent, child = group.split("/")
-    default = _defaults_of(CONFIGS / "config.yaml")[parent]
+    default = defaults_of(CONFIGS / "config.yaml")[parent]
     for name in sorted(choices(parent), key=lambda name: (name != default, name)):
         path: Path | None = config_file(parent, name)
         while path is not None:
-            if child in (found := _defaults_of(path)):
+            if child in (found := defaults_of(path)):
                 return name, found[child]
             path = config_file(parent, found[BASE]) if BASE in found else None
     raise AssertionError(f"no choice of {parent} has a {child}")
 
 
-def _defaults_of(path: Path) -> dict[str, str]:
+def defaults_of(path: Path) -> dict[str, str]:
     """What a YAML's defaults list chooses by group, and under `BASE` the choice that it builds on; without overrides."""
     import yaml
 

@@ -2,14 +2,15 @@
 
 import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from pydantic import ValidationError
 
-from effdl.config.composition import compose
+from effdl.config.composition import CHOSEN, chosen_by_hydra, compose
 from effdl.config.groups import GROUPS, MAY_BE_NONE, OF_RUNS, SEVERAL, choices, holder, plugin_folders
+from effdl.config.mistakes import unbuildable
 from effdl.errors import ConfigError, one_line
 
 PLACES = ("results", "workers", *OF_RUNS)  # root keys that say where and how, not what
@@ -23,6 +24,7 @@ class Spec:
 
     test_every: how often networks under training are measured on the test split, for the record only.
     probe: by name, so that equal choices are equal Specs.
+    chosen: group -> the choice by its name, for people, where that is known.
     """
 
     dataset: Any
@@ -37,6 +39,7 @@ class Spec:
     filter: Any = None
     probe: tuple[Any, ...] = ()
     augment: Any = None
+    chosen: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def draws(self) -> tuple[str, ...]:
@@ -59,9 +62,12 @@ def build(config: DictConfig | Mapping[str, Any], *, checked: bool = True) -> Sp
         keys = [str(key) for key in config if key != "hydra"]
         ours = config if len(keys) == len(config) else OmegaConf.masked_copy(config, keys)
         plain = dict(OmegaConf.to_container(ours, resolve=True))  # type: ignore[arg-type]
+        if "hydra" in config:  # of a sweep, whose runs Hydra composes
+            plain[CHOSEN] = chosen_by_hydra(config.hydra.runtime.choices)
     for key in PLACES:
         plain.pop(key, None)
-    known = {f.name for f in fields(Spec)}
+    chosen = plain.pop(CHOSEN, {})
+    known = {f.name for f in fields(Spec)} - {CHOSEN}
     if unknown := sorted(set(plain) - known):
         raise ConfigError(f"{unknown[0]}: unknown key; there are {', '.join(sorted(known))}")
     settings = {g: (_build_several if g in SEVERAL else build_setting)(plain.get(g), g) for g in OF_A_RUN}
@@ -70,7 +76,7 @@ def build(config: DictConfig | Mapping[str, Any], *, checked: bool = True) -> Sp
         raise ConfigError(f"seed: a whole number from 0, not {seed!r}")
     if test_every not in TEST_EVERY:
         raise ConfigError(f"test_every: one of {', '.join(TEST_EVERY)}, not {test_every!r}")
-    spec = Spec(**settings, seed=seed, test_every=test_every)
+    spec = Spec(**settings, seed=seed, test_every=test_every, chosen=chosen)
     exact = spec.method.fits_least_squares
     spec = replace(spec, hardware=spec.hardware.resolved(spec.arch.gains_by_channels_last, exact))
     if checked:
@@ -98,10 +104,12 @@ def build_setting(node: Any, group: str, key: str | None = None) -> Any:
         raise ConfigError(f"{dotted}: needs a choice, see --help")
     if not isinstance(node, Mapping) or "_target_" not in node:
         raise ConfigError(f"{dotted}: {node!r} has no _target_; name a choice of the group ({', '.join(choices(group))})")
-    cls = _locate(str(node["_target_"]), dotted)
-    base = _locate(GROUPS[group].replace(":", "."), dotted)
+    cls = locate(str(node["_target_"]), dotted)
+    base = locate(GROUPS[group].replace(":", "."), dotted)
     if not (isinstance(cls, type) and issubclass(cls, base)):
         raise ConfigError(f"{dotted}._target_: {node['_target_']} is no {base.__name__}, so it cannot be a choice of {group}")
+    if said := unbuildable(cls, str(node["_target_"]), dotted, group):
+        raise ConfigError(said)
     values = {
         key: build_setting(value, f"{group}/{key}") if f"{group}/{key}" in GROUPS else value
         for key, value in node.items()
@@ -125,8 +133,12 @@ def _explain(error: Mapping[str, Any], group: str, names: list[str]) -> str:
     return f"{group}.{'.'.join(path)}: {message}, got {error['input']!r}"
 
 
-def _locate(target: str, where: str) -> Any:
+def locate(target: str, where: str) -> Any:
     module, _, name = target.rpartition(".")
+    if not module:
+        raise ConfigError(
+            f"{where}._target_: {target!r} names no module; a class is named as effdl.methods.backprop.Backprop is"
+        )
     plugin_folders()
     try:
         return getattr(importlib.import_module(module), name)

@@ -1,13 +1,9 @@
 """One Spec carried out from start to summary: the only place where data, network, method and records meet."""
 
-import os
-import platform
-import re
-import subprocess
-import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from datetime import datetime
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
@@ -23,13 +19,15 @@ from effdl import config
 from effdl.archs.adapt import InputBlock
 from effdl.archs.chain import BlockChain
 from effdl.datasets.problem import Dataset, Facts, Problem, Split, check_classes, split
-from effdl.errors import DataError, Diverged, EffdlError, FitFailed, HardwareError, RecordError
+from effdl.errors import DataError, Diverged, EffdlError, FitFailed, HardwareError, RecordError, one_line
 from effdl.records.logger import Log
 from effdl.records.process import PROCESS_PEAK, HighWater, first_run
-from effdl.records.report import Reporter, Silent
+from effdl.records.provenance import other_source, provenance, sources
+from effdl.records.report import Answer, Reporter, Silent
 from effdl.records.run import GoesOn, Run, digest
 from effdl.records.store import Say, Store, write_atomically, write_json
 from effdl.rng import seed_for
+from effdl.training.handle import CannotGoOn
 from effdl.training.hardware import restoring
 from effdl.training.loop import reseed
 from effdl.training.ranks import Ranks, joined
@@ -77,7 +75,7 @@ def _carry_out(
 ) -> dict[str, Any]:
     print_of_data = fingerprint(spec.dataset)
     store = Store(root, config.run_id(spec, print_of_data), reporter.say)
-    if (done := ranks.agree(lambda: _finished(store, spec))) is not None:
+    if (done := ranks.agree(lambda: _answer(store, spec))) is not None:
         return done
     device = spec.hardware.open(threads)
     train, test = spec.dataset.load()
@@ -85,9 +83,9 @@ def _carry_out(
     del train
     with ExitStack() as held:
 
-        def begin() -> tuple[int, dict[str, Any] | None]:
+        def begin() -> tuple[int, Answer | None]:
             held.enter_context(_owned(store))
-            return _describe(store, spec, print_of_data), _finished(store, spec)
+            return _describe(store, spec, print_of_data, reporter.say), _answer(store, spec)
 
         begun_with, done = ranks.agree(begin)
         if done is not None:
@@ -119,6 +117,11 @@ def fingerprint(dataset: Dataset) -> str:
 def finished(spec: config.Spec, root: Path, say: Say) -> dict[str, Any] | None:
     """The summary of a Spec that has been carried out, else None. Raises EffdlError as `carry_out` does."""
     return _finished(Store(root, config.run_id(spec, fingerprint(spec.dataset)), say), spec)
+
+
+def answer(spec: config.Spec, root: Path, say: Say) -> Answer | None:
+    """The same as `carry_out` answers with, which knows that it is from a record."""
+    return _answer(Store(root, config.run_id(spec, fingerprint(spec.dataset)), say), spec)
 
 
 def open_problem(
@@ -175,17 +178,18 @@ def _lead(
 ) -> dict[str, Any]:
     """Carry a run out and record it; alone or as the first of several processes."""
     name = name_of(spec)
-    run = open_run(spec, test, store=store, log=log, reporter=reporter, name=name, ranks=ranks, goes_on=goes_on)
+    places = {"store": store, "log": log, "reporter": reporter, "name": name, "ranks": ranks, "goes_on": goes_on}
     head = {"run_id": store.path.name, "name": name, "seed": spec.seed}
 
     def recorded(summary: dict[str, Any]) -> dict[str, Any]:
+        summary = _after(summary, "status", {"ended": datetime.now().astimezone().isoformat(timespec="seconds")})
         store.finish(summary)
         log.close(summary)
         return {**summary, "path": str(store.path)}
 
     mark = _high_water(spec, device)
     try:
-        network = spec.method.fit(problem, build_network(spec, problem, device), run)
+        run, network = _fit(spec, problem, device, lambda: open_run(spec, test, **places), store)
         metrics = run.summary(network, problem.val())
         write_atomically(store.path / "network.safetensors", _network_bytes(network))
         if mark is not None and not run.resumed and (above := mark.above()) is not None:
@@ -195,6 +199,20 @@ def _lead(
         status = "diverged" if isinstance(error, Diverged) else "failed"
         summary = {**head, "status": status, "reason": str(error), "summary": {}}
     return ranks.agree(lambda: recorded(summary))
+
+
+def _fit(
+    spec: config.Spec, problem: Problem, device: torch.device, opened: Callable[[], Run], store: Store | None = None
+) -> tuple[Run, nn.Module]:
+    """A run to its network; anew where the method finds that its checkpoint is none."""
+    run = opened()
+    try:
+        return run, spec.method.fit(problem, build_network(spec, problem, device), run)
+    except CannotGoOn:
+        if store is not None:
+            store.set_aside_checkpoint("does not hold what the method saves")
+    run = opened()
+    return run, spec.method.fit(problem, build_network(spec, problem, device), run)
 
 
 def _high_water(spec: config.Spec, device: torch.device) -> HighWater | None:
@@ -216,7 +234,7 @@ def _after(metrics: dict[str, Any], name: str, more: dict[str, Any]) -> dict[str
 def _follow(spec: config.Spec, problem: Problem, device: torch.device, ranks: Ranks) -> dict[str, Any]:
     """Learn beside the first process, which measures and records; returns what it recorded."""
     with suppress(Diverged, FitFailed):  # which all meet
-        spec.method.fit(problem, build_network(spec, problem, device), open_run(spec, None, ranks=ranks))
+        _fit(spec, problem, device, lambda: open_run(spec, None, ranks=ranks))
     answer: dict[str, Any] = ranks.agree(dict)
     return answer
 
@@ -230,8 +248,8 @@ def name_of(spec: config.Spec) -> str:
 
 
 def label(spec: config.Spec) -> str:
-    """A short name for people: method arch dataset seed."""
-    parts = [type(part).__name__.lower() for part in (spec.method, spec.arch, spec.dataset)]
+    """A short name for people: method arch dataset seed, by their choices where these are known, else by their classes."""
+    parts = (spec.chosen.get(group) or getattr(spec, group).snake_name() for group in ("method", "arch", "dataset"))
     return f"{' '.join(parts)} seed {spec.seed}"
 
 
@@ -247,11 +265,14 @@ def load_network(path: str | Path) -> nn.Module:
     if stored is None or summary is None or summary["status"] != "finished":
         raise RecordError(f"{path}: no finished run with a network here")
     settings = {group: config.build_setting(stored["config"][group], group) for group in ("arch", "method", "objective")}
-    facts = Facts(**{**stored["facts"], "input_shape": tuple(stored["facts"]["input_shape"])})
     metrics = summary["summary"]
-    network: nn.Module = settings["method"].network(
-        settings["arch"].untrained().build(facts), facts, settings["objective"], metrics
-    )
+    try:
+        facts = Facts(**{**stored["facts"], "input_shape": tuple(stored["facts"]["input_shape"])})
+        network: nn.Module = settings["method"].network(
+            settings["arch"].untrained().build(facts), facts, settings["objective"], metrics
+        )
+    except (KeyError, TypeError) as error:
+        raise RecordError(f"{path / 'spec.json'} does not describe a network ({one_line(error)})") from None
     file = path / "network.safetensors"
     try:
         network.load_state_dict(load_file(file))
@@ -269,6 +290,17 @@ def _finished(store: Store, spec: config.Spec) -> dict[str, Any] | None:
         return None
     _compare(store, spec)
     return {**summary, "path": str(store.path)}
+
+
+def _answer(store: Store, spec: config.Spec) -> Answer | None:
+    """The same, with the record's date, and how the source of users' own classes differs."""
+    if (summary := _finished(store, spec)) is None:
+        return None
+    found, other = Answer(summary), other_source(spec, store.provenance())
+    found.record = f"{store.ended():%Y-%m-%d %H:%M}"
+    if other:
+        found.record += f"; {other}: `effdl run --again ...` makes it anew"
+    return found
 
 
 def _compare(store: Store, spec: config.Spec) -> None:
@@ -296,14 +328,16 @@ def difference(asked: Mapping[str, Any], stored: Mapping[str, Any], prefix: str 
             yield "{}={}, asked for is {}".format(prefix + key, *shown)
 
 
-def _describe(store: Store, spec: config.Spec, print_of_data: str) -> int:
+def _describe(store: Store, spec: config.Spec, print_of_data: str, say: Say) -> int:
     """Write spec.json and provenance.json, or compare with what stands there; returns the threads that the run began with."""
     if (stored := store.spec()) is not None:
         _compare(store, spec)
         threads: int = stored["threads"]
+        _note_sources(store, spec, say)
         return threads
     facts = spec.dataset.facts()
-    write_json(store.path / "provenance.json", provenance())
+    if store.provenance() is None:  # else spec.json alone was lost
+        write_json(store.path / "provenance.json", {**provenance(), "sources": sources(spec)})
     write_json(
         store.path / "spec.json",
         {
@@ -316,49 +350,14 @@ def _describe(store: Store, spec: config.Spec, print_of_data: str) -> int:
     return torch.get_num_threads()
 
 
-@lru_cache(maxsize=1)
-def provenance() -> dict[str, Any]:
-    """What made these numbers but is not part of a run's identity."""
-    home = Path(__file__).resolve().parents[2]
-
-    def git(*args: str) -> str | None:
-        try:
-            # No lock on the index, which a killed run would leave behind: git would then refuse the user's next commit.
-            command = ["git", "--no-optional-locks", "-C", str(home), *args]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
-        except (OSError, subprocess.CalledProcessError):  # no git, or no checkout
-            return None
-        return done.stdout.strip()
-
-    ours = git("rev-parse", "--show-toplevel") == str(home)  # not a checkout around an installed package
-    return {
-        "commit": git("rev-parse", "HEAD") if ours else None,
-        "dirty": bool(git("status", "--porcelain")) if ours else None,
-        "command": " ".join(sys.argv),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "machine": platform.machine(),
-        "system": platform.platform(),
-        "cpus": os.cpu_count(),
-        **_arithmetic(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-    }
-
-
-def _arithmetic() -> dict[str, Any]:
-    """What the last bits of single precision depend on: processor, the vector extension that torch's kernels use, and BLAS."""
-    models = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
-    named = next((line.partition(":")[2].strip() for line in models if line.startswith("model name")), platform.processor())
-    built = torch.__config__.show()
-    blas = next(
-        filter(None, (re.search(pattern, built) for pattern in (r"(Math Kernel Library Version \S+)", r"BLAS_INFO=(\w+)"))),
-        None,
-    )
-    return {
-        "processor": named,
-        "vector": torch.backends.cpu.get_cpu_capability(),
-        "blas": blas.group(1).replace("Math Kernel Library Version", "MKL") if blas else None,
-    }
+def _note_sources(store: Store, spec: config.Spec, say: Say) -> None:
+    """A run that goes on under another source of users' own classes says so, and keeps the digests of both."""
+    stored = store.provenance()
+    if stored is None or not store.is_under_way() or (other := other_source(spec, stored)) is None:
+        return
+    say(f"{name_of(spec)}: {other}; it goes on all the same, which its record keeps: `effdl run --again ...` begins anew")
+    before = [*stored.get("sources_before", []), stored.get("sources")]
+    write_json(store.path / "provenance.json", {**stored, "sources": sources(spec), "sources_before": before})
 
 
 def _network_bytes(network: nn.Module) -> bytes:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from effdl.config import Spec
-from effdl.errors import ConfigError, EffdlError, Stopped, one_line
+from effdl.errors import ConfigError, EffdlError, Stopped, crash
 from effdl.records.report import Progress, Reporter, Silent
 from effdl.training.handle import SegmentCost
 
@@ -94,10 +94,10 @@ class _Listed:
 
 def _answer(spec: Spec, root: Path, reporter: Reporter) -> Result | None:
     """A finished run's record; None too where it cannot be read, since the run itself will say why."""
-    from effdl.records.carry import finished
+    from effdl.records.carry import answer
 
     try:
-        result = finished(spec, root, reporter.say)
+        result = answer(spec, root, reporter.say)
     except EffdlError:
         return None
     if result is not None:
@@ -120,7 +120,7 @@ def _attempt(spec: Spec, root: Path, reporter: Reporter, threads: int | None, go
             "name": name_of(spec),
             "seed": spec.seed,
             "status": "error",
-            "reason": one_line(error),
+            "reason": crash(error),
             "exit_code": 1,
             "trace": trace,
         }

@@ -14,6 +14,13 @@ if TYPE_CHECKING:
 
     from effdl.training.handle import SegmentCost
 
+
+class Answer(dict[str, Any]):
+    """A result that was answered from its record. record: which that is, in words."""
+
+    record: str
+
+
 Track = Callable[[Iterable[Any], str, int], Iterable[Any]]  # (items, what, how many) -> the items, showing how far it is
 
 LINE_EVERY_S = 5.0
@@ -161,7 +168,7 @@ class Console:
             left = self._left_s if self._bars is None else None  # the bar says it
             ahead = "" if left is None or self._ended == self._runs else f", {duration(left)} left"
             count = f"[{self._ended}/{self._runs}{ahead}] " if self._runs > 1 else ""
-            self._print(f"{count}{name}: {headline(result)}")
+            self._print(f"{count}{name}: {headline(result)}{source(result)}")
 
     @property
     def _done(self) -> float:
@@ -218,6 +225,11 @@ def memory(metrics: dict[str, Any]) -> str:
     peaks = {"step": "accounted", "resident": "resident", "process": "process"}
     told = {name: metrics.get(f"memory/{key}_peak_bytes") for name, key in peaks.items()}
     return " / ".join(f"{name} {size(peak)}" for name, peak in told.items() if peak is not None)
+
+
+def source(result: dict[str, Any]) -> str:
+    """That a result was answered from its record, and from which."""
+    return f" (from the record of {result.record})" if isinstance(result, Answer) else ""
 
 
 def headline(result: dict[str, Any]) -> str:

@@ -7,8 +7,10 @@ import io
 import json
 import os
 import weakref
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,11 @@ from typing import Any
 from effdl.errors import RecordError
 
 Say = Callable[[str], None]
+Lines = list[dict[str, Any]]
+
+FULL, WRITABLE = "free some space", "point `results` to a folder that can be written"
+HINTS = {errno.ENOSPC: FULL, errno.EDQUOT: FULL, errno.EFBIG: FULL}
+HINTS[errno.ENOENT] = f"{WRITABLE}, from which nothing is deleted meanwhile,"
 
 
 @contextmanager
@@ -24,8 +31,7 @@ def disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        hint = "free some space" if full else "point `results` to a folder that can be written"
+        hint = HINTS.get(error.errno or 0, WRITABLE)
         raise RecordError(f"{path}: {error.strerror or error}; {hint} and run the same command again") from error
 
 
@@ -49,6 +55,37 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
 
 
+def _is_summary(content: Mapping[str, Any]) -> bool:
+    status, numbers = content.get("status"), content.get("summary")
+    if not isinstance(numbers, dict) or not all(isinstance(content.get(key), str) for key in ("run_id", "name")):
+        return False
+    if status == "finished":
+        return isinstance(numbers.get("network/sha256"), str)
+    return status in ("diverged", "failed") and isinstance(content.get("reason"), str)
+
+
+def _is_spec(content: Mapping[str, Any]) -> bool:
+    stored, threads = content.get("config"), content.get("threads")
+    chosen = [stored.get(group) for group in ("dataset", "arch", "objective", "method")] if isinstance(stored, dict) else [None]
+    whole = all(isinstance(node, dict) and isinstance(node.get("_target_"), str) for node in chosen)
+    return whole and isinstance(content.get("facts"), dict) and type(threads) is int and threads > 0
+
+
+def _is_provenance(content: Mapping[str, Any]) -> bool:
+    return "commit" in content
+
+
+def _is_state(content: object) -> bool:
+    """Whether a checkpoint holds what `Run` saved; what the method saved, itself must look at."""
+    if not isinstance(content, dict) or not all(isinstance(content.get(k), dict) for k in ("method", "notes", "times", "plan")):
+        return False
+    lines = [_parse(text) for text in content["metrics"].splitlines()]
+    if not all(line is not None and "segment" in line for line in lines):
+        return False
+    lists = [content["plan"].get(name) for name in ("epochs", "epoch_s")]
+    return all(isinstance(one, list) for one in lists) and all(isinstance(t, int | float) for t in content["times"].values())
+
+
 _owned: "weakref.WeakSet[Store]" = weakref.WeakSet()
 
 
@@ -64,25 +101,50 @@ os.register_at_fork(after_in_child=_forget_locks)
 class Store:
     """results/runs/<run_id>/: spec.json, provenance.json, metrics.jsonl, checkpoint, network.safetensors, summary.json.
 
-    summary.json is written last, and its presence is the only meaning of done. metrics.jsonl is truncated on resume to the
-    length that the checkpoint holds. Damaged files are named, set aside as ``*.damaged``, and the rest is used.
+    summary.json is written last, and its presence is the only meaning of done. A checkpoint holds all lines of metrics.jsonl
+    until then, from which the file is made again where a run goes on. Damaged files, and such as hold something else than was
+    written, are named, set aside as ``*.damaged``, and the rest is used.
     """
 
     def __init__(self, root: Path, run_id: str, say: Say) -> None:
         self.path = root / "runs" / run_id
         self._say = say
         self._lock: int | None = None
+        self._metrics = bytearray()  # what metrics.jsonl should hold
         self._made: list[Path] = []
+
+    @classmethod
+    def at(cls, path: Path) -> "Store":
+        """To read what lies in a folder, wherever that is."""
+        store = cls(path.parent, path.name, lambda text: None)
+        store.path = path
+        return store
+
+    def ended(self) -> datetime:
+        """When the run ended, else when anything was written here last, by this machine's clock."""
+        if (summary := self.summary()) is not None and isinstance(summary.get("ended"), str):
+            with suppress(ValueError):
+                return datetime.fromisoformat(summary["ended"]).astimezone()
+        with disk_errors(self.path):
+            files = [path for path in self.path.iterdir() if path.name != "lock"]
+            written = self.path / "summary.json"
+            return datetime.fromtimestamp(
+                written.stat().st_mtime if written in files else max(path.stat().st_mtime for path in files)
+            ).astimezone()
 
     def summary(self) -> dict[str, Any] | None:
         """What the finished run says, or None."""
-        return self._read_json("summary.json", "status")
+        return self._read_json("summary.json", _is_summary)
 
     def spec(self) -> dict[str, Any] | None:
-        return self._read_json("spec.json", "config")
+        return self._read_json("spec.json", _is_spec)
 
     def provenance(self) -> dict[str, Any] | None:
-        return self._read_json("provenance.json", "commit")
+        return self._read_json("provenance.json", _is_provenance)
+
+    def is_under_way(self) -> bool:
+        """Whether there is something to go on from, and no end yet."""
+        return (self.path / "checkpoint").exists() and not (self.path / "summary.json").exists()
 
     @contextmanager
     def owned(self) -> Iterator[None]:
@@ -125,55 +187,65 @@ class Store:
     def discard_if_empty(self) -> None:
         """Remove a run that has nothing to go on from, and the folders made for it: a failed start leaves nothing behind."""
         names = ("metrics.jsonl", "provenance.json", "spec.json", "lock")  # the lock last: until then the run is ours
-        if {p.name for p in self.path.iterdir()} <= set(names):
-            with suppress(OSError):  # a folder that another run has come to use
+        with suppress(OSError):  # a folder that another run has come to use, or that somebody deleted
+            if {p.name for p in self.path.iterdir()} <= set(names):
                 for name in names:
                     (self.path / name).unlink(missing_ok=True)
                 for folder in (self.path, *self._made):
                     folder.rmdir()
 
     def append(self, line: Mapping[str, Any]) -> None:
+        text = (json.dumps(line) + "\n").encode()
+        self._metrics += text
         with disk_errors(self.path / "metrics.jsonl"), (self.path / "metrics.jsonl").open("ab") as file:
-            file.write((json.dumps(line) + "\n").encode())
+            file.write(text)
 
     def save(self, state: Mapping[str, Any]) -> None:
-        """A checkpoint: its bytes under their digest, with the length of metrics.jsonl at this moment."""
+        """A checkpoint: its bytes under their digest, with all of metrics.jsonl at this moment."""
         import torch
 
         metrics = self.path / "metrics.jsonl"
         with disk_errors(metrics), metrics.open("ab") as file:
             os.fsync(file.fileno())
-            length = file.tell()
         buffer = io.BytesIO()
-        torch.save({**state, "metrics_length": length}, buffer)
+        packed = torch.frombuffer(bytearray(zlib.compress(self._metrics, 1)), dtype=torch.uint8)
+        torch.save({**state, "metrics": packed}, buffer)
         data = buffer.getvalue()
         write_atomically(self.path / "checkpoint", hashlib.sha256(data).hexdigest().encode() + b"\n" + data)
 
-    def load(self) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
+    def load(self) -> tuple[dict[str, Any] | None, Lines]:
         """The checkpoint's state and the metrics up to it; (None, []) to begin anew."""
-        state = self._read_checkpoint()
-        metrics = self.path / "metrics.jsonl"
+        state, metrics = self._read_checkpoint(), self.path / "metrics.jsonl"
         if state is None:
+            self._metrics = bytearray()
             with disk_errors(metrics):
                 metrics.unlink(missing_ok=True)
             return None, []
-        with disk_errors(metrics):
-            data = metrics.read_bytes() if metrics.exists() else b""
-        length = state.pop("metrics_length")
-        lines, damaged = [], []
-        for text in data[:length].splitlines():
-            line = _parse(text)
-            if line is not None and "segment" in line:
-                lines.append(line)
+        self._metrics = bytearray(state.pop("metrics"))
+        self._restore("from the checkpoint", longer_is_well=True)
+        return state, [json.loads(line) for line in self._metrics.splitlines()]
+
+    def _restore(self, source: str, longer_is_well: bool = False) -> None:
+        """Write metrics.jsonl again unless it is as it should be; what was damaged is named and set aside."""
+        metrics, whole = self.path / "metrics.jsonl", bytes(self._metrics)
+        data = self._read_metrics()
+        if data == whole:
+            return
+        if not (longer_is_well and data.startswith(whole)):  # lines after a checkpoint, which the run makes again
+            known = set(whole.splitlines())
+            strange = [text for text in data.splitlines() if text not in known and (_parse(text) is None or not longer_is_well)]
+            if strange:
+                write_atomically(metrics.with_name("metrics.jsonl.damaged"), b"\n".join(strange) + b"\n")
+                said = f"{len(strange)} damaged line(s) set aside in metrics.jsonl.damaged"
             else:
-                damaged.append(text)
-        if damaged:
-            self._say(f"{metrics}: {len(damaged)} damaged line(s) set aside in metrics.jsonl.damaged; the rest is used")
-            write_atomically(metrics.with_name("metrics.jsonl.damaged"), b"\n".join(damaged) + b"\n")
-        if len(data) < length:
-            self._say(f"{metrics}: its last {length - len(data)} bytes are lost; the rest is used")
-        write_atomically(metrics, b"".join((json.dumps(line) + "\n").encode() for line in lines))
-        return state, lines
+                said = f"{max(len(whole) - len(data), 0)} of its bytes were lost"
+            self._say(f"{metrics}: {said}; made whole again {source}")
+        write_atomically(metrics, whole)
+
+    def _read_metrics(self) -> bytes:
+        metrics = self.path / "metrics.jsonl"
+        with disk_errors(metrics):
+            return metrics.read_bytes() if metrics.exists() else b""
 
     @staticmethod
     def lines(metrics: Path) -> list[dict[str, Any]]:
@@ -183,6 +255,8 @@ class Store:
         return [line for line in map(_parse, data.splitlines()) if line is not None and "segment" in line]
 
     def finish(self, summary: Mapping[str, Any]) -> None:
+        """The run's last act; metrics.jsonl is made whole if somebody has touched it under way."""
+        self._restore("from what the run remembers")
         write_json(self.path / "summary.json", summary)
         for name in ("checkpoint", "checkpoint.part"):
             (self.path / name).unlink(missing_ok=True)
@@ -196,20 +270,37 @@ class Store:
         with disk_errors(path):
             digest, _, data = path.read_bytes().partition(b"\n")
         if hashlib.sha256(data).hexdigest().encode() != digest:
-            self._set_aside(path, "does not match its digest; the run begins anew")
+            self.set_aside_checkpoint("does not match its digest")
             return None
-        state: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        try:
+            state: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+            state["metrics"] = self._of_before(state) if "metrics" not in state else zlib.decompress(state["metrics"].numpy())
+        except Exception:  # of many kinds; torch's own texts advise to run whatever code is in it
+            state = {}
+        if not _is_state(state):
+            self.set_aside_checkpoint("does not hold what a run saves")
+            return None
         return state
 
-    def _read_json(self, name: str, key: str) -> dict[str, Any] | None:
-        """A record that holds ``key``; a damaged one counts as missing, and its run's owner sets it aside."""
+    def _of_before(self, state: dict[str, Any]) -> bytes:
+        """The metrics that go with a checkpoint of a version that noted their length alone; such as are lost are an error."""
+        data, length = self._read_metrics(), int(state.pop("metrics_length"))
+        if len(data) < length:
+            raise ValueError("lost")
+        return data[:length]
+
+    def set_aside_checkpoint(self, reason: str) -> None:
+        self._set_aside(self.path / "checkpoint", f"{reason}; the run begins anew")
+
+    def _read_json(self, name: str, is_whole: Callable[[dict[str, Any]], bool]) -> dict[str, Any] | None:
+        """A record that is whole; a damaged one counts as missing, and its run's owner sets it aside."""
         path = self.path / name
         with disk_errors(path):
             try:
                 content = _parse(path.read_bytes())
             except FileNotFoundError:
                 return None
-        if content is not None and key in content:
+        if content is not None and is_whole(content):
             return content
         if self._lock is not None:
             self._set_aside(path, "is not a whole record")

@@ -1,13 +1,15 @@
 """Weights & Biases as a logger: a mirror of metrics.jsonl on its server, or in files that `wandb sync` brings there."""
 
+import os
 import shutil
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from effdl.errors import RecordError
-from effdl.records.logger import Logger
+from effdl.records.logger import Logger, Session
 from effdl.setting import Positive, setting
 
 
@@ -15,7 +17,8 @@ from effdl.setting import Positive, setting
 class Wandb(Logger):
     """Each run of effdl is a run of wandb with the same id, each line of metrics.jsonl a step of it.
 
-    mode: "offline" needs neither account nor network; `wandb sync <dir>/wandb/offline-run-*` uploads later.
+    mode: "offline" needs neither account nor network; `wandb sync <dir>/wandb/offline-run-*` uploads later. Null, the default:
+    what the environment variable WANDB_MODE says (online, offline, disabled), else "online".
     entity: team or user, by default the account's. group, tags: as wandb shows them.
     dir: folder in which wandb makes its own, ``wandb``; by default the results folder.
     timeout: seconds to wait for the server at the start, and again at the end of a run. A run never waits for a login: without
@@ -23,21 +26,48 @@ class Wandb(Logger):
     """
 
     project: str = "effdl"
-    mode: Literal["online", "offline"] = "online"
+    mode: Literal["online", "offline"] | None = None
     entity: str | None = None
     group: str | None = None
     tags: tuple[str, ...] = ()
     dir: str | None = None
     timeout: Positive = 30.0
 
-    def open(self, folder: Path, name: str, config: Mapping[str, Any]) -> "_WandbRun":
+    def open(self, folder: Path, name: str, config: Mapping[str, Any]) -> Session:
+        if (mode := self.mode or _mode_of_environment()) is None:
+            return _Disabled()
         try:
             import wandb
         except ImportError as error:
             raise RecordError(f"logger=wandb needs wandb ({error}): pip install 'effdl[wandb]'") from None
         where = Path(self.dir) if self.dir is not None else folder.parents[1]
         where.mkdir(parents=True, exist_ok=True)
-        return _WandbRun(wandb, self, where.resolve(), folder.name, {"name": name, "config": dict(config)})
+        shown = {"name": name, "config": dict(config)}
+        return _WandbRun(wandb, replace(self, mode=mode), where.resolve(), folder.name, shown)
+
+
+MODES = {
+    "online": "online",
+    "run": "online",
+    "offline": "offline",
+    "dryrun": "offline",
+    "disabled": None,
+}  # as wandb reads them
+
+
+def _mode_of_environment() -> Any:
+    said = os.environ.get("WANDB_MODE") or "online"
+    if said not in MODES:
+        raise RecordError(f"WANDB_MODE is {said!r}; effdl knows online, offline and disabled")
+    return MODES[said]
+
+
+class _Disabled:
+    """WANDB_MODE=disabled: the user wants nothing logged."""
+
+    def log(self, step: int, line: Mapping[str, Any]) -> None: ...
+
+    def close(self, summary: Mapping[str, Any] | None) -> None: ...
 
 
 class _WandbRun:

@@ -1,11 +1,13 @@
 """From a declaration to its cells: read and check the YAML, multiply its axes, merge the overrides of each cell."""
 
 import itertools
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from pydantic import ValidationError
 from yaml import YAMLError
 
 from effdl import config
+from effdl.cache import recall, remember
 from effdl.errors import ConfigError, HardwareError, SearchMissing
 from effdl.reproduce import floors, published, seeds
 from effdl.reproduce.sought import Sought, question
@@ -81,8 +84,10 @@ class Declaration:
 
     def cells(self, scale: str) -> list[Cell]:
         """All cells that a scale shows: of the product of the axes, each followed by its variants. Raises ConfigError."""
-        here, first = self.scale(scale), seeds.first(self, scale)
-        return [replace(cell, first=first) for cell in self._cells(here) if cell.matches(here.where)]
+        if scale not in self._known_cells:
+            here, first = self.scale(scale), seeds.first(self, scale)
+            self._known_cells[scale] = [replace(cell, first=first) for cell in self._cells(here) if cell.matches(here.where)]
+        return [*self._known_cells[scale]]
 
     def all_cells(self, scale: str) -> list[Cell]:
         """Those, and what its floors run beside them. Raises ConfigError."""
@@ -100,6 +105,10 @@ class Declaration:
     def names(self) -> list[str]:
         """Of everything that makes up the name of a cell."""
         return [name for axis, levels in self.open_axes.items() for name in (axis, *levels)]
+
+    @cached_property
+    def _known_cells(self) -> dict[str, list[Cell]]:
+        return {}  # by scale; verdicts ask for them a thousand times
 
     @cached_property
     def open_axes(self) -> dict[str, list[str]]:
@@ -196,6 +205,16 @@ def parse(text: str) -> dict[str, Any]:
 @lru_cache(maxsize=256)
 def _parsed(text: str) -> dict[str, Any]:
     """A tenth of a second each, and the verdicts of a figure look into its declaration once a cell."""
+    key = json.dumps([version("omegaconf"), text])
+    if (known := recall("declarations", key)) is not None:
+        return dict(known)
+    plain = _read(text)
+    if "${" not in text and json.loads(json.dumps(plain, default=str)) == plain:
+        remember("declarations", key, plain)
+    return plain
+
+
+def _read(text: str) -> dict[str, Any]:
     try:
         created = OmegaConf.create(text)
     except AssertionError:  # a number
@@ -244,7 +263,7 @@ def _built(overrides: tuple[str, ...], *surroundings: str | None) -> config.Spec
     Where a declaration names no hardware, its cells are the CPU's: what a table's runs are must not depend on the machine that
     asks, as ``hardware=auto`` does.
     """
-    return config.build(config.compose(on_the_cpu(overrides)))
+    return config.build(config.composed(on_the_cpu(overrides)))
 
 
 def on_the_cpu(overrides: Sequence[str]) -> tuple[str, ...]:

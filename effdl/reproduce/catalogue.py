@@ -1,6 +1,5 @@
 """What there is: every artefact and claim of both theses, declared or not, and how far each has come."""
 
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -61,8 +60,10 @@ def list_text(found: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def status(root: Path, track: Track = untracked) -> dict[str, Any]:
+def status(root: Path, track: Track = untracked, only: str | None = None) -> dict[str, Any]:
     """How far each artefact and each claim has come, from the ledger and the records here.
+
+    only: this declared artefact and the claims that it answers; each of its own then has a verdict too, under "declared".
 
     Returns:
         {"artefacts": {id: {"declared", "scales": {scale: {"done", "left", "no_data", "verdicts": {word: how often}}}}},
@@ -70,21 +71,33 @@ def status(root: Path, track: Track = untracked) -> dict[str, Any]:
         or ledger stands as {"error": one line}.
     """
     from effdl.reproduce import tally
+    from effdl.reproduce.remembered import verdicts
 
     told: list[tally.Told] = []
     artefacts: dict[str, Any] = {name: {"declared": False} for name in published.artefacts()}
     claims: dict[str, Any] = {name: {"answered_by": None, "verdicts": {}} for name in published.claims()}
     for name, path in artefact.declared().items():
+        if only not in (None, name):
+            continue
         try:
             declaration = artefact.read(path)
-            judged = {scale: _published_verdicts(declaration, scale, root) for scale in declaration.artefact.scales}
-            scales = {scale: _scale(declaration, scale, root, judged[scale], track) for scale in judged}
+            found = verdicts(declaration, root)
+            scales = {
+                scale: {**_scale(declaration, scale, root, track), "verdicts": found.words[scale]} for scale in found.words
+            }
             artefacts[name] = {"declared": True, "scales": scales}
-            _answer(declaration, judged, claims)
-            told += tally.tell(declaration, judged)
+            _answer(declaration, found.said, claims)
+            told += found.told
         except EffdlError as error:
             artefacts[name] = {"declared": True, "error": str(error)}
-    return {"artefacts": artefacts, "claims": claims, "counts": tally.counts(told)}
+    if only is None:
+        return {"artefacts": artefacts, "claims": claims, "counts": tally.counts(told)}
+    return {
+        "artefacts": {only: artefacts[only]},
+        "claims": {name: found for name, found in claims.items() if found["answered_by"] == only},
+        "counts": tally.counts(told),
+        "declared": {one.name: {"scale": one.scale, "verdict": one.word, "places": list(one.places)} for one in told},
+    }
 
 
 def status_text(found: Mapping[str, Any]) -> str:
@@ -102,42 +115,33 @@ def status_text(found: Mapping[str, Any]) -> str:
             missing = f", {counts['no_data']} cells without data or GPU" if counts["no_data"] else ""
             verdicts = ", ".join(f"{count} {word}" for word, count in counts["verdicts"].items()) or "nothing published"
             lines.append(f"  {name:<14} {scale:<7} {runs}{missing}; {verdicts}")
-    lines += [f"  not declared ({len(undeclared)}): {' '.join(undeclared)}", "", "Claims:"]
+    if undeclared:
+        lines.append(f"  not declared ({len(undeclared)}): {' '.join(undeclared)}")
+    for name, told in found.get("declared", {}).items():
+        lines += ["", "Claims as they are declared, each once:"] if name == next(iter(found["declared"])) else []
+        where = f" ({told['scale']}, {told['places'][1]} of {told['places'][0]} places)" if told["scale"] else ""
+        lines.append(f"  {name:<38} {told['verdict']}{where}")
+    lines += ["", "Claims of the theses:" if "declared" in found else "Claims:"] if found["claims"] else []
     for name, told in found["claims"].items():
         words = "; ".join(f"{scale}: {', '.join(words)}" for scale, words in told["verdicts"].items())
         lines.append(f"  {name:<38} {told['answered_by'] or 'not declared'}{' ' if words else ''}{words}")
     return "\n".join(lines)
 
 
-def _scale(declaration: Declaration, scale: str, root: Path, judged: list[Any], track: Track) -> dict[str, Any]:
-    from effdl.reproduce.wording import word_of
-
+def _scale(declaration: Declaration, scale: str, root: Path, track: Track) -> dict[str, Any]:
     surveyed = survey(declaration, scale, root, track=track)
     return {
         "done": sum(one.done for one in surveyed),
         "left": sum(len(one.left) for one in surveyed),
         "no_data": sum(one.reason is not None for one in surveyed),
-        "verdicts": dict(Counter(word_of(one.verdict.word, one.claim.ours) for one in judged)),
     }
 
 
-def _answer(declaration: Declaration, judged: Mapping[str, list[Any]], claims: dict[str, Any]) -> None:
+def _answer(declaration: Declaration, said: Mapping[str, list[list[str]]], claims: dict[str, Any]) -> None:
     """Note for each claim of the theses which declaration answers it, and how."""
     for claim in declaration.artefact.claims.values():
         for name in answered(claim):
             claims[name]["answered_by"] = declaration.artefact.id
-    for scale, verdicts in judged.items():
-        for one in verdicts:
-            where = ", ".join(declaration.label(axis, level) for axis, level in one.at.items())
-            for name in answered(one.claim):
-                said = f"{where}: {one.verdict.text}" if where else one.verdict.text
-                claims[name]["verdicts"].setdefault(scale, []).append(said)
-
-
-def _published_verdicts(declaration: Declaration, scale: str, root: Path) -> list[Any]:
-    from effdl.reproduce.frame import frame
-    from effdl.reproduce.judge import judged
-    from effdl.reproduce.ledger import read
-
-    lines = [line for line in read(root, declaration.artefact.id) if line["scale"] == scale]
-    return judged(declaration, scale, frame(declaration, scale, lines)) if lines else []
+    for scale, pairs in said.items():
+        for name, text in pairs:
+            claims[name]["verdicts"].setdefault(scale, []).append(text)

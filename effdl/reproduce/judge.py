@@ -8,7 +8,7 @@ from effdl.reproduce.artefact import Cell, Declaration
 from effdl.reproduce.claims import statements
 from effdl.reproduce.floors import unfinished
 from effdl.reproduce.measured import Side, absolute_of, measured
-from effdl.reproduce.runs import Runs, diverged, draws, incomplete, missing, outdated, picked
+from effdl.reproduce.runs import Runs, by_cell, diverged, draws, incomplete, missing, outdated, picked
 from effdl.reproduce.verdict import FITTED, REPRODUCED, TIE, Verdict, region, verdict
 from effdl.reproduce.vocabulary import Claim, Where
 
@@ -63,7 +63,12 @@ def judged(declaration: Declaration, scale: str, runs: Runs, choices: Mapping[st
         runs: of all cells, as `frame` makes them.
         choices: assumption -> choice, where another than the first is to be judged.
     """
-    cells, here = under(declaration, scale, choices or {}), declaration.cells(scale)
+    with by_cell(runs):
+        return _judged(declaration, scale, runs, choices or {})
+
+
+def _judged(declaration: Declaration, scale: str, runs: Runs, choices: Mapping[str, str]) -> list[Judged]:
+    cells, here = under(declaration, scale, choices), declaration.cells(scale)
     found = []
     for name, claim in declaration.artefact.claims.items():
         for one, at in _combinations(declaration, claim):

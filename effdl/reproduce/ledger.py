@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from effdl import config
 from effdl.errors import ConfigError, DataError, HardwareError, RecordError, SearchMissing
@@ -79,6 +80,8 @@ def publish(declaration: Declaration, scale: str, root: Path, say: Callable[[str
     path.parent.mkdir(parents=True, exist_ok=True)
     texts = sorted(canonical({**line, "checksum": checksum(line)}) for line in merged.values())
     write_atomically(path, ("\n".join(texts) + "\n").encode())
+    for text in made_anew(declaration, fresh):
+        say(f"made anew: {text}")
     say(f"{path}: {added} runs added, {len(known)} were there")
     return path
 
@@ -225,6 +228,7 @@ def _run(
 ) -> tuple[Line, Line] | None:
     """A run that has ended: what its line says, and its own entry. stood: commit -> the declaration as it was then."""
     from effdl.records.carry import fingerprint, finished
+    from effdl.records.earlier import records
     from effdl.records.store import Store
 
     summary, data = finished(spec, root, lambda text: None), fingerprint(spec.dataset)  # of this very config, or an error
@@ -245,9 +249,8 @@ def _run(
         "declaration": stood(provenance["commit"]),
         "provenance": {**{key: provenance.get(key) for key in PROVENANCE}, "threads": stored["threads"]},
     }
-    metrics, wanted = summary["summary"], declaration.artefact.numbers
-    if wanted is not None:
-        metrics = {key: value for key, value in metrics.items() if key in wanted}
+    wanted = declaration.artefact.numbers
+    metrics = _wanted(summary, wanted)
     run = {
         "run_id": store.path.name,
         "seed": spec.seed,
@@ -257,7 +260,31 @@ def _run(
         "times": {key: value for key, value in metrics.items() if of_the_machine(key)},
         "series": _series(store.path / "metrics.jsonl", declaration.artefact.series),
     }
-    return line, run
+    before = [
+        {
+            "ended": date,
+            "status": told["status"],
+            "numbers": {k: v for k, v in _wanted(told, wanted).items() if not of_the_machine(k)},
+        }
+        for date, told in records(root, store.path.name)
+    ]
+    return line, run | ({"earlier": before} if before else {})
+
+
+def made_anew(declaration: Declaration, lines: Sequence[Line]) -> Iterator[str]:
+    """Each run whose record was set aside and made anew, with the artefact's number then and now."""
+    metric = declaration.artefact.metric
+    runs = {run["run_id"]: (line["cell"], run) for line in lines for run in line["runs"]}
+    for cell, run in runs.values():
+        for before in run.get("earlier", ()):
+            then, now = (one["numbers"].get(metric, one["status"]) for one in (before, run))
+            which = f"{cell}, seed {run['seed']} ({run['run_id'][:6]})"
+            yield f"{which}: {metric} {then} in the record of {before['ended']}, {now} anew"
+
+
+def _wanted(summary: Mapping[str, Any], names: Sequence[str] | None) -> dict[str, Any]:
+    """A summary's numbers, or those of them that the ledger keeps."""
+    return {key: value for key, value in summary["summary"].items() if names is None or key in names}
 
 
 def _series(path: Path, names: Sequence[str]) -> dict[str, list[list[float]]]:

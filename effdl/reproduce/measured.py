@@ -33,7 +33,8 @@ class Side:
         A run that several cells share counts once.
         """
         of_cells = self.runs["cell"].isin([cell.name for cell in self.cells])
-        once = self.runs[of_cells].drop_duplicates("run_id")
+        needed = [name for name in ("cell", "seed", "status", "run_id", metric) if name in self.runs]
+        once = self.runs.loc[of_cells, list(dict.fromkeys(needed))].drop_duplicates("run_id")
         return {
             (tuple(pair for pair in cell.at.items() if pair[0] not in apart), seed): factor * value
             for cell in self.cells

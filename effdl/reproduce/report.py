@@ -10,7 +10,7 @@ from effdl.reproduce.artefact import Cell, Declaration
 from effdl.reproduce.floors import said
 from effdl.reproduce.frame import beside, frame
 from effdl.reproduce.judge import Judged, judged
-from effdl.reproduce.ledger import Line
+from effdl.reproduce.ledger import Line, made_anew
 from effdl.reproduce.runs import Runs
 from effdl.reproduce.tables import details, table
 from effdl.reproduce.wording import by_chance, claims_table, corrected, legend, markdown, word_of
@@ -164,6 +164,8 @@ def _provenance(declaration: Declaration, scale: str, lines: Sequence[Line]) -> 
     for commit in sorted({line["declaration"]["commit"] for line in ran if line["declaration"]["commit"]}):
         rest = "All else of cells, claims and floors" if warning else "Cells, claims and floors"
         yield f"- {rest} stood fixed in commit {commit[:10]}, before these runs."
+    for text in made_anew(declaration, ran):
+        yield f"- Made anew: {text}."
     once = {run["run_id"]: run["times"].get("time/wall_s", 0.0) for line in ran for run in line["runs"]}  # cells may share runs
     if ran:
         yield f"- {len(once)} runs, {math.fsum(once.values()) / 60:.0f} minutes of run time in all."

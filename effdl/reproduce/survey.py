@@ -1,6 +1,7 @@
 """What an artefact's cells need: their Specs, how many have run, what the rest would cost."""
 
-from collections.abc import Iterator
+import os
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,9 @@ def survey(
     declaration: Declaration, scale: str, root: Path, only: str | None = None, track: Track = untracked
 ) -> list[Surveyed]:
     """Every cell of a scale, or those that ``only`` (axis=level,...) selects. Raises ConfigError."""
-    cells = select(declaration.all_cells(scale), only)
-    return [_survey(declaration, scale, cell, root) for cell in track(cells, "looking at cells", len(cells))]
+    cells, folder = select(declaration.all_cells(scale), only), root / "runs"
+    there = set(os.listdir(folder)) if folder.is_dir() else set()
+    return [_survey(declaration, scale, cell, root, there) for cell in track(cells, "looking at cells", len(cells))]
 
 
 def select(cells: list[Cell], only: str | None) -> list[Cell]:
@@ -50,12 +52,16 @@ def select(cells: list[Cell], only: str | None) -> list[Cell]:
     return found
 
 
-def _survey(declaration: Declaration, scale: str, cell: Cell, root: Path) -> Surveyed:
-    from effdl.records.carry import finished
+def _survey(declaration: Declaration, scale: str, cell: Cell, root: Path, there: Collection[str]) -> Surveyed:
+    """there: names of the runs that have a record, whole or not."""
+    from effdl.records.carry import fingerprint, finished
 
     try:
         made = specs(cell, searched.values(declaration, scale, cell, root))
-        left = [spec for spec in made if finished(spec, root, lambda text: None) is None]
+        names = config.run_ids(made[0], fingerprint(made[0].dataset), [spec.seed for spec in made])
+        left = [
+            s for s, name in zip(made, names, strict=True) if name not in there or finished(s, root, lambda text: None) is None
+        ]
     except SearchMissing:
         return Surveyed(cell, reason=MISSING)
     except (DataError, HardwareError) as error:

@@ -88,11 +88,12 @@ def details(declaration: Declaration, scale: str, runs: Runs) -> str:
             _count(declaration, runs, cell).removeprefix("n "),
             *(_column(declaration, column, cell, cells, runs) for column in artefact.details),
         ]
-        rows.append([*row, absolute(declaration, scale, runs, cell) if cell.published is not None else ""])
+        printed = [absolute(declaration, scale, runs, cell) if cell.published is not None else ""] if artefact.published else []
+        rows.append([*row, *printed])
     if not rows:
         return ""
-    header = ["cell", "n", *(column.name for column in artefact.details), "against the printed value"]
-    return markdown(header, rows)
+    header = ["cell", "n", *(column.name for column in artefact.details)]
+    return markdown([*header, *(["against the printed value"] if artefact.published else [])], rows)
 
 
 def _ours(declaration: Declaration, scale: str, runs: Runs, cell: Cell) -> str:

@@ -219,8 +219,12 @@ class Artefact(Entry):
 
 def explain(error: ValidationError) -> str:
     """The first of its errors on one line: the key, and what is wrong or what there is instead."""
-    first = error.errors()[0]
+    errors = error.errors()
+    first = next((one for one in errors if one["loc"] and one["loc"][-1] == "[key]"), errors[0])
     key = ".".join(str(part) for part in first["loc"])
+    if first["loc"] and first["loc"][-1] == "[key]":
+        name = str(first["input"]).lower() if isinstance(first["input"], bool) else first["input"]
+        return f'{key.removesuffix(".[key]")}: names are text, so one like a number or a switch stands in quotes: "{name}"'
     if first["type"] == "extra_forbidden":
         return f"{key}: unknown key; there are {', '.join(_siblings(first['loc']))}"
     if first["type"] == "missing":

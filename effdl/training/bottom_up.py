@@ -14,7 +14,7 @@ from effdl.datasets.problem import Batch, Problem, cut
 from effdl.errors import Diverged, FitFailed
 from effdl.training.costs import segment_costs
 from effdl.training.feeding import Feeder
-from effdl.training.handle import RunHandle
+from effdl.training.handle import RunHandle, taking_up
 from effdl.training.loop import evaluate, reseed
 from effdl.training.memory import clone
 from effdl.training.segment import LocalLoss, SegmentState
@@ -74,7 +74,7 @@ class BottomUp:
                 costs = segment_costs(self.plans, states, self.problem, self.chain, self.run, self.keep_bytes, self._steps)
                 self.run.expect(costs)
         else:
-            self.chain.load_state_dict(saved["chain"])
+            self._take_up(saved, shapes)
         best = saved["best"] if saved else None
         first = saved["segment"] if saved else 0
         self.run.ranks.synchronise(self.chain)
@@ -88,7 +88,8 @@ class BottomUp:
                 state = self._state(i, plan, shapes[plan.stop - 1])
                 history = []
                 if saved is not None and i == first:
-                    state.load_state_dict(saved["state"])
+                    with taking_up():
+                        state.load_state_dict(saved["state"])
                     history = saved["history"]
                 if self.run.hardware.compile:
                     state.compile()
@@ -100,6 +101,16 @@ class BottomUp:
         chosen = best["segment"]
         self.run.note(segment_chosen=chosen, memory_kept_features_bytes=most_kept, data_feature_passes=feature_passes)
         return self._predictor(chosen, shapes, best["local_loss"])
+
+    def _take_up(self, saved: dict[str, Any], shapes: list[tuple[int, ...]]) -> None:
+        """Put the chain back, and look whether the rest is such as was saved, some of which is needed at the very end."""
+        with taking_up():
+            self.chain.load_state_dict(saved["chain"])
+            if not len(saved["history"]) == saved["state"]["epoch"] <= self.plans[saved["segment"]].epochs:
+                raise ValueError("no such epoch")
+            if (best := saved["best"]) is not None:
+                self._predictor(best["segment"], shapes, best["local_loss"])
+                float(best["score"])
 
     def _state(self, i: int, plan: SegmentPlan, shape: tuple[int, ...]) -> SegmentState:
         """Segment i, its decision block freshly drawn from the stream ("init", i)."""

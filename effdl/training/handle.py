@@ -1,7 +1,7 @@
 """What a method may ask of the run that carries it. `records.Run` is one; methods never import records."""
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
@@ -15,6 +15,19 @@ from effdl.training.optim import Schedule
 from effdl.training.ranks import Ranks
 
 T = TypeVar("T")
+
+
+class CannotGoOn(Exception):
+    """A checkpoint does not hold what the method saved in it: the run begins anew."""
+
+
+@contextmanager
+def taking_up() -> Iterator[None]:
+    """Within, a method puts back what `RunHandle.load` gave it; whatever fails there is the checkpoint's fault."""
+    try:
+        yield
+    except Exception as error:
+        raise CannotGoOn from error
 
 
 @dataclass(frozen=True, slots=True)

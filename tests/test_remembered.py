@@ -1,0 +1,98 @@
+"""What `effdl status` remembers: the same answer as found out anew, and never one of other files; and how long it takes."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command import ROOT, environment
+from declared import declare, ran
+
+from effdl import cache
+from effdl.errors import RecordError
+from effdl.reproduce import ledger, remembered
+
+MODULE = "def measures(runs):\n    runs['test/acc'] = runs['test/acc'] * {}\n    return runs\n"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A results folder in which the toy is published."""
+    folder = tmp_path_factory.mktemp("made")
+    declaration = declare(folder)
+    ran(declaration, folder / "results")
+    ledger.publish(declaration, "smoke", folder / "results", lambda text: None)
+    return folder / "results"
+
+
+@pytest.fixture
+def asked(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Of which artefacts verdicts were worked out."""
+    find, names = remembered._found, list[str]()
+
+    def counted(declaration: Any, root: Path) -> Any:
+        names.append(declaration.artefact.id)
+        return find(declaration, root)
+
+    monkeypatch.setattr(remembered, "_found", counted)
+    monkeypatch.setattr(cache, "_known", {})
+    return names
+
+
+def test_verdicts_are_worked_out_once_and_are_the_same_from_memory(asked: list[str], made: Path, tmp_path: Path) -> None:
+    first = remembered.verdicts(declare(tmp_path / "declared"), made)
+    cache._known.clear()
+    again = remembered.verdicts(declare(tmp_path / "declared"), made)
+    assert asked == ["toy"] and again.words == first.words and again.said == first.said
+    assert [(t.key, t.scale, t.word, t.places, t.looked) for t in again.told] == [
+        (t.key, t.scale, t.word, t.places, t.looked) for t in first.told
+    ]
+    assert first.words["smoke"] and sum(first.words["smoke"].values()) == 2
+
+
+def test_whatever_goes_into_a_verdict_is_looked_at(
+    asked: list[str], made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def words(changes: dict[str, Any] | None = None, root: Path = made) -> Any:
+        cache._known.clear()
+        return remembered.verdicts(declare(tmp_path / "declared", changes), root).words["smoke"]
+
+    assert words() == words() and asked == ["toy"]
+    words({"claims/level/tolerance": 0.25})
+    assert len(asked) == 2  # the declaration
+    (tmp_path / "declared" / "toy.py").write_text(MODULE.format("1"))
+    words()
+    (tmp_path / "declared" / "toy.py").write_text(MODULE.format("0"))
+    words()
+    assert len(asked) == 4  # the module beside
+    monkeypatch.setenv("EFFDL_DATA", str(tmp_path))
+    assert words() == words() and len(asked) == 4  # digits come with a library
+    assert words(root=tmp_path / "none") == {} and len(asked) == 5  # the ledger
+    monkeypatch.setattr(remembered, "_code", lambda: "another")
+    words()
+    assert len(asked) == 6
+    path = ledger.ledger_path(tmp_path / "edited", "toy")
+    path.parent.mkdir(parents=True)
+    path.write_text(ledger.ledger_path(made, "toy").read_text().replace('"seed":0', '"seed":5', 1))
+    with pytest.raises(RecordError, match="was edited"):
+        words(root=tmp_path / "edited")
+
+
+@pytest.mark.slow
+@pytest.mark.alone
+def test_status_takes_five_seconds_where_it_was_asked_before_and_twenty_where_not(tmp_path: Path) -> None:
+    """Of a processor; on a machine with other work the better measure."""
+    surroundings = environment(XDG_CACHE_HOME=str(tmp_path), EFFDL_DATA=os.environ.get("EFFDL_DATA", "data"))
+    command, taken, told = [sys.executable, "-m", "effdl", "status", "--json"], list[float](), list[Any]()
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        done = subprocess.run(command, cwd=ROOT, env=surroundings, capture_output=True, text=True, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        taken.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+        told.append(json.loads(done.stdout))
+    assert told[0] == told[1] == told[2]
+    assert taken[0] < 20 and min(taken[1:]) < 5, taken
