@@ -147,6 +147,8 @@ class SegmentState:
         version = batch.x._version
         x = batch.x.detach()  # whatever made x, no gradient goes below the segment
         p = self.input_dropout(self.epoch)
+        if p > 0 and not x.is_floating_point():
+            raise ConfigError("method.drop_raw_input: samples are ids, of which none can be dropped; say false")
         with self.autocast():
             outputs = self.forward(F.dropout(x, p) if p > 0 else x)
             yielded = outputs._version
