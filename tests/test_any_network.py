@@ -10,15 +10,19 @@ import pytest
 import timm
 import torch
 import torchvision.models
+from command import run_here
 from safetensors.torch import save_file
 from test_library import facts, raw, steps
 from torch import nn
 
+from effdl import commands
 from effdl.archs.adapt import InputBlock
 from effdl.archs.library import NETWORKS, Library
 from effdl.archs.vision import maker_of
+from effdl.config import build, compose, dump, run_id
 from effdl.datasets.problem import Facts
 from effdl.errors import ConfigError
+from effdl.records.carry import carry_out, load_network
 from effdl.training.decision import Pool
 from effdl.training.loop import reseed
 
@@ -132,6 +136,11 @@ REFUSED: dict[str, tuple[dict[str, Any], Facts, str]] = {
     "stem": ({"name": "resnet10t", "stem": "32"}, facts(32), r"arch\.stem: where resnet10t .* arch\.stem=library"),
     "no such cut": ({"name": "resnet10t", "cuts": ("layer1.9",)}, facts(32), r"arch\.cuts: no .* 'layer1\.9'.*layer1\.0"),
     "cuts out of order": ({"name": "resnet18", "cuts": ("layer2", "layer1")}, facts(32), r"arch\.cuts: .*out of order"),
+    "pairs": (
+        {"name": "pit_ti_distilled_224", "cuts": ("transformers.0", "transformers.1")},
+        facts(32),
+        r"arch\.cuts: transformers_0 puts out a tuple, and blocks pass a tensor on",
+    ),
     "no cuts": ({"name": "resnet18", "cuts": ()}, facts(32), r"arch\.cuts: cuts is empty"),
 }
 
@@ -194,8 +203,29 @@ def test_weights_of_two_last_layers_and_of_heads_for_training_alone(tmp_path: Pa
 
 def test_a_run_of_a_name_that_nobody_listed_has_a_name_of_its_own() -> None:
     """And cuts are part of it, where they are not the default."""
-    from effdl.config import build, compose, run_id
-
     plain = ["arch=library", "arch.name=resnet10t", "dataset.val_size=200"]
     ids = [run_id(build(compose([*plain, *more])), "data") for more in ([], ["arch.cuts=null"], ["arch.cuts=[layer1,layer2]"])]
     assert ids[0] == ids[1] != ids[2]
+
+
+def test_a_run_with_cuts_is_recorded_answered_and_loaded(tmp_path: Path) -> None:
+    quick = ["method=dll", "method.epochs=1", "dataset.train_limit=100", "dataset.val_size=60", "test_every=run"]
+    spec = build(compose([*quick, "arch=library", "arch.name=test_efficientnet", "arch.cuts=[blocks.0,blocks.3]"]))
+    done = carry_out(spec, tmp_path)
+    assert done["status"] == "finished" and len(done["summary"]["memory/segment_peak_bytes"]) == 2
+    assert carry_out(build(dump(spec), checked=False), tmp_path) == done
+    assert load_network(done["path"])(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
+
+
+def test_a_plan_names_the_blocks_and_a_run_says_which_cuts_give_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    overrides = ["method=dll", "arch=library", "arch.name=test_convnext", "dataset.train_limit=100"]
+    with pytest.raises(SystemExit) as ended:
+        commands.main(["plan", *overrides])
+    lines = capfd.readouterr().out.splitlines()
+    assert ended.value.code == 0 and lines[1] == "5 blocks: stem_0, stages_0, stages_1, stages_2, stages_3"
+    assert lines[2].startswith("test_convnext has 5 blocks by itself; arch.cuts=[") and lines[2].endswith("] makes 13 of it")
+    assert run_here(*overrides, "method.epochs=1", "test_every=run", "results=r") == 0
+    assert capfd.readouterr().err.splitlines()[0] == f"effdl: {lines[2]}"

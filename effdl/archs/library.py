@@ -1,6 +1,7 @@
 """Networks of torchvision and timm, unmodified, cut into the thesis's "layers" (§6.2.1, §6.7, §6.8.1)."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -13,7 +14,7 @@ from effdl.archs.adapt import InputBlock, enlarged
 from effdl.archs.chain import ArchFacts, BlockChain
 from effdl.archs.flow import BY_HAND
 from effdl.archs.places import deeper_cuts
-from effdl.archs.vision import Maker, arguments, maker_of, model, own_size, unused
+from effdl.archs.vision import Maker, NotMade, arguments, maker_of, model, own_size, unused
 from effdl.archs.weights import PUBLISHED, StartsFromWeights, located
 from effdl.datasets.problem import Facts
 from effdl.errors import ConfigError, one_line
@@ -154,7 +155,9 @@ class Library(StartsFromWeights):
         if self.name in NETWORKS or self.cuts is not None:
             return None
         blocks, more = len(_outline(self.untrained(), problem)), deeper_cuts(_undrawn(lambda: self._module(problem)))
-        then = _passed(replace(self.untrained(), cuts=tuple(more)), problem) if more else ""
+        then: list[str] | str = ""
+        with suppress(ConfigError):  # a tuple passes between some of them
+            then = _passed(replace(self.untrained(), cuts=tuple(more)), problem) if more else ""
         if isinstance(then, str) or len(then) <= blocks:
             return None if blocks > 1 else f"{self.name} is one block, so that layer-wise learning trains it whole"
         given = ",".join(more)
@@ -226,7 +229,7 @@ def _outline(arch: Library, problem: Facts) -> list[str]:
 
 def _passed(arch: Library, problem: Facts) -> list[str] | str:
     """Names of its blocks, or why two images do not go through it. Raises ConfigError where it cannot be cut."""
-    sides, problem_found = enlarged(problem.input_shape, arch.size)[1:], ""
+    sides, why = enlarged(problem.input_shape, arch.size)[1:], ""
     for device in ("meta", "cpu"):  # some networks look at numbers, which weights without memory have not
         try:
             with torch.device(device), torch.random.fork_rng(devices=[]), torch.no_grad():
@@ -234,18 +237,17 @@ def _passed(arch: Library, problem: Facts) -> list[str] | str:
                 passed: list[object] = [torch.zeros(2, 3, *sides)]
                 for part in (*chain.blocks, chain.head):
                     passed.append(part(passed[-1]))
-        except ConfigError as error:
-            if "does not make it" not in str(error):
-                raise
-            problem_found = str(error)
         except Exception as error:
-            problem_found = one_line(error)[:200]
+            if isinstance(error, ConfigError) and not isinstance(error, NotMade):
+                raise
+            why = one_line(error)[:200]
         else:
             shapes = [tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__ for x in passed[1:]]
-            if no_tensor := [shape for shape in shapes if isinstance(shape, str)]:
-                return f"between its blocks passes a {no_tensor[0]}"
+            for name, shape in zip([*chain.names, "its head"], shapes, strict=True):
+                if isinstance(shape, str):
+                    raise ConfigError(f"arch.cuts: {name} puts out a {shape}, and blocks pass a tensor on: end it elsewhere")
             return list(chain.names) if shapes[-1] == (2, problem.outputs) else f"it puts out {shapes[-1]}"
-    return problem_found
+    return why
 
 
 def _undrawn(make: Callable[[], nn.Module]) -> nn.Module:

@@ -17,11 +17,16 @@ Maker = Literal["torchvision", "timm"]
 MODULES = {"torchvision": "torchvision.models", "timm": "timm"}
 
 
+class NotMade(ConfigError):
+    """A library has a network, but does not make it with these arguments."""
+
+
 def model(name: str, maker: Maker, outputs: int, **arguments: Any) -> nn.Module:
     """A library's network, freshly drawn.
 
     Raises:
-        ConfigError: the library does not make it so, or is not there.
+        NotMade: the library does not make it so.
+        ConfigError: the library is not there.
     """
     try:
         return _made(name, maker, num_classes=outputs, **arguments)
@@ -29,7 +34,7 @@ def model(name: str, maker: Maker, outputs: int, **arguments: Any) -> nn.Module:
         raise
     except Exception as error:  # of whatever kind a network raises where it cannot be made so
         given = ", ".join(f"{key}={value}" for key, value in arguments.items())
-        raise ConfigError(f"arch.name={name}: {maker} does not make it with {given} ({one_line(error)[:200]})") from error
+        raise NotMade(f"arch.name={name}: {maker} does not make it with {given} ({one_line(error)[:200]})") from error
 
 
 def arguments(name: str, maker: Maker, sides: Sequence[int]) -> dict[str, Any]:
@@ -73,10 +78,10 @@ def maker_of(name: str) -> Maker:
 
 def own_size(name: str, maker: Maker) -> int:
     """The side of the images that it was made for."""
+    library = import_module(MODULES[maker])
     if maker == "torchvision":
-        return 299 if name == "inception_v3" else 224
-    size = import_module("timm").get_pretrained_cfg(name, allow_unregistered=True)
-    return int(max(size.input_size[1:])) if size is not None else 224
+        return int(library.get_model_weights(name).DEFAULT.transforms.keywords["crop_size"])
+    return int(max(library.get_pretrained_cfg(name).input_size[1:]))
 
 
 def _made(name: str, maker: Maker, **arguments: Any) -> nn.Module:
