@@ -188,6 +188,13 @@ def test_weights_of_a_network_that_ends_in_a_convolution(tmp_path: Path) -> None
     assert all(same) and len(same) == len(list(more.parameters())) - 2 and chain(raw(2)).shape == (2, 10)
 
 
+def test_weights_of_a_network_that_looks_at_its_own_while_it_is_made(tmp_path: Path) -> None:
+    given = drawn_otherwise(lambda: torchvision.models.regnet_y_400mf(num_classes=10))
+    chain, _ = started("regnet_y_400mf", given.state_dict(), tmp_path)
+    with torch.no_grad():
+        assert torch.equal(chain(raw(2)), given(chain.input(raw(2))))
+
+
 @pytest.mark.slow
 def test_weights_of_two_last_layers_and_of_heads_for_training_alone(tmp_path: Path) -> None:
     two = drawn_otherwise(lambda: timm.create_model("deit_tiny_distilled_patch16_224", num_classes=12, img_size=32))

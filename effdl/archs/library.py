@@ -14,7 +14,7 @@ from effdl.archs.adapt import InputBlock, enlarged
 from effdl.archs.chain import ArchFacts, BlockChain
 from effdl.archs.flow import BY_HAND
 from effdl.archs.places import deeper_cuts
-from effdl.archs.vision import Maker, NotMade, arguments, maker_of, model, own_size, unused
+from effdl.archs.vision import Maker, NotMade, arguments, maker_of, model, own_size, undrawn, unused
 from effdl.archs.weights import PUBLISHED, StartsFromWeights, located
 from effdl.datasets.problem import Facts
 from effdl.errors import ConfigError, one_line
@@ -154,7 +154,7 @@ class Library(StartsFromWeights):
         """Whether there are cuts that give more blocks than it has by itself, and which; None where there are none."""
         if self.name in NETWORKS or self.cuts is not None:
             return None
-        blocks, more = len(_outline(self.untrained(), problem)), deeper_cuts(_undrawn(lambda: self._module(problem)))
+        blocks, more = len(_outline(self.untrained(), problem)), deeper_cuts(undrawn(lambda: self._module(problem)))
         then: list[str] | str = ""
         with suppress(ConfigError):  # a tuple passes between some of them
             then = _passed(replace(self.untrained(), cuts=tuple(more)), problem) if more else ""
@@ -248,16 +248,6 @@ def _passed(arch: Library, problem: Facts) -> list[str] | str:
                     raise ConfigError(f"arch.cuts: {name} puts out a {shape}, and blocks pass a tensor on: end it elsewhere")
             return list(chain.names) if shapes[-1] == (2, problem.outputs) else f"it puts out {shapes[-1]}"
     return why
-
-
-def _undrawn(make: Callable[[], nn.Module]) -> nn.Module:
-    """A network without memory, or with where it is not made without."""
-    try:
-        with torch.device("meta"):
-            return make()
-    except NotImplementedError:
-        with torch.random.fork_rng(devices=[]):
-            return make()
 
 
 def _keep_resolution(module: nn.Module, name: str) -> None:

@@ -6,13 +6,14 @@ import warnings
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from importlib import import_module
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import nn
 
 from effdl.errors import ConfigError, one_line
 
+M = TypeVar("M", bound=nn.Module)
 Maker = Literal["torchvision", "timm"]
 MODULES = {"torchvision": "torchvision.models", "timm": "timm"}
 
@@ -62,9 +63,8 @@ def maker_of(name: str) -> Maker:
             there[maker] = names()
         except ImportError:
             continue
-        if (name if maker == "torchvision" else name.split(".")[0]) in there[
-            maker
-        ]:  # timm's may name weights: resnet18.a1_in1k
+        known = name if maker == "torchvision" else name.split(".")[0]  # timm's may name weights: resnet18.a1_in1k
+        if known in there[maker]:
             return maker
     if not there:
         raise _missing(name, "torchvision or timm")
@@ -82,6 +82,16 @@ def own_size(name: str, maker: Maker) -> int:
     if maker == "torchvision":
         return int(library.get_model_weights(name).DEFAULT.transforms.keywords["crop_size"])
     return int(max(library.get_pretrained_cfg(name).input_size[1:]))
+
+
+def undrawn(make: Callable[[], M]) -> M:
+    """A network without memory; with it where it looks at its weights while it is made. No random number is taken."""
+    try:
+        with torch.device("meta"):
+            return make()
+    except NotImplementedError:
+        with torch.random.fork_rng(devices=[]):
+            return make()
 
 
 def _made(name: str, maker: Maker, **arguments: Any) -> nn.Module:
@@ -102,12 +112,7 @@ def _missing(name: str, maker: str, error: Exception | None = None) -> ConfigErr
 @lru_cache(maxsize=64)
 def _by_default(name: str, maker: Maker) -> tuple[frozenset[str], frozenset[str]]:
     """What a network's class is made from, and the tensors that it has where nothing else is asked for."""
-    try:
-        with torch.device("meta"):
-            made = _made(name, maker)
-    except NotImplementedError:  # it looks at its weights while it is made
-        with torch.random.fork_rng(devices=[]):
-            made = _made(name, maker)
+    made = undrawn(lambda: _made(name, maker))
     names = set[str]()
     for makes in (vars(kind)["__init__"] for kind in type(made).__mro__ if "__init__" in vars(kind)):
         parameters = inspect.signature(makes).parameters

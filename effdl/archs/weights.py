@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from effdl.archs.chain import Arch, BlockChain
+from effdl.archs.vision import undrawn
 from effdl.datasets.problem import Facts
 from effdl.errors import ConfigError, one_line
 from effdl.setting import Switch, setting
@@ -45,8 +46,7 @@ class StartsFromWeights(Arch):
         super().check(problem)
         self._check_inputs(problem)
         if self.weights is not None:
-            with torch.device("meta"):  # whether they fit, before anything is allocated or written
-                self.build(problem)
+            undrawn(lambda: self.build(problem))  # whether they fit, before anything is allocated or written
 
     def _check_inputs(self, problem: Facts) -> None:
         """Raise a ConfigError where the network cannot take inputs of the problem's shape."""
