@@ -290,6 +290,9 @@ def _execute(specs: list[config.Spec], composed: Any) -> list[dict[str, Any]]:
     gc.enable()
     if torchrun.place().rank > 0:  # the first shows it
         return execute(specs, root, 1, Silent())
+    for spec in {spec.arch: spec for spec in specs}.values():
+        if (remark := spec.arch.remark(spec.dataset.facts())) is not None:
+            print(f"effdl: {remark}", file=sys.stderr, flush=True)
     with Console(len(specs), bars=not _jobs) as console:
         return execute(specs, root, workers, console)
 

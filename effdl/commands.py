@@ -103,7 +103,8 @@ def plan(options: argparse.Namespace) -> int:
             found = cost(spec, timed=options.time, track=track)
         if found is None:
             raise ConfigError(f"method: {type(spec.method).__name__} does not say what it would cost; only a run tells")
-        print(json.dumps(found.to_json()) if options.json else cost_of_run(" ".join(options.what), found))
+        remark = spec.arch.remark(spec.dataset.facts())
+        print(json.dumps(found.to_json()) if options.json else cost_of_run(" ".join(options.what), found, remark))
         return 0
     declaration, scale = _declared(options)
     surveyed = _survey(declaration, scale, options)

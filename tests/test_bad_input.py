@@ -56,6 +56,9 @@ DATA_ROWS = {
 # Their variants, in this process.
 MORE: dict[str, Row] = {
     "unknown nested choice": config("method/decision=poll", "method/decision=poll", "down_conv", "vgg"),
+    "network that no library has": config("arch=library arch.name=resnet19", "arch.name:", "resnet19", "resnet18"),
+    "cut that is not there": config("arch=library arch.name=resnet18 arch.cuts=[layer9]", "arch.cuts:", "layer9", "layer4"),
+    "images it does not take": config("arch=library arch.name=vit_b_32 arch.size=48", "arch.size:", "48×48", "arch.size=64"),
     "unknown root key": config("sede=3", "sede:", "seed", "test_every"),
     "unknown group": config("model=cnn4", "model:", "arch"),
     "unknown group with a slash": config("model/head=cnn4", "model/head:", "method/decision"),

@@ -156,11 +156,6 @@ def test_inputs_that_a_network_cannot_take_are_said_in_one_line(name: str, chang
     assert "\n" not in str(error.value)
 
 
-def test_a_name_that_no_library_has_is_answered_with_those_there_are() -> None:
-    with pytest.raises(ValueError, match=r"efficientnet_b0, .*vit_tiny_patch16_224"):
-        Library(name="resnet19")
-
-
 @pytest.mark.parametrize(("name", "package"), [("resnet18", "torchvision.models"), ("vit_tiny", "timm")])
 def test_a_library_that_is_not_installed_is_named(name: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, package, None)

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from effdl.datasets.moments import Moments, moments, parts
 from effdl.datasets.problem import Scaling, Split
 
+IDS = (torch.int32, torch.int64)  # what an embedding takes
+
 
 class InputBlock(nn.Module):
     """Standardise, enlarge, pad; takes raw samples (B, *input), uint8 or float.
@@ -18,6 +20,8 @@ class InputBlock(nn.Module):
     evenly with raw zeros up to ``size``; then (x − mean) / std, both of the training split's raw values, by channel (by feature
     for vectors) or, if the data set's ``scaling`` says so, by pixel. What never varies, padding too, has std 1. A single
     channel is repeated to ``channels``.
+
+    passes_ids: samples are token ids and pass as they are; `BlockChain.from_module` sets it where an embedding takes them.
     """
 
     mean: Tensor
@@ -25,7 +29,7 @@ class InputBlock(nn.Module):
 
     def __init__(self, input_shape: Sequence[int], size: int | None = None, channels: int | None = None) -> None:
         super().__init__()
-        self.size = size
+        self.size, self.passes_ids = size, False
         self.copies = channels // input_shape[0] if channels is not None else 1
         shape = (input_shape[0], 1, 1) if len(input_shape) == 3 else tuple(input_shape)
         self.register_buffer("mean", torch.zeros(shape))
@@ -60,6 +64,8 @@ class InputBlock(nn.Module):
         super()._load_from_state_dict(state, prefix, *others)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.passes_ids:
+            return x if x.dtype in IDS else x.long()
         x = x.to(self.mean.dtype)
         if self.size is not None and x.dim() == 4 and min(x.shape[-2:]) < self.size:
             x = enlarge(x, self.size)

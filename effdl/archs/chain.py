@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from effdl.archs.adapt import InputBlock
 from effdl.archs.split import split_module
 from effdl.datasets.problem import Facts
-from effdl.errors import ConfigError
+from effdl.errors import ConfigError, one_line
 from effdl.setting import Setting
 
 Blocks = Mapping[str, nn.Module] | Sequence[nn.Module]
@@ -49,13 +50,16 @@ class BlockChain(nn.Module):
                 what follows without such weights (normalisation, activations, pooling) joins it.
             head: name of the first submodule of the head. By default all that follows the last cut, or without cuts the last
                 layer, together with what averages or reshapes for it.
-            input: the input block, not part of ``module``.
+            input: the input block, not part of ``module``. Where an embedding comes first, it passes samples as they are.
 
         Raises:
-            ConfigError: a name that is not there, or a cut that more than one value crosses.
+            ConfigError: a name that is not there, a cut that more than one value or something else than a tensor crosses, or a
+                module that does not map one tensor to one.
         """
-        blocks, top = split_module(module, cuts, head)
-        return cls(blocks, top, input)
+        pieces = split_module(module, cuts, head)
+        if pieces.takes_ids and isinstance(input, InputBlock):
+            input.passes_ids = True
+        return cls(pieces.blocks, pieces.head, input)
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.head(self.blocks(self.input(x)))
@@ -80,21 +84,51 @@ class BlockChain(nn.Module):
         """The same blocks, sharing weights, under another head."""
         return BlockChain(OrderedDict(self.blocks.named_children()), head, self.input)
 
-    def shapes(self, input_shape: Sequence[int], samples: int = 2) -> list[tuple[int, ...]]:
-        """Shape of each block's output for one sample, without the batch dimension; tried on so many samples at once."""
+    def shapes(self, input_shape: Sequence[int], samples: int = 2, dtype: torch.dtype | None = None) -> list[tuple[int, ...]]:
+        """Shape of each block's output for one sample, without the batch dimension; tried on so many samples at once.
+
+        dtype: of a sample; by default the weights', or int64 where samples are token ids.
+
+        Raises:
+            ConfigError: a block does not take what comes, or puts out something else than a tensor.
+        """
         parameter = next(self.parameters())
-        x = torch.zeros(samples, *input_shape, dtype=parameter.dtype, device=parameter.device)
+        if dtype is None:
+            of_ids = isinstance(self.input, InputBlock) and self.input.passes_ids
+            dtype = torch.long if of_ids else parameter.dtype
+        x = torch.zeros(samples, *input_shape, dtype=dtype, device=parameter.device)
         modes = [(m, m.training) for m in self.modules()]
         self.eval()
         shapes = []
-        with torch.no_grad():
-            x = self.input(x)
-            for block in self.blocks:
-                x = block(x)
-                shapes.append(tuple(x.shape[1:]))
-        for module, training in modes:
-            module.training = training
+        try:
+            with torch.no_grad():
+                x = self.input(x)
+                for name, block in self.blocks.named_children():
+                    x = _tried(name, block, x, input_shape)
+                    shapes.append(tuple(x.shape[1:]))
+        finally:
+            for module, training in modes:
+                module.training = training
         return shapes
+
+
+def _tried(name: str, block: nn.Module, x: Tensor, input_shape: Sequence[int]) -> Tensor:
+    """What a block puts out for zeros. Raises ConfigError where that is no tensor, or nothing."""
+    try:
+        out: object = block(x)
+    except Exception as error:
+        if type(x) is not Tensor:  # a fake one, which says nothing of the network
+            raise
+        raise ConfigError(
+            f"arch: block {name!r} does not take what samples of shape {[*input_shape]} come to, {str(x.dtype)[6:]} of shape "
+            f"{[*x.shape[1:]]}: {one_line(error)}"
+        ) from error
+    if not isinstance(out, Tensor):
+        raise ConfigError(
+            f"arch: block {name!r} puts out a {type(out).__name__}, and blocks pass a tensor on: end it where one is taken out "
+            "of that, or take several such blocks as one"
+        )
+    return out
 
 
 def join_parameter_free(blocks: Blocks) -> list[tuple[str, nn.Module]]:
@@ -144,6 +178,10 @@ class Arch(Setting, ABC):
     @abstractmethod
     def build(self, problem: Facts) -> BlockChain:
         """The network with the weights that training starts from, freshly drawn (global generator) or given."""
+
+    def remark(self, problem: Facts) -> str | None:
+        """What a person should know of the way in which it is cut, in one line; None where all is as expected."""
+        return None
 
     def untrained(self) -> "Arch":
         """The same network, for weights of which it will be given all: its own need not be there."""

@@ -1,17 +1,23 @@
 """Networks of torchvision and timm, unmodified, cut into the thesis's "layers" (§6.2.1, §6.7, §6.8.1)."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from effdl.archs.adapt import InputBlock, enlarged
 from effdl.archs.chain import ArchFacts, BlockChain
+from effdl.archs.flow import BY_HAND
+from effdl.archs.places import deeper_cuts
+from effdl.archs.vision import Maker, NotMade, arguments, maker_of, model, own_size, undrawn, unused
 from effdl.archs.weights import PUBLISHED, StartsFromWeights, located
 from effdl.datasets.problem import Facts
-from effdl.errors import ConfigError
+from effdl.errors import ConfigError, one_line
 from effdl.setting import Count, setting
 
 
@@ -27,7 +33,7 @@ class Network:
     blocks: int
     cuts: Callable[[nn.Module], list[str]]
     strides: tuple[str, ...] = ()
-    maker: Literal["torchvision", "timm"] = "torchvision"
+    maker: Maker = "torchvision"
     patch: dict[str, int] = field(default_factory=dict)
 
 
@@ -99,17 +105,22 @@ NETWORKS = {
     "vit_tiny_patch16_224": Network(12, _vit, maker="timm", patch={"library": 16, "96": 8, "32": 4}),
 }
 PUBLISHED_CLASSES = 1000  # of ImageNet
+AN_IMAGE = 2  # the least side of a network of which no more is known before it is tried
+SIZES = (64, 96, 128, 160, 192, 224, 240, 256, 288, 320, 384)
 KEPT_STRIDES = {"library": 2, "96": 1, "32": 0}
 
 
 @setting
 class Library(StartsFromWeights):
-    """A network of torchvision or timm by its name there.
+    """A classification model of torchvision or timm by its name there, torchvision's where both have it.
 
     size: enlarge smaller images to this side; grey ones are repeated to three channels. stem: "library" is the network as it
     is, made for 224 pixels, which halves the image five times; "96" does not halve it the first time and "32" not the first two
     times (a strided convolution gets stride 1, a pooling goes), since small images would end as one pixel. A vision transformer
     has patches of 16, 8 and 4 pixels.
+
+    cuts: names of the submodules after which a block ends, in order. By default the networks of `NETWORKS` are cut as in the
+    thesis, and any other as `BlockChain.from_module` cuts by itself; `remark` tells where within its blocks more cuts are.
 
     weights: a state dict names the tensors as the library does. Every stem takes it, but a vision transformer only one of its
     own image and patch size. "pretrained": the default ones that the library publishes, fetched where there is a network. Those
@@ -120,25 +131,44 @@ class Library(StartsFromWeights):
     name: str = "efficientnet_v2_s"
     size: Count = 32
     stem: Literal["library", "96", "32"] = "library"
-
-    def __post_init__(self) -> None:
-        if self.name not in NETWORKS:
-            raise ValueError(f"there are {', '.join(NETWORKS)}")
-        super().__post_init__()
+    cuts: tuple[str, ...] | None = None
 
     @property
     def gains_by_channels_last(self) -> bool:
         return True  # training steps took 0.85 to 1.03 times those of NCHW, in 11 networks at 32 pixels
 
+    @property
+    def _maker(self) -> Maker:
+        return NETWORKS[self.name].maker if self.name in NETWORKS else maker_of(self.name)
+
     def facts(self, problem: Facts) -> ArchFacts:
-        network = NETWORKS[self.name]
-        least = network.patch[self.stem] if network.patch else 8 * 2 ** KEPT_STRIDES[self.stem]
-        return ArchFacts(network.blocks, least, self.size)
+        network, least = NETWORKS.get(self.name), AN_IMAGE
+        if network is not None:
+            least = network.patch[self.stem] if network.patch else 8 * 2 ** KEPT_STRIDES[self.stem]
+            if self.cuts is None:
+                return ArchFacts(network.blocks, least, self.size)
+        takes_it = problem.is_image and max(self.size, *problem.input_shape[1:]) >= least
+        return ArchFacts(len(_outline(self.untrained(), problem)) if takes_it else 1, least, self.size)
+
+    def remark(self, problem: Facts) -> str | None:
+        """Whether there are cuts that give more blocks than it has by itself, and which; None where there are none."""
+        if self.name in NETWORKS or self.cuts is not None:
+            return None
+        blocks, more = len(_outline(self.untrained(), problem)), deeper_cuts(undrawn(lambda: self._module(problem)))
+        then: list[str] | str = ""
+        with suppress(ConfigError):  # a tuple passes between some of them
+            then = _passed(replace(self.untrained(), cuts=tuple(more)), problem) if more else ""
+        if isinstance(then, str) or len(then) <= blocks:
+            return None if blocks > 1 else f"{self.name} is one block, so that layer-wise learning trains it whole"
+        given = ",".join(more)
+        return f"{self.name} has {blocks} block{'s' * (blocks > 1)} by itself; arch.cuts=[{given}] makes {len(then)} of it"
 
     def _check_inputs(self, problem: Facts) -> None:
         channels, *sides = enlarged(problem.input_shape, self.size)
         if channels not in (1, 3):
             raise ConfigError(f"arch={self.name}: takes images of 1 or 3 channels, not {channels}")
+        if self.name not in NETWORKS:
+            return
         patch = NETWORKS[self.name].patch.get(self.stem, 1)
         if any(side % patch for side in sides):
             raise ConfigError(
@@ -147,40 +177,77 @@ class Library(StartsFromWeights):
             )
 
     def build(self, problem: Facts) -> BlockChain:
-        network = NETWORKS[self.name]
-        module = self._module(network, problem)
-        if not network.patch:
-            for name in network.strides[KEPT_STRIDES[self.stem] :]:
-                _keep_resolution(module, name)
-        chain = BlockChain.from_module(
-            module, network.cuts(module), input=InputBlock(problem.input_shape, self.size, channels=3)
-        )
-        fits = f" (image size {self.size}, stem {self.stem})" if network.patch else ""
-        return self._started(chain, module, problem, self.name + fits)
+        network, module = NETWORKS.get(self.name), self._module(problem)
+        cuts = self.cuts if self.cuts is not None or network is None else network.cuts(module)
+        try:
+            chain = BlockChain.from_module(module, cuts, input=InputBlock(problem.input_shape, self.size, channels=3))
+        except ConfigError as error:
+            key = "arch.cuts" if self.cuts is not None else f"arch.name={self.name}"
+            said = str(error).removeprefix("from_module: ").replace(BY_HAND, "take another arch.name")
+            raise ConfigError(f"{key}: {said}") from error
+        fits = f" (image size {self.size}, stem {self.stem})" if network is not None and network.patch else ""
+        spare = unused(self.name, self._maker, module) if network is None else ()
+        return self._started(chain, module, problem, self.name + fits, spare)
 
     def _needs_head(self, problem: Facts) -> bool:
         return self.weights == PUBLISHED and problem.outputs != PUBLISHED_CLASSES
 
     def _file(self, name: str) -> Path:
-        return located(name, self.name, NETWORKS[self.name].maker)
+        return located(name, self.name, self._maker)
 
-    def _module(self, network: Network, problem: Facts) -> nn.Module:
-        arguments: dict[str, Any] = {"num_classes": problem.outputs}
+    def _module(self, problem: Facts) -> nn.Module:
+        """The library's own network, with the stem that was asked for."""
+        sides = enlarged(problem.input_shape, self.size)[1:]
+        if (network := NETWORKS.get(self.name)) is None:
+            if self.stem != "library":
+                raise ConfigError(
+                    f"arch.stem: where {self.name} halves its images is not known, so it stays as it is: arch.stem=library; "
+                    "a larger arch.size leaves it more pixels"
+                )
+            return model(self.name, self._maker, problem.outputs, **arguments(self.name, self._maker, sides))
         if network.patch:
-            arguments |= {"img_size": enlarged(problem.input_shape, self.size)[1:], "patch_size": network.patch[self.stem]}
+            patch = network.patch[self.stem]
+            return model(self.name, network.maker, problem.outputs, img_size=sides, patch_size=patch)
+        module = model(self.name, network.maker, problem.outputs)
+        for name in network.strides[KEPT_STRIDES[self.stem] :]:
+            _keep_resolution(module, name)
+        return module
+
+
+@lru_cache(maxsize=64)
+def _outline(arch: Library, problem: Facts) -> list[str]:
+    """Names of its blocks, after two images have gone through. Raises ConfigError where the network does not take them."""
+    if isinstance(found := _passed(arch, problem), list):
+        return found
+    sides = enlarged(problem.input_shape, arch.size)[1:]
+    sizes = {max(sides), own_size(arch.name, arch._maker), *SIZES}
+    larger = [size for size in sorted(sizes) if size >= max(sides) and (size, size) != tuple(sides)]
+    fits = next((size for size in larger if isinstance(_passed(replace(arch, size=size), problem), list)), None)
+    advice = f"arch.size={fits} enlarges them" if fits else "another arch.name may"
+    raise ConfigError(f"arch.size: {arch.name} does not take images of {sides[0]}×{sides[1]} pixels ({found}); {advice}")
+
+
+def _passed(arch: Library, problem: Facts) -> list[str] | str:
+    """Names of its blocks, or why two images do not go through it. Raises ConfigError where it cannot be cut."""
+    sides, why = enlarged(problem.input_shape, arch.size)[1:], ""
+    for device in ("meta", "cpu"):  # some networks look at numbers, which weights without memory have not
         try:
-            make: Callable[..., nn.Module]
-            if network.maker == "timm":
-                from timm import create_model
-
-                make = create_model
-            else:
-                from torchvision.models import get_model
-
-                make = get_model
-        except ImportError as error:
-            raise ConfigError(f"arch={self.name}: needs {network.maker} ({error}): pip install 'effdl[vision]'") from None
-        return make(self.name, **arguments)
+            with torch.device(device), torch.random.fork_rng(devices=[]), torch.no_grad():
+                chain = arch.build(problem).eval()
+                passed: list[object] = [torch.zeros(2, 3, *sides)]
+                for part in (*chain.blocks, chain.head):
+                    passed.append(part(passed[-1]))
+        except Exception as error:
+            if isinstance(error, ConfigError) and not isinstance(error, NotMade):
+                raise
+            why = one_line(error)[:200]
+        else:
+            shapes = [tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__ for x in passed[1:]]
+            for name, shape in zip([*chain.names, "its head"], shapes, strict=True):
+                if isinstance(shape, str):
+                    raise ConfigError(f"arch.cuts: {name} puts out a {shape}, and blocks pass a tensor on: end it elsewhere")
+            return list(chain.names) if shapes[-1] == (2, problem.outputs) else f"it puts out {shapes[-1]}"
+    return why
 
 
 def _keep_resolution(module: nn.Module, name: str) -> None:

@@ -1,7 +1,7 @@
 """Weights that a network starts from: read from a file without running code, and fitted to the network by name and shape."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from effdl.archs.chain import Arch, BlockChain
+from effdl.archs.vision import undrawn
 from effdl.datasets.problem import Facts
 from effdl.errors import ConfigError, one_line
 from effdl.setting import Switch, setting
@@ -45,8 +46,7 @@ class StartsFromWeights(Arch):
         super().check(problem)
         self._check_inputs(problem)
         if self.weights is not None:
-            with torch.device("meta"):  # whether they fit, before anything is allocated or written
-                self.build(problem)
+            undrawn(lambda: self.build(problem))  # whether they fit, before anything is allocated or written
 
     def _check_inputs(self, problem: Facts) -> None:
         """Raise a ConfigError where the network cannot take inputs of the problem's shape."""
@@ -54,14 +54,20 @@ class StartsFromWeights(Arch):
     def untrained(self) -> Self:
         return replace(self, weights=None, weights_sha256=None, new_head=False)
 
-    def _started(self, chain: BlockChain, module: nn.Module, problem: Facts, network: str) -> BlockChain:
-        """The chain, which shares ``module``'s weights, with those that are given. Raises ConfigError where they do not fit."""
+    def _started(
+        self, chain: BlockChain, module: nn.Module, problem: Facts, network: str, unused: Collection[str] = ()
+    ) -> BlockChain:
+        """The chain, which shares ``module``'s weights, with those that are given. Raises ConfigError where they do not fit.
+
+        unused: what the file may hold and the network does without.
+        """
         if self.weights is None:
             return chain
         if (found := sha256(file := self._file(self.weights))) != self.weights_sha256:
             raise ConfigError(f"arch.weights: {file} is not the file of arch.weights_sha256, its own is {found}")
         new_head = self.new_head or self._needs_head(problem)
-        start_from(read(file), chain, module, classes=problem.outputs, new_head=new_head, network=network)
+        state = {name: tensor for name, tensor in read(file).items() if name not in unused}
+        start_from(state, chain, module, classes=problem.outputs, new_head=new_head, network=network)
         return chain
 
     def _needs_head(self, problem: Facts) -> bool:
@@ -155,12 +161,12 @@ def start_from(state: State, chain: BlockChain, module: nn.Module, *, classes: i
         ConfigError: weights of another network or of another number of classes.
     """
     target = chain if "input.mean" in state else module
-    last = [name for name, part in target.named_modules() if isinstance(part, nn.Linear)][-1]
-    own, given = (_without("input.", tensors) for tensors in (target.state_dict(), state))
-    body = [_without(f"{last}.", tensors) for tensors in (own, given)]
+    last = _last_layers(chain, target, classes)
+    own, given = (_without(("input.",), tensors) for tensors in (target.state_dict(), state))
+    body = [_without(last, tensors) for tensors in (own, given)]
     misfit = _misfit(*body)
     if misfit is None and not new_head:
-        found = given.get(f"{last}.bias", own[f"{last}.bias"]).numel()
+        found = given.get(f"{last[0]}weight", own[f"{last[0]}weight"]).shape[0]
         if found != classes:
             raise ConfigError(
                 f"arch.weights: weights of {found} classes, this data set has {classes}: "
@@ -174,8 +180,16 @@ def start_from(state: State, chain: BlockChain, module: nn.Module, *, classes: i
         own[name].copy_(given[name])  # load_state_dict would warn of each tensor of a network that has no memory yet
 
 
-def _without(prefix: str, tensors: State) -> State:
-    return {name: tensor for name, tensor in tensors.items() if not name.startswith(prefix)}
+def _last_layers(chain: BlockChain, target: nn.Module, classes: int) -> tuple[str, ...]:
+    """Prefixes of the layers whose outputs are the classes: in most networks one, in distilled ones two."""
+    parts = {name: part for name, part in target.named_modules() if isinstance(part, nn.Linear | nn.Conv2d)}
+    in_head = {id(part) for part in chain.head.modules()}
+    found = [name for name, part in parts.items() if id(part) in in_head and part.weight.shape[0] == classes]
+    return tuple(f"{name}." for name in found or [*parts][-1:])
+
+
+def _without(prefixes: tuple[str, ...], tensors: State) -> State:
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith(prefixes)}
 
 
 def _misfit(own: State, given: State) -> str | None:

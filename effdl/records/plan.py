@@ -40,6 +40,7 @@ class Cost:
     by_kind: dict[str, int]
     segments: list[SegmentCost]
     beside: dict[str, Held]
+    blocks: list[str]
     remedy: tuple[str, Held] | None = None
     seconds: float | None = None
     segment_seconds: list[float] | None = None
@@ -60,6 +61,7 @@ class Cost:
         """By the keys of a run's summary."""
         times = {"time/estimate_s": self.seconds, "time/segment_estimate_s": self.segment_seconds}
         return {
+            "arch/blocks": self.blocks,
             "memory/accounted_peak_bytes": self.peak_bytes,
             "memory/resident_peak_bytes": self.resident_bytes,
             "memory/share_of_backprop": self.share,
@@ -123,6 +125,7 @@ def cost(
         {kind: notes[f"memory/peak_{kind}_bytes"] for kind in KINDS},
         notes["segments"],
         {name: _held(counted[name]) for name in asked} | (_unkept(counted) if keeps else {}),
+        notes["blocks"],
         (change[0], _held(_notes(_count, change[1], threads))) if change else None,
         notes["time/estimate_s"] if timed else None,
         notes["time/segment_estimate_s"] if timed else None,
@@ -180,7 +183,7 @@ def _told(spec: config.Spec, problem: Problem, network: BlockChain, test: Split 
     try:
         spec.method.fit(problem, network, run)
     except _Told:
-        return {**run.notes, "segments": asking.costs}
+        return {**run.notes, "segments": asking.costs, "blocks": network.names}
     return {}
 
 

@@ -14,13 +14,18 @@ NOT_MEASURED = "process: not measured by a plan but by a run (memory/process_pea
 UNKEPT = "  method.keep_features_mib=0"
 
 
-def cost_of_run(overrides: str, cost: Any) -> str:
-    """One run's plan: what it holds, by segment, beside what else would train the network, and what would save memory."""
+def cost_of_run(overrides: str, cost: Any, remark: str | None = None) -> str:
+    """One run's plan: what it holds, by segment, beside what else would train the network, and what would save memory.
+
+    remark: what is to be known of how the network is cut.
+    """
     timed, full = cost.seconds is not None, "full backprop's"
     step = f"step {size(cost.peak_bytes)}, {cost.share:.0%} of {full} {size(cost.backprop_bytes)}"
     whole = size(cost.beside["backprop"].resident)
     resident = f"resident {size(cost.resident_bytes)}, {cost.resident_share:.0%} of {full} {whole}"
-    lines = [f"{overrides}: {step}; {resident}; {NOT_MEASURED}", ""]
+    count = f"{len(cost.blocks)} block{'s' * (len(cost.blocks) > 1)}"
+    lines = [f"{overrides}: {step}; {resident}; {NOT_MEASURED}", f"{count}: {', '.join(cost.blocks)}"]
+    lines += [remark, ""] if remark else [""]
     if len(cost.segment_bytes) > 1:
         lines.append("segment      step  of backprop" + ("     time" if timed else ""))
         for i, peak in enumerate(cost.segment_bytes):

@@ -62,7 +62,8 @@ class BottomUp:
         saved = self.run.load()
         self.chain.eval()
         # A whole batch of fake tensors takes no longer than two samples, and is what the count calls the blocks with too.
-        shapes = self.chain.shapes(self.problem.input_shape, self.problem.batch_size if self.problem.is_outline else 2)
+        samples, like = self.problem.batch_size if self.problem.is_outline else 2, self.problem.train_split.first()
+        shapes = self.chain.shapes(self.problem.input_shape, samples, like.dtype)
         self.run.freeze(self.chain.input, keep_bytes=self.keep_bytes)
         if saved is None:
             if self.run.ranks.rank == 0:  # with steps of its own that the others do not make

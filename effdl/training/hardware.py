@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from effdl import torchrun
 from effdl.datasets.problem import Facts
 from effdl.errors import ConfigError, HardwareError
 from effdl.setting import Count, Setting, Switch, setting
+from effdl.training.compiled import Compiled
 from effdl.training.ranks import LEAST_SHARE
 
 M = TypeVar("M", bound=nn.Module)
@@ -38,12 +39,17 @@ class Hardware(Setting):
         another order.
     """
 
+    numerics_version: ClassVar[int] = 2
+
     device: Literal["auto", "cpu", "cuda"] = "cpu"
     threads: Count | None = None
     precision: Literal["auto", "float32", "tf32", "bf16"] = "float32"
     layout: Literal["auto", "contiguous", "channels_last"] = "contiguous"
     compile: Switch = False
     processes: Count | Literal["auto"] = 1
+
+    def version(self) -> int:
+        return 2 if self.compile else 1  # of 1, blocks from the fifth or ninth on were called uncompiled
 
     def resolved(self, gains_by_channels_last: bool, exact: bool = False) -> "Hardware":
         """The same with all that is left open settled for this machine and a network. Raises ConfigError.
@@ -114,7 +120,7 @@ class Hardware(Setting):
 
     def compiled(self, module: nn.Module) -> nn.Module:
         """The module as it is to be called; its weights stay where they are."""
-        return torch.compile(module) if self.compile else module  # type: ignore[return-value]
+        return Compiled(module) if self.compile else module
 
     @property
     def memory_format(self) -> torch.memory_format:

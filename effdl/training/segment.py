@@ -15,6 +15,7 @@ from effdl.archs.chain import BlockChain
 from effdl.datasets.problem import Batch
 from effdl.errors import ConfigError, Diverged, EffdlError, FitFailed
 from effdl.objectives.objective import Objective, at_least_float32
+from effdl.training.compiled import Compiled
 from effdl.training.loop import reduce_loss, switch_mode, train_epoch
 from effdl.training.optim import Schedule, set_epoch
 from effdl.training.ranks import Ranks
@@ -117,7 +118,7 @@ class SegmentState:
         self.seed, self.epochs, self.schedule = seed, epochs, schedule
         self.input_dropout, self.checkpoint, self.autocast = input_dropout, checkpoint, autocast
         self.ranks, self.yields = ranks or Ranks(), yields
-        self._compiled: list[Callable[[Tensor], Tensor]] | None = None
+        self._compiled: list[Compiled] | None = None
         self.epoch = 0
 
     @property
@@ -147,6 +148,8 @@ class SegmentState:
         version = batch.x._version
         x = batch.x.detach()  # whatever made x, no gradient goes below the segment
         p = self.input_dropout(self.epoch)
+        if p > 0 and not x.is_floating_point():
+            raise ConfigError("method.drop_raw_input: samples are ids, of which none can be dropped; say false")
         with self.autocast():
             outputs = self.forward(F.dropout(x, p) if p > 0 else x)
             yielded = outputs._version
@@ -177,7 +180,7 @@ class SegmentState:
 
     def compile(self) -> None:
         """From now on call the blocks as torch.compile makes them; the modules stay what they are."""
-        self._compiled = [torch.compile(block) for block in self.blocks]
+        self._compiled = [Compiled(block) for block in self.blocks]
 
     def state_dict(self) -> dict[str, Any]:
         return {
