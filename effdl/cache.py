@@ -76,4 +76,5 @@ def alone(path: Path) -> Iterator[None]:
 
 def place(kind: str, key: str) -> Path:
     """The file of what is remembered under this key."""
-    return cache_folder() / kind / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
+    name = hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()  # names of files are in whatever coding
+    return cache_folder() / kind / f"{name[:32]}.json"
