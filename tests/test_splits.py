@@ -123,6 +123,6 @@ def test_a_rare_class_is_drawn_class_by_class_and_that_is_said(capsys: pytest.Ca
     assert torch.bincount(val.y).tolist() == [5, 4, 1] or torch.bincount(val.y).tolist() == [4, 5, 1]
     assert {*train.y.tolist()} == {0, 1, 2, 3}
     said = capsys.readouterr().err
-    assert "drawn class by class (dataset.stratify)" in said and "class number 3 has a single sample" in said
+    assert "drawn class by class (dataset.stratify)" in said and "classes with a single sample: 1, first number 3" in said
     with pytest.raises(DataError, match="stratify=true"):
         dataclasses.replace(rule, stratify=False).checked(whole, labelled(0, 1, 2, 3))

@@ -55,10 +55,12 @@ class Folder(ImageFiles):
     def _test(self) -> str:
         """The name of the test split."""
         if not (self.folder / "train").is_dir():
-            raise DataError(
-                f"no image folders under {shown(self.folder)} (train/<class>/ is missing): point dataset.root or EFFDL_DATA to "
-                "the folder that holds the set's, and dataset.name to the set's own"
-            )
+            advice = "point dataset.root or EFFDL_DATA to the folder that holds the set's, and dataset.name to the set's own"
+            if self.folder.is_dir() and (there := _folders(self.folder)):
+                advice = (
+                    f"there are {', '.join(map(shown, there[:4]))}; {advice}, or move folders of classes into train and val"
+                )
+            raise DataError(f"no image folders under {shown(self.folder)} (train/<class>/ is missing): {advice}")
         return split_to_test(set(_folders(self.folder)) - {"train"}, self.test_split, str(self.folder), "<class>/")
 
     def _listings(self) -> tuple["Listing", "Listing"]:
@@ -132,7 +134,9 @@ def _list(folder: Path, test: str) -> Listings:
     classes = [_folders(folder / split) for split in splits]
     for split, names in zip(splits, classes, strict=True):
         if not names:
-            raise DataError(f"{shown(folder / split)} has no folders of classes in it")
+            raise DataError(
+                f"{shown(folder / split)} has no folders of classes in it: images of each class lie in one of its own"
+            )
     groups = [[str(folder / split / name) for name in names] for split, names in zip(splits, classes, strict=True)]
     found = walk(groups, ENDINGS)
     _refuse_twice(found, {*groups[0], *groups[1]})

@@ -20,7 +20,7 @@ def check_known(test: Iterable[Any], train: Collection[Any], split: str, where: 
     """Raise a DataError for a class of the test split that nothing was trained on; one that it lacks does no harm."""
     if unknown := sorted(set(test) - set(train)):
         raise DataError(
-            f"{shown(where)}: class {shown(unknown[0])} is in {split} but not in train, one of {len(unknown)} such classes: "
+            f"{shown(where)}: class {shown(unknown[0])} is in {split} but not in train ({len(unknown):,} such classes): "
             f"what is not trained on cannot be told; put images of it into train or take it out of {split}"
         )
 
@@ -44,8 +44,8 @@ def numbered(train: Sequence[int], named: Sequence[str], renumber: bool, where: 
     wanted = len(named) or len(found)
     if renumber or (found[0] == 0 and found[-1] == len(found) - 1 == wanted - 1):
         return found
-    some = ", ".join(map(str, found)) if len(found) < 6 else f"{found[0]}, {found[1]} ... {found[-1]}"
-    instead = f"whose files name {wanted} classes" if named else f"{len(found)} of them but not 0 to {len(found) - 1}"
+    some = ", ".join(map(str, found)) if len(found) < 6 else f"{found[0]}, {found[1]} ... {found[-1]} ({len(found):,} of them)"
+    instead = f"but its files name {wanted} classes" if named else f"not 0 to {len(found) - 1}"
     raise DataError(
         f"{shown(where)}: the labels of train are {some}, {instead}: dataset.renumber=true counts those that there are, "
         "in their order"

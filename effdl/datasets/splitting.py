@@ -54,8 +54,8 @@ def _check_parts(dataset: Dataset, classes: int, whole: Tensor, train: Tensor, v
             )
     if single and len(val):
         say_once(
-            f"class {dataset.class_name(single[0])} has a single sample, one of {len(single):,} such classes: it is trained "
-            "on, and validation has none of it"
+            f"classes with a single sample: {len(single):,}, first {dataset.class_name(single[0])}: it is trained on, and "
+            "validation has none of it"
         )
 
 
