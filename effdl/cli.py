@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -15,6 +16,7 @@ from omegaconf import OmegaConf
 
 from effdl import config, torchrun
 from effdl.errors import ConfigError, EffdlError, RecordError, one_line
+from effdl.places import at_home
 
 _results: list[dict[str, Any]] = []  # of this process's runs, in order; Hydra gives no way to return them
 _searches: list[dict[str, Any]] = []  # what this process's searches found
@@ -24,6 +26,7 @@ FINAL = {"diverged": 6, "failed": 7}  # ends that are a run's answer, and their 
 FLAGS = {"-m", "--multirun", "-c", "--cfg", "--resolve", "-p", "--package", "-i", "--info", "-r", "--run", "-h", "--help"}
 FLAGS |= {"-cp", "--config-path", "-cn", "--config-name", "-cd", "--config-dir", "-sc", "--shell-completion"}
 FLAGS |= {"--hydra-help", "--version", "--experimental-rerun"}
+HOME = re.compile(r"""(results|hydra\.sweep\.dir)=(['"])(~.*)\2""")
 
 EXAMPLES = """\
   python run.py                                                     the default: DLL on handwritten digits, seconds
@@ -36,10 +39,10 @@ EXAMPLES = """\
 
 def main(entry: Callable[[], Any]) -> None:
     """Run Hydra's entry point; prints the JSON line, or one line on standard error, and exits with a code that says which."""
-    arguments = sys.argv[1:]
     for made in (_results, _searches, _sweeps):
         made.clear()
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    arguments = sys.argv[1:]
     many = bool({"-m", "--multirun"} & set(arguments))
     if many and not any(a.startswith("hydra/launcher=") for a in arguments):
         sys.argv.append("hydra/launcher=effdl")
@@ -50,6 +53,8 @@ def main(entry: Callable[[], Any]) -> None:
         if {"-h", "--help"} & set(arguments):
             print(help_page())
             return
+        arguments[:] = map(at_home_in, arguments)
+        sys.argv[1 : 1 + len(arguments)] = arguments
         if unknown := [a for a in arguments if a.startswith("-") and a.split("=")[0] not in FLAGS]:
             raise ConfigError(f"{unknown[0]}: unknown option; values are given as key=value, see --help")
         if many and torchrun.place().size > 1:
@@ -72,6 +77,13 @@ def main(entry: Callable[[], Any]) -> None:
         print(json.dumps(_searches[0]), flush=True)
         sys.exit(0 if _searches[0]["best"] else 1)
     _answer(_results, many)
+
+
+def at_home_in(override: str) -> str:
+    """Where records go, with a home folder in the place of ``~``: Hydra makes a folder for a sweep out of it by itself."""
+    if match := HOME.fullmatch(override):
+        return f"{match[1]}={json.dumps(str(at_home(match[3], match[1])))}"
+    return override
 
 
 def run_overrides(arguments: Sequence[str]) -> int:
@@ -169,7 +181,7 @@ def _places(composed: Any) -> tuple[Path, int]:
         raise ConfigError("results: needs the name of a folder")
     if workers is not None and (type(workers) is not int or workers < 1):
         raise ConfigError(f"workers: a whole number from 1, or null for one a core, not {workers!r}")
-    return Path(str(results)), workers or os.cpu_count() or 1
+    return at_home(str(results), "results"), workers or os.cpu_count() or 1
 
 
 def _answer(results: list[dict[str, Any]], many: bool) -> None:

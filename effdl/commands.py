@@ -10,6 +10,7 @@ from typing import Any
 
 from effdl import cli, config
 from effdl.errors import ConfigError
+from effdl.places import at_home
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -33,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
     def add(name: str, command: object, about: str) -> argparse.ArgumentParser:
         made = commands.add_parser(name, help=about, description=about)
         made.set_defaults(command=command)
-        made.add_argument("--results", default="results", type=Path, help="folder of records and ledger (results)")
+        made.add_argument("--results", default=Path("results"), type=_folder, help="folder of records and ledger (results)")
         return made
 
     for name, command, about in (
@@ -62,6 +63,10 @@ def parser() -> argparse.ArgumentParser:
     add("list", list_all, "every artefact, and every choice of every group").add_argument("--json", action="store_true")
     add("status", status, "every artefact and claim: declared, run, held").add_argument("--json", action="store_true")
     return top
+
+
+def _folder(text: str) -> Path:
+    return at_home(text, "--results")
 
 
 def _count(text: str) -> int:

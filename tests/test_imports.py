@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-GROUND = {"errors", "rng", "setting", "torchrun", "cache"}
+GROUND = {"errors", "rng", "setting", "torchrun", "cache", "places"}
 PARTS = GROUND | {"objectives", "datasets", "archs"}
 # What each part of effdl may import of effdl beside itself. reproduce → records → config; methods → training → parts.
 MAY = {
@@ -17,6 +17,7 @@ MAY = {
     "setting": set(),
     "torchrun": set(),
     "cache": set(),
+    "places": {"errors"},
     "objectives": GROUND,
     "datasets": GROUND | {"objectives"},
     "archs": GROUND | {"datasets", "objectives"},
@@ -26,12 +27,12 @@ MAY = {
     "filters": PARTS | {"training"},
     "augment": PARTS,
     "estimators": PARTS | {"training", "methods", "records"},
-    "config": {"errors", "setting", "cache"},
+    "config": {"errors", "setting", "cache", "places"},
     "records": PARTS | {"training", "config", "filters", "probes"},
     "search": {"config", "errors", "records", "rng", "setting"},
     "reproduce": PARTS | {"config", "records"},
-    "cli": {"config", "errors", "records", "reproduce", "search", "torchrun"},
-    "commands": {"cli", "config", "errors", "records", "reproduce"},
+    "cli": {"config", "errors", "places", "records", "reproduce", "search", "torchrun"},
+    "commands": {"cli", "config", "errors", "places", "records", "reproduce"},
     "__main__": {"commands"},
 }
 OF_REPRODUCE = ("published", "vocabulary", "artefact", "catalogue", "survey", "declared", "ledger")
@@ -40,6 +41,7 @@ LIGHT = (
     "commands",
     "cli",
     "cache",
+    "places",
     *(f"config/{name}" for name in ("__init__", "composition", "grammar", "groups", "identity", "spec")),
     "search/setting",
     "errors",

@@ -14,6 +14,7 @@ from effdl.config.groups import CONFIGS, GROUPS, choices, digest_of_configs, hol
 from effdl.errors import ConfigError, one_line
 
 SETS_A_VALUE = re.compile(r"(?!hydra\.)[A-Za-z_][\w.]*=")  # a key that is there; nothing of Hydra's own
+BARE_HOME = re.compile(r"\+*([\w.]+)=(~[^'\"]*)")
 SWEEP = re.compile(r"(\[[^]]*\]|\{[^}]*\})|,.*")  # outside of brackets, what follows the first value
 
 
@@ -95,6 +96,8 @@ def composition_error(error: BaseException, overrides: Sequence[str] = ()) -> Co
     if missing := getattr(error, "missing_cfg_file", None):
         group, _, name = missing.rpartition("/")
         return ConfigError(f"{group}={name}: unknown choice; there are {', '.join(choices(group))}")
+    if bare := BARE_HOME.fullmatch(str(getattr(error, "override", ""))):
+        return ConfigError(f"{bare[1]}: a value that begins with ~ needs quotes within the shell's: \"{bare[1]}='{bare[2]}'\"")
     lines = [line.strip() for line in (str(error) or str(error.__cause__)).splitlines() if line.strip()]
     noise = (
         "Check your defaults",

@@ -12,6 +12,7 @@ from typing import IO, Any, ClassVar
 
 from effdl.datasets.problem import Dataset
 from effdl.errors import DataError, shown
+from effdl.places import at_home
 from effdl.setting import Size, Switch, setting
 
 
@@ -103,7 +104,7 @@ class Files(Dataset, ABC):
 
 def sets_folder(root: str | None) -> Path:
     """The folder that holds the sets, where none is named."""
-    return Path(root or os.environ.get("EFFDL_DATA", "data"))
+    return at_home(root, "dataset.root") if root else at_home(os.environ.get("EFFDL_DATA", "data"), "EFFDL_DATA")
 
 
 @contextmanager
