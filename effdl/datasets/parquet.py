@@ -103,6 +103,7 @@ def _names(folder: Path) -> list[str]:
     """The Parquet files in a folder, relative to it."""
     if not folder.is_dir():
         return []
+    folder = folder.resolve()
     found = walk([[str(folder)]], (".parquet",))
     if found.odd:
         raise DataError(f"{shown(found.odd[0][0])} cannot be read: {found.odd[0][1]}; fetch the file or delete its name")
