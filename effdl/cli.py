@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from effdl.errors import ConfigError, EffdlError, RecordError, one_line
 from effdl.places import at_home
 
 _results: list[dict[str, Any]] = []  # of this process's runs, in order; Hydra gives no way to return them
-_searches: list[dict[str, Any]] = []  # what this process's searches found
+_searches: list[tuple[dict[str, Any], int]] = []  # what this process's searches found, and their exit codes
 _sweeps: list["_SweepFolder"] = []  # of this process's sweeps
 
 FINAL = {"diverged": 6, "failed": 7}  # ends that are a run's answer, and their exit codes
@@ -74,8 +74,9 @@ def main(entry: Callable[[], Any]) -> None:
     if not any("path" in result for result in _results):
         discard_sweep()
     if _searches:
-        print(json.dumps(_searches[0]), flush=True)
-        sys.exit(0 if _searches[0]["best"] else 1)
+        told, code = _searches[0]
+        print(json.dumps(told), flush=True)
+        sys.exit(code)
     _answer(_results, many)
 
 
@@ -115,7 +116,12 @@ def search(arguments: Sequence[str], settings: Mapping[str, Any]) -> None:
     if composed.search is None:
         raise ConfigError("search: is none; say search=optuna")
     node: Any = OmegaConf.to_container(composed.search)
-    found = config.build_setting({**node, **settings}, "search")
+    from effdl.search.carried import carried_over
+
+    given = carried_over(settings)
+    sampler = given.pop("sampler", None)
+    found = config.build_setting({**node, **given}, "search")
+    found = found if sampler is None else replace(found, sampler=sampler)
     if not find_spec("optuna"):
         raise ConfigError("search: needs Optuna, which `pip install 'effdl[search]'` brings")
     from effdl.search.outcome import text
@@ -125,7 +131,11 @@ def search(arguments: Sequence[str], settings: Mapping[str, Any]) -> None:
     gc.enable()
     told = carry_out(found, arguments, *_places(composed))
     print(f"\n{text(told, Path(told['path']))}\n", file=sys.stderr)
-    _searches.append(told)
+    rate = settings.get("max_failure_rate")
+    if too_many := rate is not None and told["failed"] > rate * told["trials"]:
+        many = f"{told['failed']} of {told['trials']} trials failed, more than hydra.sweeper.max_failure_rate allows"
+        print(f"effdl: {many}", file=sys.stderr)
+    _searches.append((told, 1 if too_many or not told["best"] else 0))
 
 
 @dataclass(frozen=True)

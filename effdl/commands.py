@@ -108,13 +108,18 @@ def run(options: argparse.Namespace) -> int:
     """Run an artefact and report it, or run one Spec."""
     if not _is_artefact(options):
         return cli.run_overrides([*options.what, f"results={json.dumps(str(options.results))}"])
-    from effdl.reproduce import conduct
+    from effdl.records.report import Console
+    from effdl.reproduce import conduct, searched
+    from effdl.reproduce.sought import MISSING
 
     if (line := _why_not(options.what[0])) is not None:
         print(line)
         return 0
     declaration, scale = _declared(options)
     surveyed = _survey(declaration, scale, options)
+    if waiting := [one.cell for one in surveyed if one.reason == MISSING]:
+        searched.carry_out(declaration, scale, waiting, options.results, options.workers, Console)
+        surveyed = _survey(declaration, scale, options)
     return conduct.conduct(declaration, scale, surveyed, options.results, options.workers, options.json)
 
 

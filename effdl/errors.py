@@ -29,6 +29,10 @@ class RecordError(EffdlError):
     exit_code = 4
 
 
+class SearchMissing(RecordError):
+    """A cell whose values are searched first, before its search."""
+
+
 class HardwareError(EffdlError):
     """A device that is not there, or memory that ran out."""
 

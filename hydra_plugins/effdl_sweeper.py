@@ -14,10 +14,14 @@ class SweeperConf:
 
     _target_: str = "hydra_plugins.effdl_sweeper.EffdlSweeper"
     _recursive_: bool = False
+    sampler: Any = None
     params: dict[str, Any] | None = None
+    search_space: dict[str, Any] | None = None
+    custom_search_space: str | None = None
     n_trials: int | None = None
     n_jobs: int | None = None
-    direction: str | None = None
+    direction: Any = None
+    max_failure_rate: float | None = None
     storage: str | None = None
     study_name: str | None = None
 

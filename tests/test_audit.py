@@ -8,6 +8,7 @@ import math
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,10 @@ from matplotlib.image import imread
 from PIL import Image
 
 from effdl import config
-from effdl.reproduce import artefact, declared, figure, floors, ledger
+from effdl.reproduce import artefact, declared, figure, floors, ledger, searched
 from effdl.reproduce.artefact import Cell, Declaration
 from effdl.reproduce.frame import frame
+from effdl.reproduce.lines import SEARCH
 from effdl.reproduce.readme import pages, rewrite
 
 ROOT = Path(__file__).parents[1]
@@ -58,10 +60,9 @@ def cells(name: str) -> dict[tuple[str, str], Cell]:
     return {(scale, cell.name): cell for scale in scales for cell in declaration(name).all_cells(scale)}
 
 
-def composed(cell: Cell) -> config.Spec:
+def composed(cell: Cell, found: Sequence[str] = ()) -> config.Spec:
     """Of the first seed, on the CPU unless the cell says otherwise; its data need not be here."""
-    named = any(override.startswith("hardware=") for override in cell.overrides)
-    return config.build(config.compose([*([] if named else ["hardware=cpu"]), *cell.overrides]), checked=False)
+    return config.build(config.compose(artefact.on_the_cpu([*cell.overrides, *found])), checked=False)
 
 
 def git(*args: str) -> subprocess.CompletedProcess[str]:
@@ -83,7 +84,7 @@ def test_lines_are_sorted_and_their_run_ids_follow_from_their_specs(name: str) -
     assert texts == sorted(texts) and len(texts) == len(lines(name)) > 0
     assert {line["artefact"] for line in lines(name)} == {name}
     for line in lines(name):
-        assert ("reason" in line) == (not line["runs"]), line["cell"]
+        assert ("reason" in line or SEARCH in line) == (not line["runs"]), line["cell"]
     for line in with_runs(name):
         assert ledger.run_ids(line) == [run["run_id"] for run in line["runs"]], line["cell"]
 
@@ -92,8 +93,12 @@ def test_lines_are_sorted_and_their_run_ids_follow_from_their_specs(name: str) -
 def test_lines_are_of_the_cells_and_seeds_that_are_declared(name: str) -> None:
     seeds: dict[tuple[str, str], list[int]] = {}
     firsts: dict[tuple[str, str], int] = {}
+    asked = [(scale, cell.search.asked) for (scale, _), cell in cells(name).items() if cell.search is not None]
     for line in lines(name):
         place = (line["scale"], line["cell"])
+        if SEARCH in line:
+            assert (line["scale"], line[SEARCH]["asked"]) in asked, line["cell"]
+            continue
         seeds.setdefault(place, []).extend(run["seed"] for run in line["runs"])
         assert line["runs"] or line["reason"], line["cell"]
         firsts[place] = cells(name)[place].first if line.get("draws") else 0
@@ -111,7 +116,12 @@ def test_lines_say_what_their_specs_say_of_them(name: str) -> None:
 
 @of_each_ledger
 def test_lines_have_the_spec_that_their_cell_now_makes(name: str) -> None:
-    made = cache(lambda place: config.dump(composed(cells(name)[place]), identity_only=True))
+
+    @cache
+    def made(place: tuple[str, str]) -> dict[str, Any]:
+        cell = cells(name)[place]
+        return config.dump(composed(cell, searched.values(declaration(name), place[0], cell, RESULTS)), identity_only=True)
+
     for line in with_runs(name):
         now = {**line, "spec": made((line["scale"], line["cell"]))}
         assert ledger.run_ids(now) == ledger.run_ids(line), line["cell"]

@@ -30,7 +30,7 @@ MAY = {
     "config": {"errors", "setting", "cache", "places"},
     "records": PARTS | {"training", "config", "filters", "probes"},
     "search": {"config", "errors", "records", "rng", "setting"},
-    "reproduce": PARTS | {"config", "records"},
+    "reproduce": PARTS | {"config", "records", "search"},
     "cli": {"config", "errors", "places", "records", "reproduce", "search", "torchrun"},
     "commands": {"cli", "config", "errors", "places", "records", "reproduce"},
     "__main__": {"commands"},

@@ -32,12 +32,15 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setenv("EFFDL_PLUGINS", str(folder))
-    monkeypatch.delitem(sys.modules, "readout", raising=False)
+    for name in ("readout", "mine"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
     return folder
 
 
-def test_contributing_holds_three_files_and_the_commands_tried_here() -> None:
-    assert sorted(FILES) == ["configs/method/readout.yaml", "readout.py", "test_readout.py"]
+def test_contributing_holds_the_files_and_the_commands_tried_here() -> None:
+    method = {"configs/method/readout.yaml", "readout.py", "test_readout.py"}
+    others = {"dataset/rings", "arch/sines", "objective/hinge", "filter/every"}
+    assert set(FILES) == method | {"mine.py"} | {f"configs/{name}.yaml" for name in others}
     begins = ["export EFFDL_PLUGINS=", "python run.py method=", "python run.py -m", "python -m pytest", "PYTHONPATH="]
     assert len(COMMANDS) == 5 and all(c.startswith(b) for c, b in zip(COMMANDS, begins, strict=True))
 
@@ -49,6 +52,24 @@ def test_method_outside_the_package_runs_learns_and_is_loaded_again(plugin: Path
     assert isinstance(load_network(result["path"]), nn.Module)
     stored = json.loads((Path(result["path"]) / "spec.json").read_text())["config"]
     assert stored["method"] == {"_target_": "readout.Readout", "penalty": 10.0} and stored["optimizer"] is None
+
+
+def test_data_set_network_objective_and_filter_outside_the_package_train_together(
+    plugin: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (command,) = re.findall(r"`(python run.py dataset=rings .*?)`", TEXT)
+    assert run_here(*shlex.split(command)[2:], "method.epochs=20", "optimizer.lr=0.2") == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result["summary"]["test/acc"] > 0.95 and result["summary"]["data/train_samples"] == 20 * 800
+    assert run_here("dataset=rings", "arch=sines", "objective=hinge", "method=dll", "method.epochs=2") == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result["status"] == "finished"
+
+
+def test_the_table_of_groups_names_the_base_classes_that_there_are() -> None:
+    rows = dict(re.findall(r"^\| `([\w/]+)` \| `([\w.]+)` \|", TEXT, re.MULTILINE))
+    assert len(rows) == 7
+    assert {group: config.GROUPS[group].replace(":", ".") for group in rows} == rows
 
 
 def test_sweeps_workers_find_it_too(plugin: Path) -> None:

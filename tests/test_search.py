@@ -17,10 +17,11 @@ from effdl.errors import ConfigError, RecordError
 from effdl.records.carry import carry_out
 from effdl.records.report import Silent
 from effdl.search import space
+from effdl.search.carried import carried_over
 from effdl.search.search import search
 from effdl.search.setting import Cmaes, Grid, Hyperband, Median, Optuna, Random, Tpe
 from effdl.search.storage import opened, taken
-from effdl.search.trials import worst
+from effdl.search.trials import Trials, worst
 
 SMALL = ("method=backprop", "method.epochs=2", "arch=mlp", "arch.hidden=[8]", "dataset.train_limit=256", "hardware=cpu")
 LR = "optimizer.lr=tag(log,interval(1e-3,1))"
@@ -71,6 +72,8 @@ def trials(told: Mapping[str, Any]) -> list[Any]:
         ("x=range(0,10,2)", IntDistribution(0, 10, step=2)),
         ("x=range(1,10,4)", IntDistribution(1, 9, step=4)),
         ("x=range(0.5,2.0,step=0.5)", FloatDistribution(0.5, 2.0, step=0.5)),
+        ("x=range(0,0.9,0.3)", FloatDistribution(0.0, 0.9, step=0.3)),
+        ("x=range(1e-3,0.0101,3e-3)", FloatDistribution(1e-3, 0.01, step=3e-3)),
         ("x=choice(a,b,a)", CategoricalDistribution(["a", "b"])),
         ("x=1,true,null", CategoricalDistribution(["1", "true", "null"])),
         ("x=choice([8],[16,16])", CategoricalDistribution(["[8]", "[16,16]"])),
@@ -111,10 +114,73 @@ def test_values_become_overrides_that_hydra_reads_back() -> None:
 def test_a_grid_has_each_point_once_and_an_interval_has_none() -> None:
     found, _ = space.read(["a=range(1,5,2)", "b=range(0.0,1.0,0.5)", "c=x,y"])
     assert Grid().size(found) == 18
+    tenths, _ = space.read(["a=range(0,0.9,0.3)"])
+    assert Grid()._points("a", tenths["a"]) == [0.0, 0.3, 0.6, 0.9]
     with pytest.raises(ConfigError, match=r"a: an interval has no grid"):
         Grid().size(space.read(["a=interval(0,1.0)"])[0])
     with pytest.raises(ConfigError, match="over 100,000"):
         Grid().size(space.read(["a=range(1,1000)", "b=range(1,1000)"])[0])
+
+
+OFFICIAL = {
+    "sampler": {"_target_": "optuna.samplers.TPESampler", "seed": 7, "n_startup_trials": 4, "prior_weight": 1.0},
+    "direction": "minimize",
+    "n_trials": 9,
+    "search_space": {
+        "a": {"type": "float", "low": 1e-4, "high": 1.0, "log": True},
+        "b": {"type": "float", "low": 0.0, "high": 0.9, "step": 0.3},
+        "c": {"type": "int", "low": 1, "high": 64, "log": True},
+        "d": {"type": "int", "low": 2, "high": 9},
+        "e": {"type": "int", "low": 2, "high": 8, "step": 3},
+        "f": {"type": "categorical", "choices": ["adam", "sgd", None]},
+    },
+    "params": {"g": "interval(0, 1)"},
+}
+
+
+def test_the_settings_of_hydras_optuna_sweeper_carry_over() -> None:
+    found = Optuna(**{"sampler": Random(), **carried_over(OFFICIAL)})
+    assert (found.sampler, found.seed, found.direction, found.n_trials) == (
+        Tpe(n_startup_trials=4, multivariate=False),
+        7,
+        "minimize",
+        9,
+    )
+    assert space.read([], found.params)[0] == {
+        "a": FloatDistribution(1e-4, 1.0, log=True),
+        "b": FloatDistribution(0.0, 0.9, step=0.3),
+        "c": IntDistribution(1, 64, log=True),
+        "d": IntDistribution(2, 9),
+        "e": IntDistribution(2, 8, step=3),
+        "f": CategoricalDistribution(["adam", "sgd", "null"]),
+        "g": FloatDistribution(0.0, 1.0),
+    }
+    for theirs, ours in (("Random", Random()), ("CmaEs", Cmaes()), ("Grid", Grid())):
+        sampler = carried_over({"sampler": {"_target_": f"optuna.samplers.{theirs}Sampler"}})["sampler"]
+        assert sampler == ours
+    assert carried_over({"n_jobs": 2, "sampler": None}) == {"n_jobs": 2}
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"sampler": {"_target_": "optuna.samplers.NSGAIISampler"}}, "sampler._target_: NSGAIISampler: not one of TPE"),
+        (
+            {"sampler": {"_target_": "optuna.samplers.TPESampler", "prior_weight": 2.0}},
+            "sampler.prior_weight: search",
+        ),
+        ({"sampler": {"_target_": "optuna.samplers.CmaEsSampler", "sigma0": -1.0}}, "sampler.sigma0: "),
+        ({"direction": ["minimize", "maximize"]}, "direction: one score chooses"),
+        ({"custom_search_space": "my.space"}, "custom_search_space: "),
+        ({"search_space": {"a": {"type": "float", "low": 0.0}}}, "search_space.a: needs low and high"),
+        ({"search_space": {"a": {"type": "word", "low": 0.0, "high": 1.0}}}, "search_space.a.type: float, int or categorical"),
+        ({"search_space": {"a": 3}}, "search_space.a: "),
+        ({"max_failure_rate": 2.0}, "max_failure_rate: "),
+    ],
+)
+def test_what_does_not_carry_over_is_said(settings: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError, match=f"^hydra.sweeper.{told}"):
+        carried_over(settings)
 
 
 # A search
@@ -196,6 +262,16 @@ def test_squared_errors_are_minimised_where_there_are_no_classes(tmp_path: Path)
     told = search(Optuna(sampler=Random(), n_trials=3), [*SMALL[:4], "hardware=cpu", *sine, LR], tmp_path, 1, Quiet)
     assert (told["metric"], told["direction"]) == ("val/mse", "minimize")
     assert told["best"]["value"] == min(one.value for one in study(told).trials)
+
+
+def test_more_failed_trials_than_allowed_fail_the_search_which_is_whole_all_the_same(tmp_path: Path) -> None:
+    space = "optimizer.lr=0.1,1e29,1e30"
+    for rate, code in ((0.5, 1), (0.7, 0)):
+        settings = ("search=optuna", "search/sampler=grid", f"hydra.sweeper.max_failure_rate={rate}")
+        done = run("-m", *settings, *SMALL, space, "results=here", cwd=tmp_path)
+        told = json.loads(done.stdout.splitlines()[-1])
+        assert (done.returncode, told["failed"], told["best"]["params"]) == (code, 2, {"optimizer.lr": "0.1"})
+        assert ("2 of 3 trials failed, more than hydra.sweeper.max_failure_rate" in done.stderr) == bool(code)
 
 
 def test_values_that_do_not_go_together_are_a_failed_trial(tmp_path: Path) -> None:
@@ -318,6 +394,7 @@ def test_a_trial_cut_off_while_it_was_asked_for_has_the_values_that_it_would_hav
     cut = searched(tmp_path / "cut", *arguments, **{**settings, "n_trials": 2})
     here, found = study(cut), space.read(arguments)[0]
     here.sampler = sampler.make(found, 0, 2)
+    Path(cut["path"], "trials", "2.lock").touch()
     trial = here.ask()
     assert trial.relative_params is not None
     for place, (name, one) in enumerate(list(found.items())[:known]):
@@ -335,6 +412,45 @@ def test_a_trial_of_a_process_that_lives_is_left_to_it(tmp_path: Path) -> None:
     assert [one.state.name for one in study(done).trials] == ["COMPLETE", "RUNNING", "COMPLETE"]
     os.close(lock)
     assert [one.state.name for one in study(searched(tmp_path, LR, n_trials=3)).trials] == ["COMPLETE"] * 3
+
+
+def test_two_folders_may_share_a_storage_and_leave_each_others_trials_alone(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"storage": f"sqlite:///{tmp_path / 'trials.db'}", "study_name": "shared"}
+    here, there = tmp_path / "here", tmp_path / "there"
+    searched(here, LR, n_trials=1, **settings)
+    shared = optuna.load_study(study_name="shared", storage=settings["storage"])
+    shared.ask()  # as the other machine's, which works on it; what it began is not told by a lock that is here
+    lock = there / "searches" / "shared" / "trials" / "1.lock"
+    lock.parent.mkdir(parents=True)
+    lock.touch()
+    told = searched(here, LR, n_trials=3, **settings)
+    assert [one.state.name for one in shared.trials] == ["COMPLETE", "RUNNING", "COMPLETE"] and told["left"] == 1
+    told = searched(there, LR, n_trials=3, **settings)
+    assert [one.state.name for one in shared.trials] == ["COMPLETE"] * 3 and told["left"] == 0
+    alone = searched(tmp_path / "alone", LR, n_trials=3)
+    assert [one.params for one in shared.trials] == [one.params for one in study(alone).trials]
+
+
+@pytest.mark.parametrize("sampler", [Random(), Tpe(n_startup_trials=1), Grid()])
+def test_a_number_that_another_machine_took_in_the_same_moment_is_left_to_it(
+    sampler: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["optimizer.lr=range(0.1,0.5,0.1)", "optimizer.momentum=range(0.0,0.9,0.3)"]
+    settings: dict[str, Any] = {"sampler": sampler, "storage": f"sqlite:///{tmp_path / 'trials.db'}", "study_name": "shared"}
+    searched(tmp_path / "here", *arguments, n_trials=1, **settings)
+    asked, found = Trials._asked, space.read(arguments)[0]
+
+    def after_another(self: Trials, number: int) -> Any:
+        if number == 1:
+            self.study.sampler = sampler.make(found, 0, 1)
+            self.study.ask()
+        return asked(self, number)
+
+    monkeypatch.setattr(Trials, "_asked", after_another)
+    searched(tmp_path / "here", *arguments, n_trials=3, **settings)
+    shared = optuna.load_study(study_name="shared", storage=settings["storage"])
+    assert [one.state.name for one in shared.trials] == ["COMPLETE", "RUNNING", "COMPLETE"]
+    assert sorted(path.name for path in Path(tmp_path, "here/searches/shared/trials").iterdir()) == []
 
 
 def test_a_journal_that_lost_the_end_of_a_line_goes_on(tmp_path: Path) -> None:

@@ -124,6 +124,16 @@ def test_specs_of_a_pair_differ_in_method_and_rates_alone(scale: str) -> None:
         assert (left.optimizer.schedule.milestones, left.method.choose) == ((0.5, 0.75), "validation")
 
 
+def test_paper_scale_searches_rate_and_decay_of_each_baseline_and_of_nothing_else() -> None:
+    searched = {name: cell.search for name, cell in cells("paper").items() if cell.search is not None}
+    assert set(searched) == {base for _, base in pairs("paper")} and len({one.name for one in searched.values()}) == 44
+    for one in searched.values():
+        assert set(one.declared.params) == {"optimizer.lr", "optimizer.weight_decay"}
+        assert not [text for text in one.fixed if text.startswith(("optimizer.lr", "optimizer.weight_decay"))]
+        assert "method.epochs=60" in one.fixed and one.declared.metric is None
+    assert not any(cell.search for scale in ("small", "smoke") for cell in cells(scale).values())
+
+
 def test_paper_scale_has_300_epochs_of_backprop_and_augments_by_the_policy_of_the_set() -> None:
     for name, cell in cells("paper").items():
         assert cell.set["method.epochs"] == 300 or name.endswith("dll")

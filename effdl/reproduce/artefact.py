@@ -2,7 +2,7 @@
 
 import itertools
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
@@ -15,8 +15,9 @@ from pydantic import ValidationError
 from yaml import YAMLError
 
 from effdl import config
-from effdl.errors import ConfigError, HardwareError
+from effdl.errors import ConfigError, HardwareError, SearchMissing
 from effdl.reproduce import floors, published, seeds
+from effdl.reproduce.sought import Sought, question
 from effdl.reproduce.validate import check
 from effdl.reproduce.vocabulary import Artefact, Overrides, Scale, Where, explain
 
@@ -28,7 +29,8 @@ class Cell:
     """One entry of a table or point of a figure.
 
     at: axis -> level, and assumption -> choice where it is not the first; own: assumption -> the first choice of all that
-    concern the cell. first: the first of its seeds, where another seed draws anything anew.
+    concern the cell. first: the first of its seeds, where another seed draws anything anew. search: what is searched before it
+    runs, whose answer stands beside ``set``.
     """
 
     at: Mapping[str, str]
@@ -37,10 +39,11 @@ class Cell:
     published: float | None
     own: Mapping[str, str] = field(default_factory=dict)
     first: int = 0
+    search: Sought | None = None
 
     @property
     def overrides(self) -> list[str]:
-        return [f"{key}={_text(value)}" for key, value in self.set.items()]
+        return list(_texts(self.set).values())
 
     @property
     def name(self) -> str:
@@ -133,7 +136,9 @@ class Declaration:
             if here.matches(rule.where):
                 merged |= rule.set
                 count = rule.seeds or count
-        return Cell(at, merged, seeds or count, self._published(at), own)
+        asked = next((one for one in reversed(scale.searches) if here.matches(one.where)), None)
+        search = None if asked is None else question(self.artefact.id, _texts({**merged, **asked.set}), asked)
+        return Cell(at, merged, seeds or count, self._published(at), own, search=search)
 
     def _published(self, at: Mapping[str, str]) -> float | None:
         source = self.artefact.published
@@ -200,20 +205,36 @@ def _parsed(text: str) -> dict[str, Any]:
     return {str(key): value for key, value in OmegaConf.to_container(created, resolve=True).items()}  # type: ignore[union-attr]
 
 
-def specs(cell: Cell) -> list[Any]:
-    """The cell's Specs, one a seed; composed once. Raises ConfigError, which names the cell, DataError, or HardwareError: it is
-    a GPU's, and none is there.
+def specs(cell: Cell, found: Sequence[str] | None = None) -> list[Any]:
+    """The cell's Specs, one a seed; composed once.
 
     Where another seed draws nothing anew, seeds count from 0: they name runs whose numbers anybody may know before.
+
+    Args:
+        found: overrides that the cell's search found, see `searched.values`.
+
+    Raises:
+        ConfigError: names the cell.
+        DataError: its data are not here.
+        HardwareError: it is a GPU's, and none is there.
+        SearchMissing: it has a search, whose answer is not given.
     """
-    try:
-        spec = _built(tuple(cell.overrides), os.environ.get("EFFDL_DATA"), os.environ.get("EFFDL_PLUGINS"))
-    except ConfigError as error:
-        raise ConfigError(f"{cell.name}: {error}") from None
-    if spec.hardware.device == "cuda" and not _has_gpu():
-        raise HardwareError(NO_GPU)
+    spec = built(cell.name, (*cell.overrides, *(found or ())))
+    if cell.search is not None and found is None:
+        raise SearchMissing(f"{cell.name}: runs with what its search finds, which is not given")
     first = cell.first if spec.draws else 0
     return [replace(spec, seed=seed) for seed in range(first, first + cell.seeds)]
+
+
+def built(name: str, overrides: Sequence[str]) -> Any:
+    """The Spec of these overrides. Raises what `specs` does."""
+    try:
+        spec = _built(tuple(overrides), os.environ.get("EFFDL_DATA"), os.environ.get("EFFDL_PLUGINS"))
+    except ConfigError as error:
+        raise ConfigError(f"{name}: {error}") from None
+    if spec.hardware.device == "cuda" and not _has_gpu():
+        raise HardwareError(NO_GPU)
+    return spec
 
 
 @lru_cache(maxsize=4096)
@@ -223,8 +244,13 @@ def _built(overrides: tuple[str, ...], *surroundings: str | None) -> config.Spec
     Where a declaration names no hardware, its cells are the CPU's: what a table's runs are must not depend on the machine that
     asks, as ``hardware=auto`` does.
     """
+    return config.build(config.compose(on_the_cpu(overrides)))
+
+
+def on_the_cpu(overrides: Sequence[str]) -> tuple[str, ...]:
+    """Overrides that name their hardware, the CPU where they named none."""
     named = any(override.startswith("hardware=") for override in overrides)
-    return config.build(config.compose(overrides if named else ("hardware=cpu", *overrides)))
+    return tuple(overrides) if named else ("hardware=cpu", *overrides)
 
 
 def _has_gpu() -> bool:
@@ -241,6 +267,10 @@ def _id_of(path: Path) -> str:
 
 def _stem(name: str) -> str:
     return name.replace("-", "_").replace(".", "_")
+
+
+def _texts(overrides: Overrides) -> dict[str, str]:
+    return {key: f"{key}={_text(value)}" for key, value in overrides.items()}
 
 
 def _text(value: Any) -> str:

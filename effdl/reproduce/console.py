@@ -6,12 +6,16 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from effdl.errors import DataError, HardwareError
 from effdl.records.report import Track, duration, size
+from effdl.reproduce import searched
 from effdl.reproduce.artefact import NO_GPU, Declaration
+from effdl.reproduce.sought import MISSING, Sought
 from effdl.reproduce.survey import Surveyed, costs
 
 T = TypeVar("T")
 QUIET_S = 3.0
+SHORT = (NO_GPU, MISSING)  # reasons that need no line of their own
 
 
 @contextmanager
@@ -43,6 +47,9 @@ class Plan:
     def __init__(self, declaration: Declaration, scale: str, surveyed: list[Surveyed], workers: int, track: Any) -> None:
         self.declaration, self.scale, self.surveyed, self.workers = declaration, scale, surveyed, workers
         self.cost = {one.cell.name: cost for one, cost in costs(surveyed, track)}
+        missing = (one.cell.search for one in surveyed if one.reason == MISSING and one.cell.search is not None)
+        self.searches = {sought.name: sought for sought in missing}
+        self.search_seconds = {name: _seconds(sought) for name, sought in self.searches.items()}
 
     @property
     def left(self) -> int:
@@ -72,6 +79,10 @@ class Plan:
             "runs": len({spec for one in self.surveyed for spec in one.specs}),
             "left": self.left,
             "time/estimate_s": None if self.left and not any(self.cost.values()) else self.seconds,
+            "searches": {
+                name: {"trials": sought.declared.trials, "time/estimate_s": self.search_seconds[name]}
+                for name, sought in self.searches.items()
+            },
             "cells": cells,
         }
 
@@ -82,12 +93,13 @@ class Plan:
         lines.append(f"{'cell':<{width}}  {'done':>4}  {'left':>4}  {'a run':>7}  {'memory':>8}  of backprop, by segment")
         for one in self.surveyed:
             if not one.specs:
-                lines.append(f"{one.cell.name:<{width}}  {NO_GPU if one.reason == NO_GPU else 'no data'}")
+                lines.append(f"{one.cell.name:<{width}}  {one.reason if one.reason in SHORT else 'no data'}")
                 continue
             row = f"{one.cell.name:<{width}}  {one.done:>4}  {len(one.left):>4}  "
             lines.append(row + _in_columns(self.cost[one.cell.name]))
         workers = f"{self.workers} process{'es' if self.workers > 1 else ''}"
-        lines += ["", *dict.fromkeys(one.reason for one in self.surveyed if one.reason)]
+        lines += ["", *dict.fromkeys(one.reason for one in self.surveyed if one.reason and one.reason != MISSING)]
+        lines += self._first()
         unknown = len({spec for one in self.surveyed if one.specs and not self.cost.get(one.cell.name) for spec in one.left})
         if unknown < self.left or not self.left:
             rest = f", and what {unknown} of them take" if unknown else ""
@@ -95,6 +107,16 @@ class Plan:
         else:
             lines += [f"{self.left} runs left; what they take shows once some have run"]
         return "\n".join(lines)
+
+    def _first(self) -> list[str]:
+        """What must be searched before cells can run."""
+        if not self.searches:
+            return []
+        count, trials = len(self.searches), sum(sought.declared.trials for sought in self.searches.values())
+        comes = "1 search comes" if count == 1 else f"{count} searches come"
+        known = [seconds for seconds in self.search_seconds.values() if seconds is not None]
+        takes = f", at most {duration(sum(known) / self.workers)}" if len(known) == count else ""
+        return [f"{comes} first: {trials} trials{takes}"]
 
 
 def _in_columns(cost: Any) -> str:
@@ -104,6 +126,17 @@ def _in_columns(cost: Any) -> str:
     text = f"{duration(cost.seconds):>7}  {size(cost.peak_bytes):>8}  {cost.share:>4.0%}"
     shares = [f"{100 * peak / cost.backprop_bytes:.0f}" for peak in cost.segment_bytes]
     return f"{text}: {' '.join(shares)}" if len(shares) > 1 else text
+
+
+def _seconds(sought: Sought) -> float | None:
+    """Of all trials of a search, were none stopped early; None where their method does not say, or their data are not here."""
+    from effdl.records.plan import cost
+
+    try:
+        found = cost(searched.trial(sought), threads=1, timed=True, rows=())
+    except (DataError, HardwareError):
+        return None
+    return None if found is None or found.seconds is None else sought.declared.trials * found.seconds
 
 
 def shared(seconds: Iterable[float], workers: int) -> float:

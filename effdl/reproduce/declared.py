@@ -32,7 +32,9 @@ def fixed(declaration: Declaration, scale: str, beside: str | None) -> dict[str,
     contents["choices"] = {name: list(told["choices"]) for name, told in (raw.get("assumptions") or {}).items()}
     contents["published"] = raw.get("published")
     contents["measures"] = _measuring(beside)
-    contents |= {CELL + cell.name: [cell.overrides, cell.seeds, cell.published] for cell in declaration.all_cells(scale)}
+    for cell in declaration.all_cells(scale):
+        asked = [] if cell.search is None else [cell.search.asked]
+        contents[CELL + cell.name] = [cell.overrides, cell.seeds, cell.published, *asked]
     return {name: seeds.digest(content) for name, content in contents.items()}
 
 

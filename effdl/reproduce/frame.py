@@ -11,13 +11,13 @@ import pandas as pd
 
 from effdl.errors import ConfigError, RecordError
 from effdl.reproduce.artefact import Declaration
-from effdl.reproduce.ledger import Line
+from effdl.reproduce.lines import SEARCH, Line
 from effdl.reproduce.runs import FINISHED, NO_RUNS, Runs
 
 
 def frame(declaration: Declaration, scale: str, lines: Sequence[Line]) -> Runs:
     """One row a run: cell, its axes, seed, run_id, status, reason, every number, the series, and the declaration's measures.
-    ``attrs["digest"]`` tells these runs from others.
+    ``attrs["digest"]`` tells these runs from others; ``attrs["searches"]`` has what was searched before them.
 
     Beside them, of the cell: draws, what another seed draws anew; test_samples, how many the test split has; outdated, which
     code made it where that is not today's; and of each run finished, 1 or 0.
@@ -30,7 +30,7 @@ def frame(declaration: Declaration, scale: str, lines: Sequence[Line]) -> Runs:
     """
     rows: list[dict[str, Any]] = []
     facts: list[dict[str, Any]] = []
-    here = [line for line in lines if line["scale"] == scale]
+    here = [line for line in lines if line["scale"] == scale and SEARCH not in line]
     check_cells(declaration.artefact.id, here)
     for line in here:
         head = {"cell": line["cell"], **dict(part.split("=") for part in line["cell"].split(","))}
@@ -49,6 +49,7 @@ def frame(declaration: Declaration, scale: str, lines: Sequence[Line]) -> Runs:
         runs = module.measures(runs)
     # Before measures: the last bits of what they work out are each machine's own.
     runs.attrs["digest"] = hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()[:16]
+    runs.attrs["searches"] = [line[SEARCH] for line in lines if line["scale"] == scale and SEARCH in line]
     return runs
 
 

@@ -1,6 +1,5 @@
 """The ledger: committed lines, one per cell and provenance, from which tables, figures and verdicts are made."""
 
-import hashlib
 import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -8,65 +7,41 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from effdl import config
-from effdl.errors import ConfigError, DataError, HardwareError, RecordError
+from effdl.errors import ConfigError, DataError, HardwareError, RecordError, SearchMissing
 from effdl.records.process import of_the_machine
-from effdl.reproduce import declared
+from effdl.reproduce import declared, searched
 from effdl.reproduce.artefact import NO_GPU, Cell, Declaration, specs
+from effdl.reproduce.lines import SEARCH, canonical
+from effdl.reproduce.lines import Line as Line
+from effdl.reproduce.lines import checksum as checksum
+from effdl.reproduce.lines import ledger_path as ledger_path
+from effdl.reproduce.lines import read as read
+from effdl.reproduce.sought import MISSING
 from effdl.setting import Setting
 
-Line = dict[str, Any]
 POINTS = 500  # of a series, at most
 PROVENANCE = ("commit", "dirty", "python", "torch", "machine", "processor", "vector", "blas", "cpus", "gpu")
-
-
-def ledger_path(root: Path, name: str) -> Path:
-    return root / "ledger" / f"{name}.jsonl"
-
-
-def read(root: Path, name: str) -> list[Line]:
-    """An artefact's lines, in their order; none where nothing was published.
-
-    Raises:
-        RecordError: a line was edited or is no line.
-    """
-    path = ledger_path(root, name)
-    lines = []
-    for number, text in enumerate(path.read_text().splitlines() if path.is_file() else [], 1):
-        try:
-            line = json.loads(text)
-            intact = line.pop("checksum") == checksum(line)
-            where = f"{path}, line {number} ({line['cell']})"
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise RecordError(f"{path}, line {number}: is no line of a ledger; restore the file with git") from None
-        if not intact:
-            raise RecordError(f"{where}: was edited, its checksum differs; restore it with git, or delete it and publish again")
-        lines.append(line)
-    return lines
-
-
-def checksum(line: Line) -> str:
-    """SHA-256 over all of a line but the checksum itself."""
-    return hashlib.sha256(_canonical(line).encode()).hexdigest()
 
 
 def collect(declaration: Declaration, scale: str, root: Path, cells: Sequence[Cell] | None = None) -> list[Line]:
     """Lines of the runs that have ended here, finished or not; a cell without data or GPU has a line that says so."""
     lines: dict[str, Line] = {}
     stood = cache(lambda commit: declared.at(declaration, scale, commit))  # the same for thousands of runs
-    for cell in cells if cells is not None else declaration.all_cells(scale):
+    shown = cells if cells is not None else declaration.all_cells(scale)
+    for cell in shown:
         try:
-            found = [_run(declaration, scale, cell, spec, root, stood) for spec in specs(cell)]
-        except (DataError, HardwareError) as error:
-            reason = "no data" if isinstance(error, DataError) else str(error)
+            made = specs(cell, searched.values(declaration, scale, cell, root))
+            found = [_run(declaration, scale, cell, spec, root, stood) for spec in made]
+        except (DataError, HardwareError, SearchMissing) as error:
+            reason = {DataError: "no data", SearchMissing: MISSING}.get(type(error), str(error))
             empty = {"artefact": declaration.artefact.id, "scale": scale, "cell": cell.name, "reason": reason}
             lines[cell.name] = {**empty, "runs": []}
             continue
         for line, run in filter(None, found):
-            lines.setdefault(_canonical(line), {**line, "runs": []})["runs"].append(run)
-    return [stamped(line) for line in lines.values()]
+            lines.setdefault(canonical(line), {**line, "runs": []})["runs"].append(run)
+    return [*searched.lines(declaration, scale, shown, root), *(stamped(line) for line in lines.values())]
 
 
 def publish(declaration: Declaration, scale: str, root: Path, say: Callable[[str], None]) -> Path:
@@ -82,26 +57,27 @@ def publish(declaration: Declaration, scale: str, root: Path, say: Callable[[str
     before, fresh = read(root, name), collect(declaration, scale, root)
     if declaration.scale(scale).evidence == "fresh":
         _check_fresh(declaration, scale, fresh, root)
-    kept = list(_current(declaration, scale, before, say))
+    kept = list(_current(declaration, scale, before, root, say))
     anew = {line["cell"] for line in fresh if line["runs"]}
     kept = [line for line in kept if line["scale"] != scale or line["cell"] not in anew or "outdated" not in line]
     _compare(scale, kept, fresh, say)
-    present = {line["cell"] for line in kept if line["scale"] == scale}
+    present = {line["cell"] for line in kept if line["scale"] == scale and SEARCH not in line}
     known = {(line["cell"], run["run_id"]) for line in kept if line["scale"] == scale for run in line["runs"]}
-    merged = {_canonical({**line, "runs": None}): line for line in kept}
-    merged |= {_canonical(line): line for line in fresh if "reason" in line and line["cell"] not in present}
+    merged = {canonical({**line, "runs": None}): line for line in kept}
+    merged |= {canonical(line): line for line in fresh if "reason" in line and line["cell"] not in present}
+    merged |= {canonical({**line, "runs": None}): line for line in fresh if SEARCH in line}
     added = 0
     for line in fresh:
         runs = [run for run in line["runs"] if (line["cell"], run["run_id"]) not in known]
         if runs:
-            home = merged.setdefault(_canonical({**line, "runs": None}), {**line, "runs": []})
+            home = merged.setdefault(canonical({**line, "runs": None}), {**line, "runs": []})
             home["runs"] = sorted([*home["runs"], *runs], key=lambda run: run["seed"])
             added += len(runs)
-    if not any(line["scale"] == scale and (line["runs"] or line["reason"] == NO_GPU) for line in merged.values()):
+    if not any(line["scale"] == scale and (line["runs"] or line.get("reason") == NO_GPU) for line in merged.values()):
         raise RecordError(f"{name}: nothing has been run at scale {scale}; effdl run {name} --scale {scale}")
     path = ledger_path(root, name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    texts = sorted(_canonical({**line, "checksum": checksum(line)}) for line in merged.values())
+    texts = sorted(canonical({**line, "checksum": checksum(line)}) for line in merged.values())
     write_atomically(path, ("\n".join(texts) + "\n").encode())
     say(f"{path}: {added} runs added, {len(known)} were there")
     return path
@@ -181,7 +157,7 @@ def _check_fresh(declaration: Declaration, scale: str, lines: Sequence[Line], ro
 
 def _compare(scale: str, kept: Sequence[Line], fresh: Sequence[Line], say: Callable[[str], None]) -> None:
     """Say which runs here ended in other numbers than those published, which stay. Raise a RecordError for other data."""
-    published = {line["cell"]: line for line in kept if line["scale"] == scale}
+    published = {line["cell"]: line for line in kept if line["scale"] == scale and line["runs"]}
     known = {run["run_id"]: run for line in kept if line["scale"] == scale for run in line["runs"]}
     for line in (line for line in fresh if line["runs"]):
         if (theirs := published.get(line["cell"])) is not None and theirs["data"] != line["data"]:
@@ -195,19 +171,28 @@ def _compare(scale: str, kept: Sequence[Line], fresh: Sequence[Line], say: Calla
             say(f"{line['cell']}: {ids}: not the numbers that are published, which stay (another machine or version?)")
 
 
-def _current(declaration: Declaration, scale: str, lines: list[Line], say: Callable[[str], None]) -> Iterator[Line]:
+def _current(declaration: Declaration, scale: str, lines: list[Line], root: Path, say: Callable[[str], None]) -> Iterator[Line]:
     """Lines without the runs of this scale that the declaration no longer makes of their data; without data here, all stay."""
     made: dict[str, list[config.Spec] | None] = {}
-    for cell in declaration.all_cells(scale):
+    cells = declaration.all_cells(scale)
+    for cell in cells:
         try:
-            made[cell.name] = specs(cell)
+            made[cell.name] = specs(cell, searched.values(declaration, scale, cell, root))
         except (DataError, HardwareError):
             made[cell.name] = None
+        except SearchMissing:
+            made[cell.name] = []
     for line in lines:
         if line["scale"] != scale:
             yield stamped(line)
             continue
         if "reason" in line:  # said anew where it still holds
+            continue
+        if SEARCH in line:
+            if any(cell.search is not None and cell.search.asked == line[SEARCH]["asked"] for cell in cells):
+                yield line
+            else:
+                say(f"{line['cell']}: its search is no longer declared; dropped")
             continue
         known = made.get(line["cell"], [])
         versions = _versions_of(line)
@@ -287,7 +272,3 @@ def _series(path: Path, names: Sequence[str]) -> dict[str, list[list[float]]]:
         kept = ends if len(ends) <= POINTS else ()
         series[name] = [points[i] for i in sorted({*range(len(points))[::-step], *kept})]
     return series
-
-
-def _canonical(line: Line) -> str:
-    return json.dumps(line, sort_keys=True, separators=(",", ":"), ensure_ascii=False)

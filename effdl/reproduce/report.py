@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from effdl.reproduce import choices, declared, published
+from effdl.reproduce import choices, declared, published, searched
 from effdl.reproduce.artefact import Cell, Declaration
 from effdl.reproduce.floors import said
 from effdl.reproduce.frame import beside, frame
@@ -13,12 +13,15 @@ from effdl.reproduce.judge import Judged, judged
 from effdl.reproduce.ledger import Line
 from effdl.reproduce.runs import Runs
 from effdl.reproduce.tables import details, table
-from effdl.reproduce.wording import by_chance, claims_table, corrected, legend, word_of
+from effdl.reproduce.wording import by_chance, claims_table, corrected, legend, markdown, word_of
 
 NOTATION = (
     "± is the standard deviation over seeds, n their number, [ ] a 95% interval: Student's t for means over seeds, Clopper and "
     "Pearson's for shares of runs and, where nothing is drawn, of test samples."
 )
+
+
+SEARCHED = ["cells", "searched", "what it took", "best", "its score"]
 
 
 def report(declaration: Declaration, scale: str, lines: Sequence[Line]) -> str:
@@ -77,16 +80,23 @@ def summary(declaration: Declaration, scale: str, runs: Runs, found: Sequence[Ju
     notes = "\n".join(f"- {note}" for note in (*remarks, *declaration.artefact.notes))
     others = table(declaration, scale, runs, found, own=False) if folded else ""
     title = "<summary>Under other choices, where the text says nothing</summary>"
+    own = [cell for cell in declaration.cells(scale) if cell.search is not None]
+    asked = list(searched.rows(own, lambda cell: _label(declaration, cell), runs.attrs["searches"]))
     parts = [
         table(declaration, scale, runs, found, own=True if folded else None),
         f"<details>{title}\n\n{others}\n\n</details>" if others else "",
         NOTATION,
         legend(declaration, found),
         section("Claims", claims_table(declaration, found)),
+        section("What was searched first", markdown(SEARCHED, asked) if asked else ""),
         section("Is the baseline finished?", "\n".join(f"- {line}" for line in said(declaration, scale, runs))),
         notes,
     ]
     return "\n\n".join(part for part in parts if part)
+
+
+def _label(declaration: Declaration, cell: Cell) -> str:
+    return ", ".join(declaration.label(axis, level) for axis, level in cell.at.items())
 
 
 def heading(declaration: Declaration) -> str:

@@ -6,14 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from effdl import config
-from effdl.errors import ConfigError, DataError, EffdlError, HardwareError
+from effdl.errors import ConfigError, DataError, EffdlError, HardwareError, SearchMissing
 from effdl.records.report import Track, untracked
+from effdl.reproduce import searched
 from effdl.reproduce.artefact import Cell, Declaration, specs
+from effdl.reproduce.sought import MISSING
 
 
 @dataclass
 class Surveyed:
-    """A cell on this machine. specs: none where ``reason`` says why: no data, no GPU; left: those that have not ended."""
+    """A cell on this machine. specs: none where ``reason`` says why: no data, no GPU, no search yet; left: those that have not
+    ended."""
 
     cell: Cell
     specs: list[config.Spec] = field(default_factory=list)
@@ -30,7 +33,7 @@ def survey(
 ) -> list[Surveyed]:
     """Every cell of a scale, or those that ``only`` (axis=level,...) selects. Raises ConfigError."""
     cells = select(declaration.all_cells(scale), only)
-    return [_survey(cell, root) for cell in track(cells, "looking at cells", len(cells))]
+    return [_survey(declaration, scale, cell, root) for cell in track(cells, "looking at cells", len(cells))]
 
 
 def select(cells: list[Cell], only: str | None) -> list[Cell]:
@@ -47,12 +50,14 @@ def select(cells: list[Cell], only: str | None) -> list[Cell]:
     return found
 
 
-def _survey(cell: Cell, root: Path) -> Surveyed:
+def _survey(declaration: Declaration, scale: str, cell: Cell, root: Path) -> Surveyed:
     from effdl.records.carry import finished
 
     try:
-        made = specs(cell)
+        made = specs(cell, searched.values(declaration, scale, cell, root))
         left = [spec for spec in made if finished(spec, root, lambda text: None) is None]
+    except SearchMissing:
+        return Surveyed(cell, reason=MISSING)
     except (DataError, HardwareError) as error:
         return Surveyed(cell, reason=str(error))
     return Surveyed(cell, made, left)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from effdl.errors import ConfigError
 from effdl.reproduce import floors, published
 from effdl.reproduce.claims import answered, statements
-from effdl.reproduce.vocabulary import Artefact, Claim, Where
+from effdl.reproduce.vocabulary import Artefact, Claim, Searched, Where
 
 if TYPE_CHECKING:
     from effdl.reproduce.artefact import Declaration
@@ -68,6 +68,8 @@ def check(declaration: Declaration) -> None:
         _check_strength(f"claims.{name}", claim, artefact)
     for name in artefact.scales:
         _check_floors(declaration, name)
+        for i, searched in enumerate(artefact.scales[name].searches):
+            _check_search(f"scales.{name}.searches.{i}", searched)
     for name in artefact.scales:
         if not declaration.cells(name):  # each published number is looked up here
             raise ConfigError(f"scales.{name}.where: leaves no cell")
@@ -142,6 +144,22 @@ def _check_floors(declaration: Declaration, scale: str) -> None:
                 )
 
 
+def _check_search(key: str, searched: Searched) -> None:
+    """What is searched is written as in a sweep, and no test number chooses."""
+    from effdl.config import grammar
+
+    if not searched.params:
+        raise ConfigError(f"{key}.params: names nothing to search")
+    if searched.metric is not None and not searched.metric.startswith("val/"):
+        raise ConfigError(f"{key}.metric: {searched.metric} is of the test split or none that chooses; take one of val/")
+    try:
+        read = grammar.read([f"{name}={text}" for name, text in searched.params.items()])
+    except ConfigError as error:
+        raise ConfigError(f"{key}.params: {error}") from None
+    if single := next((name for name, _, swept in read if swept is None), None):
+        raise ConfigError(f"{key}.params: {single}: is one value; write a range, as interval(a,b), or several, as a,b")
+
+
 def _wheres(artefact: Artefact) -> Iterator[tuple[str, Where]]:
     """Every ``where`` of a declaration with its full key."""
     yield from ((f"without.{i}", where) for i, where in enumerate(artefact.without))
@@ -156,7 +174,7 @@ def _wheres(artefact: Artefact) -> Iterator[tuple[str, Where]]:
     for name, scale in artefact.scales.items():
         yield f"scales.{name}.where", scale.where
         yield from ((f"scales.{name}.without.{i}", where) for i, where in enumerate(scale.without))
-        for part in ("rules", "grid", "floors"):
+        for part in ("rules", "grid", "floors", "searches"):
             yield from ((f"scales.{name}.{part}.{i}.where", entry.where) for i, entry in enumerate(getattr(scale, part)))
         yield from ((f"scales.{name}.floors.{i}.baseline", dict(floor.baseline)) for i, floor in enumerate(scale.floors))
         yield from ((f"scales.{name}.grid.{i}.choose", dict(variant.choose)) for i, variant in enumerate(scale.grid))

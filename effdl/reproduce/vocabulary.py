@@ -77,6 +77,26 @@ class Floor(Entry):
     chance: Real | None = None
 
 
+class Searched(Entry):
+    """Cells whose values are searched before they run, by the validation score, with a seed that none of them has.
+
+    Each cell has a search of its own, but cells that ask the same share one. What it found stands in the ledger, and the cell
+    composes from it; without it the cell has no runs.
+
+    params: key -> what is searched, in the override grammar of a sweep, such as "tag(log, interval(1e-4, 1))". trials: how
+    many, and sampler and pruner, of configs/search. metric: of a run's summary, by default the score that chooses. set:
+    overrides of the trials alone, such as fewer epochs.
+    """
+
+    params: dict[str, str]
+    where: Where = {}
+    trials: Count = 20
+    sampler: Literal["tpe", "random", "cmaes", "grid"] = "tpe"
+    pruner: Literal["median", "hyperband"] | None = None
+    metric: str | None = None
+    set: Overrides = {}
+
+
 class Scale(Entry):
     """A named set of overrides: how large the artefact is run.
 
@@ -93,6 +113,7 @@ class Scale(Entry):
     rules: tuple[Rule, ...] = ()
     grid: tuple[Variant, ...] = ()
     floors: tuple[Floor, ...] = ()
+    searches: tuple[Searched, ...] = ()
     evidence: Evidence = "fresh"
 
 

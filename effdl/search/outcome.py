@@ -30,6 +30,7 @@ def write(study: Study, trials: Trials, folder: Path) -> dict[str, Any]:
         "study": study.study_name,
         "metric": trials.metric,
         "direction": study.direction.name.lower(),
+        "left": max(0, trials.left),
         "trials": len(ended),
         "stopped": sum(one.state == TrialState.PRUNED for one in ended),
         "failed": sum(is_failed(one) for one in ended),

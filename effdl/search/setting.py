@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any, Literal
+from warnings import catch_warnings, simplefilter
 
 from pydantic import Field
 
@@ -67,10 +69,13 @@ class Tpe(Sampler):
     multivariate: Switch = True
 
     def make(self, space: Space, seed: int, number: int, value: int = 0) -> BaseSampler:
+        from optuna.exceptions import ExperimentalWarning
         from optuna.samplers import TPESampler
 
         settings = {name: getattr(self, name) for name in ("n_startup_trials", "n_ei_candidates", "multivariate")}
-        return TPESampler(seed=_drawn(seed, number, value), **settings)
+        with catch_warnings():
+            simplefilter("ignore", ExperimentalWarning)  # of multivariate, in Optuna 4
+            return TPESampler(seed=_drawn(seed, number, value), **settings)
 
 
 @setting
@@ -134,8 +139,8 @@ class Grid(Sampler):
         if isinstance(found, IntDistribution) and not found.log:
             return list(range(found.low, found.high + 1, found.step))
         if isinstance(found, FloatDistribution) and found.step is not None:
-            count = round((found.high - found.low) / found.step) + 1
-            return [found.low + i * found.step for i in range(count)]
+            low, high, step = (Decimal(str(number)) for number in (found.low, found.high, found.step))
+            return [float(low + i * step) for i in range(int((high - low) // step) + 1)]
         raise ConfigError(f"{name}: an interval has no grid; take choice(...) or range(start,stop,step)")
 
 

@@ -1,7 +1,7 @@
 """What is searched: the override grammar that Hydra's own Optuna sweeper takes, as Optuna's distributions."""
 
-import math
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -77,9 +77,9 @@ def _distribution(key: str, swept: grammar.Interval | grammar.Steps | grammar.Ch
 
 
 def _steps(swept: grammar.Steps) -> BaseDistribution:
-    """Up to the last step that is within."""
-    start, step = swept.start, swept.step
-    high = start + math.floor((swept.stop - start) / step + 1e-9) * step
-    if isinstance(start, int) and isinstance(step, int) and isinstance(swept.stop, int):
-        return IntDistribution(start, int(high), step=step)
+    """Up to the last step that is within; in decimals, as it is written: three steps of 0.3 are 0.9, and not a bit less."""
+    start, stop, step = (Decimal(str(number)) for number in (swept.start, swept.stop, swept.step))
+    high = start + (stop - start) // step * step
+    if all(isinstance(number, int) for number in (swept.start, swept.stop, swept.step)):
+        return IntDistribution(int(start), int(high), step=int(step))
     return FloatDistribution(float(start), float(high), step=float(step))

@@ -105,10 +105,13 @@ class Trials:
         return f"trial {number}, {' '.join(space_of.shown(params, short=True))}: {told}"
 
     def _left_behind(self) -> Trial | None:
-        """The first trial whose process is gone."""
+        """The first trial that this folder began and whose process is gone.
+
+        What else has begun is of another machine, whose own folder has the lock; its storage alone is shared.
+        """
         for frozen in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             number = frozen.number
-            if number in self._locks or (lock := taken(self._lock(number))) is None:
+            if number in self._locks or not self._lock(number).exists() or (lock := taken(self._lock(number))) is None:
                 continue
             if self.study._storage.get_trial(frozen._trial_id).state != TrialState.RUNNING:  # it ended meanwhile
                 os.close(lock)
@@ -122,11 +125,27 @@ class Trials:
         number = len(self.study.get_trials(deepcopy=False))
         if number >= self.most:
             return None
+        trial = self._asked(number)
+        if trial.number == number:
+            return trial
+        self._let_go(number)  # another folder's search had it in the same moment
+        self._lock_for(trial.number)
+        return Trial(self.study, trial._trial_id)
+
+    def _asked(self, number: int) -> Trial:
+        self._lock_for(number)
+        return self.study.ask()
+
+    def _lock_for(self, number: int) -> None:
+        """Hold the lock of a trial that no other process of this folder has, and take its sampler."""
         lock = taken(self._lock(number))
-        assert lock is not None, "the folder is locked, and the trial not yet there"
+        assert lock is not None, "the folder is locked, and the trial new"
         self._locks[number] = lock
         self.study.sampler = self.search.sampler.make(self.space, self.search.seed, number)
-        return self.study.ask()
+
+    def _let_go(self, number: int) -> None:
+        os.close(self._locks.pop(number))
+        self._lock(number).unlink(missing_ok=True)
 
     def _values(self, trial: Trial) -> list[str]:
         """The trial's values as overrides."""
@@ -192,8 +211,7 @@ class Trials:
         except RuntimeError as error:
             if "Study.stop" not in str(error):  # a grid's last point stops a loop of Optuna's own; it is told by then
                 raise
-        os.close(self._locks.pop(number))
-        self._lock(number).unlink(missing_ok=True)
+        self._let_go(number)
 
     def _frozen(self, trial: Trial) -> FrozenTrial:
         return self.study._storage.get_trial(trial._trial_id)
