@@ -59,7 +59,7 @@ def test_a_link_to_what_belongs_to_the_set_or_holds_it_adds_nothing_and_is_said(
     (images / "train" / "ant" / "loop").symlink_to(to)
     assert same(folder(tmp_path / "a"), folder(tmp_path / "b"))
     assert folder(tmp_path / "a").fingerprint() == folder(tmp_path / "b").fingerprint()
-    assert "1 links that lead to folders of the set itself are left out, first" in capsys.readouterr().err
+    assert "links into folders of the set itself are left out: 1, first" in capsys.readouterr().err
 
 
 def test_a_link_to_a_folder_elsewhere_is_followed_once(tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_what_is_no_file_is_named_or_left_out_as_if_it_were_not_there(
     assert said.startswith(f"{path} cannot be read: {reason} (and 0 more)") and "dataset.unreadable=skip" in said
     skipping = folder(tmp_path / "a", unreadable="skip")
     assert same(skipping, folder(tmp_path / "b")) and skipping.fingerprint() == folder(tmp_path / "b").fingerprint()
-    assert "1 files with the name of an image cannot be read and are left out" in capsys.readouterr().err
+    assert "files that are named as images but cannot be read are left out: 1, first" in capsys.readouterr().err
 
 
 def test_a_folder_with_the_name_of_an_image_is_a_folder(tmp_path: Path) -> None:

@@ -44,12 +44,12 @@ class Folder(ImageFiles):
     def remarks(self) -> Iterator[str]:
         yield from super().remarks()
         found = listed(self.folder, self._test).found
-        for what, some in (
-            ("links that lead to folders of the set itself are left out", found.again),
-            ("files with the name of an image cannot be read and are left out", found.odd),
+        for what, some, how in (
+            ("links into folders of the set itself are left out", found.again, "which leads to"),
+            ("files that are named as images but cannot be read are left out", found.odd, "which is"),
         ):
             if some:
-                yield f"{len(some):,} {what}, first {shown(some[0][0])} ({shown(some[0][1])})"
+                yield f"{what}: {len(some):,}, first {shown(some[0][0])}, {how} {shown(some[0][1])}"
 
     @property
     def _test(self) -> str:

@@ -31,7 +31,8 @@ class Parquet(ImageFiles):
     A split's files bear its name (train.parquet, train-00000-of-00002.parquet) or lie in a folder of its name.
     image: column of the images' bytes, plain or as the field ``bytes`` of a struct; null takes image or img.
     label: column of whole numbers from 0, or of names, which are numbered in alphabetical order; null takes label, labels or
-        fine_label. renumber: whole numbers need not begin at 0 nor be without gaps: those of train are counted in their order.
+        fine_label.
+    renumber: count the whole numbers that train has, in their order, where they do not begin at 0 or leave gaps.
 
     Rows in random order cannot be read from compressed groups of rows, so the image bytes are copied into one file of the
     user's cache folder, once, as large as the set.
