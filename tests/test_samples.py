@@ -98,7 +98,7 @@ def test_two_classes_may_share_one_output_and_targets_may_be_real() -> None:
 @pytest.mark.parametrize("method", [Backprop(epochs=1), Backprop(epochs=1, checkpoint="block")])
 @pytest.mark.parametrize("head", [nn.Linear(8, 7), nn.Linear(8, 1), nn.Sequential(nn.Linear(8, 3), nn.Unflatten(1, (3, 1)))])
 def test_a_head_of_the_wrong_width_is_named(method: Backprop, head: nn.Module) -> None:
-    with pytest.raises(ConfigError, match=r"gives outputs of the shape \['N', .*\], where the problem has 3"):
+    with pytest.raises(ConfigError, match=r"gives outputs of the shape \[N, \d.*\], the problem needs \[N, 3\]"):
         method.fit(problem(), chain().with_head(head), Run.in_memory(Sgd(lr=0.1)))
 
 

@@ -126,3 +126,10 @@ def test_a_rare_class_is_drawn_class_by_class_and_that_is_said(capsys: pytest.Ca
     assert "drawn class by class (dataset.stratify)" in said and "classes with a single sample: 1, first number 3" in said
     with pytest.raises(DataError, match="stratify=true"):
         dataclasses.replace(rule, stratify=False).checked(whole, labelled(0, 1, 2, 3))
+
+
+def test_real_targets_have_no_classes_to_be_drawn_by() -> None:
+    real = Samples(torch.zeros(9, 1), torch.zeros(9, 1))
+    assert list(map(len, split(Rule(3, None), real, 0))) == [6, 3]  # type: ignore[type-var]
+    with pytest.raises(DataError, match=r"dataset\.stratify=true.*leave it out"):
+        split(Rule(3, None, stratify=True), real, 0)  # type: ignore[type-var]

@@ -374,6 +374,8 @@ def split(dataset: Dataset, samples: AnySplit, seed: int) -> tuple[AnySplit, Any
     generator = torch.Generator().manual_seed(seed_for(seed, "split"))
     order, y = torch.randperm(len(samples), generator=generator), samples.y.cpu()
     drawn = order[val : val + train], order[:val]
+    if dataset.stratify and y.is_floating_point():
+        raise DataError("dataset.stratify=true draws class by class, but these targets are real numbers: leave it out")
     if dataset.stratify is not False and not y.is_floating_point():
         missing = lost(y, *drawn)
         if (missing or dataset.stratify) and (stratified := by_class(y, order, train, val)) is not None:

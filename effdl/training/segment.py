@@ -86,9 +86,10 @@ class DecisionLoss(LocalLoss):
             found = tuple(self.decision(outputs).shape)
         restore()
         if found != (len(outputs), wanted):
+            shape = ", ".join(["N", *map(str, found[1:])])
             raise ConfigError(
-                f"a {type(self.decision).__name__} gives outputs of the shape {['N', *found[1:]]}, where the problem has "
-                f"{wanted}: a head or decision block ends with a layer of as many, with shape [N, {wanted}]"
+                f"the head or decision block {type(self.decision).__name__} gives outputs of the shape [{shape}], the problem "
+                f"needs [N, {wanted}]: let it end with a layer of {wanted}"
             )
 
     def predictor(self, chain: BlockChain) -> BlockChain:
