@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from command import IdxSet, answer, files, finish, flipped, numbers, run, run_here, start, wait_for
 
+from effdl.records.carry import fingerprint
+
 IMAGES, LABELS, TEST_LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-labels-idx1-ubyte"
 TINY = IdxSet.OVERRIDES
 LONG = (*TINY, "method.epochs=150")
@@ -140,9 +142,15 @@ def test_bad_input_gets_one_line_and_leaves_nothing_behind(name: str, tmp_path: 
 
 @pytest.mark.parametrize("name", [*MORE, *MORE_DATA])
 def test_variants_of_bad_input_get_one_line_too(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    request: pytest.FixtureRequest,
 ) -> None:
     row, before = prepare(name, MORE, MORE_DATA, tmp_path)
+    fingerprint.cache_clear()  # of another test's files under the same name, which these are for the next
+    request.addfinalizer(fingerprint.cache_clear)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("EFFDL_DATA", "data")
     code = run_here(*row[0])
