@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 
 from effdl import config, torchrun
 from effdl.errors import ConfigError, EffdlError, RecordError, one_line
-from effdl.places import at_home
+from effdl.home import at_home
 
 _results: list[dict[str, Any]] = []  # of this process's runs, in order; Hydra gives no way to return them
 _searches: list[tuple[dict[str, Any], int]] = []  # what this process's searches found, and their exit codes

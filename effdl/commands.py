@@ -10,7 +10,7 @@ from typing import Any
 
 from effdl import cli, config
 from effdl.errors import ConfigError
-from effdl.places import at_home
+from effdl.home import at_home
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-GROUND = {"errors", "rng", "setting", "torchrun", "cache", "places"}
+GROUND = {"errors", "rng", "setting", "torchrun", "cache", "home"}
 PARTS = GROUND | {"objectives", "datasets", "archs"}
 # What each part of effdl may import of effdl beside itself. reproduce → records → config; methods → training → parts.
 MAY = {
@@ -17,7 +17,7 @@ MAY = {
     "setting": set(),
     "torchrun": set(),
     "cache": set(),
-    "places": {"errors"},
+    "home": {"errors"},
     "objectives": GROUND,
     "datasets": GROUND | {"objectives"},
     "archs": GROUND | {"datasets", "objectives"},
@@ -27,12 +27,12 @@ MAY = {
     "filters": PARTS | {"training"},
     "augment": PARTS,
     "estimators": PARTS | {"training", "methods", "records"},
-    "config": {"errors", "setting", "cache", "places"},
+    "config": {"errors", "setting", "cache", "home"},
     "records": PARTS | {"training", "config", "filters", "probes"},
     "search": {"config", "errors", "records", "rng", "setting"},
     "reproduce": PARTS | {"config", "records", "search"},
-    "cli": {"config", "errors", "places", "records", "reproduce", "search", "torchrun"},
-    "commands": {"cli", "config", "errors", "places", "records", "reproduce"},
+    "cli": {"config", "errors", "home", "records", "reproduce", "search", "torchrun"},
+    "commands": {"cli", "config", "errors", "home", "records", "reproduce"},
     "__main__": {"commands"},
 }
 OF_REPRODUCE = ("published", "vocabulary", "artefact", "catalogue", "survey", "declared", "ledger")
@@ -41,7 +41,7 @@ LIGHT = (
     "commands",
     "cli",
     "cache",
-    "places",
+    "home",
     *(f"config/{name}" for name in ("__init__", "composition", "grammar", "groups", "identity", "spec")),
     "search/setting",
     "errors",

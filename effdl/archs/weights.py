@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from effdl.archs.chain import Arch, BlockChain
 from effdl.datasets.problem import Facts
 from effdl.errors import ConfigError, one_line
-from effdl.places import at_home
+from effdl.home import at_home
 from effdl.setting import Switch, setting
 
 PUBLISHED = "pretrained"

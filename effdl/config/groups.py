@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from effdl.errors import ConfigError
-from effdl.places import at_home
+from effdl.home import at_home
 
 # A wheel's own, else the repository's; beside an installed package could stand anybody's folder of that name.
 CONFIGS = next(p for p in (Path(__file__).parents[1] / "configs", Path(__file__).parents[2] / "configs") if p.is_dir())

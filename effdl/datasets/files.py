@@ -12,7 +12,7 @@ from typing import IO, Any, ClassVar
 
 from effdl.datasets.problem import Dataset
 from effdl.errors import DataError, shown
-from effdl.places import at_home
+from effdl.home import at_home
 from effdl.setting import Size, Switch, setting
 
 

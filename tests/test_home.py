@@ -9,7 +9,7 @@ from command import run_here
 
 from effdl import cache
 from effdl.errors import ConfigError
-from effdl.places import at_home
+from effdl.home import at_home
 
 QUICK = ("arch=mlp", "arch.hidden=[4]", "method.epochs=1", "hardware.threads=1", "dataset.train_limit=100", "test_every=run")
 
