@@ -16,8 +16,14 @@ _known: dict[tuple[str, str], Any] = {}  # of this process, which may not be abl
 
 
 def cache_folder() -> Path:
-    """$XDG_CACHE_HOME/effdl, else ~/.cache/effdl. It may be deleted at any time."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "effdl"
+    """$XDG_CACHE_HOME/effdl, else ~/.cache/effdl. It may be deleted at any time.
+
+    A user without a home, as in some containers, has one in which nothing can be written.
+    """
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "effdl"
+    except RuntimeError:
+        return Path(os.devnull) / "effdl"
 
 
 def recall(kind: str, key: str) -> Any:
@@ -76,4 +82,5 @@ def alone(path: Path) -> Iterator[None]:
 
 def place(kind: str, key: str) -> Path:
     """The file of what is remembered under this key."""
-    return cache_folder() / kind / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
+    name = hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()  # names of files are in whatever coding
+    return cache_folder() / kind / f"{name[:32]}.json"

@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -15,6 +16,7 @@ from omegaconf import OmegaConf
 
 from effdl import config, jobs, torchrun
 from effdl.errors import ConfigError, EffdlError, RecordError, crash, one_line
+from effdl.home import at_home
 
 _results: list[dict[str, Any]] = []  # of this process's runs, in order; Hydra gives no way to return them
 _searches: list[tuple[dict[str, Any], int]] = []  # what this process's searches found, and their exit codes
@@ -24,15 +26,16 @@ _jobs: list[jobs.Job] = []  # at most one, that this process works on for anothe
 FINAL = {"diverged": 6, "failed": 7}  # ends that are a run's answer, and their exit codes
 LAUNCHERS = {"joblib", "submitit", "ray"}  # whose errors are of a job that was killed
 OF_HYDRA = ("hydra.", "hydra/", "+hydra.", "+hydra/")  # overrides that say how runs are carried out, not which
+HOME = re.compile(r"""(results|hydra\.sweep\.dir)=(['"])(~.*)\2""")
 
 
 def main(entry: Callable[[], Any]) -> None:
     """Run Hydra's entry point; prints the JSON line, or one line on standard error, and exits with a code that says which."""
-    arguments = sys.argv[1:]
     for made in (_results, _searches, _sweeps, _jobs):
         made.clear()
     asked: Sequence[str] = ()
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    arguments = sys.argv[1:]
     many = bool({"-m", "--multirun"} & set(arguments))
     gc.disable()  # what the imports make stays; looking through it again and again takes a second
     try:
@@ -41,6 +44,7 @@ def main(entry: Callable[[], Any]) -> None:
 
             print(help_page())
             return
+        arguments = [at_home_in(one) for one in arguments]
         options, overrides = config.told_apart(arguments)
         config.refuse(overrides)
         if many and torchrun.place().size > 1:
@@ -80,6 +84,13 @@ def _ours(arguments: Sequence[str], many: bool) -> Iterator[str]:
         yield "hydra/launcher=effdl"
     if is_search(arguments):
         yield "hydra/sweeper=effdl_search"
+
+
+def at_home_in(override: str) -> str:
+    """Where records go, with a home folder in the place of ``~``: Hydra makes a folder for a sweep out of it by itself."""
+    if match := HOME.fullmatch(override):
+        return f"{match[1]}={json.dumps(str(at_home(match[3], match[1])))}"
+    return override
 
 
 def run_overrides(arguments: Sequence[str], again: bool = False) -> int:
@@ -304,7 +315,7 @@ def places(composed: Any) -> tuple[Path, int]:
         raise ConfigError("results: needs the name of a folder")
     if workers is not None and (type(workers) is not int or workers < 1):
         raise ConfigError(f"workers: a whole number from 1, or null for one a core, not {workers!r}")
-    return Path(str(results)), workers or os.cpu_count() or 1
+    return at_home(str(results), "results"), workers or os.cpu_count() or 1
 
 
 def _answer(results: list[dict[str, Any]], many: bool) -> None:

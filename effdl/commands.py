@@ -11,6 +11,7 @@ from typing import Any
 
 from effdl import cli, config
 from effdl.errors import ConfigError
+from effdl.home import at_home
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -34,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
     def add(name: str, command: object, about: str) -> argparse.ArgumentParser:
         made = commands.add_parser(name, help=about, description=about)
         made.set_defaults(command=command)
-        made.add_argument("--results", default="results", type=Path, help="folder of records and ledger (results)")
+        made.add_argument("--results", default=Path("results"), type=_folder, help="folder of records and ledger (results)")
         return made
 
     for name, command, about in (
@@ -73,6 +74,10 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("what", nargs="+", help="method=dll, method.epochs, or seed")
     made.add_argument("--json", action="store_true")
     return top
+
+
+def _folder(text: str) -> Path:
+    return at_home(text, "--results")
 
 
 def _count(text: str) -> int:

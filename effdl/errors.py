@@ -1,9 +1,12 @@
 """What can go wrong, in one line each, and the exit code that says which kind it was."""
 
 import os
+import re
 import sysconfig
 import traceback
 from pathlib import Path
+
+ADDRESS = re.compile(r" ?<[\w.]+ object at 0x[0-9a-f]+>")  # of an object in memory, which tells nobody anything
 
 
 class EffdlError(Exception):
@@ -78,5 +81,12 @@ def crash(error: BaseException) -> str:
 
 def one_line(error: BaseException) -> str:
     """The error's text on one line, with its class where the text alone would not say enough."""
-    text = " ".join(str(error).split())
+    text = " ".join(ADDRESS.sub("", str(error)).split())
+    text = text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
     return text if isinstance(error, EffdlError) else f"{type(error).__name__}: {text}"
+
+
+def shown(name: object) -> str:
+    """A name, or path, as it may stand in a line: as Python writes it where it has a newline, an escape or no character."""
+    text = str(name)
+    return text if text.isprintable() else repr(text)

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from command import IdxSet, answer, files, finish, flipped, numbers, run, run_here, start, wait_for
 
+from effdl.records.carry import fingerprint
+
 IMAGES, LABELS, TEST_LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-labels-idx1-ubyte"
 TINY = IdxSet.OVERRIDES
 LONG = (*TINY, "method.epochs=150")
@@ -120,8 +122,16 @@ MORE_DATA = {
     "truncated gzip": data(lambda s: s.compress(IMAGES, lambda c: c[:-20]), f"{IMAGES}.gz", "cannot be read"),
     "no gzip": data(lambda s: s.compress(LABELS, lambda c: b"<html>not found</html>"), f"{LABELS}.gz", "cannot be read"),
     "fewer labels": data(lambda s: s.write(LABELS, s.labels(LABELS)[:-1]), "400 training images", "399 labels"),
-    "class missing from training": data(lambda s: None, "class", "training split", "limit", more="dataset.train_limit=20"),
-    "class missing from validation": data(lambda s: None, "class", "validation split", more="dataset.val_size=5"),
+    "class missing from training": data(
+        lambda s: None, "class", "training split", "dataset.train_limit=10", more="dataset.train_limit=8 dataset.batch_size=8"
+    ),
+    "class missing from validation": data(
+        lambda s: None, "class", "validation split", "dataset.val_size=10", more="dataset.val_size=5"
+    ),
+    "class missing by a plain draw": data(
+        lambda s: None, "class", "training split", "dataset.stratify=true", more="dataset.train_limit=20 dataset.stratify=false"
+    ),
+    "class without samples": data(lambda s: s.relabel(LABELS, 7, 8), "class 7", "training split", "fetch or write it again"),
 }
 
 
@@ -159,9 +169,15 @@ def test_bad_input_gets_one_line_and_leaves_nothing_behind(name: str, tmp_path: 
 
 @pytest.mark.parametrize("name", [*MORE, *MORE_DATA])
 def test_variants_of_bad_input_get_one_line_too(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    request: pytest.FixtureRequest,
 ) -> None:
     row, before = prepare(name, MORE, MORE_DATA, tmp_path)
+    fingerprint.cache_clear()  # of another test's files under the same name, which these are for the next
+    request.addfinalizer(fingerprint.cache_clear)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("EFFDL_DATA", "data")
     code = run_here(*row[0])
@@ -246,7 +262,8 @@ def test_loss_that_is_not_finite_on_validation_only_is_a_divergence_too_and_on_t
 
 def test_failing_runs_of_a_sweep_leave_the_others_finished(tmp_path: Path) -> None:
     IdxSet(tmp_path)
-    done = run("-m", *TINY, "optimizer.lr=0.05,1e30", "dataset.train_limit=200,20", "workers=2", cwd=tmp_path)
+    sizes = ("dataset.train_limit=200,8", "dataset.batch_size=8")
+    done = run("-m", *TINY, "optimizer.lr=0.05,1e30", *sizes, "workers=2", cwd=tmp_path)
     runs = answer(done)["runs"]
     assert [one["status"] for one in runs] == ["finished", "error", "diverged", "error"]
     assert "training split" in runs[1]["reason"] and "segment 1 of 1" in runs[2]["reason"]
@@ -266,7 +283,7 @@ def test_sweep_in_which_no_run_can_start_leaves_nothing_behind(
     before = files(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("EFFDL_DATA", "data")
-    assert run_here("-m", *TINY, "dataset.train_limit=20", "seed=0") == 1
+    assert run_here("-m", *TINY, "dataset.train_limit=8", "dataset.batch_size=8", "seed=0") == 1
     (one,) = json.loads(capfd.readouterr().out)["runs"]
     assert one["status"] == "error" and "training split" in one["reason"]
     assert files(tmp_path) == before

@@ -19,7 +19,7 @@ from sklearn.svm import LinearSVC
 from effdl.datasets import digits as digits_module
 from effdl.datasets.digits import Digits
 from effdl.datasets.idx import Idx
-from effdl.datasets.problem import Facts, Problem, Samples, check_classes, cut, split
+from effdl.datasets.problem import Facts, Problem, Samples, cut, split
 from effdl.datasets.toy import Checkerboard, Separable, Sine, Sinusoidal, TwoSpirals
 from effdl.errors import DataError
 from effdl.objectives.losses import SoftmaxCe
@@ -331,16 +331,6 @@ def test_samples_keep_their_labels_through_split_and_batches() -> None:
         assert torch.equal(part.y, part.x.flatten().long() % 2)
     for batch in problem(101, 8).train(4):
         assert torch.equal(batch.y, batch.x.flatten().long() % 2) and torch.equal(batch.index, batch.x.flatten().long())
-
-
-def test_every_class_must_stand_in_every_split_that_is_not_empty() -> None:
-    def labels(*values: int) -> Samples:
-        return Samples(torch.zeros(len(values), 1), torch.tensor(values, dtype=torch.long))
-
-    check_classes({"training": labels(0, 1, 2), "validation": labels(), "test": labels(2, 1, 0)}, 3)
-    for bad, text in (((0, 2, 2), "class 1 is missing from the test split of 3"), ((0, 3), "label 3"), ((-1, 0), "label -1")):
-        with pytest.raises(DataError, match=text):
-            check_classes({"training": labels(0, 1, 2), "test": labels(*bad)}, 3)
 
 
 # --- batches

@@ -11,6 +11,7 @@ from effdl.archs.chain import BlockChain
 from effdl.datasets.problem import Batch
 from effdl.errors import ConfigError, Diverged
 from effdl.objectives.losses import SoftmaxCe
+from effdl.training import bottom_up
 from effdl.training.bottom_up import drain_epoch
 from effdl.training.optim import Sgd
 from effdl.training.segment import DecisionLoss, LocalLoss, SegmentState, checkpointed
@@ -50,10 +51,14 @@ def sick_state(epochs_batches: int) -> tuple[SegmentState, list[Batch]]:
     return SegmentState(blocks, Sick(), SGD.build(blocks.parameters()), seed=lambda e, s: s), batches
 
 
-def test_a_loss_that_is_not_finite_is_noticed_when_progress_is_shown_and_named_by_its_step() -> None:
+@pytest.mark.parametrize("shown", [True, False])
+def test_a_loss_that_is_not_finite_ends_the_epoch_after_so_many_steps_whatever_is_shown(
+    shown: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bottom_up, "LOOK_EVERY", 5)
     state, batches = sick_state(10)
     with pytest.raises(Diverged, match="here, step 3"):
-        drain_epoch(state, batches, "here", lambda step: step == 5)
+        drain_epoch(state, batches, "here", lambda step: shown)
     assert state.local_loss.steps == 5, "the epoch went on though the loss was not a number"
 
 

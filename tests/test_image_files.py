@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,12 +13,14 @@ import picture
 import pytest
 import torch
 from command import run_here
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from effdl import cache
-from effdl.datasets import fingerprints
+from effdl.datasets import decoding, fingerprints
 from effdl.datasets.decoding import Decoder
 from effdl.datasets.folder import Folder
 from effdl.datasets.problem import Facts
@@ -50,6 +53,18 @@ def test_images_are_resized_and_cut_as_torchvision_does(kind: str, height: int, 
     data = picture.encoded(noise(height, width), kind)
     theirs = v2.Compose([v2.Resize(size), v2.CenterCrop(size)])(Image.open(io.BytesIO(data)).convert("RGB"))
     np.testing.assert_array_equal(Decoder(size)(data), np.asarray(theirs).transpose(2, 0, 1))
+
+
+@given(data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_strips_that_are_not_enlarged_whole_come_out_as_if_they_were(data: st.DataObject) -> None:
+    short, size, channels = data.draw(st.integers(1, 9)), data.draw(st.integers(2, 24)), data.draw(st.sampled_from([1, 3]))
+    long = data.draw(st.integers(short, 300))
+    image = picture.encoded(noise(*data.draw(st.permutations([short, long]))))
+    plain = Decoder(size, channels)(image)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(decoding, "MOST_PIXELS", 0)
+        np.testing.assert_array_equal(Decoder(size, channels)(image), plain)
 
 
 def test_grey_palette_alpha_and_cmyk_become_colour() -> None:
@@ -205,13 +220,30 @@ def test_no_classes_and_no_split_to_test_on_are_said(tmp_path: Path) -> None:
     assert "no folders of classes" in complaint(folder(tmp_path))
 
 
-@pytest.mark.parametrize(("split", "has", "lacks"), [("val", "train", "val"), ("train", "val", "train")])
-def test_a_class_that_only_one_split_has_is_named(split: str, has: str, lacks: str, tmp_path: Path) -> None:
+def test_a_class_that_nothing_was_trained_on_is_named(tmp_path: Path) -> None:
     images = picture.folders(tmp_path)
-    for path in (images / split / "cat").iterdir():
-        path.unlink()
-    (images / split / "cat").rmdir()
-    assert f"class cat is in {has} but not in {lacks}" in complaint(folder(tmp_path))
+    shutil.rmtree(images / "train" / "cat")
+    assert "class cat is in val but not in train" in complaint(folder(tmp_path))
+
+
+@pytest.mark.parametrize("how", ["no folder", "an empty folder"])
+def test_a_test_folder_that_lacks_a_class_is_mapped_by_name_and_said(
+    how: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = picture.folders(tmp_path)
+    shutil.rmtree(images / "val" / "bee")
+    if how == "an empty folder":
+        (images / "val" / "bee").mkdir()
+    _, test = picture.whole(folder(tmp_path))
+    assert test.y.tolist() == [0] * 8 + [2] * 8
+    assert "val has no images of 1 of 3 classes, first bee" in capsys.readouterr().err
+
+
+def test_one_class_is_none(tmp_path: Path) -> None:
+    images = picture.folders(tmp_path)
+    for split in ("train", "val"):
+        shutil.rmtree(images / split / "ant"), shutil.rmtree(images / split / "bee")
+    assert "one class, cat: a classifier needs images of another" in complaint(folder(tmp_path))
 
 
 @pytest.mark.parametrize("memory_mib", [4096.0, 0.0])

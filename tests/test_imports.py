@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-GROUND = {"errors", "rng", "setting", "torchrun", "cache"}
+GROUND = {"errors", "rng", "setting", "torchrun", "cache", "home"}
 PARTS = GROUND | {"objectives", "datasets", "archs"}
 # What each part of effdl may import of effdl beside itself. reproduce → records → config; methods → training → parts.
 MAY = {
@@ -17,6 +17,7 @@ MAY = {
     "setting": set(),
     "torchrun": set(),
     "cache": set(),
+    "home": {"errors"},
     "objectives": GROUND,
     "datasets": GROUND | {"objectives"},
     "archs": GROUND | {"datasets", "objectives"},
@@ -26,14 +27,14 @@ MAY = {
     "filters": PARTS | {"training"},
     "augment": PARTS,
     "estimators": PARTS | {"training", "methods", "records"},
-    "config": {"errors", "setting", "cache"},
+    "config": {"errors", "setting", "cache", "home"},
     "records": PARTS | {"training", "config", "filters", "probes"},
     "search": {"config", "errors", "records", "rng", "setting"},
     "reproduce": PARTS | {"config", "records", "search"},
     "jobs": {"config", "errors", "records"},
     "help": {"config"},
-    "cli": {"config", "errors", "help", "jobs", "records", "reproduce", "search", "torchrun"},
-    "commands": {"cli", "config", "errors", "records", "reproduce"},
+    "cli": {"config", "errors", "help", "home", "jobs", "records", "reproduce", "search", "torchrun"},
+    "commands": {"cli", "config", "errors", "home", "records", "reproduce"},
     "__main__": {"commands"},
 }
 OF_REPRODUCE = ("published", "vocabulary", "artefact", "catalogue", "survey", "declared", "ledger")
@@ -44,6 +45,7 @@ LIGHT = (
     "help",
     "jobs",
     "cache",
+    "home",
     *(
         f"config/{name}"
         for name in (

@@ -112,7 +112,7 @@ def test_a_sweeper_that_searches_gets_the_score_that_chooses_and_the_worst_of_wh
 
 
 def test_a_run_without_an_end_or_that_cannot_be_is_an_error_of_its_own(folder: Path) -> None:
-    found = cli.sweep(composed("dataset.train_limit=20", "dataset.batch_size=9999"), MAXIMIZE)
+    found = cli.sweep(composed("dataset.train_limit=8", "dataset.batch_size=9999"), MAXIMIZE)
     assert isinstance(found[0], EffdlError) and "training split" in str(found[0])
     assert isinstance(found[1], ConfigError) and "dataset.batch_size" in str(found[1])
 

@@ -1,5 +1,6 @@
 """Parquet as public hubs ship it: the same images as in folders, every spelling of the columns, and every kind of bad input."""
 
+import os
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from command import run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -219,8 +221,8 @@ def test_several_sets_in_one_folder_are_not_mixed(tmp_path: Path) -> None:
         ([0, 1, -1] * 4, "labels below 0"),
         ([0, 1, None] * 4, "labels that are NoneType, int"),
         ([0.5, 1.0, 2.0] * 4, "labels that are float"),
-        ([0, 1, 1] * 4, "class 2 is in train but not in test"),
-        ([0, 1, 3] * 4, "class 2 is in train but not in test"),
+        ([0, 1, 3] * 4, "class 3 is in test but not in train (1 such"),
+        (["a", "b", "c"] * 4, "labels are int in train and str in test"),
     ],
 )
 def test_labels_that_are_none_are_said(labels: list[Any], says: str, tmp_path: Path) -> None:
@@ -231,7 +233,69 @@ def test_labels_that_are_none_are_said(labels: list[Any], says: str, tmp_path: P
 def test_classes_that_only_one_split_names_are_said(tmp_path: Path) -> None:
     write(tmp_path / "images" / TRAIN, labels=["a", "b", "c"] * 4, names=None)
     write(tmp_path / "images" / TEST, labels=["a", "b", "d"] * 4, names=None)
-    assert "class c is in train but not in test, one of 2" in complaint(parquet(tmp_path))
+    assert "class d is in test but not in train (1 such" in complaint(parquet(tmp_path))
+
+
+def test_a_test_split_that_lacks_a_class_is_mapped_by_name_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path / "images" / TRAIN, 30, labels=["b", "a", "c"] * 10, names=None)
+    write(tmp_path / "images" / TEST, labels=["c", "a"] * 6, names=None)
+    train, test = picture.whole(parquet(tmp_path))
+    assert train.y.tolist() == [1, 0, 2] * 10 and test.y.tolist() == [2, 0] * 6
+    assert "test has no images of 1 of 3 classes, first b" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "says"),
+    [
+        ([0, 5, 9], None, "the labels of train are 0, 5, 9, not 0 to 2"),
+        ([1, 2, 3], None, "the labels of train are 1, 2, 3, not 0 to 2"),
+        ([-7, 10**9, 2**63 - 1], None, "not 0 to 2"),
+        ([0, 1, 3], picture.CLASSES, "the labels of train are 0, 1, 3, but its files name 3 classes"),
+        ([0, 2, 2], picture.CLASSES, "the labels of train are 0, 2, but its files name 3 classes"),
+    ],
+)
+def test_numbers_with_gaps_or_not_from_0_are_said_and_the_advice_counts_them_in_their_order(
+    labels: list[int], names: Any, says: str, tmp_path: Path
+) -> None:
+    for name, count in ((TRAIN, 10), (TEST, 4)):
+        write(tmp_path / "images" / name, 3 * count, labels=labels * count, names=names)
+    said = complaint(parquet(tmp_path))
+    assert says in said and "dataset.renumber=true" in said
+    train, test = picture.whole(parquet(tmp_path, renumber=True))
+    places = [sorted(set(labels)).index(label) for label in labels]
+    assert train.y.tolist() == places * 10 and test.y.tolist() == places * 4
+    assert parquet(tmp_path, renumber=True).facts().outputs == len(set(labels))
+
+
+def test_a_strip_of_pixels_and_a_label_of_a_thousand_millions_take_the_memory_of_what_there_is(
+    tmp_path: Path, own_cache: Path
+) -> None:
+    for name, labels in (("images", [0, 1, 2] * 4), ("huge", [0, 10**9, 10**9] * 4)):
+        for part in (TRAIN, TEST):
+            write(tmp_path / name / part, labels=labels, names=None)
+    more = {"XDG_CACHE_HOME": str(own_cache.parent)}
+    done = run(str(200 * 2**20), str(tmp_path), cwd=tmp_path, script="tests/enlarged.py", **more)
+    assert done.returncode == 0, done.stderr
+    said, counted = done.stdout.splitlines()
+    assert "labels of train are 0, 1000000000, not 0 to 1: dataset.renumber=true" in said
+    assert counted == "2 0 1 0 1"
+
+
+def test_one_label_is_none(tmp_path: Path) -> None:
+    for name in (TRAIN, TEST):
+        write(tmp_path / "images" / name, labels=[0] * 12, names=None)
+    assert "all images of train are of one class, 0" in complaint(parquet(tmp_path))
+
+
+def test_endings_in_capitals_are_files_too_and_pipes_and_dangling_links_are_named(tmp_path: Path) -> None:
+    folder = small(tmp_path)
+    (folder / TRAIN).rename(folder / "train-00000-of-00001.PARQUET")
+    assert parquet(tmp_path).facts().train == 21
+    os.mkfifo(folder / "train-pipe.parquet")
+    assert "train-pipe.parquet cannot be read: a pipe" in complaint(parquet(tmp_path))
+    (folder / "train-pipe.parquet").unlink(), (folder / TEST).unlink()
+    (folder / TEST).symlink_to(tmp_path / "gone")
+    assert "cannot be read: a link that leads nowhere" in complaint(parquet(tmp_path))
 
 
 def test_rows_without_bytes_are_unreadable_images(tmp_path: Path) -> None:

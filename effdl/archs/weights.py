@@ -14,6 +14,7 @@ from effdl.archs.chain import Arch, BlockChain
 from effdl.archs.vision import undrawn
 from effdl.datasets.problem import Facts
 from effdl.errors import ConfigError, one_line
+from effdl.home import at_home
 from effdl.setting import Switch, setting
 
 PUBLISHED = "pretrained"
@@ -75,7 +76,7 @@ class StartsFromWeights(Arch):
         return False
 
     def _file(self, name: str) -> Path:
-        if not (path := Path(name)).is_file():
+        if not (path := at_home(name, "arch.weights")).is_file():
             raise ConfigError(f"arch.weights: no file {name}; name a .safetensors file, such as a run's network.safetensors")
         return path
 
@@ -87,7 +88,7 @@ def located(weights: str, name: str, maker: Literal["torchvision", "timm"]) -> P
         ConfigError: there is none, or it could not be fetched.
     """
     if weights != PUBLISHED:
-        if not (path := Path(weights)).is_file():
+        if not (path := at_home(weights, "arch.weights")).is_file():
             raise ConfigError(f"arch.weights: no file {weights}; {PUBLISHED!r} stands for those that {maker} publishes")
         return path
     try:

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from effdl.errors import ConfigError
+from effdl.home import at_home
 
 # A wheel's own, else the repository's; beside an installed package could stand anybody's folder of that name.
 CONFIGS = next(p for p in (Path(__file__).parents[1] / "configs", Path(__file__).parents[2] / "configs") if p.is_dir())
@@ -82,7 +83,9 @@ def plugin_folders() -> list[Path]:
 
     Each holds choices as ours lie, configs/<group>/<name>.yaml, and the modules of their classes. Raises ConfigError.
     """
-    folders = [Path(name).resolve() for name in os.environ.get("EFFDL_PLUGINS", "").split(os.pathsep) if name]
+    folders = [
+        at_home(name, "EFFDL_PLUGINS").resolve() for name in os.environ.get("EFFDL_PLUGINS", "").split(os.pathsep) if name
+    ]
     for folder in folders:
         if not (folder / "configs").is_dir():
             raise ConfigError(f"EFFDL_PLUGINS: {folder} is not a folder with configs/<group>/<name>.yaml")

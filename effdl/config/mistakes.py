@@ -47,6 +47,8 @@ def unreadable(override: str) -> str | None:
         return f"{override}: a quote is opened and not closed"
     if any(value.count(one) > value.count(other) for one, other in ("[]", "{}", "()")):
         return f"{override}: a bracket is opened and not closed"
+    if value.startswith("~"):
+        return f"{key}: a value that begins with ~ needs quotes within the shell's: \"{key}='{value}'\""
     return f"{override}: such a value stands in quotes, and these in others for the shell: \"{key}='{value}'\""
 
 

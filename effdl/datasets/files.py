@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import IO, Any, ClassVar
 
 from effdl.datasets.problem import Dataset
-from effdl.errors import DataError
+from effdl.errors import DataError, shown
+from effdl.home import at_home
 from effdl.setting import Size, Switch, setting
 
 
@@ -103,7 +104,7 @@ class Files(Dataset, ABC):
 
 def sets_folder(root: str | None) -> Path:
     """The folder that holds the sets, where none is named."""
-    return Path(root or os.environ.get("EFFDL_DATA", "data"))
+    return at_home(root, "dataset.root") if root else at_home(os.environ.get("EFFDL_DATA", "data"), "EFFDL_DATA")
 
 
 @contextmanager
@@ -112,5 +113,16 @@ def reading(path: Path) -> Iterator[IO[bytes]]:
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             yield file  # type: ignore[misc]
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} cannot be read: {error}; delete it and fetch it again") from None
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise DataError(f"{shown(path)} cannot be read: {error}; delete it and fetch it again") from None
+    except OSError as error:
+        raise cannot_be_read(path, error) from None
+
+
+def cannot_be_read(path: str | Path, error: OSError) -> DataError:
+    """What the disk does not give, though it may be whole."""
+    remedy = {
+        PermissionError: "give yourself the right to read it",
+        FileNotFoundError: "it was there before; put it back or start again without it",
+    }.get(type(error), "see whether its disk is well")
+    return DataError(f"{shown(path)} cannot be read: {error.strerror or error}; {remedy}")

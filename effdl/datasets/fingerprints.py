@@ -3,12 +3,17 @@
 import hashlib
 import os
 import time
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from effdl.cache import alone, place, recall, remember
-from effdl.datasets.files import reading
+from effdl.datasets.files import cannot_be_read, reading
 from effdl.datasets.waiting import watched
+from effdl.errors import shown
 
 RACY_S = 2.0  # file systems' clocks tick in up to two seconds: a file so young may change once more without a trace
 
@@ -20,7 +25,10 @@ def stamp(folder: Path, files: Sequence[str]) -> tuple[str, float]:
     """
     digest, last = hashlib.sha256(), 0.0
     for name in files:
-        found = os.stat(folder / name)
+        try:
+            found = os.stat(folder / name)
+        except OSError as error:
+            raise cannot_be_read(folder / name, error) from None
         digest.update(f"{name}\0{found.st_size}\0{found.st_mtime_ns}\0{found.st_ctime_ns}\0".encode(errors="surrogateescape"))
         last = max(last, found.st_mtime, found.st_ctime)
     return digest.hexdigest(), last
@@ -31,25 +39,61 @@ def fingerprint(folder: Path, files: Sequence[str]) -> str:
 
     Raises DataError where a file cannot be read.
     """
+    return str(_known(folder, files)["digest"])
+
+
+def twins(folder: Path, files: Sequence[str], train: int) -> Iterator[str]:
+    """What to say of files with the same content, of which the first ``train`` are to train on; found with the fingerprint."""
+    same = np.array(_known(folder, files)["same"], np.int64).reshape(-1, 2)
+    across, within = (same[(same[:, 0] >= train) & (same[:, 1] < train)], same[same[:, 0] < train])
+
+    def first(pairs: "np.ndarray[Any, np.dtype[np.int64]]") -> str:
+        return " as ".join(shown(files[place]) for place in pairs[0])
+
+    if len(across):
+        yield (
+            f"{len(across):,} of {len(files) - train:,} files to test on have the content of one to train on, first "
+            f"{first(across)}: what is measured on them is not of new data"
+        )
+    if len(within):
+        yield (
+            f"{len(within):,} of {train:,} files of train have the content of another, first {first(within)}: "
+            "of such pairs one may train and the other validate"
+        )
+
+
+def _known(folder: Path, files: Sequence[str]) -> dict[str, Any]:
+    """Digest of the files, and the places of those that have the content of an earlier one, each with that one's."""
     key = f"{folder.resolve()}\0{len(files)}\0{files[0]}\0{files[-1]}"
     if (known := _unchanged(folder, files, key)) is not None:
         return known
-    with alone(place("fingerprints", key)):
+    with alone(place("checksums", key)):
         return _unchanged(folder, files, key) or _hashed(folder, files, key)
 
 
-def _unchanged(folder: Path, files: Sequence[str], key: str) -> str | None:
-    """The fingerprint that is remembered of the files as they are."""
-    known = recall("fingerprints", key)
-    return str(known[1]) if known is not None and known[0] == stamp(folder, files)[0] else None
+def _unchanged(folder: Path, files: Sequence[str], key: str) -> dict[str, Any] | None:
+    """What is remembered of the files as they are."""
+    known: dict[str, Any] | None = recall("checksums", key)
+    return known if known is not None and known["stamp"] == stamp(folder, files)[0] else None
 
 
-def _hashed(folder: Path, files: Sequence[str], key: str) -> str:
+def _hashed(folder: Path, files: Sequence[str], key: str) -> dict[str, Any]:
     begun, (now, last), digest = time.time(), stamp(folder, files), hashlib.sha256()
-    for name in watched(files, len(files), f"reading {len(files):,} files of {folder} for their checksum"):
+    words = array("Q")  # of each file's checksum the beginning, which of a million files takes 8 MB
+    for name in watched(files, len(files), f"reading {len(files):,} files of {shown(folder)} for their checksum"):
         with reading(folder / name) as file:
             content = hashlib.file_digest(file, "sha256").digest()  # type: ignore[arg-type]
         digest.update(os.fsencode(name) + b"\0" + content)
+        words.frombytes(content[: words.itemsize])
+    known = {"stamp": now, "digest": digest.hexdigest(), "same": _same(np.array(words)).tolist()}
     if last < begun - RACY_S and stamp(folder, files)[0] == now:
-        remember("fingerprints", key, [now, digest.hexdigest()])
-    return digest.hexdigest()
+        remember("checksums", key, known)
+    return known
+
+
+def _same(words: "np.ndarray[Any, np.dtype[np.uint64]]") -> "np.ndarray[Any, np.dtype[np.int64]]":
+    """(P, 2): each place whose value stands at an earlier one too, and the first such."""
+    _, first, back = np.unique(words, return_index=True, return_inverse=True)
+    pairs: np.ndarray[Any, np.dtype[np.int64]] = np.stack([np.arange(len(words)), first[back]], 1)
+    repeated: np.ndarray[Any, np.dtype[np.int64]] = pairs[pairs[:, 0] != pairs[:, 1]]
+    return repeated

@@ -8,8 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from effdl.datasets.image_files import ImageFiles, Labelled, check_same_classes, split_to_test
-from effdl.errors import DataError
+from effdl.datasets.files import cannot_be_read
+from effdl.datasets.image_files import ImageFiles, Labelled, split_to_test
+from effdl.datasets.labels import check_known, placed
+from effdl.datasets.walking import Found, walk
+from effdl.errors import DataError, shown
 from effdl.setting import setting
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".gif")
@@ -21,46 +24,78 @@ class Folder(ImageFiles):
 
     The test split is ``test`` or else ``val``; the validation split comes out of ``train``. Classes are the folders of
     ``train`` in alphabetical order; names that begin with a dot, and files that are no images by their ending, do not count.
+    Each folder is gone through once: a link to one that belongs to the set anyway, or that holds it, is left out.
     """
 
-    def files(self) -> list[str]:
-        return [os.fsdecode(path) for listing in self._listings() for path in listing.paths]
+    def files(self) -> tuple[list[str], list[str]]:
+        train, test = ([os.fsdecode(path) for path in listing.paths] for listing in self._listings())
+        return train, test
 
-    def labelled(self) -> tuple[int, Labelled, Labelled]:
+    def labelled(self) -> tuple[tuple[str, ...], Labelled, Labelled]:
         train, test = self._listings()
-        return len(train.classes), Labelled("train", train.labels), Labelled(test.split, test.labels)
+        check_known(test.classes, train.classes, test.split, str(self.folder))
+        of_test = placed(test.classes, train.classes)[test.labels]
+        return train.classes, Labelled("train", train.labels), Labelled(test.split, of_test)
 
     def sources(self) -> tuple["Paths", "Paths"]:
         train, test = (Paths(str(self.folder), listing.paths) for listing in self._listings())
         return train, test
 
-    def _listings(self) -> tuple["Listing", "Listing"]:
+    def remarks(self) -> Iterator[str]:
+        yield from super().remarks()
+        found = listed(self.folder, self._test).found
+        for what, some, how in (
+            ("links into folders of the set itself are left out", found.again, "which leads to"),
+            ("files that are named as images but cannot be read are left out", found.odd, "which is"),
+        ):
+            if some:
+                yield f"{what}: {len(some):,}, first {shown(some[0][0])}, {how} {shown(some[0][1])}"
+
+    @property
+    def _test(self) -> str:
+        """The name of the test split."""
         if not (self.folder / "train").is_dir():
+            advice = "point dataset.root or EFFDL_DATA to the folder that holds the set's, and dataset.name to the set's own"
+            if self.folder.is_dir() and (there := _folders(self.folder)):
+                advice = (
+                    f"there are {', '.join(map(shown, there[:4]))}; {advice}, or move folders of classes into train and val"
+                )
+            raise DataError(f"no image folders under {shown(self.folder)} (train/<class>/ is missing): {advice}")
+        return split_to_test(set(_folders(self.folder)) - {"train"}, self.test_split, str(self.folder), "<class>/")
+
+    def _listings(self) -> tuple["Listing", "Listing"]:
+        listings = listed(self.folder, self._test)
+        if listings.found.odd and self.unreadable == "stop":
+            path, reason = listings.found.odd[0]
             raise DataError(
-                f"no image folders under {self.folder} (train/<class>/ is missing): point dataset.root or EFFDL_DATA to the "
-                "folder that holds the set's, and dataset.name to the set's own"
+                f"{shown(path)} cannot be read: {reason} (and {len(listings.found.odd) - 1:,} more): mend or delete what is no "
+                "image, or dataset.unreadable=skip leaves it out"
             )
-        splits = {path.name for path in self.folder.iterdir() if path.is_dir() and not path.name.startswith(".")} - {"train"}
-        test = split_to_test(splits, self.test_split, str(self.folder))
-        listings = listed(self.folder, "train"), listed(self.folder, test)
-        check_same_classes(listings[0].classes, listings[1].classes, test, str(self.folder))
-        return listings
+        return listings.train, listings.test
 
 
 @dataclass(frozen=True)
 class Listing:
-    """Images of one split: paths relative to the set's folder (N,) as bytes, labels (N,), and the folders that were read."""
+    """Images of one split: paths relative to the set's folder (N,) as bytes, and labels (N,), which count its classes."""
 
     split: str
     classes: tuple[str, ...]
     paths: "np.ndarray[Any, np.dtype[np.bytes_]]"
     labels: "np.ndarray[Any, np.dtype[np.int64]]"
-    read: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Listings:
+    """Those of both splits, and what was found on the way."""
+
+    train: Listing
+    test: Listing
+    found: Found
 
     def holds(self) -> bool:
-        """Whether no folder has got or lost an entry since."""
+        """Whether no folder has got or lost an entry since; what could not be read may be mended anywhere."""
         try:
-            return all(os.stat(path).st_mtime_ns == time for path, time in self.read.items())
+            return not self.found.odd and all(os.stat(path).st_mtime_ns == time for path, time in self.found.read.items())
         except OSError:
             return False
 
@@ -73,48 +108,72 @@ class Paths:
     paths: "np.ndarray[Any, np.dtype[np.bytes_]]"
 
     def read(self, position: int) -> bytes:
-        return Path(self.name(position)).read_bytes()
+        return Path(self._path(position)).read_bytes()
 
     def name(self, position: int) -> str:
+        return shown(self._path(position))
+
+    def _path(self, position: int) -> str:
         return os.path.join(self.folder, os.fsdecode(self.paths[position]))
 
 
-_listed: dict[tuple[Path, str], Listing] = {}
+_listed: dict[tuple[Path, str], Listings] = {}
 
 
-def listed(folder: Path, split: str) -> Listing:
-    """What lies in a split's folders, in ImageFolder's order; a million names are not listed twice in a process."""
-    known = _listed.get((folder, split))
+def listed(folder: Path, test: str) -> Listings:
+    """What lies in the folders of both splits, in ImageFolder's order; a million names are not listed twice in a process."""
+    known = _listed.get((folder, test))
     if known is None or not known.holds():
-        known = _listed[folder, split] = _list(folder, split)
+        known = _listed[folder, test] = _list(folder, test)
     return known
 
 
-def _list(folder: Path, split: str) -> Listing:
-    read = {str(folder / split): os.stat(folder / split).st_mtime_ns}
-    classes = sorted(entry.name for entry in os.scandir(folder / split) if entry.is_dir() and not entry.name.startswith("."))
-    if not classes:
-        raise DataError(f"{folder / split} has no folders of classes in it")
-    paths: list[bytes] = []
-    labels: list[int] = []
-    for label, name in enumerate(classes):
-        found = [os.fsencode(os.path.relpath(path, folder)) for path in _images(folder / split / name, read)]
-        if not found:
+def _list(folder: Path, test: str) -> Listings:
+    splits = ("train", test)
+    read = {str(folder / split): os.stat(folder / split).st_mtime_ns for split in splits}
+    classes = [_folders(folder / split) for split in splits]
+    for split, names in zip(splits, classes, strict=True):
+        if not names:
             raise DataError(
-                f"{folder / split / name} has no images ({', '.join(ENDINGS[:4])} ...): a class needs some, delete its folder"
+                f"{shown(folder / split)} has no folders of classes in it: images of each class lie in one of its own"
             )
-        paths += found
-        labels += [label] * len(found)
-    return Listing(split, tuple(classes), np.array(paths), np.array(labels, np.int64), read)
+    groups = [[str(folder / split / name) for name in names] for split, names in zip(splits, classes, strict=True)]
+    found = walk(groups, ENDINGS)
+    _refuse_twice(found, {*groups[0], *groups[1]})
+    found.read.update(read)
+    counted = len(classes[0])
+    return Listings(
+        _listing(folder, "train", classes[0], found.names[:counted]),
+        _listing(folder, test, classes[1], found.names[counted:]),
+        found,
+    )
 
 
-def _images(folder: Path, read: dict[str, int]) -> Iterator[str]:
-    walked = []
-    for parent, children, names in os.walk(folder, followlinks=True):
-        children[:] = [child for child in children if not child.startswith(".")]
-        read[parent] = os.stat(parent).st_mtime_ns
-        walked.append((parent, names))
-    for parent, names in sorted(walked):
-        yield from (
-            os.path.join(parent, name) for name in sorted(names) if name.lower().endswith(ENDINGS) and not name.startswith(".")
+def _listing(folder: Path, split: str, classes: list[str], names: list[list[str]]) -> Listing:
+    """One of the test split's classes may have no images, as it may have no folder."""
+    empty = [name for name, some in zip(classes, names, strict=True) if not some]
+    if empty and (split == "train" or len(empty) == len(classes)):
+        raise DataError(
+            f"{shown(folder / split / empty[0])} has no images ({', '.join(ENDINGS[:4])} ...): a class needs some, "
+            "delete its folder"
         )
+    there = [(name, some) for name, some in zip(classes, names, strict=True) if some]
+    paths = [os.fsencode(os.path.relpath(path, folder)) for _, some in there for path in some]
+    labels = np.repeat(np.arange(len(there)), [len(some) for _, some in there])
+    return Listing(split, tuple(name for name, _ in there), np.array(paths), labels)
+
+
+def _refuse_twice(found: Found, classes: set[str]) -> None:
+    """Raise a DataError for a class that is a link to what belongs to another, or holds the set."""
+    for link, at in found.again:
+        if link in classes:
+            raise DataError(f"class {shown(link)} is a link into {shown(at)}, whose images have their class: delete the link")
+
+
+def _folders(folder: Path) -> list[str]:
+    """Names of the folders in a folder that count, in alphabetical order."""
+    try:
+        names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
+    except OSError as error:
+        raise cannot_be_read(folder, error) from None
+    return [name for name in names if os.path.isdir(folder / name)]

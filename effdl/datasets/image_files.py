@@ -2,8 +2,9 @@
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -14,11 +15,12 @@ from effdl import torchrun
 from effdl.cache import found_out
 from effdl.datasets.decoding import Decoder
 from effdl.datasets.files import sets_folder
-from effdl.datasets.fingerprints import fingerprint
+from effdl.datasets.fingerprints import fingerprint, twins
+from effdl.datasets.labels import check_several
 from effdl.datasets.problem import Dataset, Facts
 from effdl.datasets.streamed import Images, Source, Streamed, Unreadable
 from effdl.datasets.waiting import say
-from effdl.errors import DataError
+from effdl.errors import DataError, shown
 from effdl.setting import Count, NonNegative, Size, setting
 
 TESTS = ("test", "val", "validation", "valid")  # where no split is named, the first of these that there is
@@ -50,6 +52,8 @@ class ImageFiles(Dataset, ABC):
 
     not_identity: ClassVar[frozenset[str]] = frozenset({"root", "name", "unreadable", "memory_mib", "workers"})
 
+    is_complete: ClassVar[bool] = False
+
     val_size: Size = 500
     root: str | None = None
     name: str = "images"
@@ -61,12 +65,16 @@ class ImageFiles(Dataset, ABC):
     workers: Size | None = None
 
     @abstractmethod
-    def files(self) -> list[str]:
-        """Names of the files of both splits, relative to the set's folder. Raises DataError."""
+    def files(self) -> tuple[list[str], list[str]]:
+        """Names of the files of training and test split, relative to the set's folder. Raises DataError."""
 
     @abstractmethod
-    def labelled(self) -> tuple[int, Labelled, Labelled]:
-        """How many classes, and the labels of training and test split; reads no images. Raises DataError."""
+    def labelled(self) -> tuple[tuple[str, ...], Labelled, Labelled]:
+        """The classes, which are those of the training split, and the labels of training and test split; reads no images.
+
+        Raises:
+            DataError: what is there is no set.
+        """
 
     @abstractmethod
     def sources(self) -> tuple[Source, Source]:
@@ -82,19 +90,35 @@ class ImageFiles(Dataset, ABC):
         """The set's own."""
         return sets_folder(self.root) / self.name
 
+    def remarks(self) -> Iterator[str]:
+        """What is odd about the set but keeps no run from it."""
+        classes, _, test = self.labelled()
+        if lacking := sorted({*range(len(classes))} - {*test.labels.tolist()}):
+            yield (
+                f"{test.split} has no images of {len(lacking):,} of {len(classes):,} classes, first "
+                f"{shown(classes[lacking[0]])}: test numbers are of the others"
+            )
+        train, _ = self.files()
+        yield from twins(self.folder, self._names, len(train))
+
+    def class_name(self, label: int) -> str:
+        return shown(self.labelled()[0][label])
+
     def facts(self) -> Facts:
         classes, *splits = self.labelled()
+        check_several(classes, str(self.folder))
         train, test = (len(split.labels) - len(bad) for split, bad in zip(splits, self._left_out(), strict=True))
-        return Facts(self._decoder.shape, "classes", classes, *self.split_sizes(train), test, self.batch_size)
+        return Facts(self._decoder.shape, "classes", len(classes), *self.split_sizes(train), test, self.batch_size)
 
     def fingerprint(self) -> str:
         """A hash over the hashes of all files; it says how many images are left out, so a run that skips some says it too."""
-        found, count = fingerprint(self.folder, self.files()), sum(map(len, self._left_out()))
+        found, count = fingerprint(self.folder, self._names), sum(map(len, self._left_out()))
         return found if count == 0 else f"{found} without {count} unreadable images"
 
     def load(self) -> tuple[Streamed, Streamed]:
         _, *splits = self.labelled()
         facts, images = self.facts(), self._images()
+        say_remarks(self)
         needed = (facts.train + facts.val + facts.test) * int(np.prod(facts.input_shape))
         fits = needed <= self.memory_mib * 2**20
         unreadable = self._left_out()
@@ -111,6 +135,11 @@ class ImageFiles(Dataset, ABC):
 
         train, test = (made(*parts) for parts in zip(images, splits, unreadable, strict=True))
         return train, test
+
+    @property
+    def _names(self) -> list[str]:
+        train, test = self.files()
+        return [*train, *test]
 
     @property
     def _decoder(self) -> Decoder:
@@ -143,7 +172,7 @@ class ImageFiles(Dataset, ABC):
                 for part, split in zip(self._images(), splits, strict=True)
             ]
 
-        key = f"{fingerprint(self.folder, self.files())} {self.which_images} Pillow {__version__}"
+        key = f"{fingerprint(self.folder, self._names)} {self.which_images} Pillow {__version__}"
         found = found_out("unreadable", key, find)
         train, test = ([(int(position), str(reason)) for position, reason in some] for some in found)
         return train, test
@@ -154,23 +183,21 @@ class ImageFiles(Dataset, ABC):
             say(f"{len(named):,} images cannot be read and are left out, first {named[0]}")
 
 
-def split_to_test(found: Collection[str], wanted: str | None, where: str) -> str:
-    """The name of the test split among those found. Raises DataError."""
+@lru_cache(maxsize=64)
+def say_remarks(dataset: ImageFiles) -> None:
+    """Once a process, which may do many runs on the same set."""
+    for remark in dataset.remarks():
+        say(f"{shown(dataset.folder)}: {remark}")
+
+
+def split_to_test(found: Collection[str], wanted: str | None, where: str, below: str) -> str:
+    """The name of the test split among those found. below: what lies in one, for an error. Raises DataError."""
     for name in (wanted,) if wanted is not None else TESTS:
         if name in found:
             return name
-    raise DataError(
-        f"{where} has no split to test on, {wanted or ' or '.join(TESTS)}; there are {', '.join(sorted(found))}: "
-        "dataset.test_split names another"
+    there = (
+        f"there are {', '.join(map(shown, sorted(found)))}: dataset.test_split names one"
+        if found
+        else (f"there is train alone: put some images of each class into test/{below}")
     )
-
-
-def check_same_classes(train: Collection[str], test: Collection[str], split: str, where: str) -> None:
-    """Raise a DataError for a class that only one of the splits has."""
-    only_train, only_test = sorted(set(train) - set(test)), sorted(set(test) - set(train))
-    if only_train or only_test:
-        name, has, lacks = (only_train[0], "train", split) if only_train else (only_test[0], split, "train")
-        raise DataError(
-            f"{where}: class {name} is in {has} but not in {lacks}, one of {len(only_train) + len(only_test)} such classes: "
-            "both splits need images of all classes, or dataset.test_split names another"
-        )
+    raise DataError(f"{shown(where)} has no split to test on, {wanted or ' or '.join(TESTS)}; {there}")

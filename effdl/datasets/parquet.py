@@ -1,6 +1,7 @@
 """Parquet files with image bytes and labels, as public hubs ship them."""
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,13 +9,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from effdl.datasets.files import cannot_be_read
 from effdl.datasets.fingerprints import stamp
-from effdl.datasets.image_files import TESTS, ImageFiles, Labelled, check_same_classes, split_to_test
+from effdl.datasets.image_files import TESTS, ImageFiles, Labelled, split_to_test
+from effdl.datasets.labels import check_known, numbered, placed
 from effdl.datasets.unpacked import Unpacked, unpacked
-from effdl.errors import DataError
-from effdl.setting import setting
+from effdl.datasets.walking import walk
+from effdl.errors import DataError, shown
+from effdl.setting import Switch, setting
 
 IMAGES = ("image", "img")
 LABELS = ("label", "labels", "fine_label")
@@ -30,6 +32,7 @@ class Parquet(ImageFiles):
     image: column of the images' bytes, plain or as the field ``bytes`` of a struct; null takes image or img.
     label: column of whole numbers from 0, or of names, which are numbered in alphabetical order; null takes label, labels or
         fine_label.
+    renumber: count the whole numbers that train has, in their order, where they do not begin at 0 or leave gaps.
 
     Rows in random order cannot be read from compressed groups of rows, so the image bytes are copied into one file of the
     user's cache folder, once, as large as the set.
@@ -37,29 +40,31 @@ class Parquet(ImageFiles):
 
     image: str | None = None
     label: str | None = None
+    renumber: Switch = False
 
-    def files(self) -> list[str]:
-        return [name for names in self._splits().values() for name in names]
+    def files(self) -> tuple[list[str], list[str]]:
+        train, test = self._splits().values()
+        return train, test
 
-    def labelled(self) -> tuple[int, Labelled, Labelled]:
-        splits = self._splits()
+    def labelled(self) -> tuple[tuple[str, ...], Labelled, Labelled]:
+        splits, where = self._splits(), str(self.folder)
         read = [_labels(self.folder, tuple(names), stamp(self.folder, names)[0], self.label) for names in splits.values()]
         (train, named), (test, _) = read
         train_name, test_name = splits
-        known = named or tuple(sorted(set(train)))
-        where = str(self.folder)
+        if type(train[0]) is not type(test[0]):
+            kinds = f"{type(train[0]).__name__} in train and {type(test[0]).__name__} in {test_name}"
+            raise DataError(f"{shown(where)}: labels are {kinds}: dataset.label names a column that is alike in both")
         if isinstance(train[0], str):
-            check_same_classes(set(train), set(test), test_name, where)
-            places = {name: place for place, name in enumerate(known)}
-            train, test = ([places[name] for name in column] for column in (train, test))
-        elif min(train) < 0 or min(test) < 0:
-            split = train_name if min(train) < 0 else test_name
-            raise DataError(f"{where}: the {split} split has labels below 0, so none; dataset.test_split names another")
+            found = set(train)
+            classes: list[Any] = [name for name in named if name in found] if found <= set(named) else sorted(found)
+        elif min(test) < 0 <= min(train):
+            without = f"{shown(where)}: the {test_name} split has labels below 0, so none"
+            raise DataError(f"{without}; dataset.test_split names another")
         else:
-            check_same_classes({*map(str, train)}, {*map(str, test)}, test_name, where)
-        labels = [np.array(column, np.int64) for column in (train, test)]
-        classes = len(known) if named else int(labels[0].max()) + 1
-        return classes, Labelled(train_name, labels[0]), Labelled(test_name, labels[1])
+            classes = numbered(train, named, self.renumber, where)
+        check_known(test, classes, test_name, where)
+        names = named if len(named) == len(classes) else tuple(map(str, classes))
+        return names, Labelled(train_name, placed(train, classes)), Labelled(test_name, placed(test, classes))
 
     def sources(self) -> tuple[Unpacked, Unpacked]:
         train, test = (self._unpacked(split, names) for split, names in self._splits().items())
@@ -81,18 +86,29 @@ class Parquet(ImageFiles):
     def _splits(self) -> dict[str, list[str]]:
         """The training and the test split's files, relative to the set's folder."""
         found: dict[str, list[str]] = {}
-        for path in sorted(self.folder.rglob("*.parquet")):
-            if (split := _split_of(path.relative_to(self.folder))) is not None:
-                found.setdefault(split, []).append(str(path.relative_to(self.folder)))
+        for name in sorted(_names(self.folder), key=Path):
+            if (split := _split_of(Path(name))) is not None:
+                found.setdefault(split, []).append(name)
         if "train" not in found:
             raise DataError(
-                f"no Parquet set under {self.folder} (train-*.parquet is missing): point dataset.root or EFFDL_DATA to the "
-                "folder that holds the set's, and dataset.name to the set's own"
+                f"no Parquet set under {shown(self.folder)} (train-*.parquet is missing): point dataset.root or EFFDL_DATA to "
+                "the folder that holds the set's, and dataset.name to the set's own"
             )
-        test = split_to_test([name for name in found if name != "train"], self.test_split, str(self.folder))
+        test = split_to_test([name for name in found if name != "train"], self.test_split, str(self.folder), "*.parquet")
         for split in ("train", test):
             _check_shards(self.folder, found[split])
         return {split: found[split] for split in ("train", test)}
+
+
+def _names(folder: Path) -> list[str]:
+    """The Parquet files in a folder, relative to it."""
+    if not folder.is_dir():
+        return []
+    folder = folder.resolve()
+    found = walk([[str(folder)]], (".parquet",))
+    if found.odd:
+        raise DataError(f"{shown(found.odd[0][0])} cannot be read: {found.odd[0][1]}; fetch the file or delete its name")
+    return [os.path.relpath(path, folder) for path in found.names[0]]
 
 
 def _split_of(path: Path) -> str | None:
@@ -121,9 +137,11 @@ def _reading(path: Path) -> Iterator[None]:
 
     try:
         yield
+    except (PermissionError, FileNotFoundError) as error:
+        raise cannot_be_read(path, error) from None
     except (pa.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise DataError(f"{path} is truncated or damaged: {reason}; delete it and fetch it again") from None
+        raise DataError(f"{shown(path)} is truncated or damaged: {reason}; delete it and fetch it again") from None
 
 
 def _open(path: Path) -> Any:

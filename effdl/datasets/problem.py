@@ -1,19 +1,24 @@
 """Training and validation data as iterators of batches; the contract that data sets and methods share."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self, TypeVar
 
 import torch
 from torch import Tensor
 
+from effdl.datasets.batch import Batch as Batch
+from effdl.datasets.batch import concatenate as concatenate
+from effdl.datasets.checks import as_labels, check_finite, check_same, check_targets
 from effdl.datasets.moments import Moments, moments, parts
+from effdl.datasets.stratified import by_class, lost
+from effdl.datasets.waiting import say_once
 from effdl.errors import DataError
 from effdl.objectives.objective import Objective, TargetKind
 from effdl.rng import seed_for
-from effdl.setting import Count, Setting, Size, setting
+from effdl.setting import Count, Setting, Size, Switch, setting
 
 # Varies training inputs (B, *input) by a generator on the CPU, its only source of chance; gives new ones.
 Change = Callable[[Tensor, torch.Generator], Tensor]
@@ -23,56 +28,11 @@ Choose = Callable[[Sequence[Tensor]], Sequence[Tensor]]
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
-    """What flows between data and step: inputs, targets, and what is known of each sample.
-
-    x: (B, *input); y: (B,) class indices or (B, K) reals; index: (B,) positions in the training (or validation) set;
-    sample_weight: (B,) or None; loss: (B,) once a step has filled it, else None.
-    """
-
-    x: Tensor
-    y: Tensor
-    index: Tensor
-    sample_weight: Tensor | None = None
-    loss: Tensor | None = None
-
-    def __len__(self) -> int:
-        return len(self.y)
-
-    def passed_on(self, x: Tensor, loss: Tensor | None = None) -> "Batch":
-        """The same samples, ``x`` in the place of their inputs; without `dataclasses.replace`, which every step would feel."""
-        return Batch(x, self.y, self.index, self.sample_weight, self.loss if loss is None else loss)
-
-    def to(self, device: torch.device) -> "Batch":
-        return self._map(lambda tensor: tensor.to(device))
-
-    def take(self, index: Tensor) -> "Batch":
-        """The samples at these positions within the batch, copied."""
-        return self._map(lambda tensor: tensor[index])
-
-    def _map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
-        return replace(self, **{k: change(v) for k in self.__slots__ if (v := getattr(self, k)) is not None})
-
-
-def concatenate(batches: Sequence[Batch]) -> Batch:
-    """Batches in their order as one; what is None in one must be None in all."""
-    if len(batches) == 1:
-        return batches[0]
-    joined: dict[str, Tensor] = {}
-    for name in Batch.__slots__:
-        parts = [part for batch in batches if (part := getattr(batch, name)) is not None]
-        assert len(parts) in (0, len(batches)), f"{name} is known of some batches only"
-        if parts:
-            joined[name] = torch.cat(parts)
-    return Batch(**joined)
-
-
-@dataclass(frozen=True, slots=True)
 class Facts:
     """What is known of a problem before its data are read.
 
     outputs: of the network: one a class or real target; a single one tells two classes by its sign. target_range: closed bounds
-    of real targets, None where they are not known.
+    of real targets, None where they are not known. changes: whether training samples are made anew in each epoch.
     """
 
     input_shape: tuple[int, ...]
@@ -83,6 +43,7 @@ class Facts:
     test: int
     batch_size: int
     target_range: tuple[float, float] | None = None
+    changes: bool = False
 
     @property
     def classes(self) -> int:
@@ -114,9 +75,25 @@ class Split(ABC):
     def to(self, device: torch.device) -> "Split":
         """The same with its data on a device; ready to be gone through again and again."""
 
+    @property
+    def changes(self) -> bool:
+        """Whether its samples are made anew in each epoch: where its class says how, in ``epoch``."""
+        return type(self).epoch is not Split.epoch
+
+    def epoch(self, number: int, seed: int) -> "Split":
+        """What takes its place in an epoch, as many samples; itself, unless they are made anew from this seed."""
+        return self
+
+    def check(self, where: str) -> None:
+        """Raise a DataError for samples that are others each time that they are gone through. where: "training"."""
+        if len(self) and not self.changes:
+            once, again = (next(self.gather([torch.zeros(1, dtype=torch.long)])) for _ in range(2))
+            for a, b in ((once.x, again.x), (once.y, again.y)):
+                check_same(a, b, type(self).__name__, where)
+
     @abstractmethod
     def gather(self, indices: Sequence[Tensor]) -> Iterator[Batch]:
-        """One batch for each tensor of positions, in this order; holds no batch that it has yielded."""
+        """The same each time: one batch for each tensor of positions, in this order; holds no batch that it has yielded."""
 
     def first(self) -> Tensor:
         """Inputs of the first sample, (1, *input)."""
@@ -148,10 +125,16 @@ class Split(ABC):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Samples(Split):
-    """A split that lies whole in memory: x (N, *input) and y (N,) or (N, K)."""
+    """A split that lies whole in memory: x (N, *input) and y (N,) or (N, K). Raises DataError where they are not as many."""
 
     x: Tensor
     y: Tensor
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "y", as_labels(self.x, self.y))
+
+    def check(self, where: str) -> None:
+        check_finite(parts(self.x) if len(self) else (), where)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -193,6 +176,11 @@ class Problem:
     Args:
         augment: how training inputs are varied, batch by batch, with a generator seeded from (seed, "augment", e, batch).
         is_outline: its tensors are fake, with a form and nothing in them: it can be counted with, not computed.
+
+    ``varies``: whether each epoch has inputs of its own, so that nothing made of them can be kept.
+
+    Raises:
+        DataError: samples that no network can learn from, see `datasets.checks`.
     """
 
     def __init__(
@@ -216,6 +204,11 @@ class Problem:
         self.augment = augment
         self.is_outline = is_outline
         self.train_split, self.val_split = train, val
+        self.varies = augment is not None or train.changes
+        if not is_outline:
+            for where, part in (("training", train), ("validation", val)):
+                check_targets(part.y, outputs, objective, where)
+                part.check(where)
 
     @classmethod
     def outline(cls, facts: Facts, objective: Objective, seed: int = 0, augment: Change | None = None) -> "Problem":
@@ -229,7 +222,7 @@ class Problem:
             of_classes = facts.targets == "classes"
             return Samples(x, torch.empty(count, dtype=torch.long) if of_classes else torch.empty(count, facts.outputs))
 
-        return cls(
+        made = cls(
             samples(facts.train),
             samples(facts.val),
             objective,
@@ -239,6 +232,8 @@ class Problem:
             augment=augment,
             is_outline=True,
         )
+        made.varies |= facts.changes
+        return made
 
     def to(self, device: torch.device) -> "Problem":
         """The same problem with its data on a device."""
@@ -262,7 +257,8 @@ class Problem:
     def facts(self) -> Facts:
         """What was known of it before its data were read, but for the test split."""
         kind: TargetKind = "vectors" if self.train_split.y.is_floating_point() else "classes"
-        return Facts(self.input_shape, kind, self.outputs, self.num_train, self.num_val, 0, self.batch_size)
+        sizes = self.num_train, self.num_val, 0
+        return Facts(self.input_shape, kind, self.outputs, *sizes, self.batch_size, changes=self.train_split.changes)
 
     @property
     def steps(self) -> int:
@@ -275,7 +271,10 @@ class Problem:
         choose: as in `ordered`; not with an augmentation, which depends on what else is in a batch.
         """
         assert choose is None or self.augment is None
-        stored = self.ordered(self.train_split, epoch, choose)
+        made = self.train_split.epoch(epoch, seed_for(self.seed, "samples", epoch))
+        if len(made) != self.num_train:
+            raise DataError(f"epoch {epoch} of {type(made).__name__} has {len(made):,} samples, not {self.num_train:,}")
+        stored = self.ordered(made, epoch, choose)
         return stored if self.augment is None else self._varied(stored, epoch, self.augment)
 
     def _varied(self, stored: Iterator[Batch], epoch: int, change: Change) -> Iterator[Batch]:
@@ -325,22 +324,29 @@ class Dataset(Setting, ABC):
 
     batch_size: samples a step. val_size: samples held out of the training set to choose by, 0 for none. train_limit: keep
     only so many training samples (after the validation split).
+    stratify: draw both class by class, in proportion to all samples; null does where a draw from all would lose a class.
     scaling: what the network's input block does with raw inputs, by what it finds in the training samples. "channel"
         standardises each channel of images, each feature of vectors; "pixel" each pixel too; "unit" divides by the largest
         value, 255 where images of bytes have white in them; "none" leaves them alone.
     """
 
     not_identity: ClassVar[frozenset[str]] = frozenset({"root"})
+    is_complete: ClassVar[bool] = True  # a test split that lacks a class is damaged
 
     batch_size: Count = 128
     val_size: Size = 0
     train_limit: Count | None = None
+    stratify: Switch | None = None
     scaling: Scaling = "channel"
 
     @property
     def test_size(self) -> int | None:
         """How many samples the test split has by the set's own definition, which needs no files; None where only files tell."""
         return None
+
+    def class_name(self, label: int) -> str:
+        """What a class is called where people read it."""
+        return str(label)
 
     @abstractmethod
     def facts(self) -> Facts:
@@ -361,26 +367,20 @@ class Dataset(Setting, ABC):
 
 
 def split(dataset: Dataset, samples: AnySplit, seed: int) -> tuple[AnySplit, AnySplit]:
-    """A seeded random split of the training samples into (training, validation)."""
+    """A seeded random split of the training samples into (training, validation): the first of a random order validate."""
     train, val = dataset.split_sizes(len(samples))
     if train < 1:
         raise DataError(f"dataset.val_size={val} leaves none of the {len(samples)} samples to train on")
     generator = torch.Generator().manual_seed(seed_for(seed, "split"))
-    order = torch.randperm(len(samples), generator=generator)
-    return samples.take(order[val : val + train]), samples.take(order[:val])
-
-
-def check_classes(splits: Mapping[str, Split], classes: int) -> None:
-    """Every class stands in every non-empty split, and no label lies outside; else a DataError that names both."""
-    for name, samples in splits.items():
-        if len(samples) == 0:
-            continue
-        low, high = int(samples.y.min()), int(samples.y.max())
-        if low < 0 or high >= classes:
-            raise DataError(f"the {name} split has label {low if low < 0 else high}, outside 0..{classes - 1}")
-        missing = torch.bincount(samples.y, minlength=classes).eq(0).nonzero().flatten().tolist()
-        if missing:
-            raise DataError(
-                f"class {missing[0]} is missing from the {name} split of {len(samples)} samples: "
-                "raise dataset.train_limit or dataset.val_size, or try another seed"
-            )
+    order, y = torch.randperm(len(samples), generator=generator), samples.y.cpu()
+    drawn = order[val : val + train], order[:val]
+    if dataset.stratify and y.is_floating_point():
+        raise DataError("dataset.stratify=true draws class by class, but these targets are real numbers: leave it out")
+    if dataset.stratify is not False and not y.is_floating_point():
+        missing = lost(y, *drawn)
+        if (missing or dataset.stratify) and (stratified := by_class(y, order, train, val)) is not None:
+            drawn = stratified
+            if not dataset.stratify:
+                named = dataset.class_name(missing[0])
+                say_once(f"samples are drawn class by class (dataset.stratify), lest class {named} be left out of a split")
+    return samples.take(drawn[0]), samples.take(drawn[1])

@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import wait
@@ -59,20 +60,26 @@ class Images(Dataset[tuple[Tensor, list[Unreadable]]]):
         """Images at these positions (N, C, H, W), none where they are only checked, and those that cannot be read."""
         pixels = np.empty((0 if self.only_check else len(positions), *self.decoder.shape), np.uint8)
         unreadable: list[Unreadable] = []
-        for place, position in enumerate(positions.tolist()):
-            content = None
-            try:
-                content = self.source.read(position)
-                found = self.decoder(content)
-            except MemoryError:
-                raise
-            except Exception as error:  # of a damaged file Pillow may raise anything
-                of_disk = content is None and isinstance(error, OSError)
-                unreadable.append((position, Lost(one_line(error)) if of_disk else one_line(error)))
-            else:
-                if not self.only_check:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of Pillow, which warns of images that it decodes all the same
+            for place, position in enumerate(positions.tolist()):
+                found = self._decoded(position, unreadable)
+                if found is not None and not self.only_check:
                     pixels[place] = found
         return torch.from_numpy(pixels), unreadable
+
+    def _decoded(self, position: int, unreadable: list[Unreadable]) -> "np.ndarray | None":
+        """The pixels of one image, else why there are none."""
+        content = None
+        try:
+            content = self.source.read(position)
+            return self.decoder(content)
+        except MemoryError:
+            raise
+        except Exception as error:  # of a damaged file Pillow may raise anything
+            of_disk = content is None and isinstance(error, OSError)
+            unreadable.append((position, Lost(one_line(error)) if of_disk else one_line(error)))
+            return None
 
     def decoded(
         self, parts: Sequence["np.ndarray"], workers: int, pinned: bool = False
@@ -147,6 +154,9 @@ class Streamed(Split):
         if self.fits:
             return self._whole().to(device)
         return Streamed(self.images, self.positions, self.y, workers=self.workers, fits=False, device=device)
+
+    def check(self, where: str) -> None:
+        """Bytes that are decoded by a fixed rule are finite and the same each time."""
 
     def gather(self, indices: Sequence[Tensor]) -> Iterator[Batch]:
         found = self.images.decoded([self.positions[index.cpu()].numpy() for index in indices], self.workers, self._pinned)

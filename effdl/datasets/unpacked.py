@@ -13,7 +13,7 @@ import numpy as np
 
 from effdl.cache import alone, cache_folder
 from effdl.datasets.waiting import watched
-from effdl.errors import DataError
+from effdl.errors import DataError, shown
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Unpacked:
 
     def name(self, position: int) -> str:
         origin = bisect_right(self.firsts, position) - 1
-        return f"{self.origins[origin]}, row {position - self.firsts[origin]}"
+        return f"{shown(self.origins[origin])}, row {position - self.firsts[origin]}"
 
 
 def unpacked(
@@ -65,7 +65,7 @@ def unpacked(
             if not _is_whole(content, index):  # another process may have written it in the meantime
                 for old in folder.glob(f"{known}-*"):  # of an older state, and what a killed process has left
                     old.unlink(missing_ok=True)
-                _write(content, index, images(), sum(rows), str(Path(origins[0]).parent))
+                _write(content, index, images(), sum(rows), shown(Path(origins[0]).parent))
     firsts = tuple(int(first) for first in np.cumsum([0, *rows[:-1]]))
     return Unpacked(str(content), np.load(index), tuple(origins), firsts)
 

@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -13,6 +14,12 @@ EVERY_S = 5.0
 
 def say(text: str) -> None:
     print(f"effdl: {text}", file=sys.stderr, flush=True)
+
+
+@lru_cache(maxsize=1024)
+def say_once(text: str) -> None:
+    """The same, not again in this process, which may do many runs on the same data."""
+    say(text)
 
 
 def watched(parts: Iterable[T], total: int, doing: str, say: Callable[[str], None] = say) -> Iterator[T]:

@@ -18,7 +18,8 @@ from torch import nn
 from effdl import config
 from effdl.archs.adapt import InputBlock
 from effdl.archs.chain import BlockChain
-from effdl.datasets.problem import Dataset, Facts, Problem, Split, check_classes, split
+from effdl.datasets.problem import Dataset, Facts, Problem, Split, split
+from effdl.datasets.splitting import check_split
 from effdl.errors import DataError, Diverged, EffdlError, FitFailed, HardwareError, RecordError, one_line
 from effdl.records.logger import Log
 from effdl.records.process import PROCESS_PEAK, HighWater, first_run
@@ -130,8 +131,7 @@ def open_problem(
     """The seeded split of the training samples, checked, on a device."""
     facts = spec.dataset.facts()
     part, val = split(spec.dataset, train, spec.seed)
-    if facts.targets == "classes":
-        check_classes({"training": part, "validation": val, "test": test}, facts.classes)
+    check_split(spec.dataset, facts, train, (part, val, test))
     part, val = part.to(device), val.to(device)
     part.find_out((ranks or Ranks()).agree, spec.dataset.scaling == "pixel")
     augment = spec.augment.prepare(part) if spec.augment is not None else None

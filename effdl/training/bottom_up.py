@@ -19,6 +19,8 @@ from effdl.training.loop import evaluate, reseed
 from effdl.training.memory import clone
 from effdl.training.segment import LocalLoss, SegmentState
 
+LOOK_EVERY = 64  # steps: each look at a loss waits for the device
+
 
 @dataclass(frozen=True)
 class SegmentPlan:
@@ -119,6 +121,8 @@ class BottomUp:
         reseed(self.run.seed("init", i))
         like = next(blocks.parameters())
         local_loss = self._beside(like, plan.local_loss(shape))
+        if not self.problem.is_outline:
+            local_loss.check(like.new_zeros(2, *shape), self.problem.outputs)
         parameters = [*blocks.parameters(), *local_loss.parameters()]
         return SegmentState(
             blocks,
@@ -186,9 +190,8 @@ class BottomUp:
         epoch, epochs, segments = state.epoch, self.plans[i].epochs, len(self.plans)
         steps = self._steps
 
-        def progress(step: int) -> bool:
-            shown = self.run.progress(i, segments, epoch, epochs, step, steps)
-            return shown and state.ranks.alone  # none may leave the epoch by its own clock
+        def progress(step: int) -> None:
+            self.run.progress(i, segments, epoch, epochs, step, steps)
 
         batches = feeder.train(number, self.run.filter, self.run.seed("filter", i, epoch))
         return drain_epoch(state, batches, f"segment {i + 1} of {segments}, epoch {epoch + 1}", progress)
@@ -207,14 +210,15 @@ class BottomUp:
 
 
 def drain_epoch(
-    state: SegmentState, batches: Iterable[Batch], where: str, progress: Callable[[int], bool]
+    state: SegmentState, batches: Iterable[Batch], where: str, progress: Callable[[int], object]
 ) -> tuple[float, int]:
     """Let a segment learn from one epoch; mean training loss over the samples stepped on, and how many they were.
 
+    An epoch whose loss is no number ends early, at a step that does not depend on any clock.
+
     Args:
         where: names the segment and epoch in an error.
-        progress: step (from 1) -> whether it showed something; the loss is looked at then, since looking at every step
-            would wait for the device.
+        progress: told each step, from 1.
 
     Raises:
         Diverged: a loss, or at the end a weight, is not finite.
@@ -227,7 +231,8 @@ def drain_epoch(
         losses.append(batch.loss.sum())
         samples += len(batch.loss)
         del batch
-        if progress(len(losses)) and not losses[-1].isfinite():
+        progress(len(losses))
+        if len(losses) % LOOK_EVERY == 0 and state.ranks.alone and not losses[-1].isfinite():
             break
     if not losses:
         raise FitFailed(f"nothing to train on at {where}: the filter dropped every sample")

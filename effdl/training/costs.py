@@ -40,7 +40,7 @@ def segment_costs(
     for plan, state in zip(plans, states, strict=True):
         rehearsal, feed_s = Rehearsal(state, prefix), reading_s + prefix.seconds
         _take(idle, *chain[plan.start : plan.stop])
-        kept = samples * prefix.sample_bytes + kept_bytes <= keep_bytes and problem.augment is None
+        kept = samples * prefix.sample_bytes + kept_bytes <= keep_bytes and not problem.varies
         kept_bytes, copied = (samples * prefix.sample_bytes, 0) if kept else (kept_bytes, copied)
         costs.append(
             SegmentCost(

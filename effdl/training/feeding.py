@@ -68,7 +68,7 @@ class Feeder:
         return True
 
     def _fits(self) -> bool:
-        if self.problem.augment is not None:  # every epoch has other inputs
+        if self.problem.varies:  # every epoch has other inputs
             return False
         needed = (self.problem.num_train + self.problem.num_val) * self.features(self._train.first()).nbytes
         return needed + self.kept_bytes <= self.limit_bytes

@@ -56,6 +56,10 @@ class LocalLoss(nn.Module, ABC):
     def forward(self, outputs: Tensor, batch: Batch) -> Tensor:
         """Loss of each sample: the segment's outputs and their batch -> (B,)."""
 
+    def check(self, outputs: Tensor, wanted: int) -> None:
+        """Raise a ConfigError where it does not go with a segment's outputs, or with so many outputs of the problem."""
+        return
+
     @abstractmethod
     def predictor(self, chain: BlockChain) -> nn.Module:
         """The network from the chain's inputs to logits that is evaluated; the chain ends with the segment's last block."""
@@ -76,6 +80,18 @@ class DecisionLoss(LocalLoss):
     def forward(self, outputs: Tensor, batch: Batch) -> Tensor:
         logits = self.decision(gradient_dropout(outputs, self.gradient_dropout))
         return self.objective.loss(at_least_float32(logits), batch.y)
+
+    def check(self, outputs: Tensor, wanted: int) -> None:
+        restore = switch_mode(self.decision, False)
+        with torch.no_grad():
+            found = tuple(self.decision(outputs).shape)
+        restore()
+        if found != (len(outputs), wanted):
+            shape = ", ".join(["N", *map(str, found[1:])])
+            raise ConfigError(
+                f"the head or decision block {type(self.decision).__name__} gives outputs of the shape [{shape}], the problem "
+                f"needs [N, {wanted}]: let it end with a layer of {wanted}"
+            )
 
     def predictor(self, chain: BlockChain) -> BlockChain:
         return chain.with_head(self.decision)

@@ -1,0 +1,76 @@
+"""What is wrong with samples, said before anything is computed with them."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from effdl.errors import DataError
+from effdl.objectives.objective import Objective
+
+
+def first_absent(y: Tensor, classes: int, where: str) -> int | None:
+    """The first class that (N,) labels lack, None where they have all. Raises DataError for labels that are no classes.
+
+    Memory is taken by how many labels there are, not by how large they are.
+    """
+    found = y.unique().tolist()
+    if found and (found[0] < 0 or found[-1] >= classes):
+        raise DataError(f"{where} has label {found[0] if found[0] < 0 else found[-1]}, outside 0..{classes - 1}")
+    return None if len(found) == classes else next((i for i, label in enumerate(found) if label != i), len(found))
+
+
+def as_labels(x: Tensor, y: Tensor) -> Tensor:
+    """The targets, class indices of any kind of integer as int64. Raises DataError where they are not as many as inputs."""
+    if len(x) != len(y):
+        raise DataError(f"there are {len(x):,} inputs but {len(y):,} targets: each needs one")
+    return y if y.is_floating_point() or y.dtype == torch.int64 or y.is_complex() else y.long()
+
+
+def check_targets(y: Tensor, outputs: int, objective: Objective, where: str) -> None:
+    """Raise a DataError for targets that a network of so many outputs cannot learn by an objective. where: "training"."""
+    if not y.is_floating_point():
+        if y.dim() != 1:
+            raise DataError(
+                f"{where} targets are whole numbers of shape {tuple(y.shape)}: classes are (N,), and real targets y.float()"
+            )
+        first_absent(y, max(2, outputs), f"the {where} split")
+        return
+    if "vectors" not in objective.takes:
+        raise DataError(f"{where} targets are {y.dtype}, but {type(objective).__name__} takes classes: y.long() makes them")
+    if y.dim() != 2 or y.shape[1] != outputs:
+        raise DataError(
+            f"{where} targets have the shape {tuple(y.shape)}: real ones of {outputs} outputs are (N, {outputs}), and classes "
+            "whole numbers, which y.long() makes"
+        )
+    check_finite(y.split(4096), where, "targets")
+    low, high = objective.target_range or (-torch.inf, torch.inf)
+    if len(y) and (float(y.min()) < low or float(y.max()) > high):
+        raise DataError(
+            f"{where} targets lie in [{float(y.min()):g}, {float(y.max()):g}], but {type(objective).__name__} takes "
+            f"[{low:g}, {high:g}]: scale them, or take linear_mse"
+        )
+
+
+def check_finite(parts: Iterable[Tensor], where: str, what: str = "inputs") -> None:
+    """Raise a DataError for samples that are no finite numbers, which come in parts."""
+    bad, first, seen = 0, 0, 0
+    for part in parts:
+        if part.is_floating_point() and not part.isfinite().all():
+            places = (~part.isfinite().flatten(1).all(1)).nonzero().flatten()
+            first = first if bad else seen + int(places[0])
+            bad += len(places)
+        seen += len(part)
+    if bad:
+        raise DataError(
+            f"{bad:,} of {seen:,} {where} {what} hold NaN or infinity, first sample {first}: leave them out or fill them in"
+        )
+
+
+def check_same(once: Tensor, again: Tensor, kind: str, where: str) -> None:
+    """Raise a DataError where one sample of a split is another when it is asked for again."""
+    if not torch.equal(once, again):
+        raise DataError(
+            f"the {where} split, {kind}, gives other samples each time: what is made anew in each epoch is given by "
+            "Split.epoch(number, seed), so that nothing made of it is kept and a run that was killed goes on with the same"
+        )
