@@ -198,7 +198,7 @@ def test_killed_in_the_middle_and_started_again_it_ends_in_the_numbers_of_a_run_
 @pytest.mark.parametrize(
     ("what", "said"),
     [
-        ("ValueError", "effdl: rank 1: dll mlp mnist seed 0 ({}): error: ValueError: out of luck"),
+        ("ValueError", "effdl: rank 1: dll mlp mnist seed 0 ({}): error: ValueError: out of luck ("),
         ("FitFailed", "effdl: rank 1: dll mlp mnist seed 0 ({}): error: out of luck"),
     ],
 )
@@ -206,7 +206,7 @@ def test_what_happens_to_one_rank_stops_all_with_its_rank_and_message(what: str,
     done = run(*SMALL, "objective=faulty", f"objective.what={what}", cwd=folder)
     assert done.returncode != 0 and done.stdout == ""
     name = said.split("{")[0]
-    assert sum(line.startswith(name) and line.endswith(said.split("}")[1]) for line in ours(done)) == 1
+    assert sum(line.startswith(name) and said.split("}")[1] in line for line in ours(done)) == 1
     assert ours(done)[-1].startswith("effdl: rank 0: stopped because rank 1 (process ") and len(ours(done)) == 2
     assert "out of luck" in done.stderr.splitlines()[-2]  # torchrun's own report ends with it
     assert not [*(folder / "results").glob("runs/*/summary.json")]

@@ -63,7 +63,7 @@ def build(config: DictConfig | Mapping[str, Any], *, checked: bool = True) -> Sp
         ours = config if len(keys) == len(config) else OmegaConf.masked_copy(config, keys)
         plain = dict(OmegaConf.to_container(ours, resolve=True))  # type: ignore[arg-type]
         if "hydra" in config:  # of a sweep, whose runs Hydra composes
-            plain[CHOSEN] = chosen_by_hydra(config.hydra.runtime.choices)
+            plain[CHOSEN] = chosen_by_hydra(OmegaConf.select(config, "hydra.runtime.choices") or {})
     for key in PLACES:
         plain.pop(key, None)
     chosen = plain.pop(CHOSEN, {})

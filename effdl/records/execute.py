@@ -47,7 +47,7 @@ def execute(specs: Sequence[Spec], root: Path, workers: int = 1, reporter: Repor
     share ``workers`` processes with one thread each, or a single one where a GPU is asked for. A run by epochs on the CPU has
     a process of its own, so that its memory there can be told. Equal Specs run once. A result is a run's summary, or
     {"status": "error" | "died", "reason": ...}: one failed run leaves the others alone, and a run whose worker died is tried
-    once more.
+    once more. One that was answered from its record is a `report.Answer`, which knows from which.
     """
     reporter = reporter or Silent()
     if len(specs) > 1 and any(spec.hardware.processes > 1 for spec in specs):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from effdl.records.process import of_the_machine
 from effdl.reproduce.artefact import Cell
 from effdl.reproduce.estimate import Apart, Estimate, Fixed, Mean, Share, mean
-from effdl.reproduce.runs import Runs, draws, test_samples, values
+from effdl.reproduce.runs import Runs, draws, test_samples, told, values
 from effdl.reproduce.verdict import compare, of_pair, pairs_of
 from effdl.reproduce.vocabulary import SCALE_OF, Artefact, Claim
 
@@ -44,7 +44,7 @@ class Side:
     def one(self, metric: str, factor: float) -> Estimate:
         """Of cells that draw nothing, each by one of its runs: an accuracy on test samples as a share of these, anything else
         itself."""
-        firsts = [min(values(self.runs, cell, metric).items())[1] for cell in self.cells]
+        firsts = [min(told(self.runs, cell, metric).items())[1] for cell in self.cells]
         counts = [test_samples(self.runs, cell) for cell in self.cells]
         if metric != TEST_ACCURACY or len(firsts) > 1 or counts[0] is None:
             return Fixed(tuple(factor * value for value in firsts))

@@ -41,12 +41,20 @@ def of(runs: Runs, cell: Cell) -> Runs:
 
 def values(runs: Runs, cell: Cell, metric: str, unit: str = "") -> dict[int, float]:
     """seed -> the metric of the cell's finished runs, in the unit; of "finished" itself, of all that have ended."""
-    of_cell = of(runs, cell)
+    of_cell = runs[runs["cell"] == cell.name]
+    of_cell = of_cell if metric == FINISHED else of_cell[of_cell["status"] == FINISHED]
     if metric not in of_cell:
         return {}
-    rows = zip(of_cell["seed"], of_cell["status"], of_cell[metric], strict=True)
-    told = {int(seed): value for seed, status, value in rows if FINISHED in (status, metric) and value is not None}
-    return {seed: float(value) * SCALE_OF.get(unit, 1.0) for seed, value in told.items() if value == value}
+    numbers = of_cell[["seed", metric]].dropna().astype({metric: float})
+    return {int(seed): value * SCALE_OF.get(unit, 1.0) for seed, value in numbers.itertuples(index=False)}
+
+
+def told(runs: Runs, cell: Cell, metric: str, unit: str = "") -> dict[int, float]:
+    """`values`, looked for among the cell's own rows and in the columns that it takes."""
+    rows = of(runs, cell)
+    return values(
+        rows[[name for name in dict.fromkeys(("cell", "seed", "status", metric)) if name in rows]], cell, metric, unit
+    )
 
 
 def missing(runs: Runs, cell: Cell) -> str | None:
@@ -67,10 +75,10 @@ def diverged(runs: Runs, cell: Cell) -> str | None:
 def incomplete(runs: Runs, cell: Cell, metric: str) -> str | None:
     """How many of a cell's runs have ended, or have the metric; None where all have: a verdict waits for the number that was
     declared."""
-    ended, told = len(of(runs, cell)), len(values(runs, cell, metric))
+    ended, having = len(of(runs, cell)), len(told(runs, cell, metric))
     if ended < cell.seeds:
         return f"incomplete ({ended} of {cell.seeds})"
-    return f"no {metric}" + (f" in {ended - told} of {ended}" if told else "") if told < ended else None
+    return f"no {metric}" + (f" in {ended - having} of {ended}" if having else "") if having < ended else None
 
 
 def draws(runs: Runs, cell: Cell) -> tuple[str, ...]:
