@@ -59,7 +59,7 @@ def test_each_job_is_a_run_of_the_executor_and_leaves_its_id(folder: Path, capfd
 
 
 def test_a_job_that_diverges_leaves_the_others_finished(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    runs, err = swept(capfd, "optimizer.lr=1e30,0.05", "dataset.train_limit=200,20", code=1)
+    runs, err = swept(capfd, "optimizer.lr=1e30,0.05", "dataset.train_limit=200,8", code=1)
     assert [one["status"] for one in runs] == ["diverged", "error", "finished", "error"]
     assert "training split" in runs[1]["reason"] and "trace" not in runs[1]
     assert f"{runs[0]['name']}: diverged: " in err and "Traceback" not in err
