@@ -59,7 +59,7 @@ def test_each_job_is_a_run_of_the_executor_and_leaves_its_id(folder: Path, capfd
 
 
 def test_a_job_that_diverges_leaves_the_others_finished(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    runs, err = swept(capfd, "optimizer.lr=1e30,0.05", "dataset.train_limit=200,8", code=1)
+    runs, err = swept(capfd, "optimizer.lr=1e30,0.05", "dataset.train_limit=200,8", "dataset.batch_size=8", code=1)
     assert [one["status"] for one in runs] == ["diverged", "error", "finished", "error"]
     assert "training split" in runs[1]["reason"] and "trace" not in runs[1]
     assert f"{runs[0]['name']}: diverged: " in err and "Traceback" not in err
@@ -112,7 +112,7 @@ def test_a_sweeper_that_searches_gets_the_score_that_chooses_and_the_worst_of_wh
 
 
 def test_a_run_without_an_end_or_that_cannot_be_is_an_error_of_its_own(folder: Path) -> None:
-    found = cli.sweep(composed("dataset.train_limit=8", "dataset.batch_size=9999"), MAXIMIZE)
+    found = cli.sweep(composed("dataset.train_limit=8 dataset.batch_size=8", "dataset.batch_size=9999"), MAXIMIZE)
     assert isinstance(found[0], EffdlError) and "training split" in str(found[0])
     assert isinstance(found[1], ConfigError) and "dataset.batch_size" in str(found[1])
 

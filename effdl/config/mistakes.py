@@ -48,6 +48,7 @@ def unreadable(override: str) -> str | None:
     if any(value.count(one) > value.count(other) for one, other in ("[]", "{}", "()")):
         return f"{override}: a bracket is opened and not closed"
     if value.startswith("~"):
+        key = key.lstrip("+")
         return f"{key}: a value that begins with ~ needs quotes within the shell's: \"{key}='{value}'\""
     return f"{override}: such a value stands in quotes, and these in others for the shell: \"{key}='{value}'\""
 
