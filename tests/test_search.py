@@ -16,12 +16,13 @@ from effdl import config
 from effdl.errors import ConfigError, RecordError
 from effdl.records.carry import carry_out
 from effdl.records.report import Silent
+from effdl.records.score import worst
 from effdl.search import space
 from effdl.search.carried import carried_over
 from effdl.search.search import search
 from effdl.search.setting import Cmaes, Grid, Hyperband, Median, Optuna, Random, Tpe
 from effdl.search.storage import opened, taken
-from effdl.search.trials import Trials, worst
+from effdl.search.trials import Trials
 
 SMALL = ("method=backprop", "method.epochs=2", "arch=mlp", "arch.hidden=[8]", "dataset.train_limit=256", "hardware=cpu")
 LR = "optimizer.lr=tag(log,interval(1e-3,1))"
@@ -231,6 +232,16 @@ def test_run_py_searches(tmp_path: Path) -> None:
     assert json.loads(fewer.stdout.splitlines()[-1]) == told, "the same search, of which nothing is left"
 
 
+def test_what_is_searched_may_be_a_group_whose_choices_have_keys_of_their_own(tmp_path: Path) -> None:
+    more = ("optimizer=sgd,adamw", "optimizer.weight_decay=0.001", "optimizer/schedule=none,multi_step")
+    done = searched(tmp_path, "method=dll,backprop", "method.epochs=1", *more, n_trials=3)
+    assert done["trials"] == 3 and done["failed"] == 0
+    with pytest.raises(ConfigError, match=r"method\.segment_size"):  # which only some choices have: those trials fail
+        searched(tmp_path / "other", "method=backprop,dll", "method.segment_size=2", n_trials=3)
+    some = searched(tmp_path / "some", "method=dll,backprop", "method.segment_size=2", sampler=Grid())
+    assert some["failed"] == 1 and some["best"]["params"] == {"method": "dll"}
+
+
 def test_a_search_without_any_result_says_why_and_fails(tmp_path: Path) -> None:
     done = run("-m", "search=optuna", "search/sampler=grid", *SMALL, "optimizer.lr=1e29,1e30", cwd=tmp_path)
     told = json.loads(done.stdout.splitlines()[-1])
@@ -254,7 +265,7 @@ def test_a_trial_that_diverges_has_the_worst_score_and_ends_nothing(tmp_path: Pa
     states = {one.params["optimizer.lr"]: (one.state, one.value, one.user_attrs["status"]) for one in study(told).trials}
     assert states["1e+30"] == (TrialState.COMPLETE, 0.0, "diverged") and states["0.05"][2] == "finished"
     assert (told["failed"], told["trials"], told["best"]["params"]) == (1, 2, {"optimizer.lr": "0.05"})
-    assert worst("val/mse", "MINIMIZE") == float("inf") and worst("val/loss", "MAXIMIZE") == -float("inf")
+    assert worst("val/mse", "minimize") == float("inf") and worst("val/loss", "maximize") == -float("inf")
 
 
 def test_squared_errors_are_minimised_where_there_are_no_classes(tmp_path: Path) -> None:

@@ -249,8 +249,12 @@ def name_of(spec: config.Spec) -> str:
 
 def label(spec: config.Spec) -> str:
     """A short name for people: method arch dataset seed, by their choices where these are known, else by their classes."""
-    parts = (spec.chosen.get(group) or getattr(spec, group).snake_name() for group in ("method", "arch", "dataset"))
-    return f"{' '.join(parts)} seed {spec.seed}"
+    return f"{' '.join(names(spec).values())} seed {spec.seed}"
+
+
+def names(spec: config.Spec) -> dict[str, str]:
+    """group -> its choice by the name that people know, of those that tell runs from one another."""
+    return {group: spec.chosen.get(group) or getattr(spec, group).snake_name() for group in ("method", "arch", "dataset")}
 
 
 def load_network(path: str | Path) -> nn.Module:

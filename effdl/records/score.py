@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from effdl.config import Spec
 from effdl.errors import ConfigError, EffdlError
@@ -17,13 +17,16 @@ def metric(spec: Spec) -> str:
     return "val/acc" if spec.dataset.facts().targets == "classes" else "val/mse"
 
 
-def direction(name: str) -> str:
+def direction(name: str) -> Literal["minimize", "maximize"]:
     """Which way a score of that name is better."""
     return "maximize" if name.endswith("/acc") else "minimize"
 
 
-def worst(name: str) -> float:
-    return 0.0 if direction(name) == "maximize" else math.inf
+def worst(name: str, sought: str | None = None) -> float:
+    """The worst that a run can have. sought: the direction in which a search goes, by default the better one."""
+    if (sought or direction(name)) == "maximize":
+        return 0.0 if name.endswith("/acc") else -math.inf
+    return math.inf
 
 
 def score(spec: Spec, result: Mapping[str, Any]) -> float:

@@ -16,6 +16,8 @@ from optuna.distributions import distribution_to_json
 from effdl import config
 from effdl.config import Spec
 from effdl.errors import ConfigError
+from effdl.records import score
+from effdl.records.carry import names
 from effdl.records.execute import work_off
 from effdl.records.report import Console, Reporter
 from effdl.search import outcome
@@ -46,9 +48,9 @@ def search(found: Optuna, arguments: Sequence[str], root: Path, workers: int = 1
     fixed = [one for one in fixed if not BESIDE.match(one)]
     if deleted := next((one for one in fixed if one.startswith("~")), None):
         raise ConfigError(f"{deleted}: a search writes its best trial as values, so that none can be taken away; set another")
-    spec = config.build(config.compose(fixed))
-    metric = found.metric or _score_that_chooses(spec)
-    direction = found.direction or ("maximize" if metric.endswith("/acc") else "minimize")
+    spec = config.build(config.compose([*fixed, *space_of.first_choices(space)]))
+    metric = found.metric or score.metric(spec)
+    direction = found.direction or score.direction(metric)
     what = {
         "space": {name: distribution_to_json(one) for name, one in space.items()},
         "fixed": sorted(fixed),
@@ -81,15 +83,9 @@ def search(found: Optuna, arguments: Sequence[str], root: Path, workers: int = 1
         return outcome.write(study, trials, folder)
 
 
-def _score_that_chooses(spec: Spec) -> str:
-    if not spec.dataset.val_size:
-        raise ConfigError("dataset.val_size: a search chooses by validation samples, of which there are none")
-    return "val/acc" if spec.dataset.facts().targets == "classes" else "val/mse"
-
-
 def _name(spec: Spec, what: dict[str, Any]) -> str:
-    """Such as segmentwise-cnn4-digits-1a2b3c: the same search has the same name, however many trials it has."""
-    parts = [type(part).__name__.lower() for part in (spec.method, spec.arch, spec.dataset)]
+    """Such as dll-cnn4-digits-1a2b3c: the same search has the same name, however many trials it has."""
+    parts = [name for group, name in names(spec).items() if group not in what["space"]]
     return "-".join([*parts, sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:6]])
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import Trial
 
-from effdl.config import grammar
+from effdl.config import GROUPS, grammar
 from effdl.errors import ConfigError
 
 
@@ -36,6 +36,12 @@ def read(arguments: Sequence[str], params: Mapping[str, Any] | None = None) -> t
     if not space:
         raise ConfigError("search: nothing is searched; say what, as in 'optimizer.lr=tag(log,interval(1e-4,1))'")
     return space, list(fixed.values())
+
+
+def first_choices(space: Mapping[str, BaseDistribution]) -> list[str]:
+    """The first choice of each group that is searched, as overrides: some keys are of choices alone."""
+    searched = {key: found for key, found in space.items() if key in GROUPS and isinstance(found, CategoricalDistribution)}
+    return [f"{key}={found.choices[0]}" for key, found in searched.items()]
 
 
 def shown(params: Mapping[str, Any], short: bool = False) -> list[str]:

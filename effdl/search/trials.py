@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from effdl import config
 from effdl.config import Spec
 from effdl.errors import ConfigError, RecordError
+from effdl.records import score
 from effdl.records.carry import fingerprint
 from effdl.records.execute import Result
 from effdl.records.report import SHOWN
@@ -25,7 +25,6 @@ from effdl.search.storage import held, taken
 
 STATUS, RUN, EPOCHS, REASON = "status", "run_id", "epochs", "reason"  # what a trial is noted with
 REFUSED = "refused"  # the status of a trial whose values do not go together
-FINAL = ("diverged", "failed")  # the same run would end so again: its trial has the worst score that there is
 Say = Callable[[str], None]
 
 
@@ -181,8 +180,8 @@ class Trials:
                 there = ", ".join(name for name in result["summary"] if name.startswith("val/"))
                 raise ConfigError(f"search.metric: runs have no {self.metric}; take one of {there}")
             self._close(number, TrialState.COMPLETE, float(result["summary"][self.metric]))
-        elif status in FINAL:
-            self._close(number, TrialState.COMPLETE, worst(self.metric, self.study.direction.name))
+        elif status in score.FINAL:
+            self._close(number, TrialState.COMPLETE, score.worst(self.metric, self.study.direction.name.lower()))
         else:
             self._close(number, TrialState.PRUNED if status == "stopped" else TrialState.FAIL, None)
 
@@ -192,9 +191,9 @@ class Trials:
         path = self.root / "runs" / config.run_id(spec, fingerprint(spec.dataset)) / "metrics.jsonl"
         curve = scores(Store.lines(path))
         known = self._frozen(trial).intermediate_values
-        for step, score in enumerate(curve if self.judged else []):
+        for step, reached in enumerate(curve if self.judged else []):
             if step not in known:
-                trial.report(score, step)
+                trial.report(reached, step)
         return curve
 
     def _note(self, trial: Trial, result: Result) -> None:
@@ -218,10 +217,3 @@ class Trials:
 
     def _lock(self, number: int) -> Path:
         return self.folder / "trials" / f"{number}.lock"
-
-
-def worst(metric: str, direction: str) -> float:
-    """The worst score that a run can have."""
-    if direction == "MAXIMIZE":
-        return 0.0 if metric.endswith("/acc") else -math.inf
-    return math.inf
