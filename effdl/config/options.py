@@ -35,7 +35,7 @@ def told_apart(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
             words = WITH_VALUE[option]
             if words and value not in words:
                 raise ConfigError(f"{option}: takes one of {', '.join(words)}, as {option} {words[0]}")
-            if not value:
+            if not value or value.startswith("-"):
                 raise ConfigError(f"{option}: needs a value")
             options += [option, value]
         elif option in ALONE and not equals:
