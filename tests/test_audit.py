@@ -26,6 +26,7 @@ from effdl.reproduce.artefact import Cell, Declaration
 from effdl.reproduce.frame import frame
 from effdl.reproduce.lines import SEARCH
 from effdl.reproduce.readme import pages, rewrite
+from effdl.reproduce.report import report
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
@@ -102,8 +103,14 @@ def test_lines_are_of_the_cells_and_seeds_that_are_declared(name: str) -> None:
         seeds.setdefault(place, []).extend(run["seed"] for run in line["runs"])
         assert line["runs"] or line["reason"], line["cell"]
         firsts[place] = cells(name)[place].first if line.get("draws") else 0
-    missing = set(cells(name)) - set(seeds)
-    assert all(floors.AXIS in cell for _, cell in missing), missing  # what a floor runs may come later
+    for scale in {scale for scale, _ in cells(name)}:
+        missing = {cell for of_scale, cell in cells(name) if of_scale == scale} - {cell for at, cell in seeds if at == scale}
+        missing = {cell for cell in missing if floors.AXIS not in cell}  # what a floor runs may come later
+        here = [line for line in lines(name) if line["scale"] == scale]
+        said = report(declaration(name), scale, here) if missing else ""
+        assert said.split("## Claims")[0].count("not run |") >= len(missing), (
+            missing
+        )  # what has not run is said, and not left out
     for place, found in seeds.items():
         assert sorted(found) in ([], [firsts[place] + i for i in range(cells(name)[place].seeds)]), place
 
