@@ -38,8 +38,10 @@ def draw(declaration, scale: str, runs: pd.DataFrame) -> Figure:
     figure = Figure(figsize=(8, 6.5), layout="constrained")
     above, below = figure.subfigures(2, 1)
     points(above.subplots(), declaration, scale, runs)
-    panels = below.subplots(1, len(artefact.axes["network"]))
-    for axes, network in zip(panels, artefact.axes["network"], strict=True):
+    by_layers = runs[runs["cell"].str.endswith("method=dll") & (runs["status"] == "finished")]
+    networks = [name for name in artefact.axes["network"] if by_layers["cell"].str.startswith(f"network={name},").any()]
+    panels = below.subplots(1, max(1, len(networks)), squeeze=False)[0]
+    for axes, network in zip(panels, networks, strict=False):  # with none, one empty panel
         for i, dataset in enumerate(artefact.axes["dataset"]):
             of_cell = runs[(runs["cell"] == f"network={network},dataset={dataset},method=dll") & (runs["status"] == "finished")]
             by_layer = layers(of_cell)
