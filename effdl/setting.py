@@ -33,6 +33,11 @@ class Setting:
         where a class knows that what changed reaches other values alone."""
         return self.numerics_version
 
+    @property
+    def known_as(self) -> str | None:
+        """What people call it where its choice's name says less, such as a network of a library."""
+        return None
+
     @classmethod
     def snake_name(cls) -> str:
         """The class's name in snake case: the stem of the YAML with its defaults, the key of a choice among several."""

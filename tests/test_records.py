@@ -72,6 +72,8 @@ def test_labels_are_the_names_of_choices_where_these_are_known(
             unnamed = config.build(config.dump(one), checked=False)
             assert unnamed == one and hash(unnamed) == hash(one) and config.run_id(unnamed, "") == config.run_id(one, "")
             assert carry.label(unnamed).split()[0] == "segmentwise"  # by its class
+    own = config.compose(["arch=library", "arch.name=convnext_atto", "dataset=folder", "dataset.name=birds"])
+    assert carry.label(config.build(own, checked=False)) == "dll convnext_atto birds seed 0"
     monkeypatch.chdir(tmp_path)
     small = ("arch=mlp", "arch.hidden=[8]", "method.epochs=1", "dataset.train_limit=300", "hardware.threads=1")
     for flags in ((), ("--config-name", "config")):

@@ -134,6 +134,10 @@ class Library(StartsFromWeights):
     cuts: tuple[str, ...] | None = None
 
     @property
+    def known_as(self) -> str:
+        return self.name
+
+    @property
     def gains_by_channels_last(self) -> bool:
         return True  # training steps took 0.85 to 1.03 times those of NCHW, in 11 networks at 32 pixels
 

@@ -64,6 +64,10 @@ class ImageFiles(Dataset, ABC):
     memory_mib: NonNegative = 4096.0
     workers: Size | None = None
 
+    @property
+    def known_as(self) -> str:
+        return self.name
+
     @abstractmethod
     def files(self) -> tuple[list[str], list[str]]:
         """Names of the files of training and test split, relative to the set's folder. Raises DataError."""

@@ -254,7 +254,8 @@ def label(spec: config.Spec) -> str:
 
 def names(spec: config.Spec) -> dict[str, str]:
     """group -> its choice by the name that people know, of those that tell runs from one another."""
-    return {group: spec.chosen.get(group) or getattr(spec, group).snake_name() for group in ("method", "arch", "dataset")}
+    parts = {group: getattr(spec, group) for group in ("method", "arch", "dataset")}
+    return {group: part.known_as or spec.chosen.get(group) or part.snake_name() for group, part in parts.items()}
 
 
 def load_network(path: str | Path) -> nn.Module:
