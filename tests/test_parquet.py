@@ -205,7 +205,7 @@ def test_a_damaged_group_of_rows_is_named(tmp_path: Path) -> None:
 def test_missing_shards_are_named(tmp_path: Path) -> None:
     folder = small(tmp_path)
     (folder / TRAIN).rename(folder / "train-00001-of-00003.parquet")
-    assert f"{folder / 'train-00000-of-00003.parquet'} is missing, one of 2" in complaint(parquet(tmp_path))
+    assert f"{folder / 'train-00000-of-00003.parquet'} is missing (2 of 3 files are)" in complaint(parquet(tmp_path))
 
 
 def test_several_sets_in_one_folder_are_not_mixed(tmp_path: Path) -> None:

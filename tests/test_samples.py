@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from effdl import Adamw, Backprop, BlockChain, Pool, Problem, Run, Samples, Segmentwise, Sgd, SoftmaxCe
+from effdl import Adamw, Backprop, BlockChain, InputBlock, Pool, Problem, Run, Samples, Segmentwise, Sgd, SoftmaxCe
 from effdl.datasets.moments import Moments, moments
 from effdl.datasets.problem import Batch, Facts, Split
 from effdl.datasets.splitting import check_split
@@ -38,6 +39,11 @@ def chain(outputs: int = 3) -> BlockChain:
 # --- what is refused
 
 
+def test_no_samples_at_all_are_said() -> None:
+    with pytest.raises(DataError, match=r"^there are no samples to train on: x has the shape \(0, 6\)$"):
+        InputBlock((6,)).fit(X[:0])
+
+
 def with_at(x: Tensor, place: int, value: float) -> Tensor:
     changed = x.clone()
     changed[place, 2] = value
@@ -46,6 +52,14 @@ def with_at(x: Tensor, place: int, value: float) -> Tensor:
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "fewer targets": ({"y": Y[:-3]}, "there are 40 inputs but 37 targets"),
+    "an array": ({"x": X.numpy()}, r"x is of type ndarray: Samples takes tensors, as torch\.as_tensor\(x\) makes"),
+    "a list of labels": ({"y": Y.tolist()}, "y is of type list: Samples takes tensors"),
+    "one-hot rows": ({"y": F.one_hot(Y)}, r"shape \(40, 3\): classes are \(N,\), and y\.argmax\(1\) makes them"),
+    "one-hot rows as floats": ({"y": F.one_hot(Y).float()}, r"SoftmaxCe takes classes: y\.argmax\(1\) makes them"),
+    "another shape to validate on": (
+        {"val": Samples(X[:, :4], Y)},
+        r"validation inputs have the shape \(4,\), training inputs \(6,\)",
+    ),
     "labels too large": ({"y": Y + 5}, r"the training split has label 7, outside 0\.\.2"),
     "labels below 0": ({"y": Y - 1}, r"the training split has label -1, outside 0\.\.2"),
     "validation labels too large": ({"val": Samples(X, Y + 1)}, r"the validation split has label 3, outside 0\.\.2"),

@@ -97,8 +97,8 @@ def test_the_command_line_stands_before_params_whose_lists_are_choices() -> None
     [
         (["x=3"], "nothing is searched"),
         (["x=glob(*)"], "x: x=glob.* names no values"),
-        (["x=tag(log,interval(0,1.0))"], "x: .*low"),
-        (["x=interval(2,1)"], "x: .*low"),
+        (["x=tag(log,interval(0,1.0))"], "x: a logarithm needs a low end above 0, not 0"),
+        (["x=interval(2,1)"], r"x: its low end 2 lies above its high end 1; write interval\(1,2\)"),
     ],
 )
 def test_what_cannot_be_searched_is_said(arguments: list[str], told: str) -> None:
@@ -265,7 +265,20 @@ def test_a_trial_that_diverges_has_the_worst_score_and_ends_nothing(tmp_path: Pa
     states = {one.params["optimizer.lr"]: (one.state, one.value, one.user_attrs["status"]) for one in study(told).trials}
     assert states["1e+30"] == (TrialState.COMPLETE, 0.0, "diverged") and states["0.05"][2] == "finished"
     assert (told["failed"], told["trials"], told["best"]["params"]) == (1, 2, {"optimizer.lr": "0.05"})
+    assert told["epochs"] == 2 + 1, "the epoch in which it diverged was begun"
     assert worst("val/mse", "minimize") == float("inf") and worst("val/loss", "maximize") == -float("inf")
+
+
+def test_epochs_of_values_that_come_again_are_counted_once(tmp_path: Path) -> None:
+    told = searched(tmp_path, "optimizer.lr=0.1,0.2", n_trials=6)
+    assert len({one.user_attrs["run_id"] for one in study(told).trials}) == 2 and told["trials"] == 6
+    assert told["epochs"] == 2 * 2 and [one.user_attrs["epochs"] for one in study(told).trials].count(0) == 4
+
+
+@pytest.mark.parametrize("key", ["seed", "results", "workers"])
+def test_what_is_no_setting_is_not_searched(key: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"^{key}: .*(chance|not searched)"):
+        searched(tmp_path, f"{key}=1,2")
 
 
 def test_squared_errors_are_minimised_where_there_are_no_classes(tmp_path: Path) -> None:

@@ -22,6 +22,9 @@ def first_absent(y: Tensor, classes: int, where: str) -> int | None:
 
 def as_labels(x: Tensor, y: Tensor) -> Tensor:
     """The targets, class indices of any kind of integer as int64. Raises DataError where they are not as many as inputs."""
+    for name, part in (("x", x), ("y", y)):
+        if not isinstance(part, Tensor):
+            raise DataError(f"{name} is of type {type(part).__name__}: Samples takes tensors, as torch.as_tensor({name}) makes")
     if len(x) != len(y):
         raise DataError(f"there are {len(x):,} inputs but {len(y):,} targets: each needs one")
     return y if y.is_floating_point() or y.dtype == torch.int64 or y.is_complex() else y.long()
@@ -31,13 +34,13 @@ def check_targets(y: Tensor, outputs: int, objective: Objective, where: str) -> 
     """Raise a DataError for targets that a network of so many outputs cannot learn by an objective. where: "training"."""
     if not y.is_floating_point():
         if y.dim() != 1:
-            raise DataError(
-                f"{where} targets are whole numbers of shape {tuple(y.shape)}: classes are (N,), and real targets y.float()"
-            )
+            real = "y.argmax(1) makes them of one-hot rows" if _is_one_hot(y, outputs) else "real targets are y.float()"
+            raise DataError(f"{where} targets are whole numbers of shape {tuple(y.shape)}: classes are (N,), and {real}")
         first_absent(y, max(2, outputs), f"the {where} split")
         return
     if "vectors" not in objective.takes:
-        raise DataError(f"{where} targets are {y.dtype}, but {type(objective).__name__} takes classes: y.long() makes them")
+        made = "y.argmax(1)" if _is_one_hot(y, outputs) else "y.long()"
+        raise DataError(f"{where} targets are {y.dtype}, but {type(objective).__name__} takes classes: {made} makes them")
     if y.dim() != 2 or y.shape[1] != outputs:
         raise DataError(
             f"{where} targets have the shape {tuple(y.shape)}: real ones of {outputs} outputs are (N, {outputs}), and classes "
@@ -50,6 +53,17 @@ def check_targets(y: Tensor, outputs: int, objective: Objective, where: str) -> 
             f"{where} targets lie in [{float(y.min()):g}, {float(y.max()):g}], but {type(objective).__name__} takes "
             f"[{low:g}, {high:g}]: scale them, or take linear_mse"
         )
+
+
+def check_shapes(train: tuple[int, ...], val: tuple[int, ...]) -> None:
+    """Raise a DataError where validation inputs have another shape than those that are trained on."""
+    if train != val:
+        raise DataError(f"validation inputs have the shape {val}, training inputs {train}: a network takes one shape")
+
+
+def _is_one_hot(y: Tensor, outputs: int) -> bool:
+    """Whether each row of (N, K) is 1 at one class and 0 elsewhere."""
+    return y.dim() == 2 and y.shape[1] == outputs > 1 and bool(((y == 0) | (y == 1)).all() and (y.sum(1) == 1).all())
 
 
 def check_finite(parts: Iterable[Tensor], where: str, what: str = "inputs") -> None:

@@ -67,9 +67,10 @@ class Folder(ImageFiles):
         listings = listed(self.folder, self._test)
         if listings.found.odd and self.unreadable == "stop":
             path, reason = listings.found.odd[0]
+            more = f" (and {len(listings.found.odd) - 1:,} more)" if len(listings.found.odd) > 1 else ""
             raise DataError(
-                f"{shown(path)} cannot be read: {reason} (and {len(listings.found.odd) - 1:,} more): mend or delete what is no "
-                "image, or dataset.unreadable=skip leaves it out"
+                f"{shown(path)} cannot be read: {reason}{more}: mend or delete what is no image, or dataset.unreadable=skip "
+                "leaves it out"
             )
         return listings.train, listings.test
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from effdl.errors import DataError
+
 MOST_SAMPLES = 4096
 MOST_VALUES = 2**25  # as float64 a quarter of a GiB
 
@@ -41,5 +43,10 @@ def moments(parts: Iterable[Tensor], by_pixel: bool = False) -> Moments:
 
 
 def parts(x: Tensor) -> Iterable[Tensor]:
-    """Samples (N, *input) in parts so small that their float64 copies, eight times a byte's, are no burden."""
+    """Samples (N, *input) in parts so small that their float64 copies, eight times a byte's, are no burden.
+
+    Raises DataError where there are none.
+    """
+    if not len(x):
+        raise DataError("there are no samples to train on: x has the shape " + str(tuple(x.shape)))
     return torch.split(x, max(1, min(MOST_SAMPLES, MOST_VALUES // max(1, x[0].numel()))))

@@ -128,7 +128,7 @@ def _check_shards(folder: Path, names: list[str]) -> None:
     if missing := sorted({*range(max((int(match[2]) for match in numbered), default=0))} - there):
         of = numbered[0]
         gap = SHARD.sub(f"-{missing[0]:0{len(of[1])}d}-of-{of[2]}", of.string)
-        raise DataError(f"{folder / gap} is missing, one of {len(missing)} files: fetch the rest of the set")
+        raise DataError(f"{folder / gap} is missing ({len(missing)} of {int(of[2])} files are): fetch the rest of the set")
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from effdl.datasets.batch import Batch as Batch
 from effdl.datasets.batch import concatenate as concatenate
-from effdl.datasets.checks import as_labels, check_finite, check_same, check_targets
+from effdl.datasets.checks import as_labels, check_finite, check_same, check_shapes, check_targets
 from effdl.datasets.moments import Moments, moments, parts
 from effdl.datasets.stratified import by_class, lost
 from effdl.datasets.waiting import say_once
@@ -206,6 +206,8 @@ class Problem:
         self.train_split, self.val_split = train, val
         self.varies = augment is not None or train.changes
         if not is_outline:
+            if len(val):
+                check_shapes(train.input_shape, val.input_shape)
             for where, part in (("training", train), ("validation", val)):
                 check_targets(part.y, outputs, objective, where)
                 part.check(where)

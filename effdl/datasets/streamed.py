@@ -116,10 +116,11 @@ class Images(Dataset[tuple[Tensor, list[Unreadable]]]):
         self._refuse_lost(unreadable)
         if unreadable:
             position, reason = unreadable[0]
-            raise DataError(
-                f"{len(unreadable):,} of {among:,} images cannot be read, first {self.source.name(position)} ({reason}): "
-                "mend or delete what is damaged, or dataset.unreadable=skip leaves it out"
-            )
+            advice = "mend or delete what is damaged, or dataset.unreadable=skip leaves it out"
+            if len(unreadable) == among:
+                advice = "there is no image to train on; are these images, with their bytes and not with paths to them?"
+            first = f"first {self.source.name(position)} ({reason})"
+            raise DataError(f"{len(unreadable):,} of {among:,} images cannot be read, {first}: {advice}")
 
 
 class Streamed(Split):

@@ -1,5 +1,6 @@
 """What there is: every artefact and claim of both theses, declared or not, and how far each has come."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,9 @@ def why_not(name: str) -> str | None:
     if name.startswith("claims-") and (chapter := name.removeprefix("claims-")) in chapters:
         count = sum(published.chapter(claim) == chapter for claim in published.claims())
         return f"{name} ({count} claims of the text, less those that tables answer) is not declared yet, so it does not run"
-    raise ConfigError(f"{name}: no such artefact; effdl list names them all")
+    run = re.fullmatch(r"[0-9a-f]{6,16}", name)
+    where = f", and the record of a run lies in results/runs/{name}{'' if len(name) == 16 else '...'}" if run else ""
+    raise ConfigError(f"{name}: no such artefact; effdl list names them all{where}")
 
 
 def everything() -> dict[str, Any]:

@@ -48,6 +48,11 @@ def search(found: Optuna, arguments: Sequence[str], root: Path, workers: int = 1
     fixed = [one for one in fixed if not BESIDE.match(one)]
     if deleted := next((one for one in fixed if one.startswith("~")), None):
         raise ConfigError(f"{deleted}: a search writes its best trial as values, so that none can be taken away; set another")
+    for name in space:
+        if name == "seed":
+            raise ConfigError("seed: is chance and no setting, a search would find the luckiest; -m seed=0,1,2 runs several")
+        if BESIDE.match(name):
+            raise ConfigError(f"{name}: says where and how runs are carried out, which is not searched")
     spec = config.build(config.compose([*fixed, *space_of.first_choices(space)]))
     metric = found.metric or score.metric(spec)
     direction = found.direction or score.direction(metric)

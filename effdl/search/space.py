@@ -79,7 +79,16 @@ def _distribution(key: str, swept: grammar.Interval | grammar.Steps | grammar.Ch
             return IntDistribution(swept.low, swept.high, log=swept.log)
         return FloatDistribution(float(swept.low), float(swept.high), log=swept.log)
     except ValueError as error:
-        raise ConfigError(f"{key}: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"{key}: {_advice(swept) or ' '.join(str(error).split())}") from None
+
+
+def _advice(swept: grammar.Interval | grammar.Steps | grammar.Choices) -> str | None:
+    """What is wrong with a range, and how it is written."""
+    if isinstance(swept, grammar.Interval) and swept.low > swept.high:
+        return f"its low end {swept.low:g} lies above its high end {swept.high:g}; write interval({swept.high:g},{swept.low:g})"
+    if isinstance(swept, grammar.Interval) and swept.log and swept.low <= 0:
+        return f"a logarithm needs a low end above 0, not {swept.low:g}, such as 1e-6"
+    return None
 
 
 def _steps(swept: grammar.Steps) -> BaseDistribution:

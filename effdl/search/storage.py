@@ -47,7 +47,10 @@ def opened(storage: str | None, folder: Path) -> BaseStorage:
     try:
         return get_storage(storage)
     except Exception as error:  # a driver that is missing, an address that is wrong
-        raise ConfigError(f"search.storage: {' '.join(str(error).split())[:200]}") from None
+        said = " ".join(str(error).split())[:200]
+        raise ConfigError(
+            f"search.storage: {said}; such as sqlite:///trials.db, or null for a journal beside the search"
+        ) from None
 
 
 @contextmanager

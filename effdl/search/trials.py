@@ -156,13 +156,13 @@ class Trials:
 
     def _refused(self, trial: Trial, error: ConfigError) -> None:
         """Values that do not go together: a failed trial, and an error where none did yet."""
-        self.say(f"trial {trial.number}: {error}")
         self._trials[trial.number] = trial
         self._note(trial, {"status": REFUSED, "reason": str(error)})
         self._close(trial.number, TrialState.FAIL, None)
         known = (one.user_attrs.get(STATUS, REFUSED) for one in self.study.get_trials(deepcopy=False))
         if not self.specs and all(status == REFUSED for status in known):
             raise error
+        self.say(f"trial {trial.number}: {error}")
 
     def _seems_hopeless(self, trial: Trial) -> bool:
         """Whether a trial that another process began was about to be stopped."""
@@ -174,7 +174,9 @@ class Trials:
         if result.get("exit_code") == RecordError.exit_code:
             raise RecordError(result["reason"])
         curve = self._report_rest(trial)
-        self._note(trial, {**result, EPOCHS: result.get("summary", {}).get("data/train_passes", len(curve))})
+        passes = result.get("summary", {}).get("data/train_passes", len(curve) + (status in score.FINAL))  # one was begun
+        epochs = 0 if self._is_repeated(trial) else passes
+        self._note(trial, {**result, EPOCHS: epochs})
         if status == "finished":
             if self.metric not in result["summary"]:
                 there = ", ".join(name for name in result["summary"] if name.startswith("val/"))
@@ -184,6 +186,12 @@ class Trials:
             self._close(number, TrialState.COMPLETE, score.worst(self.metric, self.study.direction.name.lower()))
         else:
             self._close(number, TrialState.PRUNED if status == "stopped" else TrialState.FAIL, None)
+
+    def _is_repeated(self, trial: Trial) -> bool:
+        """Whether an earlier trial had the same values, so that this one was answered from its record."""
+        earlier = self.study.get_trials(deepcopy=False)[: trial.number]
+        ended = ("finished", *score.FINAL)
+        return any(one.params == trial.params for one in earlier if one.user_attrs.get(STATUS) in ended)
 
     def _report_rest(self, trial: Trial) -> list[float]:
         """Report what the record knows and the study does not, where processes were killed in between; all scores by epoch."""
