@@ -3,8 +3,8 @@
 import itertools
 import json
 import os
+import pickle
 from collections.abc import Iterator, Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from importlib.metadata import version
@@ -199,11 +199,16 @@ def read(path: Path) -> Declaration:
 def parse(text: str) -> dict[str, Any]:
     """A declaration's YAML as plain values; a key that stands twice is an error. Raises YAMLError, OmegaConfBaseException or
     ConfigError."""
-    return deepcopy(_parsed(text))
+    found: dict[str, Any] = pickle.loads(_parsed(text))  # a fifth of the time of a deep copy
+    return found
 
 
 @lru_cache(maxsize=256)
-def _parsed(text: str) -> dict[str, Any]:
+def _parsed(text: str) -> bytes:
+    return pickle.dumps(_plain(text))
+
+
+def _plain(text: str) -> dict[str, Any]:
     """A tenth of a second each, and the verdicts of a figure look into its declaration once a cell."""
     key = json.dumps([version("omegaconf"), text])
     if (known := recall("declarations", key)) is not None:

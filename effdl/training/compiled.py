@@ -7,8 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._dynamo import config as dynamo
-from torch._dynamo.exc import FailOnRecompileLimitHit
 
 from effdl.errors import HardwareError
 
@@ -32,6 +30,9 @@ class Compiled(nn.Module):
         self._call: Callable[[Tensor], Tensor] = torch.compile(_function(module))
 
     def forward(self, x: Tensor) -> Tensor:
+        from torch._dynamo import config as dynamo  # here, since it takes a second that no other run needs
+        from torch._dynamo.exc import FailOnRecompileLimitHit
+
         try:
             with dynamo.patch(fail_on_recompile_limit_hit=True):
                 return self._call(x)
