@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from hashlib import sha256
 from pathlib import Path
@@ -46,13 +46,7 @@ def search(found: Optuna, arguments: Sequence[str], root: Path, workers: int = 1
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     space, fixed = space_of.read(arguments, found.params)
     fixed = [one for one in fixed if not BESIDE.match(one)]
-    if deleted := next((one for one in fixed if one.startswith("~")), None):
-        raise ConfigError(f"{deleted}: a search writes its best trial as values, so that none can be taken away; set another")
-    for name in space:
-        if name == "seed":
-            raise ConfigError("seed: is chance and no setting, a search would find the luckiest; -m seed=0,1,2 runs several")
-        if BESIDE.match(name):
-            raise ConfigError(f"{name}: says where and how runs are carried out, which is not searched")
+    _refuse(space, fixed)
     spec = config.build(config.compose([*fixed, *space_of.first_choices(space)]))
     metric = found.metric or score.metric(spec)
     direction = found.direction or score.direction(metric)
@@ -86,6 +80,17 @@ def search(found: Optuna, arguments: Sequence[str], root: Path, workers: int = 1
                 trials.release()
     with held(folder / "lock"):
         return outcome.write(study, trials, folder)
+
+
+def _refuse(space: Iterable[str], fixed: Sequence[str]) -> None:
+    """Raise a ConfigError for keys that are no settings to search, and for values that no best trial could be written with."""
+    if deleted := next((one for one in fixed if one.startswith("~")), None):
+        raise ConfigError(f"{deleted}: a search writes its best trial as values, so that none can be taken away; set another")
+    for name in space:
+        if name.lstrip("+") == "seed":
+            raise ConfigError("seed: is chance and no setting, a search would find the luckiest; -m seed=0,1,2 runs several")
+        if BESIDE.match(name):
+            raise ConfigError(f"{name}: says where and how runs are carried out, which is not searched")
 
 
 def _name(spec: Spec, what: dict[str, Any]) -> str:
