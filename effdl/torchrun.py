@@ -52,8 +52,13 @@ def fail(line: str) -> None:
         _Watch.silent = True
         time.sleep(GIVE_WAY_S[_Watch.on])
     print(f"effdl: {tagged(line)}", file=sys.stderr, flush=True)
-    if here.size > 1 and (path := os.environ.get("TORCHELASTIC_ERROR_FILE")):
-        said = {"message": line, "extraInfo": {"timestamp": str(int(time.time()))}}
+    _report(line, int(time.time()))
+
+
+def _report(line: str, second: int) -> None:
+    """Leave the line where torchrun's own report, which ends with the process whose second is the first, finds it."""
+    if place().size > 1 and (path := os.environ.get("TORCHELASTIC_ERROR_FILE")):
+        said = {"message": line, "extraInfo": {"timestamp": str(second)}}
         with suppress(OSError):
             Path(path).write_text(json.dumps({"message": said}))
 
@@ -110,6 +115,7 @@ def part(processes: Sequence[tuple[str, int]], otherwise: str) -> None:
             reason = f"because {who} ended" if gone else f"without the others ({otherwise})"
             line = f"stopped {reason}; the same command goes on where this one stopped"
             print(f"effdl: {tagged(line)}", file=sys.stderr, flush=True)
+        _report("stopped because another process ended", int(time.time()) + 1)  # whole seconds: never before its cause
         os._exit(128 + signal.SIGTERM)  # not sys.exit: nothing may wait for the others now
 
 

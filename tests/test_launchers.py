@@ -141,8 +141,15 @@ def test_settings_of_launchers_on_the_page_are_theirs(launcher: str) -> None:
 # --- the official sweeper
 
 
-OFFICIAL = ("-m", *IdxSet.OVERRIDES, "hydra/sweeper=optuna", "hydra.sweep.dir=sweep", "hydra.sweeper.n_trials=4")
-ACCURACY = ("hydra.sweeper.direction=maximize", "hydra.sweeper.sampler.seed=1", "optimizer.lr=choice(0.05,1e30)")
+OFFICIAL = (
+    "-m",
+    *IdxSet.OVERRIDES,
+    "hydra/sweeper=optuna",
+    "hydra.sweep.dir=sweep",
+    "hydra.sweeper.n_trials=4",
+    "hydra.sweeper.sampler.seed=1",
+)
+ACCURACY = ("hydra.sweeper.direction=maximize", "optimizer.lr=choice(0.05,1e30)")
 ERROR = ("dataset=sine", "dataset.samples=300", "objective=linear_mse", "method=backprop", "optimizer.lr=choice(0.01,1e30)")
 
 
