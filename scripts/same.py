@@ -2,6 +2,8 @@
 
 A case is a run of the default digits problem; what is compared is every metric but what the machine says (times, the process's
 memory), and the digest of the weights. Where the base cannot carry a case out, that is said, and it does not count.
+
+`python scripts/same.py main cut off` takes the cases alone in whose line these words stand.
 """
 
 import json
@@ -51,9 +53,12 @@ CASES = [
     Case(("method=platonic", "arch=mlp", "arch.hidden=[50,40]")),
 ]
 
-# run.py in a process that ends as abruptly as a kill at its n-th save, with a checkpoint of each.
+# A run in a process that ends as abruptly as a kill at its n-th save, with a checkpoint of each.
 CUT_OFF = """
-import os, runpy, sys
+import os, sys
+from pathlib import Path
+from effdl import config
+from effdl.records.carry import carry_out
 from effdl.records.run import Run
 save, saves = Run.save, []
 def counted(self, state):
@@ -63,15 +68,14 @@ def counted(self, state):
     if len(saves) == int(sys.argv[1]):
         os._exit(9)
 Run.save = counted
-sys.argv = ["run.py", *sys.argv[2:]]
-runpy.run_path("run.py", run_name="__main__")
+carry_out(config.build(config.compose(sys.argv[3:])), Path(sys.argv[2]))
 """
 
 
 def numbers(tree: Path, results: Path, case: Case) -> dict[str, Any] | str:
     """Everything a run reports but its times, its process and its name; or why it reports nothing."""
     threads = () if case.processes > 1 else ("hardware.threads=1",)
-    overrides = [*case.overrides, *threads, f"results={results}"]
+    overrides = [*case.overrides, *threads]
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={case.processes}"]
     command = [
         *(launcher if case.processes > 1 else ()),
@@ -80,7 +84,7 @@ def numbers(tree: Path, results: Path, case: Case) -> dict[str, Any] | str:
         *overrides,
     ]
     for stop in case.stops:
-        if _run(tree, "-c", CUT_OFF, str(stop), *overrides).returncode != 9:
+        if _run(tree, "-c", CUT_OFF, str(stop), str(results), *overrides).returncode != 9:
             return f"was not cut off at save {stop}"
     done = _run(tree, *command)
     if done.returncode:
@@ -109,13 +113,14 @@ def difference(ours: dict[str, Any], theirs: dict[str, Any]) -> str:
 
 def main() -> int:
     base = sys.argv[1] if len(sys.argv) > 1 else "main"
+    chosen = [case for case in CASES if all(word in str(case) for word in sys.argv[2:])]
     here = Path(__file__).resolve().parents[1]
     with tempfile.TemporaryDirectory() as folder:
         other, number = Path(folder) / "base", count()
         subprocess.run(["git", "-C", str(here), "worktree", "add", "--quiet", "--detach", str(other), base], check=True)
         try:
             moved = 0
-            for case in CASES:
+            for case in chosen:
                 ours, theirs = (numbers(tree, Path(folder) / str(next(number)), case) for tree in (here, other))
                 if isinstance(theirs, str):
                     print(f"new   {case} ({base} says: {theirs})", flush=True)

@@ -1,4 +1,4 @@
-"""Full backpropagation: the segmentwise engine with one segment that holds the whole network."""
+"""Full backpropagation: the engine with one segment that holds the whole network, under its own head."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
@@ -10,10 +10,11 @@ from effdl.datasets.problem import Facts, Problem
 from effdl.methods.method import Method
 from effdl.objectives.objective import Objective
 from effdl.setting import Count, NonNegative, Switch, setting
-from effdl.training.bottom_up import BottomUp, SegmentPlan
+from effdl.training.decision_rule import DecisionRule
 from effdl.training.handle import RunHandle
 from effdl.training.loop import evaluate
-from effdl.training.segment import DecisionLoss
+from effdl.training.orders import bottom_up
+from effdl.training.segments import SegmentPlan, Training
 
 
 @setting
@@ -43,16 +44,16 @@ class Backprop(Method):
     keep_features_mib: NonNegative = 2048.0
     measure_train: Switch = False
 
-    def fit(self, problem: Problem, model: BlockChain, run: RunHandle) -> nn.Module:
-        plan = SegmentPlan(
-            0,
-            len(model),
-            self.epochs,
-            lambda shape: DecisionLoss(model.head, problem.objective),
-            checkpoint=self.checkpoint is not None,
-        )
+    def training(self, problem: Problem, model: BlockChain) -> Training:
+        def rule(blocks: nn.Sequential, shape: tuple[int, ...]) -> DecisionRule:
+            return DecisionRule(blocks, model.head, problem.objective, checkpoint=self.checkpoint is not None)
+
+        plan = SegmentPlan(0, len(model), self.epochs, rule)
         keep = int(self.keep_features_mib * 2**20)
-        network = BottomUp([plan], problem, model, run, keep, patience=self.patience).fit()
+        return Training([plan], list(bottom_up([self.epochs])), keep, patience=self.patience)
+
+    def fit(self, problem: Problem, model: BlockChain, run: RunHandle) -> nn.Module:
+        network = super().fit(problem, model, run)
         if self.measure_train:
             self._note_train(network, problem, run)
         return network

@@ -1,4 +1,4 @@
-"""The plugin contract: a method is a frozen setting with `check` and `fit`."""
+"""The plugin contract: a method is a frozen setting with `check`, and with `training` or `fit`."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -7,15 +7,18 @@ from typing import Any, ClassVar
 from torch import nn
 
 from effdl.archs.chain import ArchFacts, BlockChain
+from effdl.costs.segments import segment_costs
 from effdl.datasets.problem import Facts, Problem
 from effdl.objectives.objective import Objective
 from effdl.setting import Setting
+from effdl.training.engine import Engine
 from effdl.training.handle import RunHandle
 from effdl.training.hardware import Hardware
+from effdl.training.segments import Training
 
 
 class Method(Setting, ABC):
-    """A learning rule.
+    """A learning rule: of a network that the engine trains, by `training`, or of its own, by `fit`.
 
     ``takes_optimizer``: whether it updates by an optimizer; with False, ``optimizer`` must be none.
     ``takes_processes``: whether it may learn in several processes at once, by `RunHandle.ranks`; one that learns through the
@@ -47,9 +50,21 @@ class Method(Setting, ABC):
         """Raise a ConfigError for a combination that cannot work; called before any data are read."""
         return
 
-    @abstractmethod
+    def training(self, problem: Problem, model: BlockChain) -> Training | None:
+        """The segments that the engine trains, each by its rule, and in which order; None where `fit` is written whole.
+
+        `fit`, a plan, the costs and the search for a budget share it.
+        """
+        return None
+
     def fit(self, problem: Problem, model: BlockChain, run: RunHandle) -> nn.Module:
         """Learn; returns the network to be evaluated, from stored inputs to logits, in eval mode."""
+        training = self.training(problem, model)
+        assert training is not None, f"{type(self).__name__} writes training or fit"
+        engine = Engine(training, problem, model, run)
+        if not engine.resume() and run.ranks.rank == 0:  # costs take steps of their own that the others do not make
+            run.expect(segment_costs(engine), training.keep_bytes)
+        return engine.fit()
 
     @abstractmethod
     def network(self, model: BlockChain, problem: Facts, objective: Objective, notes: Mapping[str, Any]) -> nn.Module:

@@ -1,7 +1,6 @@
 """Segmentwise training from the bottom up; with segments of one block it is deep layer-wise learning (thesis chapter 6)."""
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -13,11 +12,11 @@ from effdl.errors import ConfigError
 from effdl.methods.method import Method
 from effdl.objectives.objective import Objective
 from effdl.setting import Count, NonNegative, Positive, Probability, Switch, setting
-from effdl.training.bottom_up import BottomUp, SegmentPlan
 from effdl.training.decision import Decision, Pool
-from effdl.training.handle import RunHandle
+from effdl.training.decision_rule import DecisionRule
 from effdl.training.hardware import Hardware
-from effdl.training.segment import DecisionLoss, input_dropout_rate
+from effdl.training.orders import bottom_up
+from effdl.training.segments import SegmentPlan, Training
 
 Factor = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 
@@ -65,10 +64,10 @@ class Segmentwise(Method):
         if isinstance(self.epochs, tuple) and len(self.epochs) > segments + 1:  # the last is for all others, if there are any
             raise ConfigError(f"method.epochs names {len(self.epochs)} segments, this network has {segments}")
 
-    def fit(self, problem: Problem, model: BlockChain, run: RunHandle) -> nn.Module:
+    def training(self, problem: Problem, model: BlockChain) -> Training:
         plans = [self._plan(i, span, problem) for i, span in enumerate(spans(len(model), self.segment_size))]
-        keep = int(self.keep_features_mib * 2**20)
-        return BottomUp(plans, problem, model, run, keep, self.choose, self.patience).fit()
+        order = list(bottom_up([plan.epochs for plan in plans]))
+        return Training(plans, order, int(self.keep_features_mib * 2**20), self.choose, self.patience)
 
     def network(self, model: BlockChain, problem: Facts, objective: Objective, notes: Mapping[str, Any]) -> nn.Module:
         _, stop = spans(len(model), self.segment_size)[notes["segment/chosen"]]
@@ -76,14 +75,22 @@ class Segmentwise(Method):
         return model.cropped(stop).with_head(self.decision.build(shape, problem.outputs))
 
     def _plan(self, i: int, span: tuple[int, int], problem: Problem) -> SegmentPlan:
-        drops = self.input_dropout > 0 and (i > 0 or self.drop_raw_input)
+        def rule(blocks: nn.Sequential, shape: tuple[int, ...]) -> DecisionRule:
+            return DecisionRule(
+                blocks,
+                self.decision.build(shape, problem.outputs),
+                problem.objective,
+                gradient_dropout=self.gradient_dropout,
+                input_dropout=self.input_dropout if i > 0 or self.drop_raw_input else 0.0,
+                input_dropout_decay=self.input_dropout_decay,
+            )
+
         return SegmentPlan(
             *span,
             self.epochs if isinstance(self.epochs, int) else self.epochs[min(i, len(self.epochs) - 1)],
-            lambda shape: DecisionLoss(self.decision.build(shape, problem.outputs), problem.objective, self.gradient_dropout),
+            rule,
             lr_scale=self.lr_factor**i,
             weight_decay_scale=self.weight_decay_factor**i,
-            input_dropout=partial(input_dropout_rate, self.input_dropout if drops else 0.0, self.input_dropout_decay),
         )
 
 

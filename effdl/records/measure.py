@@ -2,8 +2,8 @@
 
 import hashlib
 import math
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from effdl.archs.chain import BlockChain
 from effdl.datasets.problem import Batch, Split
 from effdl.objectives.objective import Objective
+from effdl.training.features import NOTHING, Stack, Through
 from effdl.training.form import OWN, is_plain
 from effdl.training.loop import evaluate, switch_mode
 
@@ -30,10 +31,9 @@ class Measure:
     def __init__(self, samples: Split, objective: Objective, batch_size: int) -> None:
         self._samples, self._objective, self._batch_size = samples, objective, batch_size
         self._known: dict[tuple[Any, ...], Numbers] = {}
-        self._frozen: list[nn.Module] = []
-        self._frozen_key: Key = ()
-        self._limit_bytes = 0
-        self.release()
+        self._through: Through[Split | _Batches] = Through([samples], 0, _passed, self._in_batches)
+        self._told: tuple[Stack, Key] = NOTHING, ()  # what was looked through last, and its key
+        self._ahead: tuple[Stack, Key, list[Tensor]] | None = None  # blocks by their key, and what they put out
 
     @property
     def batches(self) -> int:
@@ -41,39 +41,27 @@ class Measure:
 
     @property
     def kept_bytes(self) -> int:
-        return sum(batch.x.nbytes for batch in self._kept or ())
+        return self._through.kept_bytes
 
-    def fits(self, sample_bytes: float, kept_bytes: float) -> bool:
+    def fits(self, sample_bytes: float, kept_bytes: float, limit_bytes: int) -> bool:
         """Whether features of this size may be kept while ``kept_bytes`` are there, for a moment both."""
-        return len(self._samples) * sample_bytes + kept_bytes <= self._limit_bytes
+        return len(self._samples) * sample_bytes + kept_bytes <= limit_bytes
 
     def release(self) -> None:
         """Keep no features any longer."""
-        self._kept: list[Batch] | None = None
-        self._pending = list(self._frozen)
-        self._ahead: tuple[Key, list[Tensor]] | None = None
-
-    def freeze(self, *modules: nn.Module, keep_bytes: int) -> None:
-        """See `RunHandle.freeze`. Outputs of these modules that the last measurement kept are not computed again."""
-        self._limit_bytes = keep_bytes
-        frozen, ahead = key_of(*modules), self._ahead
-        self._frozen += modules
-        self._frozen_key = joined(self._frozen_key, frozen)
-        self._pending += modules
+        self._through.forget()
         self._ahead = None
-        if ahead is not None and frozen is not None and ahead[0] == frozen:
-            self._kept = self._beside_targets(ahead[1])
-            self._pending = []
 
-    def above(self, model: nn.Module, last: bool) -> Numbers:
-        """The numbers of ``model``, which stands on what is frozen. last: its blocks have learned and may be frozen next."""
-        restore = switch_mode(nn.ModuleList([*self._pending, model]), False)  # nothing may learn from the test split
+    def above(self, model: nn.Module, last: bool, below: Stack | None, keep_bytes: int) -> Numbers:
+        """The numbers of ``model``, which stands on ``below``; see `RunHandle.test`."""
+        below, self._through.limit_bytes = below or NOTHING, keep_bytes
+        restore = switch_mode(nn.ModuleList([*below.modules, model]), False)  # nothing may learn from the test split
         try:
-            self._raise_kept()
+            self._look(below)
             if not last:
-                return self._numbers(model, map(self._feed, self._stored()))
-            key = joined(self._frozen_key, key_of(model))
-            numbers = self._remembering_blocks(model)
+                return self._numbers(model, self._fed())
+            key = joined(self._key(below), key_of(model))
+            numbers = self._remembering_blocks(model, below)
         finally:
             restore()
         if key is not None:
@@ -86,57 +74,89 @@ class Measure:
         key = key_of(network) if self._known else None
         if key is not None and key in self._known:
             return self._known[key]
-        return self._numbers(network, self._stored())
+        return self._numbers(network, self._samples.batches(self._batch_size))
 
-    def _raise_kept(self) -> None:
-        """Bring what is kept up to where the frozen modules end, if it fits."""
-        if self._pending and len(self._samples) and self.fits(self._feed(self._first()).x.nbytes, self.kept_bytes):
-            self._kept, self._pending = [self._feed(batch) for batch in self._stored()], []
+    def _look(self, below: Stack) -> None:
+        """See through these modules; what the last measurement kept on its way is taken where it is theirs."""
+        self._through.look(below)
+        if (ahead := self._ahead) is not None and self._is_of(below, *ahead[:2]):
+            self._through.put([_Batches(self._samples, ahead[2])], _bytes(ahead[2]))
+        elif len(below) and len(self._samples):
+            self._through.keep()
+        self._ahead = None
 
-    def _stored(self) -> Iterable[Batch]:
-        """What lies below the pending modules: kept features, else inputs."""
-        return self._samples.batches(self._batch_size) if self._kept is None else self._kept
+    def _is_of(self, below: Stack, lower: Stack, blocks: Key) -> bool:
+        """Whether these modules are those, and blocks of that key on top."""
+        return len(below) > len(lower) == lower.shared(below) and key_of(*below.modules[len(lower) :]) == blocks
 
-    def _first(self) -> Batch:
-        """The first sample of what is stored."""
-        first = torch.zeros(1, dtype=torch.long)
-        return next(self._samples.gather([first])) if self._kept is None else self._kept[0].take(first)
+    def _key(self, below: Stack) -> Key:
+        """Of these modules, of which those that were looked through before are not read again."""
+        told, key = self._told
+        known = len(told) if told.shared(below) == len(told) else 0
+        self._told = below, joined(key if known else (), key_of(*below.modules[known:]))
+        return self._told[1]
 
-    def _beside_targets(self, features: list[Tensor]) -> list[Batch]:
-        """Batches of features with the targets that belong to them."""
-        targets = self._samples.y.split(self._batch_size)
-        index = torch.arange(len(self._samples), device=self._samples.y.device).split(self._batch_size)
-        return [Batch(*parts) for parts in zip(features, targets, index, strict=True)]
+    def _fed(self) -> Iterator[Batch]:
+        (stored,) = self._through.splits
+        return (batch.passed_on(self._through.features(batch.x)) for batch in stored.batches(self._batch_size))
 
-    @torch.no_grad()
-    def _feed(self, batch: Batch) -> Batch:
-        x = batch.x
-        for module in self._pending:
-            x = module(x)
-        return replace(batch, x=x)
+    def _in_batches(self, stored: "Split | _Batches", features: Callable[[Tensor], Tensor]) -> "tuple[_Batches, int]":
+        made = [features(batch.x) for batch in stored.batches(self._batch_size)]
+        return _Batches(self._samples, made), _bytes(made)
 
-    def _remembering_blocks(self, model: nn.Module) -> Numbers:
-        """Measure, and hold on to what the blocks put out on the way, where it fits: most likely they are frozen next."""
+    def _remembering_blocks(self, model: nn.Module, below: Stack) -> Numbers:
+        """Measure, and hold on to what the blocks put out on the way, where it fits: most likely they are next."""
         if type(model) is not BlockChain or (key := key_of(model.input, model.blocks)) is None:
-            return self._numbers(model, map(self._feed, self._stored()))
+            return self._numbers(model, self._fed())
         outputs: list[tuple[Tensor, int]] = []
 
         def hold(module: nn.Module, args: Any, out: Tensor) -> None:
-            if self.fits(out.untyped_storage().nbytes() / len(out), self.kept_bytes):
+            if self.fits(out.untyped_storage().nbytes() / len(out), self.kept_bytes, self._through.limit_bytes):
                 outputs.append((out, out._version))
 
         handle = model.blocks.register_forward_hook(hold)
         try:
-            numbers = self._numbers(model, map(self._feed, self._stored()))
+            numbers = self._numbers(model, self._fed())
         finally:
             handle.remove()
         whole = len(outputs) == self.batches and all(out._version == v for out, v in outputs)  # the head overwrote none
-        self._ahead = (key, [out for out, _ in outputs]) if whole else None
+        self._ahead = (below, key, [out for out, _ in outputs]) if whole else None
         return numbers
 
     def _numbers(self, model: nn.Module, batches: Iterable[Batch]) -> Numbers:
         """A number that is not finite is None: it must not stop a run, which would tell of the test split; JSON has none."""
         return {f"test/{k}": finite(v) for k, v in evaluate(model, batches, self._objective).items()}
+
+
+@dataclass(frozen=True, slots=True)
+class _Batches:
+    """Features of a split, batch by batch as they were made."""
+
+    samples: Split
+    features: list[Tensor]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def first(self) -> Tensor:
+        return self.features[0][:1]
+
+    def batches(self, size: int) -> Iterator[Batch]:
+        """Of the size in which they were made, with the targets that belong to them."""
+        targets = self.samples.y.split(size)
+        index = torch.arange(len(self.samples), device=self.samples.y.device).split(size)
+        return (Batch(*parts) for parts in zip(self.features, targets, index, strict=True))
+
+
+def _bytes(features: list[Tensor]) -> int:
+    return sum(part.nbytes for part in features)
+
+
+@torch.no_grad()
+def _passed(modules: Iterable[nn.Module], x: Tensor) -> Tensor:
+    for module in modules:
+        x = module(x)
+    return x
 
 
 def finite(value: float) -> float | None:

@@ -11,15 +11,16 @@ from torch import Tensor
 
 from effdl import config
 from effdl.archs.chain import Arch, BlockChain
+from effdl.costs.segments import segment_costs
 from effdl.datasets.problem import Facts, Problem, Split
 from effdl.datasets.waiting import say
 from effdl.errors import EffdlError
 from effdl.records.alternatives import Held, beside, remedy, unkept
 from effdl.records.carry import build_network, open_problem, open_run
 from effdl.records.report import Silent, Track, untracked
-from effdl.training.handle import SegmentCost
+from effdl.training.engine import Engine
+from effdl.training.handle import KINDS, SegmentCost
 from effdl.training.hardware import Hardware, restoring
-from effdl.training.memory import KINDS
 
 Notes = dict[str, Any]
 _known: dict[Any, Notes] = {}
@@ -75,20 +76,11 @@ class Cost:
         }
 
 
-class _Told(Exception):
-    """A run has said what it would cost, and need not go on."""
-
-
-class _Asking(Silent):
-    def __init__(self) -> None:
-        self.costs: list[SegmentCost] = []
+class _Waiting(Silent):
+    """Says what people wait for, and no more."""
 
     def say(self, text: str) -> None:
         say(text)
-
-    def cost(self, name: str, seconds: float, costs: list[SegmentCost]) -> None:
-        self.costs = costs
-        raise _Told
 
 
 def cost(
@@ -154,7 +146,7 @@ def _notes(how: Callable[[config.Spec, int | None], Notes], spec: config.Spec, t
 
 def _count(spec: config.Spec, threads: int | None) -> Notes:
     """On fake tensors, from the data's facts alone; by real steps where a method or network must see numbers."""
-    from effdl.training.fake import fakes
+    from effdl.costs.fake import fakes
 
     if not torch.cuda.is_available():  # then a GPU's bytes are counted without one
         spec = replace(spec, hardware=replace(spec.hardware, device="cpu"))
@@ -179,12 +171,13 @@ def _rehearse(spec: config.Spec, threads: int | None) -> Notes:
 
 
 def _told(spec: config.Spec, problem: Problem, network: BlockChain, test: Split | None) -> Notes:
-    run = open_run(spec, test, reporter=(asking := _Asking()))
-    try:
-        spec.method.fit(problem, network, run)
-    except _Told:
-        return {**run.notes, "segments": asking.costs, "blocks": network.names}
-    return {}
+    """What a run notes of its cost before its first step; {} where its method trains nothing that could be told beforehand."""
+    if (training := spec.method.training(problem, network)) is None:
+        return {}
+    run = open_run(spec, test, reporter=_Waiting())
+    costs = segment_costs(Engine(training, problem, network, run))
+    run.expect(costs, training.keep_bytes)
+    return {**run.notes, "segments": costs, "blocks": network.names}
 
 
 @lru_cache(maxsize=8)
@@ -194,7 +187,7 @@ def _outline(arch: Arch, facts: Facts, hardware: Hardware) -> BlockChain:
     What there is before and after is kept from the garbage collector, which would look through it again and again, for a fifth
     of a count's time.
     """
-    from effdl.training.fake import Undrawn, fakes
+    from effdl.costs.fake import Undrawn, fakes
 
     gc.freeze()
     with Undrawn():

@@ -9,18 +9,19 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from effdl.costs.seconds import measuring_seconds, training_seconds
 from effdl.datasets.problem import Batch, Split
 from effdl.datasets.waiting import watched
 from effdl.errors import Stopped
 from effdl.filters.filter import Filter
 from effdl.objectives.objective import Objective
 from effdl.probes.probe import Probe, look
-from effdl.records.estimate import measuring_seconds, training_seconds
 from effdl.records.logger import Log
 from effdl.records.measure import Measure, finite
 from effdl.records.report import Progress, Reporter, Silent
 from effdl.records.store import Store
 from effdl.rng import seed_for
+from effdl.training.features import Stack
 from effdl.training.handle import SegmentCost
 from effdl.training.hardware import Hardware
 from effdl.training.loop import evaluate
@@ -129,11 +130,13 @@ class Run:
     def watch(self, parts: Iterable[T], total: int, doing: str) -> Iterable[T]:
         return watched(parts, total, f"{self.name}: {doing}", self._reporter.say)
 
-    def expect(self, costs: list[SegmentCost]) -> None:
+    def expect(self, costs: list[SegmentCost], keep_bytes: int) -> None:
         peak = max(costs, key=lambda c: c.memory.peak).memory
         seconds = [training_seconds(cost) for cost in costs]
         if (measure := self._measure) is not None:
-            tests = measuring_seconds(costs, measure.batches, self._test_every, measure.fits)
+            tests = measuring_seconds(
+                costs, measure.batches, self._test_every, lambda size, kept: measure.fits(size, kept, keep_bytes)
+            )
             seconds = [training + test for training, test in zip(seconds, tests, strict=True)]
         self._plan = {
             "epochs": [float(c.epochs) for c in costs],
@@ -150,12 +153,12 @@ class Run:
         self._reporter.cost(self.name, sum(seconds), costs)
         self._started = time.perf_counter()
 
-    def progress(self, segment: int, segments: int, epoch: int, epochs: int, step: int, steps: int) -> bool:
+    def progress(self, segment: int, past: Sequence[float], epochs: int) -> bool:
         now = time.perf_counter()
         if now < self._show_at:
             return False
         self._show_at = now + SHOW_EVERY_S
-        fraction = self._fraction(segment, epoch + step / steps)
+        fraction = self._fraction(past)
         if self._first_fraction is None:
             self._first_fraction = fraction
         done = fraction - self._first_fraction
@@ -163,22 +166,22 @@ class Run:
         left = elapsed * (1 - fraction) / done if done > 0.02 else self.notes.get("time/estimate_s", 0.0) * (1 - fraction)
         scores: dict[str, Any] = next((line for line in reversed(self.lines) if "val/acc" in line or "val/mse" in line), {})
         shown = {k: v for k, v in scores.items() if k in ("val/acc", "val/mse")}
-        self._reporter.progress(Progress(self.name, segment, segments, epoch, epochs, fraction, left, shown))
+        self._reporter.progress(
+            Progress(self.name, segment, len(past), min(int(past[segment]), epochs - 1), epochs, fraction, left, shown)
+        )
         return True
 
     def record(self, segment: int, epoch: int, **metrics: float) -> None:
         time_s = {"time/train_s": self.times.get("train", 0.0)}
         self._append({"segment": segment, "epoch": epoch, **slashed(metrics), **time_s})
 
-    def freeze(self, *modules: nn.Module, keep_bytes: int = 0) -> None:
-        if self._measure is not None:
-            self._measure.freeze(*modules, keep_bytes=keep_bytes)
-
-    def test(self, model: nn.Module, segment: int, epoch: int, last: bool) -> None:
+    def test(
+        self, model: nn.Module, segment: int, epoch: int, last: bool, below: Stack | None = None, keep_bytes: int = 0
+    ) -> None:
         if self._measure is None or self._test_every == "run" or (self._test_every == "segment" and not last):
             return
         with self.timer("test"), self.hardware.autocast():
-            self._append({"segment": segment, "epoch": epoch, **self._measure.above(model, last)})
+            self._append({"segment": segment, "epoch": epoch, **self._measure.above(model, last, below, keep_bytes)})
 
     def probe(self, blocks: nn.Sequential, segment: int, epoch: int, last: bool) -> None:
         for probe in self._probes:
@@ -286,12 +289,11 @@ class Run:
             self.times[name] = self.times.get(name, 0.0) + now - self._counted_at[name]
             self._counted_at[name] = now
 
-    def _fraction(self, segment: int, epochs_done: float) -> float:
-        """Share of the expected time that is done."""
+    def _fraction(self, past: Sequence[float]) -> float:
+        """Share of the expected time that is done. past: epochs of each segment that lie behind."""
         epoch_s, epochs = self._plan["epoch_s"], self._plan["epochs"]
         total = sum(s * e for s, e in zip(epoch_s, epochs, strict=True))
-        below = sum(s * e for s, e in zip(epoch_s[:segment], epochs[:segment], strict=True))
-        return min(1.0, (below + epoch_s[segment] * epochs_done) / total) if total else 0.0
+        return min(1.0, sum(s * e for s, e in zip(epoch_s, past, strict=False)) / total) if total else 0.0
 
 
 def scores(lines: Iterable[Mapping[str, Any]]) -> list[float]:

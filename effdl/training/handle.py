@@ -1,6 +1,6 @@
 """What a method may ask of the run that carries it. `records.Run` is one; methods never import records."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol, TypeVar
@@ -9,12 +9,13 @@ import torch
 from torch import nn
 
 from effdl.datasets.problem import Batch
+from effdl.training.features import Stack
 from effdl.training.hardware import Hardware
-from effdl.training.memory import Memory
 from effdl.training.optim import Schedule
 from effdl.training.ranks import Ranks
 
 T = TypeVar("T")
+KINDS = ("parameter", "gradient", "optimizer", "feednet", "activation")
 
 
 class CannotGoOn(Exception):
@@ -28,6 +29,18 @@ def taking_up() -> Iterator[None]:
         yield
     except Exception as error:
         raise CannotGoOn from error
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Peak bytes of one training step and what they were at that moment, by kind."""
+
+    peak: int
+    by_kind: dict[str, int]
+
+    def plus(self, **more: int) -> "Memory":
+        """With further bytes of these kinds, alive all the while."""
+        return Memory(self.peak + sum(more.values()), {kind: n + more.get(kind, 0) for kind, n in self.by_kind.items()})
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,11 +125,17 @@ class RunHandle(Protocol):
     def watch(self, parts: Iterable[T], total: int, doing: str) -> Iterable[T]:
         """The same parts, one by one; where they take seconds, it is shown how far they are. doing: what is done with them."""
 
-    def expect(self, costs: list[SegmentCost]) -> None:
-        """Say beforehand what the run will cost."""
+    def expect(self, costs: list[SegmentCost], keep_bytes: int) -> None:
+        """Say beforehand what the run will cost. keep_bytes: as in `test`."""
 
-    def progress(self, segment: int, segments: int, epoch: int, epochs: int, step: int, steps: int) -> bool:
-        """Whether something was shown of how far the run is. Called at every step, this costs next to nothing."""
+    def progress(self, segment: int, past: Sequence[float], epochs: int) -> bool:
+        """Whether something was shown of how far the run is. Called at every step, this costs next to nothing.
+
+        Args:
+            segment: which learns.
+            past: of each segment the epochs that lie behind, with the part of the present one.
+            epochs: of this segment in all.
+        """
 
     def record(self, segment: int, epoch: int, **metrics: float) -> None:
         """Write one line of metrics; a key such as ``train_loss`` becomes ``train/loss``."""
@@ -124,17 +143,17 @@ class RunHandle(Protocol):
     def probe(self, blocks: nn.Sequential, segment: int, epoch: int, last: bool) -> None:
         """Let the configured probes look at the named blocks that have learned; last: in this segment's last epoch."""
 
-    def freeze(self, *modules: nn.Module, keep_bytes: int = 0) -> None:
-        """These modules, above those frozen before, no longer change, and networks that are given to `test` begin above them.
-
-        keep_bytes: how much of the test split's features may be kept at this height, so that lower blocks are not called again.
-        It is a bound of its own, beside that of training features.
-        """
-
-    def test(self, model: nn.Module, segment: int, epoch: int, last: bool) -> None:
+    def test(
+        self, model: nn.Module, segment: int, epoch: int, last: bool, below: Stack | None = None, keep_bytes: int = 0
+    ) -> None:
         """Let the run measure a network on the test split; nothing comes back, so nothing can be chosen by it.
 
-        model: from the outputs of what was frozen, or from stored inputs, to logits.
+        Args:
+            model: from what ``below`` puts out, or from stored inputs, to logits.
+            last: in this segment's last epoch, after which segments above will be measured on what its blocks put out.
+            below: what does not learn beside it, and is called before it.
+            keep_bytes: how much of the test split's features may be kept at that height, so that lower blocks are not called
+                again. It is a bound of its own, beside that of training features.
         """
 
     def note(self, **facts: Any) -> None:

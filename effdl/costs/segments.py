@@ -1,60 +1,51 @@
-"""What each segment of a bottom-up training will cost: counted bytes, and seconds measured on one batch."""
+"""What each segment of a training will cost: counted bytes, and seconds measured on one batch."""
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 
-from effdl.archs.chain import BlockChain
+from effdl.costs.rehearsal import PIECE_BUDGET_S, Prefix, Rehearsal, fastest
 from effdl.datasets.problem import Problem
+from effdl.training.engine import Engine
 from effdl.training.feednet import is_copied
-from effdl.training.handle import RunHandle, SampleFilter, SegmentCost
-from effdl.training.rehearsal import PIECE_BUDGET_S, Prefix, Rehearsal, fastest
-from effdl.training.segment import SegmentState
-
-if TYPE_CHECKING:
-    from effdl.training.bottom_up import SegmentPlan
+from effdl.training.handle import SampleFilter, SegmentCost
+from effdl.training.learner import Learner
 
 
-def segment_costs(
-    plans: Sequence["SegmentPlan"],
-    states: Iterable[SegmentState],
-    problem: Problem,
-    chain: BlockChain,
-    run: RunHandle,
-    keep_bytes: int,
-    steps: int,
-) -> list[SegmentCost]:
+def segment_costs(engine: Engine) -> list[SegmentCost]:
     """What each segment costs, by a few steps on copies; on fake tensors, in no time, where only a problem's outline is known.
 
-    Weights of feednets lie beside those of their blocks. states: how each plan begins, asked for one after another. steps: of
-    an epoch, after the filter.
+    Weights of feednets lie beside those of their blocks.
     """
+    plans, problem, chain, run = engine.training.segments, engine.problem, engine.chain, engine.run
+    learners: Iterable[Learner] = map(engine.learner, range(len(plans)))
+    if not problem.is_outline:
+        learners = run.watch(learners, len(plans), "trying what each layer will take")
     costs, waiting, samples = list[SegmentCost](), _waiting(run.filter, problem), problem.num_train + problem.num_val
     whole = next(problem.train(0))
     reading_s, batch = _reading_seconds(problem, whole.x), run.ranks.share(whole)
     kept_bytes, stored_s, copied, feednets = 0, 0.0, 0, 0
     _take(idle := _weights(chain), chain.input)
     prefix = Prefix(batch, chain.input, fake=problem.is_outline, autocast=run.hardware.autocast)
-    for plan, state in zip(plans, states, strict=True):
-        rehearsal, feed_s = Rehearsal(state, prefix), reading_s + prefix.seconds
+    for plan, learner in zip(plans, learners, strict=True):
+        rehearsal, feed_s = Rehearsal(learner, prefix), reading_s + prefix.seconds
         _take(idle, *chain[plan.start : plan.stop])
-        kept = samples * prefix.sample_bytes + kept_bytes <= keep_bytes and not problem.varies
+        kept = samples * prefix.sample_bytes + kept_bytes <= engine.training.keep_bytes and not problem.varies
         kept_bytes, copied = (samples * prefix.sample_bytes, 0) if kept else (kept_bytes, copied)
         costs.append(
             SegmentCost(
                 epochs=plan.epochs,
                 batches=problem.steps,
-                steps=steps,
-                fed_steps=problem.steps if waiting else steps,
+                steps=engine.steps,
+                fed_steps=problem.steps if waiting else engine.steps,
                 val_steps=-(-problem.num_val // problem.batch_size),
                 feed_s=feed_s,
                 stored_s=min(stored_s, feed_s),
                 step_s=0.0 if problem.is_outline else rehearsal.seconds(),
                 kept=kept,
                 memory=rehearsal.memory(),
-                idle_bytes=copied + sum(idle.values()) - (_bytes(chain.head) if _learns(state, chain.head) else 0),
+                idle_bytes=copied + sum(idle.values()) - (_bytes(chain.head) if _learns(learner, chain.head) else 0),
                 kept_bytes=kept_bytes,
                 filter_bytes=waiting * max(prefix.sample_bytes, batch.x[0].nbytes),
                 feature_bytes=prefix.sample_bytes,
@@ -105,6 +96,6 @@ def _waiting(filter: SampleFilter | None, problem: Problem) -> int:
     return round(filter.expected_share * min(filter.chunk, problem.num_train)) + problem.batch_size
 
 
-def _learns(state: SegmentState, head: nn.Module) -> bool:
+def _learns(learner: Learner, head: nn.Module) -> bool:
     """Whether a segment learns with the chain's own head."""
-    return any(module is head for module in state.local_loss.modules())
+    return any(module is head for module in learner.rule.modules())

@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from effdl.costs.memory import NOTHING, LiveStorages
 from effdl.datasets.problem import Batch
+from effdl.training.copies import clone, held
 from effdl.training.feednet import feednet
 from effdl.training.form import form_of
-from effdl.training.memory import NOTHING, LiveStorages, Memory, clone, held
-from effdl.training.segment import SegmentState
+from effdl.training.handle import Memory
+from effdl.training.learner import Learner
 
 if TYPE_CHECKING:
-    from effdl.training.fake import Fakes
+    from effdl.costs.fake import Fakes
 
 T = TypeVar("T")
 PIECE_BUDGET_S = 0.005
@@ -61,10 +63,6 @@ class Prefix:
         self.climb(*pieces)
 
     @property
-    def is_fake(self) -> bool:
-        return self._fakes is not None
-
-    @property
     def mode(self) -> AbstractContextManager[Any]:
         return self._fakes or nullcontext()
 
@@ -76,9 +74,9 @@ class Prefix:
         """A copy of a tensor to rehearse with."""
         return self._fakes.convert(tensor) if self._fakes else tensor.clone()
 
-    def copy(self, state: SegmentState) -> SegmentState:
-        """A copy of a segment to rehearse with."""
-        return self._fakes.copy(state) if self._fakes else clone(state, Tensor.clone)
+    def copy(self, learner: Learner) -> Learner:
+        """A copy of a learner to rehearse with."""
+        return self._fakes.copy(learner) if self._fakes else clone(learner, Tensor.clone)
 
     @property
     def data(self) -> list[Tensor]:
@@ -149,34 +147,33 @@ class Rehearsal:
     Segments of one form above the same prefix are tried once.
     """
 
-    def __init__(self, state: SegmentState, prefix: Prefix) -> None:
+    def __init__(self, learner: Learner, prefix: Prefix) -> None:
         self._prefix = prefix
-        self._state = prefix.copy(state)
+        self._learner = prefix.copy(learner)
         self._form = self._form_of_step()
 
     def memory(self) -> Memory:
         """Peak memory of a step after the first. The feednet counts (table 6.3's "relative memory use" includes it)."""
-        prefix, weights = self._prefix, _bytes(_state(self._state.modules))
+        prefix, weights = self._prefix, _bytes(_state(self._learner.rule))
         step, of_optimizer = _once(prefix.steps, self._form, self._count)
         return _larger(prefix.feeding().plus(parameter=weights, optimizer=of_optimizer), step.plus(feednet=prefix.weight_bytes))
 
     def _form_of_step(self) -> Any:
         """All that the bytes and the seconds of its step depend on, but what lies below; None where that cannot be told."""
-        state, fed = self._state, self._prefix.x
-        if (modules := form_of(*state.modules)) is None or state.optimizer.state:
+        learner, fed = self._learner, self._prefix.x
+        if (rule := form_of(learner.rule)) is None or learner.optimizer.state:
             return None
-        of_input = fed.shape, fed.stride(), fed.dtype, fed.untyped_storage().nbytes()
-        return modules, state.checkpoint, state.yields, state.input_dropout(state.epoch) > 0, of_input
+        return rule, fed.shape, fed.stride(), fed.dtype, fed.untyped_storage().nbytes()
 
     def _count(self) -> tuple[Memory, int]:
         """Peak of a step without the feednet's weights, and the optimizer's bytes.
 
         Where the optimizer has no state yet, it gets it in the middle of the step: what was alive before was alive beside it.
         """
-        prefix, optimizer = self._prefix, self._state.optimizer
+        prefix, optimizer = self._prefix, self._learner.optimizer
         before = NOTHING
         with prefix.mode:
-            live, weights, given = prefix.count(), _state(self._state.modules), [prefix.fed()]
+            live, weights, given = prefix.count(), _state(self._learner.rule), [prefix.fed()]
             live.book(weights, "parameter")
             live.book(held(optimizer), "optimizer")
             live.book([*given, *prefix.data], "activation")
@@ -184,7 +181,7 @@ class Rehearsal:
             def learned(*_: Any) -> None:
                 nonlocal before
                 watch.remove()
-                live.book([p.grad for p in self._state.modules.parameters()], "gradient")
+                live.book([p.grad for p in self._learner.rule.parameters()], "gradient")
                 if not optimizer.state:
                     before = live.memory()
                     with live.pausing():
@@ -206,7 +203,7 @@ class Rehearsal:
         """One training step; nothing but ``fed``'s place in the batch holds it."""
         waiting = [replace(self._prefix.batch, x=fed)]
         del fed
-        for _ in self._state.train_epoch(waiting.pop() for _ in range(1)):
+        for _ in self._learner.train_epoch(waiting.pop() for _ in range(1)):
             pass
 
 
@@ -239,7 +236,7 @@ def _clock(device: torch.device) -> float:
 
 
 def _fakes() -> "Fakes":
-    from effdl.training.fake import fakes  # half a second to import, and few need it
+    from effdl.costs.fake import fakes  # half a second to import, and few need it
 
     return fakes()
 

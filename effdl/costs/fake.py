@@ -15,7 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from effdl.training.memory import LiveStorages, converted, tensors_of
+from effdl.costs.memory import LiveStorages
+from effdl.training.copies import converted, tensors_of
 
 T = TypeVar("T")
 DEVICE = torch.ops.prim.device.default

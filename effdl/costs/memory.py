@@ -1,36 +1,17 @@
 """Peak training memory by counting live storages: exact, deterministic, the same on CPU, GPU and fake tensors."""
 
-import copy
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
-from effdl.training.segment import SegmentState
+from effdl.training.handle import KINDS, Memory
 
-T = TypeVar("T")
 Call = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
-KINDS = ("parameter", "gradient", "optimizer", "feednet", "activation")
-
-
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """Peak bytes of one training step and what they were at that moment, by kind."""
-
-    peak: int
-    by_kind: dict[str, int]
-
-    def plus(self, **more: int) -> "Memory":
-        """With further bytes of these kinds, alive all the while."""
-        return Memory(self.peak + sum(more.values()), {kind: n + more.get(kind, 0) for kind, n in self.by_kind.items()})
-
-
 NOTHING = Memory(0, dict.fromkeys(KINDS, 0))
 
 
@@ -133,38 +114,3 @@ class LiveStorages(TorchDispatchMode):
 
 def _call(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return func(*args, **kwargs)
-
-
-def clone(thing: T, convert: Callable[[Tensor], Tensor]) -> T:
-    """A deep copy whose parameters, buffers and optimizer state are ``convert``-ed: fake ones take no memory."""
-    return copy.deepcopy(thing, converted(thing, convert))
-
-
-def converted(thing: object, convert: Callable[[Tensor], Tensor]) -> dict[int, Any]:
-    """What `copy.deepcopy` is to put in the place of each parameter, buffer and tensor of an optimizer's state, by its id."""
-    memo: dict[int, Any] = {}
-    with torch.no_grad():
-        for module in _modules(thing):
-            memo |= {id(p): nn.Parameter(convert(p), p.requires_grad) for p in module.parameters()}
-            memo |= {id(b): convert(b) for b in module.buffers()}
-        if isinstance(thing, SegmentState):
-            memo |= {id(t): convert(t) for t in held(thing.optimizer)}
-    return memo
-
-
-def held(optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    """The tensors of its state."""
-    return [leaf for leaf in tree_leaves(list(optimizer.state.values())) if isinstance(leaf, Tensor)]
-
-
-def tensors_of(thing: object) -> Iterator[Tensor]:
-    """Parameters and buffers of a module or segment, and its optimizer's state."""
-    for module in _modules(thing):
-        yield from module.parameters()
-        yield from module.buffers()
-    if isinstance(thing, SegmentState):
-        yield from held(thing.optimizer)
-
-
-def _modules(thing: object) -> list[nn.Module]:
-    return [thing.blocks, thing.local_loss] if isinstance(thing, SegmentState) else [thing]  # type: ignore[list-item]

@@ -1,0 +1,106 @@
+"""The rule of deep layer-wise learning: a decision block under the problem's loss; with the two dropouts of thesis §6.6.3."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from effdl.archs.chain import BlockChain
+from effdl.datasets.problem import Batch
+from effdl.errors import ConfigError
+from effdl.objectives.objective import Objective, at_least_float32
+from effdl.training.loop import reduce_loss, switch_mode
+from effdl.training.rule import Rule
+
+
+def input_dropout_rate(initial: float, decay: float, epoch: int) -> float:
+    """Forward dropout in ``epoch``, from 0 in each segment: p₀ · decay^e (§6.6.3; table 6.3: p₀ 0.8, decay 0.95)."""
+    return initial * decay**epoch
+
+
+class _GradientDropout(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, p: float) -> Tensor:
+        ctx.p = p
+        return z.view_as(z)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return F.dropout(gradients[0], ctx.p), None
+
+
+def gradient_dropout(z: Tensor, p: float) -> Tensor:
+    """The identity, whose gradient is mask/(1 − p) times what arrives, mask ~ Bernoulli(1 − p) (§6.6.3).
+
+    The thesis does not say whether it scales ("grad noise"); inverted scaling keeps the gradient's mean. The mask is drawn
+    in the backward pass, so the forward pass is the same bits with and without it.
+    """
+    if p == 0:
+        return z
+    same: Tensor = _GradientDropout.apply(z, p)
+    return same
+
+
+class DecisionRule(Rule):
+    """Descend the loss of a decision block on top of the segment (Algorithm 3, lines 3 to 6).
+
+    With the network's head for a decision block and all blocks for a segment, it is backpropagation.
+
+    Args:
+        decision: from the blocks' outputs to the problem's; learns with them.
+        gradient_dropout: probability p of dropout on the gradients that leave the decision block; its own stay whole.
+        input_dropout, input_dropout_decay: dropout on the segment's input and its decay, see `input_dropout_rate`.
+        checkpoint: see `Rule`.
+    """
+
+    def __init__(
+        self,
+        blocks: nn.Sequential,
+        decision: nn.Module,
+        objective: Objective,
+        *,
+        gradient_dropout: float = 0.0,
+        input_dropout: float = 0.0,
+        input_dropout_decay: float = 1.0,
+        checkpoint: bool = False,
+    ) -> None:
+        super().__init__(blocks, checkpoint)
+        self.decision = decision
+        self.objective = objective
+        self.gradient_dropout = gradient_dropout
+        self.input_dropout, self.input_dropout_decay = input_dropout, input_dropout_decay
+
+    def learn(self, batch: Batch, epoch: int) -> Batch:
+        version = batch.x._version
+        x = batch.x.detach()  # whatever made x, no gradient goes below the segment
+        p = input_dropout_rate(self.input_dropout, self.input_dropout_decay, epoch)
+        if p > 0 and not x.is_floating_point():
+            raise ConfigError("method.drop_raw_input: samples are ids, of which none can be dropped; say false")
+        with self.hardware.autocast():
+            outputs = self.forward(F.dropout(x, p) if p > 0 else x)
+            yielded = outputs._version
+            logits = self.decision(gradient_dropout(outputs, self.gradient_dropout))
+            loss = self.objective.loss(at_least_float32(logits), batch.y)
+        if batch.x._version != version or outputs._version != yielded:
+            part = "segment" if batch.x._version != version else "decision block"
+            raise ConfigError(f"a {part} must not begin with an in-place operation: it overwrites what the one below yields")
+        put_out = outputs.detach() if self.yields else outputs.new_empty(0)
+        del outputs, logits  # else held through the backward pass
+        reduce_loss(loss, batch.sample_weight).backward()
+        return batch.passed_on(put_out, loss.detach())
+
+    def check(self, outputs: Tensor, wanted: int) -> None:
+        restore = switch_mode(self.decision, False)
+        with torch.no_grad():
+            found = tuple(self.decision(outputs).shape)
+        restore()
+        if found != (len(outputs), wanted):
+            shape = ", ".join(["N", *map(str, found[1:])])
+            raise ConfigError(
+                f"the head or decision block {type(self.decision).__name__} gives outputs of the shape [{shape}], the problem "
+                f"needs [N, {wanted}]: let it end with a layer of {wanted}"
+            )
+
+    def predictor(self, chain: BlockChain) -> BlockChain:
+        return chain.with_head(self.decision)

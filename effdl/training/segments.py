@@ -1,0 +1,59 @@
+"""What is to be trained: the segments of a network, and in which order they learn."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from effdl.training.orders import Turn
+from effdl.training.rule import Rule
+from effdl.training.selection import Choose
+
+
+@dataclass(frozen=True)
+class SegmentPlan:
+    """How one segment is trained: blocks [start, stop) and everything that depends on its place.
+
+    epochs: in all its turns together, over which its schedule spans.
+    rule: (its blocks, output shape of the last) -> its rule, whose other parameters are freshly drawn.
+    """
+
+    start: int
+    stop: int
+    epochs: int
+    rule: Callable[[nn.Sequential, tuple[int, ...]], Rule]
+    lr_scale: float = 1.0
+    weight_decay_scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a method trains: segments, and in which order.
+
+    order: each segment's turns come to the epochs of its plan.
+    keep_bytes: outputs of the blocks below a segment are kept where they fit this bound, else a feednet computes them.
+    choose: see `selection.Best`.
+    patience: end a segment's turn after so many epochs without a better validation score, with its last weights (ours); only
+        where each segment has a single turn.
+
+    Raises:
+        ValueError: an order that does not go with the segments.
+    """
+
+    segments: Sequence[SegmentPlan]
+    order: Sequence[Turn]
+    keep_bytes: int
+    choose: Choose = "validation"
+    patience: int | None = None
+
+    def __post_init__(self) -> None:
+        turns = [0] * len(self.segments)
+        for turn in self.order:
+            if not 0 <= turn.segment < len(self.segments):
+                raise ValueError(f"the order names segment {turn.segment}, there are 0 to {len(self.segments) - 1}")
+            turns[turn.segment] += turn.epochs
+        for i, (planned, found) in enumerate(zip((plan.epochs for plan in self.segments), turns, strict=True)):
+            if planned != found:
+                raise ValueError(f"segment {i} is to learn for {planned} epochs, its turns come to {found}")
+        if self.patience is not None and len({turn.segment for turn in self.order}) < len(self.order):
+            raise ValueError("patience ends a segment's only turn, and here segments have several")

@@ -1,0 +1,73 @@
+"""Which network a training ends in, and when a segment has learned enough: by validation, never by anything else."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+Choose = Literal["validation", "last"]
+
+
+def score(metrics: dict[str, float]) -> float:
+    """Higher is better: accuracy, or minus the mean squared error; minus infinity where nothing was measured."""
+    if "acc" in metrics:
+        return metrics["acc"]
+    return -metrics["mse"] if "mse" in metrics else float("-inf")
+
+
+def stale(history: Sequence[float], patience: int | None) -> bool:
+    """Whether the best score, the first of equals, is ``patience`` epochs old."""
+    if patience is None or not history or history[0] == float("-inf"):
+        return False
+    return len(history) - 1 - max(range(len(history)), key=history.__getitem__) >= patience
+
+
+class Best:
+    """The network that did best so far, by the state of its predictor.
+
+    choose: "validation" takes the segment whose network did best on the validation set after its turn, ties going to the
+        earlier one; "last", or an empty validation set, takes the last segment (Algorithm 3).
+
+    ``segment``, ``score``: of the best, None before the first. ``weights``: those of its predictor that change or go after its
+    turn; all others are the network's own.
+    """
+
+    def __init__(self, choose: Choose, segments: int) -> None:
+        self._choose, self._last = choose, segments - 1
+        self.segment: int | None = None
+        self.score = float("-inf")
+        self.weights: dict[str, Tensor] = {}
+
+    def offer(self, segment: int, score: float, predictor: nn.Module, lasting: set[int], copied: bool) -> None:
+        """A segment's network after its turn.
+
+        Args:
+            lasting: ids of the network's tensors that nobody changes from now on.
+            copied: whether the others may change; else they are only held.
+        """
+        if self.segment is None or self._is_better(segment, score):
+            self.segment, self.score = segment, score
+            own = {name: t for name, t in predictor.state_dict(keep_vars=True).items() if id(t) not in lasting}
+            self.weights = {name: t.detach().clone() if copied else t.detach() for name, t in own.items()}
+
+    def put_into(self, predictor: nn.Module) -> None:
+        """Raises ValueError where the weights are not such as a predictor of that segment has."""
+        self.check(predictor)
+        predictor.load_state_dict(self.weights, strict=False)
+
+    def check(self, predictor: nn.Module) -> None:
+        """Raises ValueError as `put_into`, and puts nothing."""
+        shapes = {name: tensor.shape for name, tensor in predictor.state_dict().items()}
+        if any(shapes.get(name) != tensor.shape for name, tensor in self.weights.items()):
+            raise ValueError("not the weights of this network")
+
+    def _is_better(self, segment: int, score: float) -> bool:
+        if self._choose == "last" or score == float("-inf"):
+            return segment == self._last or self.segment != self._last
+        return score > self.score
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"segment": self.segment, "score": self.score, "weights": self.weights}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.segment, self.score, self.weights = state["segment"], float(state["score"]), state["weights"]

@@ -1,0 +1,193 @@
+"""Sources: where the batches come from that a segment learns from."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from effdl.datasets.problem import Batch, Choose, Problem, Samples, Split
+from effdl.errors import ConfigError, FitFailed
+from effdl.rng import seed_for
+from effdl.training.features import Stack, Through
+from effdl.training.feednet import feednet
+from effdl.training.handle import SampleFilter
+from effdl.training.hardware import Hardware
+from effdl.training.learner import Learner
+from effdl.training.ranks import Ranks
+
+Prepare = Callable[[Batch, torch.Generator], Batch]
+
+
+@dataclass(frozen=True, slots=True)
+class Sieve:
+    """A filter in one epoch of one segment, from whose seed all its chance comes."""
+
+    filter: SampleFilter
+    seed: int
+
+    def apply(self, batches: Iterable[Batch], batch_size: int) -> Iterator[Batch]:
+        """What it keeps of an epoch's batches, regrouped."""
+        return self.filter.apply(batches, batch_size, self.seed)
+
+
+class Source(ABC):
+    """What a segment gets: training batches by epoch, and validation batches."""
+
+    @abstractmethod
+    def train(self, epoch: int, sieve: Sieve | None = None) -> Iterator[Batch]:
+        """The batches of an epoch of the data, and of them what the sieve leaves."""
+
+    @abstractmethod
+    def val(self) -> Iterator[Batch]:
+        """The validation set."""
+
+
+class Fed(Source):
+    """The problem through the modules below a segment, which may have learned anew before each `look`.
+
+    Their outputs are kept where those of the training and validation set together fit, else a feednet computes them for every
+    batch. Both give the same numbers up to rounding, which in bf16 is to 8 bits.
+
+    Args:
+        problem: raw batches.
+        keep_bytes: how much may be kept.
+        hardware: precision and layout of what the segment gets.
+        ranks: the processes that train together. Each keeps the features of all samples, is fed its part of every batch, and
+            augments all of it, so that the images are those of one process.
+    """
+
+    def __init__(self, problem: Problem, keep_bytes: int, hardware: Hardware | None = None, ranks: Ranks | None = None) -> None:
+        self.problem = problem
+        self._hardware, self._ranks = hardware or Hardware(), ranks or Ranks()
+        self._prepare: Prepare | None = None
+        splits = problem.train_split, problem.val_split
+        # Where every epoch has other inputs nothing can be kept.
+        self.through: Through[Split] = Through(
+            splits, -1 if problem.varies else keep_bytes, self._passed, self._whole, self._fast
+        )
+
+    def look(self, below: Stack, prepare: Prepare | None = None) -> bool:
+        """Feed through these modules from now on; whether their outputs are kept.
+
+        prepare: a rule's own, see `Rule.prepare`; what it makes of a batch is nothing that could be kept.
+        """
+        self._prepare = prepare
+        if prepare is not None:
+            self.through.limit_bytes = -1
+        self.through.look(below)
+        return self.through.keep()
+
+    def train(self, epoch: int, sieve: Sieve | None = None) -> Iterator[Batch]:
+        """The batches in the problem's order, with the modules' outputs as x, and of them what the sieve leaves.
+
+        Each batch is this rank's part; before that, the filter has chosen among the samples of all ranks. Samples that it drops
+        without a look at their features are not fed and, where nothing is augmented, not even read.
+        """
+        chosen_before = sieve is None or sieve.filter.sees == "index"
+        if chosen_before and self.problem.augment is None:
+            return self._fed(self._stored(epoch, self._choice(sieve)), epoch)
+        stored, share, size = self._stored(epoch), self._ranks.share, self.problem.batch_size
+        if sieve is None:
+            return self._fed(map(share, stored), epoch)
+        if chosen_before:
+            return self._fed(map(share, sieve.apply(stored, size)), epoch)
+        if self._prepare is not None:
+            raise ConfigError("filter: this method's rule makes batches of its own, of which a filter cannot see the features")
+        return map(share, sieve.apply(self._fed(stored, epoch), size))
+
+    def val(self) -> Iterator[Batch]:
+        """Through the modules; raw where a rule prepares its own batches, since its predictor begins there."""
+        batches = self.problem.val_split if self._prepare is not None else self.through.splits[1]
+        stored = batches.batches(self.problem.batch_size)
+        return stored if self._prepare is not None else map(self._feed, stored)
+
+    def _stored(self, epoch: int, choose: Choose | None = None) -> Iterator[Batch]:
+        if self.through.kept_bytes:
+            return self.problem.ordered(self.through.splits[0], epoch, choose)
+        return self.problem.train(epoch, choose)
+
+    def _choice(self, sieve: Sieve | None) -> Choose | None:
+        """What this rank reads of an epoch, where samples are chosen without a look at them; None for all of it."""
+        if sieve is None and self._ranks.alone:
+            return None
+        y, size = self.through.splits[0].y, self.problem.batch_size
+
+        def choose(indices: Sequence[Tensor]) -> Sequence[Tensor]:
+            if sieve is not None:
+                unread = (Batch(index, y[index], index) for index in indices)
+                indices = [batch.index for batch in sieve.apply(unread, size)]
+            return [*map(self._ranks.part, indices)]
+
+        return choose
+
+    def _fed(self, batches: Iterator[Batch], epoch: int) -> Iterator[Batch]:
+        return map(self._feed, batches if self._prepare is None else prepared(batches, self._prepare, self.problem.seed, epoch))
+
+    def _feed(self, batch: Batch) -> Batch:
+        return batch.passed_on(self.through.features(batch.x)) if self.through.pending and len(batch) else batch
+
+    def _passed(self, modules: Iterable[nn.Module], x: Tensor) -> Tensor:
+        """In the hardware's precision and layout; no graph kept."""
+        with torch.no_grad(), self._hardware.autocast():
+            for module in modules:
+                x = module(x)
+        return x.contiguous(memory_format=self._hardware.memory_format) if x.dim() == 4 else x
+
+    def _fast(self, module: nn.Module) -> nn.Module:
+        return self._hardware.compiled(feednet(module))
+
+    def _whole(self, samples: Split, features: Callable[[Tensor], Tensor]) -> tuple[Split, int]:
+        """Outputs for a whole split as one tensor, filled chunk by chunk."""
+        like = features(self.through.splits[0].first())
+        layout = self._hardware.memory_format if like.dim() == 4 else torch.contiguous_format
+        shape = (len(samples), *like.shape[1:])
+        out = torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=layout)
+        start = 0
+        for chunk in samples.batches(self.problem.batch_size):
+            out[start : start + len(chunk)] = features(chunk.x)
+            start += len(chunk)
+        return Samples(out, samples.y), out.nbytes
+
+
+def prepared(batches: Iterable[Batch], prepare: Prepare, seed: int, epoch: int) -> Iterator[Batch]:
+    """An epoch's batches as a rule wants them."""
+    generator = torch.Generator()
+    for step, batch in enumerate(batches):
+        generator.manual_seed(seed_for(seed, "prepare", epoch, step))
+        yield prepare(batch, generator)
+
+
+class Replay(Source):
+    """Recorded batches, epoch by epoch: what a segment below put out while it learned (§6.8.3).
+
+    Raises FitFailed where an epoch is asked for that was not recorded.
+    """
+
+    def __init__(self, epochs: Sequence[Sequence[Batch]], val: Sequence[Batch] = (), batch_size: int = 1) -> None:
+        self._epochs, self._val, self._batch_size = epochs, val, batch_size
+
+    def train(self, epoch: int, sieve: Sieve | None = None) -> Iterator[Batch]:
+        if epoch >= len(self._epochs):
+            raise FitFailed(f"epoch {epoch + 1} was asked for, of which nothing is recorded: there are {len(self._epochs)}")
+        batches = iter(self._epochs[epoch])
+        return batches if sieve is None else sieve.apply(batches, self._batch_size)
+
+    def val(self) -> Iterator[Batch]:
+        return iter(self._val)
+
+
+class Chained(Source):
+    """What a learner puts out while it learns from a source of its own."""
+
+    def __init__(self, below: Learner, source: Source) -> None:
+        self._below, self._source = below, source
+
+    def train(self, epoch: int, sieve: Sieve | None = None) -> Iterator[Batch]:
+        return self._below.train_epoch(self._source.train(epoch, sieve))
+
+    @torch.no_grad()
+    def val(self) -> Iterator[Batch]:
+        blocks = self._below.rule.blocks
+        return (batch.passed_on(blocks(batch.x)) for batch in self._source.val())
