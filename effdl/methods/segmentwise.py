@@ -1,6 +1,7 @@
-"""Segmentwise training from the bottom up; with segments of one block it is deep layer-wise learning (thesis chapter 6)."""
+"""Segmentwise training; with segments of one block, from the bottom up, it is deep layer-wise learning (thesis chapter 6)."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -15,7 +16,7 @@ from effdl.setting import Count, NonNegative, Positive, Probability, Switch, set
 from effdl.training.decision import Decision, Pool
 from effdl.training.decision_rule import DecisionRule
 from effdl.training.hardware import Hardware
-from effdl.training.orders import bottom_up
+from effdl.training.orders import bottom_up, permuted, robin
 from effdl.training.segments import SegmentPlan, Training
 
 Factor = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
@@ -23,20 +24,24 @@ Factor = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 
 @setting
 class Segmentwise(Method):
-    """Train segments one after another from the bottom up, each under a temporary decision block (Algorithm 3).
+    """Train segments by turns, each under a temporary decision block: once from the bottom up (Algorithm 3), or in rounds
+    (Algorithm 4).
 
-    epochs: per segment, one number or a list whose last entry holds for all further segments; §6.4's "early stopping" is
-        [30, 40, 50, 60], §6.7 uses 300. segment_size: blocks a segment; 1 is DLL.
+    epochs: per segment and round, one number or a list whose last entry holds for all further segments; §6.4's "early
+        stopping" is [30, 40, 50, 60], §6.7 uses 300. segment_size: blocks a segment; 1 is DLL.
+    rounds: how often it is each segment's turn; schedules span all of its turns. Every segment's optimizer and decision block
+        wait for the next round, which takes memory.
+    permute: in each round another random order ("random robin", §6.6.2), instead of from the bottom up.
     decision: the decision block (§6.2.2).
     lr_factor, weight_decay_factor: segment i, from 0, learns with base · factor^i; 0.8 and 1.15 in table 6.3.
     input_dropout, input_dropout_decay: forward dropout p₀ and its decay per epoch (§6.6.3; 0.8 and 0.95 in table 6.3).
     drop_raw_input: forward dropout on the first segment's input too, as table 6.3's caption says; Conjecture 1 speaks of
         "all but the first layer".
     gradient_dropout: p of dropout on the gradients that leave the decision block, the same in all epochs (0.3 to 0.6).
-    choose: "validation" ends the network at the segment that did best on the validation set, "last" at the last; the thesis
-        chose by test accuracy, effdl never does.
+    choose: "validation" ends the network at the segment that did best on the validation set after one of its turns, and as it
+        was then, "last" at the last segment after its last turn; the thesis chose by test accuracy, effdl never does.
     patience: stop a segment after so many epochs without a better validation score, with its last weights; ours, off in the
-        thesis.
+        thesis. Not in rounds.
     keep_features_mib: a trained segment's outputs are kept in memory where they fit this bound, else a feednet computes them.
     """
 
@@ -48,6 +53,8 @@ class Segmentwise(Method):
 
     epochs: Count | Annotated[tuple[Count, ...], Field(min_length=1)] = 10
     segment_size: Count = 1
+    rounds: Count = 1
+    permute: Switch = False
     decision: Decision = Pool()
     lr_factor: Positive = 1.0
     weight_decay_factor: Positive = 1.0
@@ -63,16 +70,26 @@ class Segmentwise(Method):
         segments = len(spans(arch.blocks, self.segment_size))
         if isinstance(self.epochs, tuple) and len(self.epochs) > segments + 1:  # the last is for all others, if there are any
             raise ConfigError(f"method.epochs names {len(self.epochs)} segments, this network has {segments}")
+        if self.patience is not None and self.rounds > 1:
+            raise ConfigError("method.patience ends a segment for good, method.rounds comes back to it: set one of them alone")
 
     def training(self, problem: Problem, model: BlockChain) -> Training:
-        plans = [self._plan(i, span, problem) for i, span in enumerate(spans(len(model), self.segment_size))]
-        order = list(bottom_up([plan.epochs for plan in plans]))
-        return Training(plans, order, int(self.keep_features_mib * 2**20), self.choose, self.patience)
+        of_segments = spans(len(model), self.segment_size)
+        epochs = [self._epochs(i) for i in range(len(of_segments))]
+        order = bottom_up(epochs)
+        if self.rounds > 1 or self.permute:
+            order = robin(epochs, self.rounds, partial(permuted, problem.seed, len(epochs)) if self.permute else None)
+        plans = [self._plan(i, span, problem) for i, span in enumerate(of_segments)]
+        return Training(plans, list(order), int(self.keep_features_mib * 2**20), self.choose, self.patience)
 
     def network(self, model: BlockChain, problem: Facts, objective: Objective, notes: Mapping[str, Any]) -> nn.Module:
         _, stop = spans(len(model), self.segment_size)[notes["segment/chosen"]]
         shape = model.shapes(problem.input_shape)[stop - 1]
         return model.cropped(stop).with_head(self.decision.build(shape, problem.outputs))
+
+    def _epochs(self, i: int) -> int:
+        """Of segment i in a round."""
+        return self.epochs if isinstance(self.epochs, int) else self.epochs[min(i, len(self.epochs) - 1)]
 
     def _plan(self, i: int, span: tuple[int, int], problem: Problem) -> SegmentPlan:
         def rule(blocks: nn.Sequential, shape: tuple[int, ...]) -> DecisionRule:
@@ -87,7 +104,7 @@ class Segmentwise(Method):
 
         return SegmentPlan(
             *span,
-            self.epochs if isinstance(self.epochs, int) else self.epochs[min(i, len(self.epochs) - 1)],
+            self.rounds * self._epochs(i),
             rule,
             lr_scale=self.lr_factor**i,
             weight_decay_scale=self.weight_decay_factor**i,

@@ -3,6 +3,10 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import torch
+
+from effdl.rng import seed_for
+
 
 @dataclass(frozen=True, slots=True)
 class Turn:
@@ -18,13 +22,19 @@ def bottom_up(epochs: Sequence[int]) -> Iterator[Turn]:
         yield Turn(segment, count)
 
 
-def robin(epochs: Sequence[int], rounds: int, permuted: Callable[[int], Sequence[int]] | None = None) -> Iterator[Turn]:
+def robin(epochs: Sequence[int], rounds: int, order: Callable[[int], Sequence[int]] | None = None) -> Iterator[Turn]:
     """Algorithm 4: in each round every segment for a few epochs, from the bottom up or in a random order.
 
     Args:
         epochs: of each segment in a round.
-        permuted: round -> the order of the segments in it ("IsRandom = True").
+        order: round -> the segments in the order of their turns, such as `permuted` ("IsRandom = True").
     """
     for number in range(rounds):
-        for segment in permuted(number) if permuted else range(len(epochs)):
+        for segment in order(number) if order else range(len(epochs)):
             yield Turn(segment, epochs[segment])
+
+
+def permuted(seed: int, segments: int, number: int) -> list[int]:
+    """The segments in a random order, round by round another."""
+    generator = torch.Generator().manual_seed(seed_for(seed, "robin", number))
+    return torch.randperm(segments, generator=generator).tolist()
