@@ -28,12 +28,12 @@ from effdl.archs.mlp import Mlp
 from effdl.config import build_choice
 from effdl.datasets.problem import Problem, Samples
 from effdl.errors import DataError
+from effdl.least_squares.design import Design
+from effdl.least_squares.solvers import Lstsq, Pinv, Ridge, Solver
 from effdl.methods.platonic import Platonic
 from effdl.objectives.losses import LinearMse
 from effdl.records.carry import carry_out
 from effdl.records.run import Run
-from effdl.training.design import Design
-from effdl.training.least_squares import Lstsq, Pinv, Ridge, Solver
 from effdl.training.loop import reseed
 from effdl.training.memory import LiveStorages
 

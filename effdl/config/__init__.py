@@ -25,6 +25,7 @@ from effdl.config.groups import (
 )
 from effdl.config.identity import all_settings, dump, identity, is_setting, run_id, run_ids
 from effdl.config.mistakes import refuse, values_of_a_sweep
+from effdl.config.moved import today
 from effdl.config.options import told_apart
 from effdl.config.parts import composed
 from effdl.config.spec import Spec, build, build_choice, build_setting, check
@@ -62,6 +63,7 @@ __all__ = [
     "run_id",
     "run_ids",
     "search_path",
+    "today",
     "told_apart",
     "values_of_a_sweep",
 ]

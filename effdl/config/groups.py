@@ -20,7 +20,7 @@ GROUPS = {
     "optimizer/schedule": "effdl.training.optim:Schedule",
     "method": "effdl.methods.method:Method",
     "method/decision": "effdl.training.decision:Decision",
-    "method/solver": "effdl.training.least_squares:Solver",
+    "method/solver": "effdl.least_squares.solvers:Solver",
     "augment": "effdl.augment.augment:Augment",
     "filter": "effdl.filters.filter:Filter",
     "probe": "effdl.probes.probe:Probe",

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from effdl.config.composition import CHOSEN, chosen_by_hydra, compose
 from effdl.config.groups import GROUPS, MAY_BE_NONE, OF_RUNS, SEVERAL, choices, holder, plugin_folders
 from effdl.config.mistakes import unbuildable
+from effdl.config.moved import today
 from effdl.errors import ConfigError, one_line
 
 PLACES = ("results", "workers", *OF_RUNS)  # root keys that say where and how, not what
@@ -134,7 +135,7 @@ def _explain(error: Mapping[str, Any], group: str, names: list[str]) -> str:
 
 
 def locate(target: str, where: str) -> Any:
-    module, _, name = target.rpartition(".")
+    module, _, name = today(target).rpartition(".")
     if not module:
         raise ConfigError(
             f"{where}._target_: {target!r} names no module; a class is named as effdl.methods.backprop.Backprop is"

@@ -14,14 +14,14 @@ from effdl.archs.chain import ArchFacts, BlockChain
 from effdl.archs.linear import LinearLayer, linear_layers
 from effdl.datasets.problem import Facts, Problem, Samples
 from effdl.errors import ConfigError
+from effdl.least_squares.design import Design, Rows
+from effdl.least_squares.solvers import Pinv, Solver
 from effdl.methods.features import Features, Fitted
 from effdl.methods.method import Method
 from effdl.objectives.objective import Objective, decide
 from effdl.setting import Count, NonNegative, Switch, setting
-from effdl.training.design import Design, Rows
 from effdl.training.handle import RunHandle
 from effdl.training.hardware import Hardware
-from effdl.training.least_squares import Pinv, Solver
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 Memory = dict[str, Tensor]

@@ -6,12 +6,12 @@ from torch import Tensor
 from effdl.archs.chain import BlockChain
 from effdl.archs.linear import linear_layers
 from effdl.errors import ConfigError
+from effdl.least_squares.normal_equations import Sums, summed
+from effdl.least_squares.solvers import Ridge
 from effdl.methods.closed_form import DTYPES, ClosedForm, Memory, Place, normal
 from effdl.methods.features import Fitted
 from effdl.setting import setting
 from effdl.training.handle import RunHandle
-from effdl.training.least_squares import Ridge
-from effdl.training.normal_equations import Sums, summed
 
 
 @setting

@@ -12,6 +12,7 @@ from torch import Tensor
 from effdl.archs.chain import ArchFacts
 from effdl.datasets.problem import Facts
 from effdl.errors import ConfigError
+from effdl.least_squares.normal_equations import summed
 from effdl.methods.closed_form import ClosedForm, Memory, Place, normal
 from effdl.methods.features import Features, Fitted, closest
 from effdl.methods.projections import (
@@ -27,7 +28,6 @@ from effdl.methods.shaping import aligned, low_rank, mixed_in, most_telling
 from effdl.setting import Count, NonNegative, Positive, Probability, Real, Share, Size, setting
 from effdl.training.handle import RunHandle
 from effdl.training.hardware import Hardware
-from effdl.training.normal_equations import summed
 
 Projection = Literal[
     "random",

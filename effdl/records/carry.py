@@ -326,6 +326,8 @@ def difference(asked: Mapping[str, Any], stored: Mapping[str, Any], prefix: str 
         if key not in stored:
             continue
         ours, theirs = asked[key], stored[key]
+        if key == "_target_":
+            theirs = config.today(theirs)
         if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
             yield from difference(ours, theirs, f"{prefix}{key}.")
         elif ours != theirs:

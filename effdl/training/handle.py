@@ -51,10 +51,11 @@ class SegmentCost:
     set has. fed_steps: how many batches of an epoch go through the frozen prefix, where its outputs are not kept. feed_s: to
     read a batch and send it through the whole prefix; stored_s: the part of feed_s that is spent below what is stored when the
     segment begins; step_s: one training step, without feeding. kept: whether features are stored instead of fed. idle_bytes:
-    weights of the network that this segment does not need, but that lie in memory all the same. kept_bytes: features that are
+    what this segment does not need, but lies in memory all the same: weights of the network and of learners whose turn comes
+    again, and copies of weights. kept_bytes: features that are
     stored while it trains; filter_bytes: samples that a filter has chosen and that wait for their step; feature_bytes: of one
     sample at the segment's input; below_bytes: weights of the frozen prefix, which ``memory`` counts as the feednet's;
-    spared_bytes: of the feednets that would be made beside them if nothing were stored.
+    spared_bytes: of the feednets that would be made beside them if nothing were stored; turns: in so many its epochs are made.
     """
 
     epochs: int
@@ -73,6 +74,7 @@ class SegmentCost:
     feature_bytes: int
     below_bytes: int
     spared_bytes: int
+    turns: int = 1
 
 
 class SampleFilter(Protocol):
