@@ -11,7 +11,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
-from effdl import Batch, BlockChain, DecisionLoss, InputBlock, Pool, Problem, Run, SegmentState, Segmentwise, Sgd, SoftmaxCe
+from effdl import Batch, BlockChain, DecisionRule, InputBlock, Learner, Pool, Problem, Run, Segmentwise, Sgd, SoftmaxCe
 from effdl.datasets.digits import Digits
 from effdl.datasets.problem import split
 from effdl.errors import ConfigError
@@ -306,11 +306,11 @@ def test_a_block_that_hides_an_in_place_start_is_refused_when_it_trains() -> Non
         def forward(self, x: Tensor) -> Tensor:
             return self.conv(x.mul_(2))
 
-    loss = DecisionLoss(Pool().build((3, 4, 4), 2), SoftmaxCe())
     blocks = nn.Sequential(Hidden())
-    state = SegmentState(blocks, loss, Sgd().build(blocks.parameters()), seed=lambda epoch, step: 0)
+    rule = DecisionRule(blocks, Pool().build((3, 4, 4), 2), SoftmaxCe())
+    learner = Learner(rule, Sgd().build(blocks.parameters()), seed=lambda epoch, step: 0)
     with pytest.raises(ConfigError, match="in-place"):
-        list(state.train_epoch([Batch(torch.rand(2, 3, 4, 4), torch.tensor([0, 1]), torch.arange(2))]))
+        list(learner.train_epoch([Batch(torch.rand(2, 3, 4, 4), torch.tensor([0, 1]), torch.arange(2))]))
 
 
 def digits() -> Problem:
