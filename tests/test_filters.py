@@ -1,7 +1,7 @@
 """Filters drop samples and nothing else: counted, compared with no filter, and watched while the engine trains."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -199,7 +199,7 @@ SEEN: list[tuple[Batch, int]] = []
 def test_what_is_dropped_without_a_look_at_its_features_is_not_fed(kind: type[Watching], fed: int) -> None:
     model, rows, costs, run = tiny.chain(), [], [], run_with(kind())
     model.input.register_forward_hook(lambda m, args, out: rows.append(len(out)))
-    run.expect = lambda expected: (costs.extend(expected), rows.clear())  # type: ignore[method-assign]
+    run.expect = lambda expected, keep_bytes: (costs.extend(expected), rows.clear())  # type: ignore[method-assign]
     Segmentwise(epochs=1, keep_features_mib=0).fit(tiny.problem(val=0), model, run)
     assert sum(rows) - rows.count(1) == 3 * fed  # single samples ask whether features fit
     assert [(c.batches, c.steps, c.fed_steps) for c in costs] == [(5, 3, 5 if fed == 40 else 3)] * 3
@@ -233,8 +233,8 @@ class Steps:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
 
-    def progress(self, *at: int) -> bool:
-        self.said.append(at)
+    def progress(self, segment: int, past: Sequence[float], epochs: int) -> bool:
+        self.said.append((segment, *past))
         return False
 
 
@@ -249,7 +249,7 @@ def test_samples_that_were_trained_on_are_recorded_and_validation_is_whole(metho
     lines = [line for line in run.lines if "train/loss" in line]
     assert [line["data/samples"] for line in lines] == [16] * 2 * segments
     assert run.inner.summary(network, [])["data/train_samples"] == 32 * segments
-    assert [at[4:] for at in run.said] == [(1, 2), (2, 2)] * 2 * segments  # 16 samples in batches of 8
+    assert [past[i] for i, *past in run.said] == [0.5, 1.0, 1.5, 2.0] * segments  # 16 samples in batches of 8
 
 
 def test_the_engine_draws_another_subset_in_every_epoch_and_segment(monkeypatch: pytest.MonkeyPatch) -> None:
