@@ -101,7 +101,7 @@ MORE: dict[str, Row] = {
     "option without its value": config("--cfg", "--cfg:", "job, hydra, all"),
     "option with another value": config("-i everything", "-i:", "defaults-tree"),
     "abstract class": config(
-        "~method +method={_target_:effdl.methods.method.Method}", "method._target_:", "fit and network", "dll"
+        "~method +method={_target_:effdl.methods.method.Method}", "method._target_:", "lacks network", "dll"
     ),
     "abstract class over the default": config("+method={_target_:effdl.methods.method.Method}", "method._target_:", "dll"),
     "class without a module": config(

@@ -15,6 +15,7 @@ import tiny
 import torch
 from torch import Tensor
 
+from effdl.least_squares.solvers import Ridge
 from effdl.methods.backprop import Backprop
 from effdl.methods.closed_form import ClosedForm
 from effdl.methods.method import Method
@@ -23,7 +24,6 @@ from effdl.methods.segmentwise import Segmentwise
 from effdl.objectives.losses import LinearMse, SoftmaxCe
 from effdl.records.run import Run
 from effdl.training.decision import DownConv, Pool
-from effdl.training.least_squares import Ridge
 from effdl.training.optim import Adamw, MultiStep, Optimizer, Sgd
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -33,11 +33,6 @@ class Backprop(Method):
     # Of 1, memory counted the outputs of the last block, which nobody takes, as held through each step.
     numerics_version: ClassVar[int] = 2
 
-    takes_processes: ClassVar[bool] = True
-    takes_filter: ClassVar[bool] = True
-    takes_probes: ClassVar[bool] = True
-    takes_augment: ClassVar[bool] = True
-
     epochs: Count = 10
     checkpoint: Literal["block"] | None = None
     patience: Count | None = None

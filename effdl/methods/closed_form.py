@@ -55,7 +55,7 @@ class ClosedForm(Method):
     bound; else each pass through the samples makes them anew out of the layers below, which ``solver=ridge`` alone can do.
     """
 
-    takes_optimizer: ClassVar[bool] = False
+    takes: ClassVar[frozenset[str]] = frozenset()
     fits_least_squares: ClassVar[bool] = True
     saves_memory: ClassVar[str] = "method/solver=ridge with a smaller method.keep_features_mib, or narrower layers"
 

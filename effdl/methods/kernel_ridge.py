@@ -24,7 +24,7 @@ MOST_SAMPLES = 10_000  # a kernel matrix of 0.8 GB in float64, and as much to fa
 class Shallow(Method):
     """A method of scikit-learn without hidden layers: on standardised inputs and coded targets, in float64."""
 
-    takes_optimizer: ClassVar[bool] = False
+    takes: ClassVar[frozenset[str]] = frozenset()
     fits_least_squares: ClassVar[bool] = True
     saves_memory: ClassVar[str] = "a smaller dataset.train_limit"
 
