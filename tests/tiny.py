@@ -1,6 +1,7 @@
 """The tiny problem, network and observers with which the engine's tests train for real: 6×6 images, three blocks."""
 
 from collections import OrderedDict
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -155,6 +156,6 @@ class WatchedRun:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
 
-    def record(self, segment: int, epoch: int, **metrics: float) -> None:
+    def record(self, segment: int, epoch: int, metrics: Mapping[str, float]) -> None:
         self.epochs.append((segment, copied(self.model)))
-        self.inner.record(segment, epoch, **metrics)
+        self.inner.record(segment, epoch, metrics)

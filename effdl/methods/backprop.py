@@ -57,7 +57,7 @@ class Backprop(Method):
         batches = problem.train_split.batches(problem.batch_size)
         with run.timer("eval"), run.hardware.autocast():
             found = run.ranks.agree(lambda: evaluate(network, batches, problem.objective))
-        run.note(**{f"train_{'end_loss' if name == 'loss' else name}": value for name, value in found.items()})
+        run.note({f"train/{'end_loss' if name == 'loss' else name}": value for name, value in found.items()})
 
     def network(self, model: BlockChain, problem: Facts, objective: Objective, notes: Mapping[str, Any]) -> nn.Module:
         return model

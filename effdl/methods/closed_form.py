@@ -115,14 +115,14 @@ class ClosedForm(Method):
         for i, layer in enumerate(run.watch(layers, len(layers), "fitting layers")):
             w, above = self.layer(self._place(i, layer, below, between[i]), memory, run)
             if i:  # not before: a solver may work its decision out beside the layer above
-                run.record(i - 1, 0, train_lsd=below.distance)
+                run.record(i - 1, 0, {"train/lsd": below.distance})
                 lowest = min(lowest, below.distance)
             self._write(layer.linear, w)
             below = above
         self._write(network.head, below.fit.decision)
-        run.note(time_fit_cpu_s=time.process_time() - started)
-        run.record(len(layers) - 1, 0, train_lsd=below.distance)
-        run.note(train_lowest_lsd=min(lowest, below.distance))  # of all layers: figure 7.6
+        run.note({"time/fit_cpu_s": time.process_time() - started})
+        run.record(len(layers) - 1, 0, {"train/lsd": below.distance})
+        run.note({"train/lowest_lsd": min(lowest, below.distance)})  # of all layers: figure 7.6
         self._note(below, data.y, run)
         return network
 
@@ -179,10 +179,10 @@ class ClosedForm(Method):
 
     def _note(self, top: Features, labels: Tensor, run: RunHandle) -> None:
         """Training numbers of the whole network: the mean squared error an output, and for classes the accuracy."""
-        run.note(train_mse=top.distance / top.design.targets)
+        run.note({"train/mse": top.distance / top.design.targets})
         if not labels.is_floating_point():
             decided = torch.cat([decide(z @ top.fit.decision) for z, _ in top.design.rows()])
-            run.note(train_acc=(decided == labels).double().mean().item())
+            run.note({"train/acc": (decided == labels).double().mean().item()})
 
 
 def normal(rows: int, columns: int, seed: int, like: Tensor) -> Tensor:

@@ -53,10 +53,10 @@ class Shallow(Method):
             network.load_state_dict({**network.state_dict(), **state})
             outputs = torch.cat([network(batch.x) for batch in data.batches(problem.batch_size)])
         distance = (outputs - y).square().sum(1).mean().item()
-        run.record(0, 0, train_lsd=distance)
-        run.note(train_mse=distance / problem.outputs)
+        run.record(0, 0, {"train/lsd": distance})
+        run.note({"train/mse": distance / problem.outputs})
         if not data.y.is_floating_point():
-            run.note(train_acc=(decide(outputs) == data.y).double().mean().item())
+            run.note({"train/acc": (decide(outputs) == data.y).double().mean().item()})
         return network
 
     def network(self, model: BlockChain, problem: Facts, objective: Objective, notes: Mapping[str, object]) -> BlockChain:

@@ -74,5 +74,5 @@ class Method(Setting, ABC):
 
         Args:
             model: the architecture as built for the problem.
-            notes: the run's summary, in which all that `fit` noted stands, ``segment_chosen`` under ``segment/chosen``.
+            notes: the run's summary, in which all that `fit` noted stands.
         """

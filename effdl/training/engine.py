@@ -57,7 +57,8 @@ class Engine:
             done = 0
         chosen = self.best.segment
         assert chosen is not None
-        self.run.note(segment_chosen=chosen, memory_kept_features_bytes=self.most_kept, data_feature_passes=self.feature_passes)
+        kept, passes = self.most_kept, self.feature_passes
+        self.run.note({"segment/chosen": chosen, "memory/kept_features_bytes": kept, "data/feature_passes": passes})
         network = self._predictor(chosen, self._rule(chosen))
         self.best.put_into(network)
         return network.eval()
@@ -94,7 +95,8 @@ class Engine:
         if not math.isfinite(val.get("loss", 0.0)):
             raise Diverged(f"validation loss is {val['loss']} after {where}: try a smaller optimizer.lr")
         learner.history.append(score(val))
-        self.run.record(segment, epoch, train_loss=loss, data_samples=samples, **{f"val_{k}": v for k, v in val.items()})
+        metrics = {"train/loss": loss, "data/samples": samples, **{f"val/{name}": value for name, value in val.items()}}
+        self.run.record(segment, epoch, metrics)
         last = learner.epoch == plan.epochs or stale(learner.history, self.training.patience)
         below = None if learner.rule.prepares else self._below(segment)
         self.run.test(local, segment, epoch, last, below, self.training.keep_bytes)

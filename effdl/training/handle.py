@@ -1,6 +1,6 @@
 """What a method may ask of the run that carries it. `records.Run` is one; methods never import records."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol, TypeVar
@@ -95,7 +95,18 @@ class SampleFilter(Protocol):
 
 
 class RunHandle(Protocol):
-    """An open run."""
+    """An open run, and when a method turns to it (the engine does so for those that it trains)::
+
+        load                      once, before all else: a run may go on
+        expect                    before the first step, where it does not
+        for each turn of a segment:
+            for each epoch:
+                progress          at every step
+                record            the epoch's numbers
+                test, probe       of what has learned
+                save              last: what was recorded before a checkpoint survives with it
+        note                      at any time, of what the summary is to hold
+    """
 
     @property
     def hardware(self) -> Hardware:
@@ -139,8 +150,8 @@ class RunHandle(Protocol):
             epochs: of this segment in all.
         """
 
-    def record(self, segment: int, epoch: int, **metrics: float) -> None:
-        """Write one line of metrics; a key such as ``train_loss`` becomes ``train/loss``."""
+    def record(self, segment: int, epoch: int, metrics: Mapping[str, float]) -> None:
+        """Write one line of metrics, by keys such as "train/loss"."""
 
     def probe(self, blocks: nn.Sequential, segment: int, epoch: int, last: bool) -> None:
         """Let the configured probes look at the named blocks that have learned; last: in this segment's last epoch."""
@@ -158,8 +169,8 @@ class RunHandle(Protocol):
                 again. It is a bound of its own, beside that of training features.
         """
 
-    def note(self, **facts: Any) -> None:
-        """Put facts, as JSON values, into the summary, where they survive a resume; ``a_b`` becomes the key ``a/b``."""
+    def note(self, facts: Mapping[str, Any]) -> None:
+        """Put facts, as JSON values by keys such as "segment/chosen", into the summary, where they survive a resume."""
 
     def timer(self, name: str) -> AbstractContextManager[None]:
         """Adds the seconds spent within to ``time/<name>_s``."""
