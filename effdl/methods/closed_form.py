@@ -24,11 +24,11 @@ from effdl.training.handle import RunHandle
 from effdl.training.hardware import Hardware
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
-Memory = dict[str, Tensor]
+Carried = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Place:
+class Slot:
     """Where weights are wanted.
 
     index: the layer's, from 0. width: its units. above: weights (n, width), the row of the bias first where there is one ->
@@ -70,8 +70,8 @@ class ClosedForm(Method):
         return ()
 
     @abstractmethod
-    def layer(self, place: Place, memory: Memory, run: RunHandle) -> Fitted:
-        """A layer's weights and features. memory: what a rule keeps from one layer to the next."""
+    def layer(self, slot: Slot, carried: Carried, run: RunHandle) -> Fitted:
+        """A layer's weights and features. carried: what a rule keeps from one layer to the next."""
 
     def found(self, units: int) -> int:
         """How many units are found for a layer of so many."""
@@ -110,10 +110,10 @@ class ClosedForm(Method):
         layers, data = linear_layers(network), problem.train_tensors()
         between = [layer.before for layer in layers[1:]] + [nn.Sequential()]
         below = self._inputs(nn.Sequential(network.input, layers[0].before), data, problem)
-        memory: Memory = {}
+        carried: Carried = {}
         lowest, started = math.inf, time.process_time()
         for i, layer in enumerate(run.watch(layers, len(layers), "fitting layers")):
-            w, above = self.layer(self._place(i, layer, below, between[i]), memory, run)
+            w, above = self.layer(self._slot(i, layer, below, between[i]), carried, run)
             if i:  # not before: a solver may work its decision out beside the layer above
                 run.record(i - 1, 0, {"train/lsd": below.distance})
                 lowest = min(lowest, below.distance)
@@ -143,7 +143,7 @@ class ClosedForm(Method):
         design = Design(rows, len(data), width, problem.outputs, like)
         return self._features(design.kept() if self._fits(len(data), width) else design)
 
-    def _place(self, index: int, layer: LinearLayer, below: Features, between: nn.Module) -> Place:
+    def _slot(self, index: int, layer: LinearLayer, below: Features, between: nn.Module) -> Slot:
         change = nn.Sequential(layer.after, between)
 
         def above(w: Tensor) -> Features:
@@ -151,7 +151,7 @@ class ClosedForm(Method):
             hold = self._fits(below.design.samples, width)
             return self._features(below.design.changed(lambda z: self._with_ones(change(z @ w)), width, hold))
 
-        return Place(index, below, layer.linear.out_features, above, lambda: self._read(layer.linear))
+        return Slot(index, below, layer.linear.out_features, above, lambda: self._read(layer.linear))
 
     def _features(self, design: Design) -> Features:
         return Features(design, self.solver, self.bias)

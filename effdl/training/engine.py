@@ -158,7 +158,7 @@ class Engine:
         reseed(self.run.seed("init", segment))
         rule = plan.rule(blocks, shape)
         rule.blocks = nn.Sequential()  # which lie where they are to be
-        rule = beside(like, rule, self.problem.is_outline, self.run.hardware)
+        rule = matched(like, rule, self.problem.is_outline, self.run.hardware)
         rule.blocks = blocks
         if not self.problem.is_outline:
             rule.check(like.new_zeros(2, *shape), self.problem.outputs)
@@ -225,7 +225,7 @@ class Engine:
             self.best.check(self._predictor(self.best.segment, self._rule(self.best.segment)))
 
 
-def beside(like: Tensor, module: Module, is_outline: bool, hardware: Hardware) -> Module:
+def matched(like: Tensor, module: Module, is_outline: bool, hardware: Hardware) -> Module:
     """The module on this tensor's device, of its type, in the hardware's layout."""
     if not is_outline:
         return hardware.place(module.to(dtype=like.dtype), like.device)

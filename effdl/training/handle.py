@@ -97,15 +97,15 @@ class SampleFilter(Protocol):
 class RunHandle(Protocol):
     """An open run, and when a method turns to it (the engine does so for those that it trains)::
 
-        load                      once, before all else: a run may go on
-        expect                    before the first step, where it does not
-        for each turn of a segment:
-            for each epoch:
-                progress          at every step
-                record            the epoch's numbers
-                test, probe       of what has learned
-                save              last: what was recorded before a checkpoint survives with it
-        note                      at any time, of what the summary is to hold
+    load                      once, before all else: a run may go on
+    expect                    before the first step, where it does not
+    for each turn of a segment:
+        for each epoch:
+            progress          at every step
+            record            the epoch's numbers
+            test, probe       of what has learned
+            save              last: what was recorded before a checkpoint survives with it
+    note                      at any time, of what the summary is to hold
     """
 
     @property
