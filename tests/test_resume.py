@@ -163,8 +163,8 @@ def test_interrupt_stops_with_one_line_and_the_same_command_goes_on(
     expected = undisturbed(SMALL, folder / "undisturbed")
     test = Run.test
 
-    def interrupted(self: Run, model: nn.Module, segment: int, epoch: int, last: bool) -> None:
-        test(self, model, segment, epoch, last)
+    def interrupted(self: Run, model: nn.Module, segment: int, *more: Any) -> None:
+        test(self, model, segment, *more)
         if segment == 1:
             os.kill(os.getpid(), signal.SIGINT)
 
