@@ -28,7 +28,6 @@ from effdl.methods.closed_form import ClosedForm
 from effdl.methods.elm import Elm
 from effdl.methods.platonic import Platonic, Projection
 from effdl.objectives.losses import LinearMse
-from effdl.objectives.objective import decide
 from effdl.objectives.simplex import onto_simplex
 from effdl.records.run import Run
 from effdl.setting import NonNegative, Switch, setting
@@ -272,7 +271,7 @@ class PlatonicClassifier(ClassifierMixin, _LeastSquaresNetwork):  # type: ignore
 
     def predict(self, X: Any) -> Array:  # noqa: N803
         """(m,) labels: the class with the largest output."""
-        chosen = decide(self._outputs(X)).numpy()
+        chosen = LinearMse().decide(self._outputs(X)).numpy()
         labels: Array = self.classes_[chosen]
         return labels
 

@@ -56,11 +56,11 @@ class Listening:
             self.losses.append(loss.mean().item())
         return loss
 
-    def units(self, outputs: Tensor) -> Tensor:
-        return self.inner.units(outputs)
+    def tally(self, outputs: Tensor, y: Tensor) -> dict[str, Tensor]:
+        return self.inner.tally(outputs, y)
 
-    def coded(self, y: Tensor, like: Tensor) -> Tensor | None:
-        return self.inner.coded(y, like)
+    def scores(self, tally: dict[str, Tensor]) -> dict[str, float]:
+        return self.inner.scores(tally)
 
 
 def trace(name: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from effdl.errors import DataError
-from effdl.objectives.objective import Objective
+from effdl.objectives.objective import Objective, kind_of
 
 
 def first_absent(y: Tensor, classes: int, where: str) -> int | None:
@@ -32,7 +32,7 @@ def as_labels(x: Tensor, y: Tensor) -> Tensor:
 
 def check_targets(y: Tensor, outputs: int, objective: Objective, where: str) -> None:
     """Raise a DataError for targets that a network of so many outputs cannot learn by an objective. where: "training"."""
-    if not y.is_floating_point():
+    if kind_of(y) == "classes":
         if y.dim() != 1:
             real = "y.argmax(1) makes them of one-hot rows" if _is_one_hot(y, outputs) else "real targets are y.float()"
             raise DataError(f"{where} targets are whole numbers of shape {tuple(y.shape)}: classes are (N,), and {real}")

@@ -18,7 +18,7 @@ from effdl.least_squares.design import Design, Rows
 from effdl.least_squares.solvers import Pinv, Solver
 from effdl.methods.features import Features, Fitted
 from effdl.methods.method import Method
-from effdl.objectives.objective import Objective, decide
+from effdl.objectives.objective import Objective, kind_of
 from effdl.setting import Count, NonNegative, Switch, setting
 from effdl.training.handle import RunHandle
 from effdl.training.hardware import Hardware
@@ -123,7 +123,7 @@ class ClosedForm(Method):
         run.note({"time/fit_cpu_s": time.process_time() - started})
         run.record(len(layers) - 1, 0, {"train/lsd": below.distance})
         run.note({"train/lowest_lsd": min(lowest, below.distance)})  # of all layers: figure 7.6
-        self._note(below, data.y, run)
+        self._note(below, data.y, problem.objective, run)
         return network
 
     def network(self, model: BlockChain, problem: Facts, objective: Objective, notes: Mapping[str, object]) -> BlockChain:
@@ -177,11 +177,11 @@ class ClosedForm(Method):
         """The weights (n, width) of a linear layer, its bias as the first row."""
         return torch.cat([linear.bias[None], linear.weight.T]) if self.bias else linear.weight.T.clone()
 
-    def _note(self, top: Features, labels: Tensor, run: RunHandle) -> None:
+    def _note(self, top: Features, labels: Tensor, objective: Objective, run: RunHandle) -> None:
         """Training numbers of the whole network: the mean squared error an output, and for classes the accuracy."""
         run.note({"train/mse": top.distance / top.design.targets})
-        if not labels.is_floating_point():
-            decided = torch.cat([decide(z @ top.fit.decision) for z, _ in top.design.rows()])
+        if kind_of(labels) == "classes":
+            decided = torch.cat([objective.decide(z @ top.fit.decision) for z, _ in top.design.rows()])
             run.note({"train/acc": (decided == labels).double().mean().item()})
 
 

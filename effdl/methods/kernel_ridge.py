@@ -11,7 +11,7 @@ from effdl.archs.chain import ArchFacts, BlockChain
 from effdl.datasets.problem import Facts, Problem
 from effdl.errors import ConfigError
 from effdl.methods.method import Method
-from effdl.objectives.objective import Objective, decide
+from effdl.objectives.objective import Objective, kind_of
 from effdl.setting import NonNegative, Positive, setting
 from effdl.training.handle import RunHandle
 from effdl.training.hardware import Hardware
@@ -55,8 +55,8 @@ class Shallow(Method):
         distance = (outputs - y).square().sum(1).mean().item()
         run.record(0, 0, {"train/lsd": distance})
         run.note({"train/mse": distance / problem.outputs})
-        if not data.y.is_floating_point():
-            run.note({"train/acc": (decide(outputs) == data.y).double().mean().item()})
+        if kind_of(data.y) == "classes":
+            run.note({"train/acc": (problem.objective.decide(outputs) == data.y).double().mean().item()})
         return network
 
     def network(self, model: BlockChain, problem: Facts, objective: Objective, notes: Mapping[str, object]) -> BlockChain:
