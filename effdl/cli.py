@@ -239,13 +239,21 @@ class _SweepFolder:
 
 
 def begin_sweep(folder: str, launcher: str | None = None) -> None:
-    """Note what there is where Hydra is going to write for this sweep; say where jobs of another launcher leave theirs."""
+    """Note what there is where Hydra is going to write for this sweep; say where jobs of another launcher leave theirs.
+
+    Ends the process where that launcher cannot work here: Hydra makes a warning of an exception.
+    """
     path = Path(folder).resolve()
     multirun = path / "multirun.yaml"
     missing = tuple(p for p in (path, *path.parents) if not p.exists())
     content = multirun.read_bytes() if multirun.is_file() else None
     _sweeps.append(_SweepFolder(multirun, content, missing, jobs.left(path)))
     if launcher is not None:
+        try:
+            jobs.check_launcher(launcher)
+        except ConfigError as error:
+            discard_sweep()
+            stop_for(error, ())
         print(f"effdl: jobs by {launcher}; each leaves {jobs.RESULT} in its folder in {folder}", file=sys.stderr, flush=True)
 
 
