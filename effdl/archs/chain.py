@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from effdl.archs.adapt import InputBlock
 from effdl.archs.split import split_module
+from effdl.archs.trial import tried
 from effdl.datasets.problem import Facts
-from effdl.errors import ConfigError, one_line
+from effdl.errors import ConfigError
 from effdl.setting import Setting
 
 Blocks = Mapping[str, nn.Module] | Sequence[nn.Module]
@@ -99,36 +100,17 @@ class BlockChain(nn.Module):
         x = torch.zeros(samples, *input_shape, dtype=dtype, device=parameter.device)
         modes = [(m, m.training) for m in self.modules()]
         self.eval()
-        shapes = []
+        shapes, comes = [], f"what samples of shape {[*input_shape]} come to"
         try:
             with torch.no_grad():
                 x = self.input(x)
                 for name, block in self.blocks.named_children():
-                    x = _tried(name, block, x, input_shape)
+                    x = tried(f"block {name!r}", block, x, comes)
                     shapes.append(tuple(x.shape[1:]))
         finally:
             for module, training in modes:
                 module.training = training
         return shapes
-
-
-def _tried(name: str, block: nn.Module, x: Tensor, input_shape: Sequence[int]) -> Tensor:
-    """What a block puts out for zeros. Raises ConfigError where that is no tensor, or nothing."""
-    try:
-        out: object = block(x)
-    except Exception as error:
-        if type(x) is not Tensor:  # a fake one, which says nothing of the network
-            raise
-        raise ConfigError(
-            f"arch: block {name!r} does not take what samples of shape {[*input_shape]} come to, {str(x.dtype)[6:]} of shape "
-            f"{[*x.shape[1:]]}: {one_line(error)}"
-        ) from error
-    if not isinstance(out, Tensor):
-        raise ConfigError(
-            f"arch: block {name!r} puts out a {type(out).__name__}, and blocks pass a tensor on: end it where one is taken out "
-            "of that, or take several such blocks as one"
-        )
-    return out
 
 
 def join_parameter_free(blocks: Blocks) -> list[tuple[str, nn.Module]]:

@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.utils.checkpoint import checkpoint
 
 from effdl.archs.chain import BlockChain
+from effdl.archs.trial import tried
 from effdl.datasets.problem import Batch
 from effdl.errors import ConfigError, Diverged, EffdlError, FitFailed
 from effdl.objectives.objective import Objective, at_least_float32
@@ -82,15 +83,18 @@ class DecisionLoss(LocalLoss):
         return self.objective.loss(at_least_float32(logits), batch.y)
 
     def check(self, outputs: Tensor, wanted: int) -> None:
-        restore = switch_mode(self.decision, False)
+        restore, name = switch_mode(self.decision, False), type(self.decision).__name__
         with torch.no_grad():
-            found = tuple(self.decision(outputs).shape)
+            found = tuple(
+                tried(f"the head or decision block {name}", self.decision, outputs, "what comes out of the blocks").shape
+            )
         restore()
         if found != (len(outputs), wanted):
             shape = ", ".join(["N", *map(str, found[1:])])
+            flat = ", before which nn.Flatten() makes one row of each sample" if len(found) > 2 else ""
             raise ConfigError(
-                f"the head or decision block {type(self.decision).__name__} gives outputs of the shape [{shape}], the problem "
-                f"needs [N, {wanted}]: let it end with a layer of {wanted}"
+                f"the head or decision block {name} gives outputs of the shape [{shape}], the problem "
+                f"needs [N, {wanted}]: let it end with a layer of {wanted}{flat}"
             )
 
     def predictor(self, chain: BlockChain) -> BlockChain:
