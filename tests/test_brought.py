@@ -402,27 +402,39 @@ def test_what_the_errors_advise_works(net: nn.Module) -> None:
     fit(BlockChain.from_module(net), torch.randn(40, 1, 8, 8), Backprop(epochs=1))
 
 
-def test_a_plan_of_a_network_that_does_not_fit_is_one_line_too(tmp_path: Path) -> None:
-    (tmp_path / "unfit.py").write_text(UNFIT_ARCH)
-    (tmp_path / "configs" / "arch").mkdir(parents=True)
-    (tmp_path / "configs" / "arch" / "unfit.yaml").write_text("# Unfit.\n_target_: unfit.Unfit\n")
-    done = run("plan", "arch=unfit", "method=backprop", cwd=tmp_path, script="effdl", EFFDL_PLUGINS=str(tmp_path))
-    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
-    assert "nn.Flatten() before it makes" in done.stderr
+def brought(folder: Path, net: str, blocks: int) -> dict[str, str]:
+    """A folder of a user's with a network as a choice, by its name."""
+    (folder / "mine.py").write_text(MINE.format(net=net, blocks=blocks))
+    (folder / "configs" / "arch").mkdir(parents=True)
+    (folder / "configs" / "arch" / "mine.yaml").write_text("# Mine.\n_target_: mine.Mine\n")
+    return {"EFFDL_PLUGINS": str(folder)}
 
 
-UNFIT_ARCH = """
+MINE = """
 from torch import nn
 from effdl import BlockChain, InputBlock
 from effdl.archs.chain import Arch, ArchFacts
 from effdl.setting import setting
 
 @setting
-class Unfit(Arch):
+class Mine(Arch):
     def facts(self, problem):
-        return ArchFacts(1, least_size=1)
+        return ArchFacts({blocks}, least_size=1)
 
     def build(self, problem):
-        net = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Linear(512, 10))
-        return BlockChain.from_module(net, input=InputBlock(problem.input_shape))
+        return BlockChain.from_module(nn.Sequential({net}), input=InputBlock(problem.input_shape))
 """
+
+
+def test_a_plan_of_a_network_that_does_not_fit_is_one_line_too(tmp_path: Path) -> None:
+    more = brought(tmp_path, "nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Linear(512, 10)", 1)
+    done = run("plan", "arch=mine", "method=backprop", cwd=tmp_path, script="effdl", **more)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert "nn.Flatten() before it makes" in done.stderr
+
+
+def test_a_run_of_ones_own_network_of_few_blocks_says_so(tmp_path: Path) -> None:
+    more = brought(tmp_path, "nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 10)", 1)
+    done = run("arch=mine", "method=backprop", "method.epochs=1", "dataset.train_limit=100", cwd=tmp_path, **more)
+    said = "effdl: Sequential has 1 block by itself; no other cuts were found, so that layer-wise learning trains it whole"
+    assert done.returncode == 0 and done.stderr.splitlines()[0] == said

@@ -11,7 +11,20 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
-from effdl import Batch, BlockChain, DecisionLoss, InputBlock, Pool, Problem, Run, SegmentState, Segmentwise, Sgd, SoftmaxCe
+from effdl import (
+    Backprop,
+    Batch,
+    BlockChain,
+    DecisionLoss,
+    InputBlock,
+    Pool,
+    Problem,
+    Run,
+    SegmentState,
+    Segmentwise,
+    Sgd,
+    SoftmaxCe,
+)
 from effdl.datasets.digits import Digits
 from effdl.datasets.problem import split
 from effdl.errors import ConfigError
@@ -92,6 +105,46 @@ class Unused(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         return self[1](self[0](x))
+
+
+class UNet(nn.Module):
+    """Down twice and up again, each time beside what was there on the way down."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down1, self.down2 = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 8, 3, padding=1)
+        self.middle = nn.Conv2d(8, 8, 3, padding=1)
+        self.up2, self.up1 = nn.Conv2d(16, 4, 3, padding=1), nn.Conv2d(8, 4, 3, padding=1)
+        self.out = nn.Conv2d(4, 10, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = F.relu(self.down1(x))
+        b = F.relu(self.down2(F.max_pool2d(a, 2)))
+        c = F.interpolate(F.relu(self.middle(F.max_pool2d(b, 2))), scale_factor=2)
+        d = F.interpolate(F.relu(self.up2(torch.cat([c, b], 1))), scale_factor=2)
+        return self.out(F.relu(self.up1(torch.cat([d, a], 1)))).mean((2, 3))
+
+
+class Within(nn.Module):
+    """A layer, a module of which nothing is shown, and a layer."""
+
+    def __init__(self, inner: nn.Module, features: int = 10) -> None:
+        super().__init__()
+        self.stem, self.inner, self.last = nn.Conv2d(3, 3, 1), inner, nn.Linear(features, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.inner(self.stem(x)))
+
+
+class Plain(nn.Module):
+    """Three layers, the last of them for classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.two(F.relu(self.one(x)))).mean((2, 3))
 
 
 class Pair(nn.Sequential):
@@ -264,7 +317,27 @@ ERRORS: dict[str, tuple[nn.Module, list[str] | None, str | None, str]] = {
     "unknown head": (plain(), None, "top", "no submodule 'top'"),
     "crossed": (Dense(), ["a"], None, "no cut after 'a': 2 values cross it: a, x"),
     "crossed head": (Dense(), None, "c", "no cut before 'c': 2 values cross it"),
-    "nowhere": (Dense(), None, None, "found no place to cut"),
+    "nowhere": (
+        Dense(),
+        None,
+        None,
+        "found no place to cut Dense: no cut between a and b, as 2 values cross it: a, x; nor between 1 other pair of layers; "
+        "whole it is one block, BlockChain([network], nn.Identity()); cuts= needs a place that one value alone crosses",
+    ),
+    "too few layers": (
+        nn.Sequential(nn.Linear(6, 6), nn.ReLU()),
+        None,
+        None,
+        "found no place to cut; a chain needs a layer, then",
+    ),
+    "around a cut": (UNet(), ["down2"], None, "'down2': 2 values cross it: down2, relu(down1); it can be cut after down1, up1"),
+    "around all cuts": (Dense(), ["b"], None, "3 values cross it: x, a, b; nor can it be cut elsewhere: whole it is one block"),
+    "around the head": (
+        UNet(),
+        None,
+        "up2",
+        "no cut before 'up2': 2 values cross it: cat(middle, down2), relu(down1); it can be cut after down1, up1",
+    ),
     "wrong order": (plain(), ["4", "0"], None, "are out of order; the network calls 0, 4"),
     "head below": (plain(), ["4"], "0", "are out of order"),
     "twice": (Twice(), ["b"], None, "'b' is called 2 times in the forward pass, not once"),
@@ -282,6 +355,49 @@ def test_what_cannot_be_cut_is_a_one_line_error(case: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(text)) as error:
         BlockChain.from_module(module, cuts, head)
     assert "\n" not in str(error.value) and str(error.value).startswith("from_module: ")
+
+
+REMARKS: dict[str, tuple[Callable[[], nn.Module], str | None]] = {
+    "skips": (
+        UNet,
+        "UNet has 2 blocks by itself: no cut between down2 and middle, as 2 values cross it: down2, relu(down1); nor between 1 "
+        "other pair of layers; no other cuts were found",
+    ),
+    "skips within": (
+        lambda: nn.Sequential(nn.Linear(6, 6), Dense(), nn.Linear(6, 3)),
+        "Sequential has 2 blocks by itself: no cut between 1.a and 1.b, as 2 values cross it: 1.a, 0; nor between 1 other pair "
+        "of layers; no other cuts were found",
+    ),
+    "skips and cuts within": (
+        lambda: Within(UNet()),
+        "Within has 2 blocks by itself; cuts=['stem', 'inner.down1', 'inner.up1', ",
+    ),
+    "cuts within": (
+        lambda: Within(Plain(), 4),
+        "Within has 2 blocks by itself; cuts=['stem', 'inner.one', 'inner.two'] makes 3",
+    ),
+    "nothing in the way": (plain, "Sequential has 2 blocks by itself; no other cuts were found"),
+    "four blocks": (ResidualNet, None),
+}
+
+
+@pytest.mark.parametrize("case", REMARKS)
+def test_a_network_of_few_blocks_says_how_many_why_and_which_cuts_give_more(case: str) -> None:
+    build, says = REMARKS[case]
+    chain = BlockChain.from_module(build())
+    said = chain.remark
+    assert said is None if says is None else said is not None and said.startswith(says)
+    if said is not None and (found := re.search(r"cuts=(\[.*\]) makes (\d+) of it", said)):
+        finer = BlockChain.from_module(build(), eval(found[1]))
+        assert len(finer) == int(found[2]) > len(chain) and finer.remark is None
+
+
+def test_a_network_that_can_be_cut_nowhere_is_trained_whole_as_the_error_says() -> None:
+    problem = digits()
+    reseed(0)
+    frame = InputBlock(problem.input_shape, channels=3)
+    network = Backprop(epochs=3).fit(problem, BlockChain([UNet()], nn.Identity(), frame), Run.in_memory(Sgd(lr=0.1)))
+    assert evaluate(network, problem.val(), problem.objective)["acc"] > 0.2
 
 
 def test_a_forward_pass_that_branches_on_data_is_a_one_line_error() -> None:

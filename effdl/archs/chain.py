@@ -3,14 +3,18 @@
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from effdl.archs.adapt import InputBlock
+from effdl.archs.crossing import FEW, remark
+from effdl.archs.places import deeper_cuts
 from effdl.archs.split import split_module
 from effdl.archs.trial import tried
+from effdl.archs.vision import undrawn
 from effdl.datasets.problem import Facts
 from effdl.errors import ConfigError
 from effdl.setting import Setting
@@ -26,7 +30,11 @@ class BlockChain(nn.Module):
             or the one after it where none stands before.
         head: maps the last block's output to logits (B, K).
         input: the frozen input block; the identity where the data come ready.
+
+    ``remark``: of a network that `from_module` cut by itself into few blocks, how many, why, and which cuts give more.
     """
+
+    remark: str | None = None
 
     def __init__(self, blocks: Blocks, head: nn.Module, input: nn.Module | None = None) -> None:
         super().__init__()
@@ -57,6 +65,18 @@ class BlockChain(nn.Module):
             ConfigError: a name that is not there, a cut that more than one value or something else than a tensor crosses, or a
                 module that does not map one tensor to one.
         """
+        chain = cls.cut(module, cuts, head, input)
+        if cuts is None and head is None and len(chain) < FEW:
+            more, why = deeper_cuts(module)
+            said = f"cuts={more} makes {len(more)} of it" if more else None
+            chain.remark = remark(type(module).__name__, len(chain), why, said)
+        return chain
+
+    @classmethod
+    def cut(
+        cls, module: nn.Module, cuts: Sequence[str] | None, head: str | None = None, input: nn.Module | None = None
+    ) -> "BlockChain":
+        """The same without a `remark`, which takes a second where a large network has few blocks."""
         pieces = split_module(module, cuts, head)
         if pieces.takes_ids and isinstance(input, InputBlock):
             input.passes_ids = True
@@ -163,6 +183,10 @@ class Arch(Setting, ABC):
 
     def remark(self, problem: Facts) -> str | None:
         """What a person should know of the way in which it is cut, in one line; None where all is as expected."""
+        if self.facts(problem).blocks >= FEW:
+            return None
+        with suppress(Exception):  # what is wrong with it is said where it is built to be trained
+            return undrawn(lambda: self.untrained().build(problem)).remark
         return None
 
     def untrained(self) -> "Arch":
