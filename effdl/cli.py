@@ -14,7 +14,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from effdl import config, jobs, torchrun
+from effdl import checking, config, jobs, torchrun
 from effdl.errors import ConfigError, EffdlError, RecordError, crash, one_line
 from effdl.home import at_home
 
@@ -126,7 +126,7 @@ def run(composed: Any) -> float | None:
     """One composed config, alone in this process. Returns its score if it is the job of a sweeper that wants one."""
     if composed.get("search") is not None:
         raise ConfigError("search: is of many runs; python run.py -m search=... carries them out")
-    spec = _named(config.build(composed))
+    spec = _named(checking.specs([composed])[0])
     if not _jobs:
         _results.extend(_execute([spec], composed))
         return None
@@ -152,7 +152,7 @@ def sweep(composed: Sequence[Any], wanted: jobs.Wanted | None = None) -> list[fl
     """
     config.values_of_a_sweep(composed)
     if wanted is None:
-        _results.extend(_execute([config.build(one) for one in composed], composed[0]))
+        _results.extend(_execute(checking.specs(composed), composed[0]))
         return [None] * len(composed)
     built = [_built(one, wanted) for one in composed]
     specs = [one for one in built if isinstance(one, config.Spec)]
@@ -309,9 +309,8 @@ def _execute(specs: list[config.Spec], composed: Any) -> list[dict[str, Any]]:
     gc.enable()
     if torchrun.place().rank > 0:  # the first shows it
         return execute(specs, root, 1, Silent())
-    for spec in {spec.arch: spec for spec in specs}.values():
-        if (remark := spec.arch.remark(spec.dataset.facts())) is not None:
-            print(f"effdl: {remark}", file=sys.stderr, flush=True)
+    for remark in checking.remarks(specs):
+        print(f"effdl: {remark}", file=sys.stderr, flush=True)
     with Console(len(specs), bars=not _jobs) as console:
         return execute(specs, root, workers, console)
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from effdl import cli, config
+from effdl import checking, cli, config
 from effdl.errors import ConfigError
 from effdl.home import at_home
 
@@ -93,28 +93,28 @@ def _add_scale(made: argparse.ArgumentParser) -> None:
 
 def plan(options: argparse.Namespace) -> int:
     """Print what an artefact or one run would cost."""
-    from effdl.reproduce import console
+    from effdl.records.tracking import tracking
 
     if options.multirun is not None:
         return _plan_many(options)
     if not _is_artefact(options):
+        spec, remark = checking.spec_of(options.what)
         from effdl.records.plan import cost
         from effdl.reproduce.planned import cost_of_run
 
-        config.refuse(options.what)
-        spec = config.build(config.compose(options.what))
         if options.time:
             print("effdl: trying a few steps of each layer", file=sys.stderr, flush=True)
-        with console.tracking() as track:
+        with tracking() as track:
             found = cost(spec, timed=options.time, track=track)
         if found is None:
             raise ConfigError(f"method: {type(spec.method).__name__} does not say what it would cost; only a run tells")
-        remark = spec.arch.remark(spec.dataset.facts())
         print(json.dumps(found.to_json()) if options.json else cost_of_run(" ".join(options.what), found, remark))
         return 0
+    from effdl.reproduce import console
+
     declaration, scale = _declared(options)
     surveyed = _survey(declaration, scale, options)
-    with console.tracking() as track:
+    with tracking() as track:
         planned = console.Plan(declaration, scale, surveyed, options.workers, track)
     print(json.dumps(planned.to_json()) if options.json else planned.text())
     return 0
@@ -122,7 +122,8 @@ def plan(options: argparse.Namespace) -> int:
 
 def _plan_many(options: argparse.Namespace) -> int:
     """Print what the runs of a sweep, or a search's trials, would cost."""
-    from effdl.reproduce import console, sweep
+    from effdl.records.tracking import tracking
+    from effdl.reproduce import sweep
 
     options.what += options.multirun
     if ids := [one for one in options.what if "=" not in one and not one.startswith("~")]:
@@ -136,10 +137,10 @@ def _plan_many(options: argparse.Namespace) -> int:
         print(json.dumps(told) if options.json else sweep.search_text(told, workers))
         return 0
     root, workers = _places(options, config.compose(config.grammar.sweep(overrides)[0][0]))
-    with console.tracking() as track:
+    with tracking() as track:
         asked = sweep.runs(overrides, track)
     print("effdl: trying a few steps of each kind of run", file=sys.stderr, flush=True)
-    with console.tracking() as track:
+    with tracking() as track:
         planned = sweep.sweep(asked, root, workers, track)
     print(json.dumps(planned.to_json()) if options.json else planned.text())
     return 0
@@ -204,14 +205,15 @@ def list_all(options: argparse.Namespace) -> int:
 
 def status(options: argparse.Namespace) -> int:
     """Print what is declared, run and held."""
-    from effdl.reproduce import catalogue, console
+    from effdl.records.tracking import tracking
+    from effdl.reproduce import catalogue
 
     if options.what and (line := catalogue.why_not(options.what)) is not None:
         print(line)
         return 0
     gc.disable()  # what it makes stays to the end; looking through it takes a tenth of the time
     try:
-        with console.tracking() as track:
+        with tracking() as track:
             found = catalogue.status(options.results, track, options.what)
     finally:
         gc.enable()
@@ -264,7 +266,7 @@ def _declared(options: argparse.Namespace) -> tuple[Any, str]:
 
 
 def _survey(declaration: Any, scale: str, options: argparse.Namespace) -> list[Any]:
-    from effdl.reproduce.console import tracking
+    from effdl.records.tracking import tracking
     from effdl.reproduce.survey import survey
 
     with tracking() as track:

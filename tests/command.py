@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import re
 import runpy
 import struct
 import subprocess
@@ -20,6 +21,7 @@ from effdl.records.report import Silent
 
 ROOT = Path(__file__).parents[1]
 CLASSES, SIDE = 10, 4
+HOW_FAR = re.compile(r"^effdl: [\w ]+ \d+/\d+, .* (left|so far)\n", re.MULTILINE)  # of which a loaded machine says more
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -47,7 +49,7 @@ def finish(process: subprocess.Popen[str], timeout: float = 240) -> subprocess.C
         out, err = process.communicate(timeout=timeout)
     finally:
         process.kill()
-    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, HOW_FAR.sub("", err))
 
 
 def run_here(*arguments: str) -> int:

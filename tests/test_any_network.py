@@ -17,11 +17,12 @@ from torch import nn
 
 from effdl import commands
 from effdl.archs.adapt import InputBlock
-from effdl.archs.library import NETWORKS, Library
+from effdl.archs.library import NETWORKS, Library, _outline
 from effdl.archs.vision import maker_of
 from effdl.config import build, compose, dump, run_id
 from effdl.datasets.problem import Facts
 from effdl.errors import ConfigError
+from effdl.records import tracking
 from effdl.records.carry import carry_out, load_network
 from effdl.training.decision import Pool
 from effdl.training.loop import reseed
@@ -247,3 +248,19 @@ def test_a_plan_names_the_blocks_and_a_run_says_which_cuts_give_more(
     assert lines[2].startswith("test_convnext has 5 blocks by itself; arch.cuts=[") and lines[2].endswith("] makes 13 of it")
     assert run_here(*overrides, "method.epochs=1", "test_every=run", "results=r") == 0
     assert capfd.readouterr().err.splitlines()[0] == f"effdl: {lines[2]}"
+
+
+def test_what_comes_before_a_plan_and_a_run_says_how_far_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tracking, "QUIET_S", 0.02)
+    overrides = ["method=dll", "arch=library", "arch.name=test_mambaout", "dataset.train_limit=100"]
+    with pytest.raises(SystemExit):
+        commands.main(["plan", *overrides])
+    told = capfd.readouterr().err
+    assert re.search(r"^effdl: checking 2/4, .* left$", told, re.MULTILINE), told
+    assert re.search(r"^effdl: counting \d/\d, .* left$", told, re.MULTILINE), told
+    _outline.cache_clear()
+    assert run_here(*overrides, "method.epochs=1", "test_every=run", "results=r") == 0
+    assert re.search(r"^effdl: checking 1/2, .* left$", capfd.readouterr().err, re.MULTILINE)

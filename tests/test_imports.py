@@ -33,14 +33,16 @@ MAY = {
     "reproduce": PARTS | {"config", "records", "search"},
     "jobs": {"config", "errors", "records"},
     "help": {"config"},
-    "cli": {"config", "errors", "help", "home", "jobs", "records", "reproduce", "search", "torchrun"},
-    "commands": {"cli", "config", "errors", "home", "records", "reproduce"},
+    "checking": {"config", "records", "torchrun"},
+    "cli": {"checking", "config", "errors", "help", "home", "jobs", "records", "reproduce", "search", "torchrun"},
+    "commands": {"checking", "cli", "config", "errors", "home", "records", "reproduce"},
     "__main__": {"commands"},
 }
 OF_REPRODUCE = ("published", "vocabulary", "artefact", "catalogue", "survey", "declared", "ledger")
 LIGHT = (
     *(f"reproduce/{name}" for name in OF_REPRODUCE),
     "commands",
+    "checking",
     "cli",
     "help",
     "jobs",
@@ -69,6 +71,7 @@ LIGHT = (
     "records/store",
     "records/execute",
     "records/report",
+    "records/tracking",
     "__init__",
 )
 MODULES = sorted([*(ROOT / "effdl").rglob("*.py"), ROOT / "run.py", *(ROOT / "hydra_plugins").rglob("*.py")])

@@ -29,7 +29,8 @@ def conduct(
     """
     from effdl.records.execute import execute
     from effdl.records.report import Console
-    from effdl.reproduce.console import Plan, tracking
+    from effdl.records.tracking import tracking
+    from effdl.reproduce.console import Plan
 
     in_part = len(surveyed) < len(declaration.all_cells(scale))
     plans = {} if as_json or in_part else _plans(declaration)
@@ -102,7 +103,7 @@ def _plans(declaration: Declaration) -> dict[str, Spec]:
 
 def _planned(plans: Mapping[str, Spec]) -> str:
     from effdl.records.plan import cost
-    from effdl.reproduce.console import tracking
+    from effdl.records.tracking import tracking
     from effdl.reproduce.planned import ending
 
     with tracking() as track:
