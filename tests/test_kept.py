@@ -17,7 +17,7 @@ from effdl.errors import RecordError
 from effdl.records import kept
 from effdl.records.execute import execute
 from effdl.records.report import MANY, Answer, Console
-from effdl.reproduce import ledger
+from effdl.reproduce import conduct, ledger
 
 RUN = (*FAST, "method.epochs=2")
 METRICS, NETWORK = "metrics.jsonl", "network.safetensors"
@@ -171,7 +171,7 @@ def test_publishing_refuses_a_record_that_differs_in_what_it_takes_and_names_one
     said: list[str] = []
     if file in NOT_TAKEN and not (series and file == METRICS):
         path = ledger.publish(declaration, "smoke", root, said.append)
-        assert f"{first}: after its end {file} {word}; nothing that is published comes from there" in said
+        assert f"{first}: after its end {file} {word}; the ledger takes nothing from there" in said
         assert first.name in path.read_text()
         return
     with pytest.raises(RecordError, match=f"after its end {file} {word}, so nothing is taken from it") as refused:
@@ -181,6 +181,19 @@ def test_publishing_refuses_a_record_that_differs_in_what_it_takes_and_names_one
     assert effdl(*shlex.split(command)[1:]) == 0  # the advice
     path = ledger.publish(declaration, "smoke", root, said.append)
     assert first.name in path.read_text() and said[-1].endswith(": 8 runs added, 0 were there")
+
+
+def test_a_report_names_what_differs_too(first: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for path in sorted(first.parent.iterdir())[:3]:
+        (path / NETWORK).unlink()
+    lines, _ = conduct.lines_of(declare(tmp_path), "smoke", tmp_path / "results")
+    assert sum(len(line["runs"]) for line in lines) == 8
+    (said,) = capfd.readouterr().err.splitlines()
+    assert said.startswith(f"effdl: {first.parent}/")
+    assert said.endswith(f": after its end {NETWORK} was lost, and 2 more records differ; the ledger takes nothing from there")
+    better(first / "summary.json")
+    with pytest.raises(RecordError, match=r"summary\.json was changed, so nothing is taken"):
+        conduct.lines_of(declare(tmp_path), "smoke", tmp_path / "results")
 
 
 @pytest.mark.parametrize("name", ["metrics deleted", "metrics without their last line", "metrics with a flipped bit"])

@@ -62,7 +62,7 @@ class Intact:
             return None
         (path, word), *others = self._elsewhere.items()
         more = f", and {len(others)} more records differ" if others else ""
-        return f"{path}: {word}{more}; nothing that is published comes from there"
+        return f"{path}: {word}{more}; the ledger takes nothing from there"
 
 
 def again(cell: Cell, found: Sequence[str] | None, seed: int, root: Path) -> str:
