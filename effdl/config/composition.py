@@ -43,7 +43,7 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
     made = _set_on_choices(overrides)
     composed = _composed(overrides) if made is None else made
     plain = OmegaConf.to_container(composed)
-    if "${" not in " ".join(overrides) and _survives_json(plain):
+    if "${" not in " ".join(overrides) and survives_json(plain):
         remember("composed", key, plain)
     return composed
 
@@ -72,7 +72,7 @@ def _set_on_choices(overrides: Sequence[str]) -> DictConfig | None:
     return made
 
 
-def _survives_json(plain: Any) -> bool:
+def survives_json(plain: Any) -> bool:
     try:
         return bool(json.loads(json.dumps(plain, allow_nan=False)) == plain)
     except (TypeError, ValueError):
