@@ -9,13 +9,12 @@ import re
 from collections.abc import Sequence
 from copy import deepcopy
 from functools import lru_cache
-from importlib.metadata import version
 from typing import Any
 
 from omegaconf import OmegaConf
 from yaml import YAMLError
 
-from effdl.cache import recall, remember
+from effdl.cache import installed, recall, remember
 from effdl.config.composition import CHOSEN, SETS_A_VALUE, compose, parse, survives_json
 from effdl.config.groups import (
     BASE,
@@ -124,7 +123,7 @@ def _known_parts(plugins: str | None) -> dict[str, list[Any]]:
 
     Hydra composes them in one go, each in a place of its own; one by one they would take it sixty times as long.
     """
-    key = json.dumps([version("hydra-core"), version("omegaconf"), digest_of_configs()])
+    key = json.dumps([installed("hydra-core"), installed("omegaconf"), digest_of_configs()])
     found: dict[str, list[Any]] | None = recall("parts", key)
     if found is None:
         found = _parts()
