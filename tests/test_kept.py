@@ -118,7 +118,7 @@ def test_runs_of_a_sweep_say_it_each_and_of_very_many_a_line_counts_them(
             console.done(whole)
         said = capfd.readouterr().err.splitlines()
         assert len([line for line in said if f"after its end {METRICS} was lost: `effdl run --again" in line]) == 1
-        assert [line.startswith("effdl: 1 records have changed") for line in said].count(True) == (runs > MANY)
+        assert ["records that have changed since their ends: 1," in line for line in said].count(True) == (runs > MANY)
 
 
 def test_of_long_files_an_answer_looks_at_the_length_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -125,7 +125,7 @@ class Console:
         if self._bars is not None:
             self._bars.stop()
         if self._damaged and self._runs > MANY:  # of which not each had its line
-            self.say(f'{self._damaged} records have changed since their ends, and say so under "{DAMAGED}"; {AGAIN}')
+            self.say(f'records that have changed since their ends: {self._damaged}, each with "{DAMAGED}" in its JSON; {AGAIN}')
 
     def begin(self) -> None:
         self._worked_from = (self._done, time.monotonic())
