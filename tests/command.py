@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from effdl.records import kept
 from effdl.records.process import of_the_machine
 from effdl.records.report import Silent
 
@@ -94,6 +95,13 @@ def numbers(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """metrics.jsonl and the summary of a finished run, without what the machine says."""
     lines = [untimed(json.loads(line)) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return lines, untimed(json.loads((folder / "summary.json").read_text())["summary"])
+
+
+def noted(folder: Path, **metrics: Any) -> None:
+    """The record of a finished run becomes that of one which ended with these metrics, and with the files that are there."""
+    summary = kept.without_note(json.loads((folder / "summary.json").read_text()))
+    summary["summary"] |= metrics
+    (folder / "summary.json").write_text(json.dumps(kept.noted(folder, summary)))
 
 
 def untimed(metrics: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -253,6 +254,21 @@ def test_no_trial_depends_on_test_labels(tmp_path: Path, monkeypatch: pytest.Mon
         return json.loads(Path(told["best"]["path"], "summary.json").read_text())["summary"]["test/acc"]
 
     assert tested(shuffled) < 0.3 < tested(true)
+
+
+def test_scores_of_a_damaged_record_are_told_to_no_search(tmp_path: Path) -> None:
+    def again() -> tuple[list[int], list[float]]:
+        told = searched(tmp_path, "optimizer.lr=0.1,0.01", sampler=Grid(), pruner=Median(n_startup_trials=9))
+        found = study(told).trials
+        shutil.rmtree(told["path"])
+        return [len(one.intermediate_values) for one in found], [one.value for one in found]
+
+    first, values = again()
+    assert first == [2, 2] and again() == (first, values)
+    damaged = min(tmp_path.glob("runs/*/metrics.jsonl"))
+    damaged.write_text(damaged.read_text().replace('"val/acc": 0.', '"val/acc": 0.9'))
+    second, same = again()
+    assert sorted(second) == [0, 2] and same == values
 
 
 # Trials that are cut off

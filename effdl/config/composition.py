@@ -3,18 +3,17 @@
 import json
 import re
 from collections.abc import Sequence
-from importlib.metadata import version
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from effdl.cache import recall, remember
+from effdl.cache import installed, recall, remember
 from effdl.config.groups import CONFIGS, GROUPS, choices, digest_of_configs, holder, search_path
 from effdl.errors import ConfigError, one_line
 
 JOBS_CALLBACK = "hydra_plugins.effdl_jobs.Jobs"  # the one target that Hydra itself makes for us
-_BEFORE_1_4 = tuple(map(int, version("hydra-core").split(".")[:2])) < (1, 4)
+_BEFORE_1_4 = tuple(map(int, installed("hydra-core").split(".")[:2])) < (1, 4)
 VERSION_BASE: dict[str, Any] = {"version_base": "1.3"} if _BEFORE_1_4 else {}  # which 1.4 has done away with
 WHITELIST: dict[str, Any] = {} if _BEFORE_1_4 else {"execution_whitelist": [JOBS_CALLBACK, "logging.*"]}  # which 1.5 asks for
 PACKAGES = {  # that bring choices of Hydra's own groups
@@ -34,7 +33,7 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
     Hydra takes 0.2 s for it, and a table asks for hundreds again and again: what comes out is remembered as plain values,
     interpolations unresolved, under all that goes in. Of cells that differ in values alone, Hydra composes the choices once.
     """
-    key = json.dumps([CHOSEN, version("hydra-core"), version("omegaconf"), digest_of_configs(), *overrides])
+    key = json.dumps([CHOSEN, installed("hydra-core"), installed("omegaconf"), digest_of_configs(), *overrides])
     plain = recall("composed", key)
     if plain is not None:
         remembered: DictConfig = OmegaConf.create(plain)
@@ -43,7 +42,7 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
     made = _set_on_choices(overrides)
     composed = _composed(overrides) if made is None else made
     plain = OmegaConf.to_container(composed)
-    if "${" not in " ".join(overrides) and _survives_json(plain):
+    if "${" not in " ".join(overrides) and survives_json(plain):
         remember("composed", key, plain)
     return composed
 
@@ -72,7 +71,7 @@ def _set_on_choices(overrides: Sequence[str]) -> DictConfig | None:
     return made
 
 
-def _survives_json(plain: Any) -> bool:
+def survives_json(plain: Any) -> bool:
     try:
         return bool(json.loads(json.dumps(plain, allow_nan=False)) == plain)
     except (TypeError, ValueError):

@@ -8,7 +8,7 @@ import json
 import os
 import weakref
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from itertools import count
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from effdl.errors import RecordError
+from effdl.records import kept
 
 Say = Callable[[str], None]
 Lines = list[dict[str, Any]]
@@ -58,6 +59,8 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 def _is_summary(content: Mapping[str, Any]) -> bool:
     status, numbers = content.get("status"), content.get("summary")
     if not isinstance(numbers, dict) or not all(isinstance(content.get(key), str) for key in ("run_id", "name")):
+        return False
+    if not kept.is_note(content):
         return False
     if status == "finished":
         return isinstance(numbers.get("network/sha256"), str)
@@ -103,7 +106,7 @@ class Store:
 
     summary.json is written last, and its presence is the only meaning of done. A checkpoint holds all lines of metrics.jsonl
     until then, from which the file is made again where a run goes on. Damaged files, and such as hold something else than was
-    written, are named, set aside as ``*.damaged``, and the rest is used.
+    written, are named, set aside as ``*.damaged``, and the rest is used. Of a finished run they stay, and its answers say so.
     """
 
     def __init__(self, root: Path, run_id: str, say: Say) -> None:
@@ -135,6 +138,11 @@ class Store:
     def summary(self) -> dict[str, Any] | None:
         """What the finished run says, or None."""
         return self._read_json("summary.json", _is_summary)
+
+    def changed(self, summary: Mapping[str, Any], read: Collection[str] = ()) -> dict[str, str]:
+        """file -> what became of it since the run ended, see `kept.changed`. Raises RecordError."""
+        with disk_errors(self.path):
+            return kept.changed(self.path, summary, read)
 
     def spec(self) -> dict[str, Any] | None:
         return self._read_json("spec.json", _is_spec)
@@ -257,7 +265,9 @@ class Store:
     def finish(self, summary: Mapping[str, Any]) -> None:
         """The run's last act; metrics.jsonl is made whole if somebody has touched it under way."""
         self._restore("from what the run remembers")
-        write_json(self.path / "summary.json", summary)
+        with disk_errors(self.path):
+            whole = kept.noted(self.path, summary)
+        write_json(self.path / kept.SUMMARY, whole)
         for name in ("checkpoint", "checkpoint.part"):
             (self.path / name).unlink(missing_ok=True)
 

@@ -44,7 +44,7 @@ def conduct(
             results = execute(left, root, workers, console)
     if not any(one.specs or one.reason == NO_GPU for one in surveyed):
         raise DataError(surveyed[0].reason)
-    show(declaration, scale, ledger.collect(declaration, scale, root), root, as_json, plans)
+    show(declaration, scale, ledger.collect(declaration, scale, root, say=_say), root, as_json, plans)
     broken = [result for result in results if result["status"] in ("error", "died")]
     if broken:
         line = f"{len(broken)} of {len(results)} runs did not end ({broken[0]['reason']}); the same command tries them again"
@@ -62,7 +62,7 @@ def lines_of(declaration: Declaration, scale: str, root: Path) -> tuple[list[Lin
     published = [line for line in ledger.read(root, name) if line["scale"] == scale]
     if published:
         return published, str(ledger.ledger_path(root, name))
-    here = ledger.collect(declaration, scale, root)
+    here = ledger.collect(declaration, scale, root, say=_say)
     if any(line["runs"] for line in here):
         return here, f"{root / 'runs'}, not published"
     raise RecordError(f"{name}: nothing has been run at scale {scale}; {command(declaration, scale)}")
@@ -92,6 +92,10 @@ def show(
         print(f"\n{_planned(plans)}\n")
     path = figure.write(declaration, scale, frame(declaration, scale, lines), root / "figures")
     print(f"Figure: {path}")
+
+
+def _say(text: str) -> None:
+    print(f"effdl: {text}", file=sys.stderr, flush=True)
 
 
 def _plans(declaration: Declaration) -> dict[str, Spec]:
