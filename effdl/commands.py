@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from effdl import cli, config
+from effdl import cli, config, ending, searching
 from effdl.errors import ConfigError
 from effdl.home import at_home
 
@@ -23,9 +23,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = options.command(options)
         sys.stdout.flush()
     except KeyboardInterrupt:
-        cli.stop("interrupted; the same command goes on where this one stopped", 130)
+        ending.stop("interrupted; the same command goes on where this one stopped", 130)
     except Exception as error:
-        cli.stop_for(error, given)
+        ending.stop_for(error, given)
     sys.exit(code)
 
 
@@ -129,8 +129,8 @@ def _plan_many(options: argparse.Namespace) -> int:
         raise ConfigError(f"-m: belongs to overrides, such as seed=0,1,2, not to {ids[0]}")
     _is_artefact(options)
     overrides = [one for one in options.what if not one.startswith(cli.OF_HYDRA)]
-    if cli.is_search(overrides):
-        composed, trials = cli.trials(overrides)
+    if searching.is_search(overrides):
+        composed, trials = searching.trials(overrides)
         _, workers = _places(options, composed)
         told = sweep.search(composed, trials, workers)
         print(json.dumps(told) if options.json else sweep.search_text(told, workers))

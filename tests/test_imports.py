@@ -33,8 +33,11 @@ MAY = {
     "reproduce": PARTS | {"config", "records", "search"},
     "jobs": {"config", "errors", "records"},
     "help": {"config"},
-    "cli": {"config", "errors", "help", "home", "jobs", "records", "reproduce", "search", "torchrun"},
-    "commands": {"cli", "config", "errors", "home", "records", "reproduce"},
+    "sweep_folder": {"jobs"},
+    "searching": {"config", "errors", "search"},
+    "ending": {"config", "errors", "jobs", "records", "torchrun"},
+    "cli": {"config", "ending", "errors", "help", "home", "jobs", "records", "search", "searching", "sweep_folder", "torchrun"},
+    "commands": {"cli", "config", "ending", "errors", "home", "records", "reproduce", "searching"},
     "__main__": {"commands"},
 }
 OF_REPRODUCE = ("published", "vocabulary", "artefact", "catalogue", "survey", "declared", "ledger")
@@ -42,8 +45,11 @@ LIGHT = (
     *(f"reproduce/{name}" for name in OF_REPRODUCE),
     "commands",
     "cli",
+    "ending",
     "help",
     "jobs",
+    "searching",
+    "sweep_folder",
     "cache",
     "home",
     *(
