@@ -29,7 +29,7 @@ MAY = {
     "estimators": PARTS | {"training", "methods", "records"},
     "config": {"errors", "setting", "cache", "home"},
     "records": PARTS | {"training", "config", "filters", "probes"},
-    "search": {"config", "errors", "records", "rng", "setting"},
+    "search": {"config", "errors", "home", "records", "rng", "setting"},
     "reproduce": PARTS | {"config", "records", "search"},
     "jobs": {"config", "errors", "records"},
     "help": {"config"},
