@@ -21,7 +21,7 @@ _sweeps: list[SweepFolder] = []  # of this process's sweeps
 _jobs: list[jobs.Job] = []  # at most one, that this process works on for another launcher
 
 OF_HYDRA = ("hydra.", "hydra/", "+hydra.", "+hydra/")  # overrides that say how runs are carried out, not which
-HOME = re.compile(r"""(results|hydra\.sweep\.dir)=(['"])(~.*)\2""")
+HOME = re.compile(r"""(results|hydra\.(?:sweep|run)\.dir)=(['"])(~.*)\2""")
 
 
 def main(entry: Callable[[], Any]) -> None:
@@ -42,8 +42,11 @@ def main(entry: Callable[[], Any]) -> None:
         arguments = [at_home_in(one) for one in arguments]
         options, overrides = config.told_apart(arguments)
         config.refuse(overrides)
+        config.no_config(overrides, *config.named(options))
         if many and torchrun.place().size > 1:
             raise ConfigError(f"-m: torchrun's {torchrun.place().size} processes carry out one run, not a sweep")
+        if many and searching.is_search(overrides):
+            overrides = config.spelled_out(overrides, *config.named(options))
         if options:
             sys.argv[1:] = [*options, *overrides, *_ours(arguments, many), *config.search_path()]
             asked = _asked(arguments) if many else ()
@@ -78,7 +81,7 @@ def _ours(arguments: Sequence[str], many: bool) -> Iterator[str]:
     if many and not any(a.startswith("hydra/launcher=") for a in arguments):
         yield "hydra/launcher=effdl"
     if searching.is_search(arguments):
-        yield "hydra/sweeper=effdl_search"
+        yield config.SEARCHES
 
 
 def at_home_in(override: str) -> str:
@@ -91,7 +94,6 @@ def at_home_in(override: str) -> str:
 def run_overrides(arguments: Sequence[str], again: bool = False) -> int:
     """One run from overrides, answered as run.py does. again: whatever record there is of it is set aside first."""
     _results.clear()
-    config.refuse(arguments)
     composed = config.compose(arguments)
     if again:
         _set_aside(composed)
@@ -183,7 +185,7 @@ def search(arguments: Sequence[str], settings: Mapping[str, Any]) -> None:
     gc.freeze()
     gc.enable()
     told = carry_out(found, arguments, *places(composed))
-    print(f"\n{text(told, Path(told['path']))}\n", file=sys.stderr)
+    print(f"\n{text(told, Path(told['path']), sys.argv[0])}\n", file=sys.stderr)
     rate = settings.get("max_failure_rate")
     if too_many := rate is not None and told["failed"] > rate * told["trials"]:
         many = f"{told['failed']} of {told['trials']} trials failed, more than hydra.sweeper.max_failure_rate allows"

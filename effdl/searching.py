@@ -35,9 +35,9 @@ def asked_for(arguments: Sequence[str], settings: Mapping[str, Any]) -> tuple[An
     return found, composed
 
 
-def trials(arguments: Sequence[str]) -> tuple[Any, int]:
+def trials(arguments: Sequence[str], settings: Mapping[str, Any]) -> tuple[Any, int]:
     """What the trials of a search have in common, composed, and how many there are at most."""
-    found, composed = asked_for(arguments, {})
+    found, composed = asked_for(arguments, settings)
     from effdl.search import space
 
     return composed, found.most(space.read(arguments, found.params)[0])

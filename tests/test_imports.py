@@ -36,14 +36,16 @@ MAY = {
     "sweep_folder": {"jobs"},
     "searching": {"config", "errors", "search"},
     "ending": {"config", "errors", "jobs", "records", "torchrun"},
+    "arguments": {"config", "errors"},
     "cli": {"config", "ending", "errors", "help", "home", "jobs", "records", "search", "searching", "sweep_folder", "torchrun"},
-    "commands": {"cli", "config", "ending", "errors", "home", "records", "reproduce", "searching"},
+    "commands": {"arguments", "cli", "config", "ending", "errors", "home", "records", "reproduce", "searching"},
     "__main__": {"commands"},
 }
 OF_REPRODUCE = ("published", "vocabulary", "artefact", "catalogue", "survey", "declared", "ledger")
 LIGHT = (
     *(f"reproduce/{name}" for name in OF_REPRODUCE),
     "commands",
+    "arguments",
     "cli",
     "ending",
     "help",
@@ -65,6 +67,7 @@ LIGHT = (
             "options",
             "parts",
             "spec",
+            "spelled_out",
         )
     ),
     "search/setting",
