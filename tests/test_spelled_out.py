@@ -65,6 +65,14 @@ def test_a_value_that_is_the_default_of_one_choice_alone_is_said_of_all() -> Non
         assert found == [f"method.epochs={default}", f"method={choices}"]
 
 
+def test_what_comes_along_with_a_choice_that_is_given_is_of_that_one_alone() -> None:
+    """The closed form brings optimizer=none and a solver, which backprop has not."""
+    Path("mine/mine.yaml").write_text("defaults: [config, _self_]\nseed: 3")
+    for choices in ("backprop,platonic", "platonic,backprop"):
+        given = [f"method={choices}", "objective=linear_mse"]
+        assert config.spelled_out(given, "mine", "mine") == ["seed=3", *given]
+
+
 def test_a_choice_of_that_folder_alone_is_refused_with_what_to_do() -> None:
     Path("mine/dataset").mkdir()
     Path("mine/dataset/own.yaml").write_text("_target_: effdl.datasets.digits.Digits")

@@ -34,11 +34,11 @@ def spelled_out(overrides: Sequence[str], folder: str | None = None, name: str |
     said: dict[str, str] = {}
     for key, values in varied.items() or [("", ("",))]:
         for value in values:  # what the config says may be the default of one choice, and another's not
-            one = [f"{group}={choice}" for group, choice in {**first, key: value}.items() if group]
-            composed = compose_named([*beside, *added, *chosen, *one], folder, name)
-            said |= {text.partition("=")[0]: text for text in _said(OmegaConf.to_container(composed))}
+            one = [*chosen, *(f"{group}={choice}" for group, choice in {**first, key: value}.items() if group)]
+            composed = compose_named([*beside, *added, *one], folder, name)
+            said |= {text.partition("=")[0].lstrip("+"): text for text in _said(OmegaConf.to_container(composed), one)}
     given = {key.lstrip("+") for key, _, _ in read}
-    ours = [one for key, one in said.items() if key.lstrip("+") not in given]
+    ours = [one for key, one in said.items() if key not in given]
     return [*ours, *(text for _, text, _ in read if text not in added)]
 
 
@@ -48,18 +48,18 @@ def _is_added(key: str, folder: Path) -> bool:
     return group not in GROUPS and "." not in group and (folder / group).is_dir()
 
 
-def _said(plain: Any) -> Iterator[str]:
-    """The choices of a config that are not the default, and the values that are not their choices'."""
-    usual: Any = OmegaConf.to_container(compose())
-    chosen = {group: name for group, name in plain[CHOSEN].items() if usual[CHOSEN].get(group) != name}
-    if strange := next((group for group, name in chosen.items() if name not in choices(group)), None):
+def _said(plain: Any, given: Sequence[str]) -> Iterator[str]:
+    """The choices of a config that come of no other that is given or usual, and the values that are not their choices'."""
+    names = plain[CHOSEN]
+    if strange := next((group for group, name in names.items() if name not in choices(group)), None):
         raise ConfigError(
-            f"{strange}={chosen[strange]}: is of --config-dir alone, which run.py takes for runs and sweeps; for searches and "
+            f"{strange}={names[strange]}: is of --config-dir alone, which run.py takes for runs and sweeps; for searches and "
             "plans, too, EFFDL_PLUGINS names a folder with configs/<group>/<name>.yaml"
         )
-    choosing = [f"{group}={name}" for group, name in chosen.items()]
+    usual = compose(given)[CHOSEN]
+    choosing = [f"{group}={name}" for group, name in names.items() if usual.get(group) != name]
     yield from choosing
-    yield from _values(plain, OmegaConf.to_container(compose(choosing)), "")
+    yield from _values(plain, OmegaConf.to_container(compose([*given, *choosing])), "")
 
 
 def _values(plain: Mapping[str, Any], base: Any, above: str) -> Iterator[str]:
@@ -70,4 +70,4 @@ def _values(plain: Mapping[str, Any], base: Any, above: str) -> Iterator[str]:
         if there and isinstance(value, Mapping) and isinstance(base[name], Mapping):
             yield from _values(value, base[name], f"{key}.")
         elif not there or value != base[name] or type(value) is not type(base[name]):
-            yield f"{'' if there else '+'}{key}={grammar.quoted(value)}"
+            yield f"{'' if there else '++'}{key}={grammar.quoted(value)}"
