@@ -187,11 +187,8 @@ def composition_error(error: BaseException, overrides: Sequence[str] = ()) -> Co
         return ConfigError(
             f"{match[1]}={match[2]}: chooses {match[3]}, which does not go with {' '.join(rivals) or 'the rest'}"
         )
-    if match := re.match(r"Sweep parameters '([^=]+)=(.*)' requires --multirun", text):
-        return ConfigError(f"{match[1]}: {_of_many_runs(match[2])}")
-    if match := re.match(r"BasicSweeper does not support sweep type : INTERVAL", text):
-        space = next((one.partition("=") for one in overrides if "interval(" in one), ("-m", "", "interval(...)"))
-        return ConfigError(f"{space[0]}: {_of_many_runs(space[2])}")
+    if said := _of_many_runs(text, overrides):
+        return ConfigError(said)
     if match := re.match(r"Could not override '(.+?)'", text):
         if match[1] in GROUPS and "/" not in match[1]:
             return ConfigError(f"{match[1]}: takes a choice by its name; there are {', '.join(choices(match[1]))}")
@@ -205,11 +202,17 @@ def composition_error(error: BaseException, overrides: Sequence[str] = ()) -> Co
     return ConfigError(f"{key}: {text}" if key and key not in text else text)
 
 
-def _of_many_runs(value: str) -> str:
-    """What values that make several runs are written for."""
+def _of_many_runs(text: str, overrides: Sequence[str]) -> str | None:
+    """What values that make several runs are written for, where Hydra's text is of such; else None."""
+    if match := re.match(r"Sweep parameters '([^=]+)=(.*)' requires --multirun", text):
+        key, value = match.groups()
+    elif text.startswith("BasicSweeper does not support sweep type : INTERVAL"):
+        key, _, value = next((one for one in overrides if "interval(" in one), "-m=interval(...)").partition("=")
+    else:
+        return None
     if "interval(" in value:
-        return f"{value} is a space, of which -m search=optuna tries values; a run takes one of them, -m several as a,b,c"
-    return f"{value} names several values, each a run with -m, or a trial with -m search=optuna; a run takes one of them"
+        return f"{key}: {value} is a space, of which -m search=optuna tries values; a run takes one of them, -m alone a,b,c"
+    return f"{key}: {value} names several values, each a run with -m, or a trial with -m search=optuna; a run takes one of them"
 
 
 def missing_package(error: BaseException | None) -> str | None:

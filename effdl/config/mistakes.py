@@ -15,13 +15,17 @@ from effdl.config.groups import CONFIGS, GROUPS, SEVERAL, choices
 from effdl.errors import ConfigError
 
 NAME = re.compile(r"[\w.+-]+")
+SPACE = "hydra.sweeper.params"
 EMPTY = re.compile(r"\{\s*\}")
 
 
 def refuse(overrides: Sequence[str]) -> None:
     """Raise a ConfigError for a command line with such an override."""
+    searched = any(one.startswith("search=") and one != "search=none" for one in overrides)
     for one in overrides:
         key, equals, value = one.partition("=")
+        if key.lstrip("+") == SPACE and not searched:  # Hydra's own sweeper crashes over it
+            raise ConfigError(f"{SPACE}: is the space of a search, which -m search=optuna makes; a sweep is -m key=a,b,c")
         if not key:
             raise ConfigError(f"{one}: values are given as key=value")
         group = key.strip("+~").partition("@")[0].replace(".", "/")
