@@ -83,6 +83,17 @@ def test_overrides_may_stand_between_options(capsys: pytest.CaptureFixture[str])
     assert code == 0 and json.loads(out)["arch/blocks"] == ["linear1", "linear2", "linear3"]
 
 
+def test_an_override_says_where_a_run_is_recorded_as_it_does_for_run_py(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was set aside in silence for the option's default."""
+    monkeypatch.chdir(tmp_path)
+    quick = ("arch=mlp", "arch.hidden=[4]", "method.epochs=1", "dataset.train_limit=100", "hardware.threads=1")
+    code, out, _ = effdl(capsys, "run", *quick, "results=there")
+    assert code == 0 and json.loads(out)["path"].startswith("there/runs/")
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]
+
+
 def test_list_names_every_artefact_and_every_choice(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = effdl(capsys, "list", "--json")
     found = json.loads(out)
