@@ -61,12 +61,18 @@ def _instead(command: str, parser: argparse.ArgumentParser, option: str, options
         return f"effdl run carries out an artefact or one run; a sweep is python run.py -m {overrides or 'seed=0,1'}"
     if command in ("run", "plan") and option in OF_RUN_PY:
         return f"is an option of run.py; say python run.py {option} ..."
-    takes = [one.option_strings[-1] for one in parser._actions if one.option_strings]
+    takes = [max(one.option_strings, key=len) for one in parser._actions if one.option_strings]
     return f"unknown option; effdl {command} takes {', '.join(takes)}"
 
 
 def _is_override(text: str) -> bool:
     return not text.startswith("-") and ("=" in text or text.startswith("~"))
+
+
+def word(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("needs a value")
+    return text
 
 
 def count(text: str) -> int:

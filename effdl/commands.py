@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from effdl import cli, config, ending, searching
-from effdl.arguments import Parser, count, read
+from effdl.arguments import Parser, count, read, word
 from effdl.errors import ConfigError
 from effdl.home import at_home
 
@@ -50,8 +50,8 @@ def parser() -> Parser:
         made.add_argument("--cell", help="only these cells: axis=level,axis=level")
         made.add_argument("--workers", type=count, default=os.cpu_count() or 1, help="processes (one a core)")
         made.add_argument("--json", action="store_true", help="one JSON object on standard output")
-        made.add_argument("-cd", "--config-dir", type=_config_folder, help="the folder of a config of yours")
-        made.add_argument("-cn", "--config-name", help="the name of a config, such as a search's best")
+        made.add_argument("--config-dir", "-cd", type=_config_folder, help="the folder of a config of yours")
+        made.add_argument("--config-name", "-cn", type=word, help="the name of a config, such as a search's best")
         if name == "run":
             made.add_argument("--again", action="store_true", help="of a single run, set its record aside and make it anew")
         if name == "plan":
@@ -85,7 +85,7 @@ def _folder(text: str) -> Path:
 
 
 def _config_folder(text: str) -> str:
-    return str(at_home(text, "--config-dir"))
+    return str(at_home(word(text), "--config-dir"))
 
 
 def _add_scale(made: argparse.ArgumentParser) -> None:

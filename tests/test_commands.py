@@ -55,6 +55,7 @@ MISTAKES = {
         "--config-dir: belongs to overrides, not to ",
     ),
     "no folder of configs": ("plan --config-dir X seed=1", "--config-dir X: there is no such folder"),
+    "a config without a name": ("plan --config-name= seed=1", "--config-name: needs a value"),
     "no such config": ("run -cn best", "--config-name best: there is no such config; --config-dir names the folder"),
     "a best without its folder": (
         "plan +best=mine --results here",

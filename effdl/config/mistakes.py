@@ -15,6 +15,7 @@ from effdl.config.groups import CONFIGS, GROUPS, SEVERAL, choices
 from effdl.errors import ConfigError
 
 NAME = re.compile(r"[\w.+-]+")
+ARTEFACT = re.compile(r"(\w+-)?(table|fig|claims)-[\w.]+")  # how their ids look
 SPACE = "hydra.sweeper.params"
 EMPTY = re.compile(r"\{\s*\}")
 
@@ -60,6 +61,8 @@ def _no_name(name: str, folder: str | None) -> None:
     there = [place / file for place in places if (place / file).is_file()]
     if "/" not in name and there:
         return
+    if (group := str(file.parent)) in GROUPS and (CONFIGS / file).is_file():
+        raise ConfigError(f"--config-name {name}: is a choice of {group}; say {group}={file.stem}")
     if there or file.is_file():
         raise ConfigError(f"--config-name {name}: takes a name without its folder; say {by_name((*there, file)[0])}")
     if "/" in name:
@@ -94,7 +97,8 @@ def unreadable(override: str) -> str | None:
         return None
     key, equals, value = override.partition("=")
     if not key or not (equals or override.startswith("~")):
-        return f"{override}: values are given as key=value"
+        command = f"; effdl run {override} is for tables and figures" if ARTEFACT.fullmatch(override) else ""
+        return f"{override}: values are given as key=value{command}"
     try:
         parse(override)
     except ConfigError:
