@@ -44,7 +44,7 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
         OmegaConf.set_struct(remembered, True)
         return remembered
     made = _set_on_choices(overrides)
-    composed = _with_choices(_by_hydra(overrides)) if made is None else made
+    composed = compose_named(overrides) if made is None else made
     plain = OmegaConf.to_container(composed)
     if "${" not in " ".join(overrides) and _survives_json(plain):
         remember("composed", key, plain)
@@ -82,8 +82,8 @@ def _survives_json(plain: Any) -> bool:
         return False
 
 
-def compose_named(overrides: Sequence[str], folder: str | None, name: str | None) -> DictConfig:
-    """The same for another config than ours, as run.py takes it by --config-dir and --config-name; nothing is remembered."""
+def compose_named(overrides: Sequence[str], folder: str | None = None, name: str | None = None) -> DictConfig:
+    """The same by Hydra itself, for another config than ours, too, as --config-dir and --config-name say it to run.py."""
     return _with_choices(_by_hydra(overrides, folder, name))
 
 
