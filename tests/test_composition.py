@@ -29,20 +29,20 @@ OVERRIDES: dict[str, list[str]] = {
 def composed_here(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """What Hydra is asked for; what this process remembers is forgotten at each composition."""
     asked: list[list[str]] = []
-    composed = composition._composed
+    composed = composition.compose_named
 
     def ask(overrides: list[str]) -> DictConfig:
         asked.append(overrides)
         return composed(overrides)
 
-    monkeypatch.setattr(composition, "_composed", ask)
+    monkeypatch.setattr(composition, "compose_named", ask)
     monkeypatch.setattr(cache, "_known", {})
     return asked
 
 
 @pytest.mark.parametrize("overrides", OVERRIDES.values(), ids=OVERRIDES)
 def test_remembered_config_is_the_one_that_hydra_makes(overrides: list[str], composed_here: list[list[str]]) -> None:
-    fresh = composition._composed(overrides)
+    fresh = composition.compose_named(overrides)
     first, in_process = config.compose(overrides), config.compose(overrides)
     cache._known.clear()
     from_disk = config.compose(overrides)
@@ -67,13 +67,13 @@ def test_declared_cells_are_the_configs_that_hydra_makes_of_them(own_cache: Path
     cells = sorted({tuple(cell.overrides) for declaration, scale in scales for cell in declaration.cells(scale)})
     assert len(cells) > 900
     for cell in cells[::45]:
-        texts = [json.dumps(OmegaConf.to_container(one)) for one in (config.compose(cell), composition._composed(cell))]
+        texts = [json.dumps(OmegaConf.to_container(one)) for one in (config.compose(cell), composition.compose_named(cell))]
         assert texts[0] == texts[1]
         assert config.composed(cell) == json.loads(texts[1])
 
 
 def plain(overrides: list[str]) -> Any:
-    return OmegaConf.to_container(composition._composed(overrides), resolve=True)
+    return OmegaConf.to_container(composition.compose_named(overrides), resolve=True)
 
 
 PARTS = [

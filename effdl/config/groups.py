@@ -3,6 +3,7 @@
 import hashlib
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -121,10 +122,10 @@ def digest_of_configs() -> str:
     return digest.hexdigest()
 
 
-def search_path() -> list[str]:
-    """The override by which Hydra finds the plugins' choices; none without plugins. Raises ConfigError."""
-    plugins = [str(folder).replace("\\", "\\\\").replace("'", "\\'") for folder in _config_folders()[1:]]
-    quoted = ",".join(f"'file://{folder}'" for folder in plugins)
+def search_path(more: Sequence[Path] = ()) -> list[str]:
+    """The override by which Hydra finds the plugins' choices, and what is in ``more`` folders. Raises ConfigError."""
+    folders = [str(one).replace("\\", "\\\\").replace("'", "\\'") for one in (*more, *_config_folders()[1:])]
+    quoted = ",".join(f"'file://{folder}'" for folder in folders)
     return [f"hydra.searchpath=[{quoted}]"] if quoted else []
 
 

@@ -5,7 +5,9 @@ import fcntl
 import hashlib
 import io
 import json
+import multiprocessing
 import os
+import time
 import weakref
 import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -89,6 +91,12 @@ def _is_state(content: object) -> bool:
     return all(isinstance(one, list) for one in lists) and all(isinstance(t, int | float) for t in content["times"].values())
 
 
+def _command() -> bytes:
+    """The command that this process is, or works for."""
+    parent = multiprocessing.parent_process()
+    return f"{os.uname().nodename} {os.getpid() if parent is None else parent.pid}".encode()
+
+
 _owned: "weakref.WeakSet[Store]" = weakref.WeakSet()
 
 
@@ -156,7 +164,10 @@ class Store:
 
     @contextmanager
     def owned(self) -> Iterator[None]:
-        """Own the run within. While another process owns it, this one says so and waits. The lock ends with its owner."""
+        """Own the run within. While another process owns it, this one says so and waits. The lock ends with its owner.
+
+        What stands in the lock's file is for that line alone: which command the owner is of.
+        """
         with disk_errors(self.path):
             for attempt in count():
                 try:
@@ -182,9 +193,15 @@ class Store:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                self._say(f"{self.path.name} is being run by another process; waiting for it")
+                time.sleep(0.02)  # until an owner that has only now come to it has written its name
+                ours = os.pread(lock, 1000, 0) == _command()
+                owner = "another worker of this command, which asks for it twice" if ours else "another process"
+                self._say(f"{self.path.name} is being run by {owner}; waiting for it")
                 fcntl.flock(lock, fcntl.LOCK_EX)
             if os.path.samestat(os.fstat(lock), os.stat(path)):
+                with suppress(OSError):  # a full disk shows where there is something to lose
+                    os.ftruncate(lock, 0)
+                    os.pwrite(lock, _command(), 0)
                 return lock
         except BaseException:
             os.close(lock)
