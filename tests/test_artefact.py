@@ -1,5 +1,6 @@
 """Declarations: a wrong one says in one line which key; published numbers are looked up."""
 
+import json
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -232,6 +233,14 @@ def test_wrong_declaration_is_refused_in_one_line_that_names_the_key(
 )
 def test_what_is_no_declaration_at_all_is_said_in_one_line(text: str, says: str, tmp_path: Path) -> None:
     assert says in refusal(written(tmp_path, text))
+
+
+def test_a_declaration_is_what_omegaconf_reads_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [path.read_text() for path in artefact.declared().values()]
+    quick = [json.dumps(artefact._read(text)) for text in texts]
+    assert all(isinstance(artefact._loaded(text), dict) for text in texts) and len(texts) > 30
+    monkeypatch.setattr(artefact, "_loaded", lambda text: text)
+    assert [json.dumps(artefact._read(text)) for text in texts] == quick
 
 
 @pytest.mark.parametrize("scale", ["smoke", "paper"])

@@ -130,10 +130,13 @@ class Platonic(ClosedForm):
 
     def check(self, problem: Facts, arch: ArchFacts, hardware: Hardware) -> None:
         super().check(problem, arch, hardware)
+        known: set[tuple[str, int, int]] = set()  # a thousand layers may be alike
         for i, (fan_in, units) in enumerate(pairwise([math.prod(problem.input_shape), *(arch.linear or ())])):
-            kind, width = self._kind(i), self.found(units)
-            if kind == "random":
+            kind = self._kind(i)
+            if kind == "random" or (kind, fan_in, units) in known:
                 continue
+            known.add((kind, fan_in, units))
+            width = self.found(units)
             if kind in OF_SAMPLES:
                 limit = problem.train - (kind != "uniform_samples")
                 source = f"{_words(kind)} of {problem.train:,} samples"
