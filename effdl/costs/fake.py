@@ -2,7 +2,8 @@
 
 import copy
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -44,38 +45,61 @@ class Undrawn(TorchDispatchMode):
         return args[0]
 
 
-@lru_cache(maxsize=1)
+_stock = False
+
+
+@contextmanager
+def by_stock() -> Iterator[None]:
+    """Within, `fakes` are torch's own: slower, with the same bytes in float32, and with less of torch's inside in them."""
+    global _stock
+    _stock = True
+    try:
+        yield
+    finally:
+        _stock = False
+
+
 def fakes() -> "Fakes":
     """The process's own: fake tensors of two modes do not mix, and what one count has worked out serves the next."""
-    return Fakes()
+    return _fakes(_stock)
+
+
+@lru_cache(maxsize=2)
+def _fakes(stock: bool) -> "Fakes":
+    return Fakes(stock)
 
 
 class Fakes:
-    """A context in which every new tensor is fake."""
+    """A context in which every new tensor is fake.
 
-    def __init__(self) -> None:
-        self._mode = _Mode()
-        self._mode.cache_enabled = False  # it would be asked for what _Recall does not know alone
-        self._recall = _Recall(self._mode)
+    stock: by torch's own FakeTensorMode alone.
+    """
+
+    def __init__(self, stock: bool = False) -> None:
+        self._mode = FakeTensorMode() if stock else _Mode()
+        self._mode.cache_enabled = stock  # else it would be asked for what _Recall does not know alone
+        self._recall = None if stock else _Recall(self._mode)
         self._depth = 0
 
     def __enter__(self) -> None:
         if self._depth == 0:
             TORCHS_LOG.disabled = True  # of tracebacks; what is wrong is said by whoever asked
             self._mode.__enter__()
-            self._recall.__enter__()  # type: ignore[no-untyped-call]
+            if self._recall is not None:
+                self._recall.__enter__()  # type: ignore[no-untyped-call]
         self._depth += 1
 
     def __exit__(self, *error: Any) -> None:
         self._depth -= 1
         if self._depth == 0:
-            self._recall.__exit__(*error)  # type: ignore[no-untyped-call]
+            if self._recall is not None:
+                self._recall.__exit__(*error)  # type: ignore[no-untyped-call]
             self._mode.__exit__(*error)
             TORCHS_LOG.disabled = False
 
     def count(self) -> LiveStorages:
         """A count that does not ask torch's dispatcher a second time for what an operation puts out."""
-        return LiveStorages(self._recall.call)
+        return LiveStorages(None if self._recall is None else self._recall.call)
 
     def convert(self, tensor: Tensor) -> Tensor:
         """A fake tensor of the same form."""
@@ -95,7 +119,7 @@ class Fakes:
 
     def _sharing(self, tensor: Tensor, storages: dict[int, Any]) -> Tensor:
         """As `convert`, in a tenth of the time. storages: by the address of each real one its fake one, more are added."""
-        if type(tensor) not in (Tensor, nn.Parameter) or tensor.layout is not torch.strided:
+        if self._recall is None or type(tensor) not in (Tensor, nn.Parameter) or tensor.layout is not torch.strided:
             return self.convert(tensor)
         real = tensor.untyped_storage()
         if real._cdata not in storages:

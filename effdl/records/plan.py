@@ -2,6 +2,7 @@
 
 import gc
 from collections.abc import Callable, Collection
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -146,20 +147,30 @@ def _notes(how: Callable[[config.Spec, int | None], Notes], spec: config.Spec, t
 
 def _count(spec: config.Spec, threads: int | None) -> Notes:
     """On fake tensors, from the data's facts alone; by real steps where a method or network must see numbers."""
-    from effdl.costs.fake import fakes
+    from effdl.costs.fake import by_stock
 
     if not torch.cuda.is_available():  # then a GPU's bytes are counted without one
         spec = replace(spec, hardware=replace(spec.hardware, device="cpu"))
-    device, facts = spec.hardware.open(threads), spec.dataset.facts()
-    try:
-        network = _outline(spec.arch, facts, replace(spec.hardware, precision="float32"))
-        with fakes():
-            problem = Problem.outline(facts, spec.objective, augment=_unchanged if spec.augment is not None else None)
-            return _told(spec, problem.to(device), network, None)
-    except EffdlError:
-        raise
-    except Exception:  # fake tensors have many ways to say that they hold no numbers; real steps say what is really wrong
-        return _rehearse(spec, threads)
+    device = spec.hardware.open(threads)
+    for tensors in (nullcontext, by_stock):
+        try:
+            with tensors():
+                return _on_fakes(spec, device, tensors is by_stock)
+        except EffdlError:
+            raise
+        except Exception:  # fake tensors have many ways to say that they hold no numbers; real steps say what is really wrong
+            continue
+    return _rehearse(spec, threads)
+
+
+def _on_fakes(spec: config.Spec, device: torch.device, stock: bool) -> Notes:
+    from effdl.costs.fake import fakes
+
+    facts = spec.dataset.facts()
+    network = _outline(spec.arch, facts, replace(spec.hardware, precision="float32"), stock)
+    with fakes():
+        problem = Problem.outline(facts, spec.objective, augment=_unchanged if spec.augment is not None else None)
+        return _told(spec, problem.to(device), network, None)
 
 
 def _rehearse(spec: config.Spec, threads: int | None) -> Notes:
@@ -181,7 +192,7 @@ def _told(spec: config.Spec, problem: Problem, network: BlockChain, test: Split 
 
 
 @lru_cache(maxsize=8)
-def _outline(arch: Arch, facts: Facts, hardware: Hardware) -> BlockChain:
+def _outline(arch: Arch, facts: Facts, hardware: Hardware, stock: bool) -> BlockChain:
     """A network of fake tensors. Not every library's can be built of them, so a real one is copied, and dropped.
 
     What there is before and after is kept from the garbage collector, which would look through it again and again, for a fifth
