@@ -27,6 +27,7 @@ MAY = {
     "filters": PARTS | {"training"},
     "augment": PARTS,
     "estimators": PARTS | {"training", "methods", "records"},
+    "testing": PARTS | {"training", "methods", "records"},
     "config": {"errors", "setting", "cache", "home"},
     "records": PARTS | {"training", "config", "filters", "probes"},
     "search": {"config", "errors", "records", "rng", "setting"},
