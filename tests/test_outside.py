@@ -3,6 +3,7 @@ beside these."""
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from effdl.errors import ConfigError
 from effdl.methods.method import Method
 from effdl.records.plan import cost
 from effdl.setting import setting
+from effdl.testing import check_method
 from effdl.training.orders import bottom_up
 from effdl.training.segments import SegmentPlan, Training
 
@@ -49,7 +51,7 @@ def test_there_are_folders_with_a_module_a_choice_and_a_test_each() -> None:
         assert {f"{name}.py", f"test_{name}.py"} < files and len(files - {"configs"}) == 3 and choice.stem == name
 
 
-def test_forward_forward_runs_and_its_plan_counts_the_batches_that_it_prepares(capsys: pytest.CaptureFixture[str]) -> None:
+def test_forward_forward_runs_as_planned_and_keeps_no_features(capsys: pytest.CaptureFixture[str]) -> None:
     overrides = ("method=forward_forward", *SMALL)
     summary = carried_out(capsys, *overrides)
     told = cost(config.build(config.compose(overrides)))
@@ -79,7 +81,7 @@ def test_forward_forward_learns_mnist_from_6000_images(capsys: pytest.CaptureFix
     assert summary["test/acc"] > 0.9
 
 
-# --- rules that do not what a rule promises
+# --- what the engine holds a rule to
 
 
 class Plain(Rule):
@@ -119,6 +121,17 @@ class Averaged(Plain):
         return batch.passed_on(z.detach(), loss.mean().detach())
 
 
+class Weighing(Plain):
+    """Learns from what it made ready itself, and from nothing else."""
+
+    def prepare(self, batch: Batch, generator: torch.Generator) -> Batch:
+        return replace(batch, sample_weight=torch.rand(len(batch), generator=generator))
+
+    def end(self, batch: Batch, z: torch.Tensor, loss: torch.Tensor) -> Batch:
+        assert batch.sample_weight is not None
+        return super().end(batch, z, loss * batch.sample_weight)
+
+
 @setting
 class ByRule(Method):
     """Trains the whole network by one of these rules."""
@@ -133,10 +146,9 @@ class ByRule(Method):
         return model
 
 
-def test_a_rule_that_keeps_its_promises_is_not_complained_of() -> None:
-    run = Run.in_memory(Sgd())
-    ByRule().fit(tiny.problem(), tiny.chain(), run)
-    assert len(run.lines) == 1
+@pytest.mark.parametrize("rule", [Plain, Weighing])
+def test_a_rule_that_keeps_its_promises_is_not_complained_of(rule: type[Rule]) -> None:
+    check_method(ByRule(rule=rule))  # whose cost is tried too, on batches made ready
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ from forward_forward import ForwardForward, ForwardForwardRule, laid_over, layer
 from torch import nn
 
 from effdl.datasets.problem import Batch
-from effdl.testing import check_method, perceptron
+from effdl.testing import check_method, images, perceptron, problem
 
 
 def test_it_keeps_the_contract_of_all_methods():
@@ -22,6 +22,12 @@ def test_limit_a_layers_gradient_is_that_of_two_logistic_regressions():
     by_hand = share[:, None] * 2 * z / 7 / 8
     torch.testing.assert_close(weight.grad, by_hand.T @ x)
     torch.testing.assert_close(bias.grad, by_hand.sum(0))
+
+
+def test_a_saved_network_ends_at_the_layer_that_was_chosen():
+    for chosen in (0, 1):
+        network = ForwardForward().network(perceptron(), problem().facts, None, {"segment/chosen": chosen})
+        assert network(images(4, 0).x).shape == (4, 3) and len(network.chain) == chosen + 1
 
 
 def test_half_of_a_batch_bears_its_labels_and_half_any_others():
