@@ -133,6 +133,11 @@ def test_vision_libraries_are_imported_inside_functions_only() -> None:
     assert [(p, name) for p, name in on_top if p != estimators] == []
 
 
+def test_what_tests_need_is_not_imported_by_the_package() -> None:
+    test_tools = {"pytest", "hypothesis"}
+    assert [(p, name) for p in MODULES for name, _ in imported(p) if name.split(".")[0] in test_tools] == []
+
+
 @pytest.mark.parametrize("name", LIGHT)
 def test_what_the_help_page_needs_does_not_import_torch(name: str) -> None:
     tops = {module.split(".")[0] for module, top in imported(ROOT / "effdl" / f"{name}.py") if top}

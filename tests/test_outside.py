@@ -121,6 +121,12 @@ class Averaged(Plain):
         return batch.passed_on(z.detach(), loss.mean().detach())
 
 
+class Silent(Plain):
+    def end(self, batch: Batch, z: torch.Tensor, loss: torch.Tensor) -> Batch:
+        loss.mean().backward()
+        return batch.passed_on(z.detach())
+
+
 class Weighing(Plain):
     """Learns from what it made ready itself, and from nothing else."""
 
@@ -157,6 +163,7 @@ def test_a_rule_that_keeps_its_promises_is_not_complained_of(rule: type[Rule]) -
         (Idle, "the rule Idle left no gradient in a step: "),
         (Elsewhere, "the rule Elsewhere passes on something else than what its last block put out: "),
         (Averaged, "the rule Averaged gives no loss of each sample: "),
+        (Silent, "the rule Silent gives no loss of each sample: "),
     ],
 )
 def test_a_rule_that_breaks_its_promises_is_named_in_one_line(rule: type[Rule], says: str) -> None:
