@@ -9,6 +9,8 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,12 @@ def cache_folder() -> Path:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "effdl"
     except RuntimeError:
         return Path(os.devnull) / "effdl"
+
+
+@lru_cache(maxsize=64)
+def installed(name: str) -> str:
+    """The version of a library, of which what is remembered may depend; looking it up takes a millisecond."""
+    return version(name)
 
 
 def recall(kind: str, key: str) -> Any:

@@ -1,4 +1,4 @@
-"""The command line: the help page, one-line errors, and the one place that prints the JSON line."""
+"""The command line of run.py: from its arguments to runs, sweeps and searches, and to how they end."""
 
 import gc
 import json
@@ -6,27 +6,22 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
-from importlib.util import find_spec
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
-from effdl import config, jobs, torchrun
-from effdl.errors import ConfigError, EffdlError, RecordError, crash, one_line
+from effdl import checking, config, ending, jobs, searching, torchrun
+from effdl.errors import ConfigError, EffdlError
 from effdl.home import at_home
+from effdl.sweep_folder import SweepFolder
 
 _results: list[dict[str, Any]] = []  # of this process's runs, in order; Hydra gives no way to return them
 _searches: list[tuple[dict[str, Any], int]] = []  # what this process's searches found, and their exit codes
-_sweeps: list["_SweepFolder"] = []  # of this process's sweeps
+_sweeps: list[SweepFolder] = []  # of this process's sweeps
 _jobs: list[jobs.Job] = []  # at most one, that this process works on for another launcher
 
-FINAL = {"diverged": 6, "failed": 7}  # ends that are a run's answer, and their exit codes
-LAUNCHERS = {"joblib", "submitit", "ray"}  # whose errors are of a job that was killed
 OF_HYDRA = ("hydra.", "hydra/", "+hydra.", "+hydra/")  # overrides that say how runs are carried out, not which
-HOME = re.compile(r"""(results|hydra\.sweep\.dir)=(['"])(~.*)\2""")
+HOME = re.compile(r"""(results|hydra\.(?:sweep|run)\.dir)=(['"])(~.*)\2""")
 
 
 def main(entry: Callable[[], Any]) -> None:
@@ -47,8 +42,11 @@ def main(entry: Callable[[], Any]) -> None:
         arguments = [at_home_in(one) for one in arguments]
         options, overrides = config.told_apart(arguments)
         config.refuse(overrides)
+        config.no_config(overrides, *config.named(options))
         if many and torchrun.place().size > 1:
             raise ConfigError(f"-m: torchrun's {torchrun.place().size} processes carry out one run, not a sweep")
+        if many and searching.is_search(overrides):
+            overrides = config.spelled_out(overrides, *config.named(options))
         if options:
             sys.argv[1:] = [*options, *overrides, *_ours(arguments, many), *config.search_path()]
             asked = _asked(arguments) if many else ()
@@ -56,24 +54,24 @@ def main(entry: Callable[[], Any]) -> None:
         else:  # the same without Hydra's second composition, which would be half of the time to answer from a record
             run(config.compose(arguments))
     except KeyboardInterrupt:
-        stop("interrupted; the same command goes on where this one stopped", 130)
+        ending.stop("interrupted; the same command goes on where this one stopped", 130)
     except Exception as error:
-        _gather(asked)
-        if _is_of_launcher(error) or any(result["status"] != jobs.MISSING for result in _results):
+        _take_in(asked)
+        if ending.is_of_launcher(error) or any(result["status"] != jobs.MISSING for result in _results):
             print(json.dumps({"runs": jobs.shown(_results)}), flush=True)
         else:
-            discard_sweep()
-        stop_for(error, arguments)
+            _put_back()
+        ending.stop_for(error, arguments)
     finally:
         gc.enable()
-    _gather(asked)
+    _take_in(asked)
     if not any("path" in result for result in _results):
-        discard_sweep()
+        _put_back()
     if _searches:
         told, code = _searches[0]
         print(json.dumps(told), flush=True)
         sys.exit(code)
-    _answer(_results, many)
+    ending.answer(_results, many)
 
 
 def _ours(arguments: Sequence[str], many: bool) -> Iterator[str]:
@@ -82,8 +80,8 @@ def _ours(arguments: Sequence[str], many: bool) -> Iterator[str]:
         yield f"+hydra.callbacks.effdl._target_={config.JOBS_CALLBACK}"
     if many and not any(a.startswith("hydra/launcher=") for a in arguments):
         yield "hydra/launcher=effdl"
-    if is_search(arguments):
-        yield "hydra/sweeper=effdl_search"
+    if searching.is_search(arguments):
+        yield config.SEARCHES
 
 
 def at_home_in(override: str) -> str:
@@ -96,12 +94,11 @@ def at_home_in(override: str) -> str:
 def run_overrides(arguments: Sequence[str], again: bool = False) -> int:
     """One run from overrides, answered as run.py does. again: whatever record there is of it is set aside first."""
     _results.clear()
-    config.refuse(arguments)
     composed = config.compose(arguments)
     if again:
         _set_aside(composed)
     run(composed)
-    _answer(_results, many=False)
+    ending.answer(_results, many=False)
     return 0
 
 
@@ -126,7 +123,7 @@ def run(composed: Any) -> float | None:
     """One composed config, alone in this process. Returns its score if it is the job of a sweeper that wants one."""
     if composed.get("search") is not None:
         raise ConfigError("search: is of many runs; python run.py -m search=... carries them out")
-    spec = _named(config.build(composed))
+    spec = _named(checking.specs([composed])[0])
     if not _jobs:
         _results.extend(_execute([spec], composed))
         return None
@@ -152,7 +149,7 @@ def sweep(composed: Sequence[Any], wanted: jobs.Wanted | None = None) -> list[fl
     """
     config.values_of_a_sweep(composed)
     if wanted is None:
-        _results.extend(_execute([config.build(one) for one in composed], composed[0]))
+        _results.extend(_execute(checking.specs(composed), composed[0]))
         return [None] * len(composed)
     built = [_built(one, wanted) for one in composed]
     specs = [one for one in built if isinstance(one, config.Spec)]
@@ -181,14 +178,14 @@ def _scored(spec: config.Spec, result: dict[str, Any], wanted: jobs.Wanted) -> f
 
 def search(arguments: Sequence[str], settings: Mapping[str, Any]) -> None:
     """A multirun whose values are searched: overrides with spaces, and what else was set under hydra.sweeper."""
-    found, composed = _search(arguments, settings)
+    found, composed = searching.asked_for(arguments, settings)
     from effdl.search.outcome import text
     from effdl.search.search import search as carry_out
 
     gc.freeze()
     gc.enable()
     told = carry_out(found, arguments, *places(composed))
-    print(f"\n{text(told, Path(told['path']))}\n", file=sys.stderr)
+    print(f"\n{text(told, Path(told['path']), sys.argv[0])}\n", file=sys.stderr)
     rate = settings.get("max_failure_rate")
     if too_many := rate is not None and told["failed"] > rate * told["trials"]:
         many = f"{told['failed']} of {told['trials']} trials failed, more than hydra.sweeper.max_failure_rate allows"
@@ -196,56 +193,18 @@ def search(arguments: Sequence[str], settings: Mapping[str, Any]) -> None:
     _searches.append((told, 1 if too_many or not told["best"] else 0))
 
 
-def trials(arguments: Sequence[str]) -> tuple[Any, int]:
-    """What the trials of a search have in common, composed, and how many there are at most."""
-    found, composed = _search(arguments, {})
-    from effdl.search import space
-
-    return composed, found.most(space.read(arguments, found.params)[0])
-
-
-def is_search(arguments: Sequence[str]) -> bool:
-    return any(a.startswith("search=") and a != "search=none" for a in arguments)
-
-
-def _search(arguments: Sequence[str], settings: Mapping[str, Any]) -> tuple[Any, Any]:
-    """The search's own setting, and what its trials have in common."""
-    composed = config.compose([text for _, text, swept in config.grammar.read(arguments) if swept is None])
-    if composed.search is None:
-        raise ConfigError("search: is none; say search=optuna")
-    node: Any = OmegaConf.to_container(composed.search)
-    from effdl.search.carried import carried_over
-
-    given = carried_over(settings)
-    sampler = given.pop("sampler", None)
-    found = config.build_setting({**node, **given}, "search")
-    found = found if sampler is None else replace(found, sampler=sampler)
-    if not find_spec("optuna"):
-        raise ConfigError("search: needs Optuna, which `pip install 'effdl[search]'` brings")
-    return found, composed
-
-
-@dataclass(frozen=True)
-class _SweepFolder:
-    """What there was where Hydra writes multirun.yaml, which it does before it looks whether the runs can be composed.
-
-    The folder is one that the user may have named, with anything in it. left: by jobs of earlier sweeps.
-    """
-
-    multirun: Path
-    content: bytes | None
-    missing: tuple[Path, ...]
-    left: jobs.Times
-
-
 def begin_sweep(folder: str, launcher: str | None = None) -> None:
-    """Note what there is where Hydra is going to write for this sweep; say where jobs of another launcher leave theirs."""
-    path = Path(folder).resolve()
-    multirun = path / "multirun.yaml"
-    missing = tuple(p for p in (path, *path.parents) if not p.exists())
-    content = multirun.read_bytes() if multirun.is_file() else None
-    _sweeps.append(_SweepFolder(multirun, content, missing, jobs.left(path)))
+    """Note what there is where Hydra is going to write for this sweep; say where jobs of another launcher leave theirs.
+
+    Ends the process where that launcher cannot work here: Hydra makes a warning of an exception.
+    """
+    _sweeps.append(SweepFolder.as_it_is(Path(folder)))
     if launcher is not None:
+        try:
+            jobs.check_launcher(launcher)
+        except ConfigError as error:
+            _put_back()
+            ending.stop_for(error, ())
         print(f"effdl: jobs by {launcher}; each leaves {jobs.RESULT} in its folder in {folder}", file=sys.stderr, flush=True)
 
 
@@ -261,7 +220,7 @@ def _asked(arguments: Sequence[str]) -> Sequence[str]:
     """
     options = [one for one in arguments if one.startswith(("-", "hydra/"))]
     launchers = [one for one in options if one.startswith("hydra/launcher=") and one != "hydra/launcher=effdl"]
-    if launchers and is_search(arguments):
+    if launchers and searching.is_search(arguments):
         raise ConfigError(f"{launchers[0]}: a search carries its trials out itself; processes with the same command share them")
     if not launchers or any(one not in (*launchers, "-m", "--multirun") for one in options):
         return ()
@@ -271,25 +230,14 @@ def _asked(arguments: Sequence[str]) -> Sequence[str]:
     return [" ".join(varied or run) for run, varied in runs]
 
 
-def _gather(asked: Sequence[str]) -> None:
-    """Take in what jobs of another launcher left."""
+def _take_in(asked: Sequence[str]) -> None:
     for sweep in _sweeps:
-        _results.extend(jobs.gather(sweep.multirun.parent, sweep.left, asked))
+        _results.extend(sweep.gathered(asked))
 
 
-def discard_sweep() -> None:
-    """Take back what Hydra wrote for a sweep that left no record: its file, and folders it made that are empty again."""
+def _put_back() -> None:
     for sweep in _sweeps:
-        if jobs.left(sweep.multirun.parent) != sweep.left:  # jobs have been at work
-            continue
-        with suppress(OSError):  # never made
-            if sweep.content is None:
-                sweep.multirun.unlink()
-            else:
-                sweep.multirun.write_bytes(sweep.content)
-        for folder in sweep.missing:
-            with suppress(OSError):  # not empty, or never made
-                folder.rmdir()
+        sweep.put_back()
 
 
 def _execute(specs: list[config.Spec], composed: Any) -> list[dict[str, Any]]:
@@ -301,9 +249,8 @@ def _execute(specs: list[config.Spec], composed: Any) -> list[dict[str, Any]]:
     gc.enable()
     if torchrun.place().rank > 0:  # the first shows it
         return execute(specs, root, 1, Silent())
-    for spec in {spec.arch: spec for spec in specs}.values():
-        if (remark := spec.arch.remark(spec.dataset.facts())) is not None:
-            print(f"effdl: {remark}", file=sys.stderr, flush=True)
+    for remark in checking.remarks(specs):
+        print(f"effdl: {remark}", file=sys.stderr, flush=True)
     with Console(len(specs), bars=not _jobs) as console:
         return execute(specs, root, workers, console)
 
@@ -316,67 +263,3 @@ def places(composed: Any) -> tuple[Path, int]:
     if workers is not None and (type(workers) is not int or workers < 1):
         raise ConfigError(f"workers: a whole number from 1, or null for one a core, not {workers!r}")
     return at_home(str(results), "results"), workers or os.cpu_count() or 1
-
-
-def _answer(results: list[dict[str, Any]], many: bool) -> None:
-    """The JSON line on standard output, a line on standard error if something did not finish, the exit code."""
-    from effdl.records.report import source
-
-    bad = [result for result in results if result["status"] != "finished"]
-    if bad and len(results) > 1:  # each had its line when it ended
-        print(f"effdl: {'; '.join(_unfinished(results))}", file=sys.stderr)
-    elif bad:
-        torchrun.fail(f"{bad[0]['name']}: {bad[0]['status']}: {bad[0]['reason']}{source(bad[0])}")
-    for result in bad:
-        if os.environ.get("EFFDL_DEBUG") and "trace" in result:
-            print(result["trace"], file=sys.stderr)
-    shown = jobs.shown(results)
-    if torchrun.place().rank > 0:
-        shown = []
-    if many:
-        print(json.dumps({"runs": shown}), flush=True)
-    elif shown and "path" in shown[0]:
-        print(json.dumps(shown[0]), flush=True)
-    if bad:
-        sys.exit(1 if many else FINAL.get(bad[0]["status"]) or bad[0].get("exit_code", 1))
-
-
-def _unfinished(results: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """What became of the runs that did not finish, and whether asking again changes that."""
-    final = sum(result["status"] in FINAL for result in results)
-    begun = sum(result["status"] not in ("finished", *FINAL) for result in results)
-    if final:
-        yield f"{final} of {len(results)} runs diverged or failed, which the same command would only say again"
-    if begun:
-        yield f"{begun} of {len(results)} runs did not end; the same command tries them again"
-
-
-def stop(line: str, code: int) -> None:
-    torchrun.fail(line)
-    sys.exit(code)
-
-
-def stop_for(error: Exception, arguments: Sequence[str]) -> None:
-    """One line for each kind of error: the user's, Hydra's, which are the user's too, the disk's, and ours."""
-    if isinstance(error, EffdlError):
-        stop(one_line(error), error.exit_code)
-    if _is_of_launcher(error):
-        stop(f"a job did not come to its end ({type(error).__name__}); the same command goes on where it stopped", 1)
-    if isinstance(error, BrokenPipeError):  # such as `effdl list | head`: nobody reads on, which is no failure of ours
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
-    if type(error).__module__.split(".")[0] in ("hydra", "omegaconf", "antlr4", "yaml"):
-        stop(one_line(config.composition_error(error, arguments)), ConfigError.exit_code)
-    if isinstance(error, OSError) and error.filename:
-        reason = f"{error.filename}: {error.strerror}; point `results` to a folder that can be written"
-        stop(reason, RecordError.exit_code)
-    if os.environ.get("EFFDL_DEBUG"):
-        raise error
-    if other := next((one for one in arguments if one.startswith(("hydra/sweeper=", "hydra/launcher="))), None):
-        lacking = config.missing_package(error)
-        stop(f"{other}: {f'needs the package {lacking}, which is not installed' if lacking else one_line(error)}", 1)
-    stop(crash(error), 1)
-
-
-def _is_of_launcher(error: Exception) -> bool:
-    return type(error).__module__.split(".")[0] in LAUNCHERS

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from effdl import cli, config
+from effdl import checking, cli, config, ending, searching
+from effdl.arguments import Parser, count, read, word
 from effdl.errors import ConfigError
 from effdl.home import at_home
 
@@ -19,19 +20,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command; errors are one line on standard error and an exit code that says which kind."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        options = parser().parse_args(given)
+        options = read(parser(), given)
         code = options.command(options)
         sys.stdout.flush()
     except KeyboardInterrupt:
-        cli.stop("interrupted; the same command goes on where this one stopped", 130)
+        ending.stop("interrupted; the same command goes on where this one stopped", 130)
     except Exception as error:
-        cli.stop_for(error, given)
+        ending.stop_for(error, given)
     sys.exit(code)
 
 
-def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser("effdl", description="Tables and figures of the theses, and single runs.")
-    commands = top.add_subparsers(required=True, metavar="command")
+def parser() -> Parser:
+    top = Parser("effdl", description="Tables and figures of the theses, and single runs.")
+    commands = top.add_subparsers(metavar="command")
 
     def add(name: str, command: object, about: str) -> argparse.ArgumentParser:
         made = commands.add_parser(name, help=about, description=about)
@@ -47,8 +48,10 @@ def parser() -> argparse.ArgumentParser:
         made.add_argument("what", nargs="*", help="an artefact's id, or overrides such as method=dll arch=vgg13_bn")
         _add_scale(made)
         made.add_argument("--cell", help="only these cells: axis=level,axis=level")
-        made.add_argument("--workers", type=_count, default=os.cpu_count() or 1, help="processes (one a core)")
+        made.add_argument("--workers", type=count, default=os.cpu_count() or 1, help="processes (one a core)")
         made.add_argument("--json", action="store_true", help="one JSON object on standard output")
+        made.add_argument("--config-dir", "-cd", type=_config_folder, help="the folder of a config of yours")
+        made.add_argument("--config-name", "-cn", type=word, help="the name of a config, such as a search's best")
         if name == "run":
             made.add_argument("--again", action="store_true", help="of a single run, set its record aside and make it anew")
         if name == "plan":
@@ -72,7 +75,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("what", nargs="?", help="an artefact's id")
     made.add_argument("--json", action="store_true")
     made = add("explain", explain, "what may be set: every key of a choice, or one key")
-    made.add_argument("what", nargs="+", help="method=dll, method.epochs, or seed")
+    made.add_argument("what", nargs="+", help="a choice or a key, such as method=dll, method.epochs or seed")
     made.add_argument("--json", action="store_true")
     return top
 
@@ -81,10 +84,8 @@ def _folder(text: str) -> Path:
     return at_home(text, "--results")
 
 
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"a whole number from 1, not {text!r}")
-    return int(text)
+def _config_folder(text: str) -> str:
+    return str(at_home(word(text), "--config-dir"))
 
 
 def _add_scale(made: argparse.ArgumentParser) -> None:
@@ -93,28 +94,28 @@ def _add_scale(made: argparse.ArgumentParser) -> None:
 
 def plan(options: argparse.Namespace) -> int:
     """Print what an artefact or one run would cost."""
-    from effdl.reproduce import console
+    from effdl.records.tracking import tracking
 
     if options.multirun is not None:
         return _plan_many(options)
     if not _is_artefact(options):
+        spec, remark = checking.spec_of(_overrides(options))
         from effdl.records.plan import cost
         from effdl.reproduce.planned import cost_of_run
 
-        config.refuse(options.what)
-        spec = config.build(config.compose(options.what))
         if options.time:
             print("effdl: trying a few steps of each layer", file=sys.stderr, flush=True)
-        with console.tracking() as track:
+        with tracking() as track:
             found = cost(spec, timed=options.time, track=track)
         if found is None:
             raise ConfigError(f"method: {type(spec.method).__name__} does not say what it would cost; only a run tells")
-        remark = spec.arch.remark(spec.dataset.facts())
         print(json.dumps(found.to_json()) if options.json else cost_of_run(" ".join(options.what), found, remark))
         return 0
+    from effdl.reproduce import console
+
     declaration, scale = _declared(options)
     surveyed = _survey(declaration, scale, options)
-    with console.tracking() as track:
+    with tracking() as track:
         planned = console.Plan(declaration, scale, surveyed, options.workers, track)
     print(json.dumps(planned.to_json()) if options.json else planned.text())
     return 0
@@ -122,40 +123,50 @@ def plan(options: argparse.Namespace) -> int:
 
 def _plan_many(options: argparse.Namespace) -> int:
     """Print what the runs of a sweep, or a search's trials, would cost."""
-    from effdl.reproduce import console, sweep
+    from effdl.records.tracking import tracking
+    from effdl.reproduce import sweep
 
     options.what += options.multirun
     if ids := [one for one in options.what if "=" not in one and not one.startswith("~")]:
         raise ConfigError(f"-m: belongs to overrides, such as seed=0,1,2, not to {ids[0]}")
     _is_artefact(options)
-    overrides = [one for one in options.what if not one.startswith(cli.OF_HYDRA)]
-    if cli.is_search(overrides):
-        composed, trials = cli.trials(overrides)
-        _, workers = _places(options, composed)
+    given = _overrides(options)
+    overrides = [one for one in given if not one.startswith(cli.OF_HYDRA)]
+    if searching.is_search(overrides):
+        settings = config.of_sweeper(options.what, options.config_dir, options.config_name)
+        composed, trials = searching.trials(overrides, settings)
+        _, workers = _places(options, composed, given)
         told = sweep.search(composed, trials, workers)
         print(json.dumps(told) if options.json else sweep.search_text(told, workers))
         return 0
-    root, workers = _places(options, config.compose(config.grammar.sweep(overrides)[0][0]))
-    with console.tracking() as track:
+    root, workers = _places(options, config.compose(config.grammar.sweep(overrides)[0][0]), given)
+    with tracking() as track:
         asked = sweep.runs(overrides, track)
     print("effdl: trying a few steps of each kind of run", file=sys.stderr, flush=True)
-    with console.tracking() as track:
+    with tracking() as track:
         planned = sweep.sweep(asked, root, workers, track)
     print(json.dumps(planned.to_json()) if options.json else planned.text())
     return 0
 
 
-def _places(options: argparse.Namespace, composed: Any) -> tuple[Path, int]:
+def _places(options: argparse.Namespace, composed: Any, overrides: Sequence[str]) -> tuple[Path, int]:
     """The results folder and the number of processes, as overrides say it, else as options do."""
-    given = {one.partition("=")[0] for one in options.what}
+    given = {one.partition("=")[0] for one in overrides}
     root, workers = cli.places(composed)
     return root if "results" in given else options.results, workers if "workers" in given else options.workers
+
+
+def _overrides(options: argparse.Namespace) -> list[str]:
+    """What is asked for, with what a config of the user's says, in overrides alone. Raises ConfigError."""
+    config.refuse(options.what)
+    config.no_config([f"results={options.results}", *options.what], options.config_dir, options.config_name)
+    return config.spelled_out(options.what, options.config_dir, options.config_name)
 
 
 def run(options: argparse.Namespace) -> int:
     """Run an artefact and report it, or run one Spec."""
     if not _is_artefact(options):
-        return cli.run_overrides([*options.what, f"results={json.dumps(str(options.results))}"], options.again)
+        return cli.run_overrides([f"results={json.dumps(str(options.results))}", *_overrides(options)], options.again)
     if options.again:
         raise ConfigError("--again: sets the record of one run aside; give its overrides, not an artefact's id")
     from effdl.records.report import Console
@@ -204,14 +215,15 @@ def list_all(options: argparse.Namespace) -> int:
 
 def status(options: argparse.Namespace) -> int:
     """Print what is declared, run and held."""
-    from effdl.reproduce import catalogue, console
+    from effdl.records.tracking import tracking
+    from effdl.reproduce import catalogue
 
     if options.what and (line := catalogue.why_not(options.what)) is not None:
         print(line)
         return 0
     gc.disable()  # what it makes stays to the end; looking through it takes a tenth of the time
     try:
-        with console.tracking() as track:
+        with tracking() as track:
             found = catalogue.status(options.results, track, options.what)
     finally:
         gc.enable()
@@ -231,6 +243,8 @@ def explain(options: argparse.Namespace) -> int:
 def _is_artefact(options: argparse.Namespace) -> bool:
     """Whether an id is given, or overrides. Raises ConfigError where it is neither."""
     if len(options.what) == 1 and not _is_override(options.what[0]):
+        if named := [name for name in ("dir", "name") if getattr(options, f"config_{name}") is not None]:
+            raise ConfigError(f"--config-{named[0]}: belongs to overrides, not to an artefact's id")
         return True
     if misplaced := [name for name in ("scale", "cell") if getattr(options, name)]:
         raise ConfigError(f"--{misplaced[0]}: belongs to an artefact's id, not to overrides")
@@ -264,7 +278,7 @@ def _declared(options: argparse.Namespace) -> tuple[Any, str]:
 
 
 def _survey(declaration: Any, scale: str, options: argparse.Namespace) -> list[Any]:
-    from effdl.reproduce.console import tracking
+    from effdl.records.tracking import tracking
     from effdl.reproduce.survey import survey
 
     with tracking() as track:

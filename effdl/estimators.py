@@ -22,17 +22,16 @@ from effdl.archs.mlp import Mlp
 from effdl.datasets.problem import Facts, Problem, Samples
 from effdl.errors import EffdlError, FitFailed, one_line
 from effdl.errors import IllConditionedWarning as IllConditionedWarning
+from effdl.least_squares.normal_equations import Sums, condition, condition_bound, summed
+from effdl.least_squares.solvers import Lstsq, Pinv, Ridge, Solve
 from effdl.methods.closed_form import ClosedForm
 from effdl.methods.elm import Elm
 from effdl.methods.platonic import Platonic, Projection
 from effdl.objectives.losses import LinearMse
-from effdl.objectives.objective import decide
 from effdl.objectives.simplex import onto_simplex
 from effdl.records.run import Run
 from effdl.setting import NonNegative, Switch, setting
 from effdl.training.hardware import Hardware
-from effdl.training.least_squares import Lstsq, Pinv, Ridge, Solve
-from effdl.training.normal_equations import Sums, condition, condition_bound, summed
 
 Array = NDArray[Any]
 CHUNK = 4096  # samples that are predicted at once
@@ -221,7 +220,7 @@ class PlatonicClassifier(ClassifierMixin, _LeastSquaresNetwork):  # type: ignore
     hidden_layer_sizes: widths of the hidden layers, each ≥ 1; an int is one layer. activation: as in `Mlp`.
     projection, tries, alpha, beta, ema, pca, importance: as in `Platonic`, or projection "random_weights": hidden weights are
         drawn and stay (`Elm`), which needs none of the others.
-    solver: "ridge" and "solve" with the penalty l2 ≥ 0, "pinv" and "lstsq" without; see `training.least_squares`.
+    solver: "ridge" and "solve" with the penalty l2 ≥ 0, "pinv" and "lstsq" without; see `least_squares.solvers`.
     precision: of weights and algebra; "auto" takes float32 for data in float32, else float64.
     standardise: inputs to mean 0 and deviation 1 (`InputBlock`), and a regressor's targets, inside the network.
     random_state: an int is the seed of effdl's own runs; a RandomState or None draws one.
@@ -272,7 +271,7 @@ class PlatonicClassifier(ClassifierMixin, _LeastSquaresNetwork):  # type: ignore
 
     def predict(self, X: Any) -> Array:  # noqa: N803
         """(m,) labels: the class with the largest output."""
-        chosen = decide(self._outputs(X)).numpy()
+        chosen = LinearMse().decide(self._outputs(X)).numpy()
         labels: Array = self.classes_[chosen]
         return labels
 

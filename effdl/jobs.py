@@ -4,6 +4,7 @@ A job is one run in a process of the launcher's, on any machine that sees the fo
 """
 
 import json
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from effdl.errors import ConfigError
 RESULT = "run.json"  # what a job leaves in its folder
 MISSING = "missing"  # the status of a job that left none
 UNSHOWN = ("trace", "exit_code", "job", "overrides")  # keys of results that are of no JSON line
+SLURM = ("sbatch", "srun")  # its commands that submitit calls
 Times = Mapping[Path, int]
 
 
@@ -55,6 +57,17 @@ class Job:
 
         kept = {key: value for key, value in result.items() if key not in UNSHOWN}
         write_json(self.folder / RESULT, {"job": self.number, "overrides": list(self.overrides), **kept})
+
+
+def check_launcher(name: str) -> None:
+    """Raise a ConfigError where a launcher cannot start jobs from this machine."""
+    if name == "submitit_slurm" and (lacking := [command for command in SLURM if shutil.which(command) is None]):
+        is_or_are = "is" if len(lacking) == 1 else "are"
+        raise ConfigError(
+            f"hydra/launcher={name}: needs a Slurm cluster, whose {' and '.join(lacking)} {is_or_are} not in PATH: start "
+            "it on a machine from which you submit jobs; without Slurm hydra/launcher=submitit_local or hydra/launcher=joblib "
+            "shares the runs out here"
+        )
 
 
 def left(sweep: Path) -> Times:

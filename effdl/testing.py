@@ -114,9 +114,9 @@ class WatchedRun:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
 
-    def record(self, segment: int, epoch: int, **metrics: float) -> None:
+    def record(self, segment: int, epoch: int, metrics: Mapping[str, float]) -> None:
         self.epochs.append((segment, copied(self.model)))
-        self.inner.record(segment, epoch, **metrics)
+        self.inner.record(segment, epoch, metrics)
 
     def save(self, state: Callable[[], dict[str, Any]]) -> None:
         buffer = io.BytesIO()
@@ -139,7 +139,7 @@ class _Trial:
 
     def __init__(self, method: Method, on: Problem, build: Build, optimizer: Optimizer | None) -> None:
         self.method, self.on, self.build = method, on, build
-        self.optimizer = optimizer if method.takes_optimizer else None
+        self.optimizer = optimizer if "optimizer" in method.takes else None
 
     def fit(
         self, elsewhere: bool = False, saved: list[bytes] | None = None, stop: int | None = None

@@ -25,17 +25,19 @@ from torch import Tensor, nn
 from effdl.archs.chain import BlockChain
 from effdl.augment.standard import Standard
 from effdl.config import build_choice
+from effdl.costs.rehearsal import Prefix, Rehearsal
 from effdl.datasets.problem import Batch, Facts, Problem, Samples
 from effdl.methods.segmentwise import Segmentwise
 from effdl.objectives.losses import SoftmaxCe
-from effdl.training.bottom_up import drain_epoch
-from effdl.training.feeding import Feeder
+from effdl.training.decision_rule import DecisionRule
+from effdl.training.epoch import drain_epoch
+from effdl.training.features import Stack
 from effdl.training.feednet import feednet
 from effdl.training.hardware import Hardware, restoring
+from effdl.training.learner import Learner
 from effdl.training.loop import reseed
 from effdl.training.optim import Sgd
-from effdl.training.rehearsal import Prefix, Rehearsal
-from effdl.training.segment import DecisionLoss, SegmentState
+from effdl.training.sources import Fed
 
 Row = tuple[str, float, str]  # what is compared, ours over the peer's, what is wanted
 Sections = Mapping[str, Callable[[], Iterator[Row]]]
@@ -84,12 +86,13 @@ def facts(shape: tuple[int, ...], batch_size: int) -> Facts:
 
 
 def _engine(data: Problem, chain: BlockChain, hardware: Hardware | None = None) -> Callable[[], object]:
-    hardware, state = hardware or Hardware(), _segment(chain, 0, len(chain), chain.head)
-    state.autocast = hardware.autocast
+    hardware, learner = hardware or Hardware(), _segment(chain, 0, len(chain), chain.head)
+    learner.rule.hardware = hardware
     if hardware.compile:
-        state.compile()
-    feeder = Feeder(data, chain.input, 0, hardware)
-    return lambda: drain_epoch(state, feeder.train(0), "", lambda step: False)
+        learner.rule.compile_blocks()
+    source = Fed(data, 0, hardware)
+    source.look(Stack((chain.input,), (0,)))
+    return lambda: drain_epoch(learner, source.train(0), "", lambda step: False)
 
 
 def _bare(data: Problem, chain: BlockChain, hardware: Hardware | None = None) -> Callable[[], object]:
@@ -126,7 +129,7 @@ def memory() -> Iterator[Row]:
             prefix.climb(chain.blocks[i])
         whole = _segment(chain, 0, len(chain), chain.head)
         full = Rehearsal(whole, Prefix(batch, chain.input, fake=True)).memory().peak
-        whole.checkpoint = True
+        whole.rule.checkpoint = True
         least = Rehearsal(whole, Prefix(batch, chain.input, fake=True)).memory().peak
         yield f"worst segment of {name} over full backprop", max(peaks) / full, wanted
         yield f"checkpointing {name} by block over full backprop", least / full, "for comparison"
@@ -147,15 +150,15 @@ def _rise(name: str, how: str, worst: int) -> int:
     chain, batch = _network(name)
     start, stop = (worst, worst + 1) if how == "segment" else (0, len(chain))
     head = Segmentwise().decision.build(chain.shapes((3, 32, 32))[worst], 10) if how == "segment" else chain.head
-    state = _segment(chain, start, stop, head)
-    state.checkpoint = how == "checkpointed"
+    learner = _segment(chain, start, stop, head)
+    learner.rule.checkpoint = how == "checkpointed"
     feednet, before = nn.Sequential(chain.input, *chain[:start]).eval(), peak_resident()
 
     @torch.no_grad()
     def fed() -> Batch:
         return replace(batch, x=feednet(batch.x))
 
-    for _ in state.train_epoch(fed() for _ in range(2)):
+    for _ in learner.train_epoch(fed() for _ in range(2)):
         pass
     return peak_resident() - before
 
@@ -176,11 +179,10 @@ def in_child(call: Callable[..., int], *arguments: object) -> int:
         return pool.apply(call, arguments)
 
 
-def _segment(chain: BlockChain, start: int, stop: int, head: nn.Module) -> SegmentState:
-    blocks, loss = chain[start:stop], DecisionLoss(head, SoftmaxCe())
-    optimizer = Sgd(lr=0.01).build([*blocks.parameters(), *loss.parameters()])
-    yields = len(blocks) == len(chain)  # what backprop's one segment puts out, as the methods have it
-    return SegmentState(blocks, loss, optimizer, seed=lambda epoch, step: step, yields=yields)
+def _segment(chain: BlockChain, start: int, stop: int, head: nn.Module) -> Learner:
+    rule = DecisionRule(chain[start:stop], head, SoftmaxCe())
+    rule.yields = len(rule.blocks) == len(chain)  # what backprop's one segment puts out
+    return Learner(rule, Sgd(lr=0.01).build(rule.parameters()), seed=lambda epoch, step: step)
 
 
 def feednets() -> Iterator[Row]:
@@ -280,7 +282,7 @@ def _peaks(name: str, device: torch.device, batch_size: int, batch: Batch) -> It
     shapes, decision = chain.shapes((3, 32, 32)), Segmentwise().decision
     full = _peak(chain, _segment(chain, 0, len(chain), chain.head), 0, batch, hardware)
     whole = _segment(chain, 0, len(chain), chain.head)
-    whole.checkpoint = True
+    whole.rule.checkpoint = True
     least = _peak(chain, whole, 0, batch, hardware)
     heads = [decision.build(shape, 10).to(device) for shape in shapes]
     worst = max(_peak(chain, _segment(chain, i, i + 1, heads[i]), i, batch, hardware) for i in range(len(chain)))
@@ -288,9 +290,9 @@ def _peaks(name: str, device: torch.device, batch_size: int, batch: Batch) -> It
         yield f"allocator's peak in MiB of {name}, batch {batch_size}: {what}", peak / 2**20, "for comparison"
 
 
-def _peak(chain: BlockChain, state: SegmentState, below: int, batch: Batch, hardware: Hardware) -> float:
+def _peak(chain: BlockChain, learner: Learner, below: int, batch: Batch, hardware: Hardware) -> float:
     """Most bytes that the allocator has given out in the second of two steps, the whole network's weights included."""
-    state.autocast = hardware.autocast
+    learner.rule.hardware = hardware
     for repeat in range(2):
         if repeat and batch.y.is_cuda:
             torch.cuda.reset_peak_memory_stats()
@@ -298,7 +300,7 @@ def _peak(chain: BlockChain, state: SegmentState, below: int, batch: Batch, hard
             x = chain[:below](chain.input(batch.x)).contiguous(memory_format=hardware.memory_format)
         waiting = [replace(batch, x=x)]
         del x
-        for _ in state.train_epoch(waiting.pop() for _ in range(1)):
+        for _ in learner.train_epoch(waiting.pop() for _ in range(1)):
             pass
     return torch.cuda.max_memory_allocated() if batch.y.is_cuda else float("nan")
 

@@ -26,16 +26,16 @@ from torch.nn.functional import one_hot
 from effdl import config
 from effdl.archs.mlp import Mlp
 from effdl.config import build_choice
+from effdl.costs.memory import LiveStorages
 from effdl.datasets.problem import Problem, Samples
 from effdl.errors import DataError
+from effdl.least_squares.design import Design
+from effdl.least_squares.solvers import Lstsq, Pinv, Ridge, Solver
 from effdl.methods.platonic import Platonic
 from effdl.objectives.losses import LinearMse
 from effdl.records.carry import carry_out
 from effdl.records.run import Run
-from effdl.training.design import Design
-from effdl.training.least_squares import Lstsq, Pinv, Ridge, Solver
 from effdl.training.loop import reseed
-from effdl.training.memory import LiveStorages
 
 SAMPLES, TARGETS = 60_000, 10
 SMALL, LARGE = 1568, 4632

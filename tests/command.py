@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import re
 import runpy
 import struct
 import subprocess
@@ -15,11 +16,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from effdl.records import kept
 from effdl.records.process import of_the_machine
 from effdl.records.report import Silent
 
 ROOT = Path(__file__).parents[1]
 CLASSES, SIDE = 10, 4
+HOW_FAR = re.compile(r"^effdl: [\w ]+ \d+/\d+, .* (left|so far)\n", re.MULTILINE)  # of which a loaded machine says more
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -47,7 +50,7 @@ def finish(process: subprocess.Popen[str], timeout: float = 240) -> subprocess.C
         out, err = process.communicate(timeout=timeout)
     finally:
         process.kill()
-    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, HOW_FAR.sub("", err))
 
 
 def run_here(*arguments: str) -> int:
@@ -92,6 +95,13 @@ def numbers(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """metrics.jsonl and the summary of a finished run, without what the machine says."""
     lines = [untimed(json.loads(line)) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return lines, untimed(json.loads((folder / "summary.json").read_text())["summary"])
+
+
+def noted(folder: Path, **metrics: Any) -> None:
+    """The record of a finished run becomes that of one which ended with these metrics, and with the files that are there."""
+    summary = kept.without_note(json.loads((folder / "summary.json").read_text()))
+    summary["summary"] |= metrics
+    (folder / "summary.json").write_text(json.dumps(kept.noted(folder, summary)))
 
 
 def untimed(metrics: dict[str, Any]) -> dict[str, Any]:

@@ -1,14 +1,22 @@
-"""What tests share: one thread, so that sums have one order; an empty cache folder."""
+"""What tests share: one thread, so that sums have one order; no word of how far something is; an empty cache folder."""
 
 from pathlib import Path
 
 import pytest
 import torch
 
+from effdl.records import tracking
+
 
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loaded machine says no more on standard error than an idle one."""
+    monkeypatch.setattr(tracking, "QUIET_S", 3600.0)
 
 
 @pytest.fixture

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from effdl.archs.chain import BlockChain
 from effdl.archs.mlp import ACTIVATIONS
 from effdl.datasets.problem import Problem, Samples
+from effdl.least_squares.solvers import Pinv
 from effdl.methods.platonic import Platonic
 from effdl.objectives.losses import LinearMse
 from effdl.records.run import Run
 from effdl.rng import seed_for
-from effdl.training.least_squares import Pinv
 
 EXACT = Pinv(tol=0.0)
 M, N, K = 60, 5, 3

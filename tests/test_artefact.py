@@ -1,5 +1,6 @@
 """Declarations: a wrong one says in one line which key; published numbers are looked up."""
 
+import json
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -11,7 +12,7 @@ from declared import REMOVED, changed, declare
 
 from effdl.errors import ConfigError
 from effdl.reproduce import artefact, published
-from effdl.reproduce.frame import beside
+from effdl.reproduce.frame import own_module
 
 WRONG: dict[str, tuple[Mapping[str, Any], str]] = {
     "a key of none": ({"unites": "percent"}, "unites: unknown key; there are id, title"),
@@ -234,6 +235,14 @@ def test_what_is_no_declaration_at_all_is_said_in_one_line(text: str, says: str,
     assert says in refusal(written(tmp_path, text))
 
 
+def test_a_declaration_is_what_omegaconf_reads_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [path.read_text() for path in artefact.declared().values()]
+    quick = [json.dumps(artefact._read(text)) for text in texts]
+    assert all(isinstance(artefact._loaded(text), dict) for text in texts) and len(texts) > 30
+    monkeypatch.setattr(artefact, "_loaded", lambda text: text)
+    assert [json.dumps(artefact._read(text)) for text in texts] == quick
+
+
 @pytest.mark.parametrize("scale", ["smoke", "paper"])
 def test_artefact_of_a_thesis_has_a_smoke_and_a_paper_scale(scale: str, tmp_path: Path) -> None:
     table = artefact.declared()["table-6.1"]
@@ -257,7 +266,7 @@ def test_broken_functions_beside_a_declaration_are_said_in_one_line_with_their_f
     declaration = declare(tmp_path)
     path = written(tmp_path, text, "toy.py")
     with pytest.raises(ConfigError) as refused:
-        beside(declaration)
+        own_module(declaration)
     assert str(refused.value).startswith(f"{path}: ") and "\n" not in str(refused.value)
 
 

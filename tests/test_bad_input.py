@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from command import IdxSet, answer, files, finish, flipped, numbers, run, run_here, start, wait_for
+from command import HOW_FAR, IdxSet, answer, files, finish, flipped, numbers, run, run_here, start, wait_for
 
 from effdl.records.carry import fingerprint
 
@@ -98,10 +98,41 @@ MORE: dict[str, Row] = {
     "sweep over what glob cannot find": config("-m seed=glob(*)", "-m:", "glob", "a,b,c"),
     "resolve without a config to print": config("--resolve", "--resolve:", "--cfg job"),
     "unknown config": config("-cn foo", "--config-name foo:", "--config-dir"),
+    "config by a path that is not there": config(
+        "--config-name some/path/best.yaml", "there is no some/path/best.yaml", "--config-dir some/path --config-name best"
+    ),
+    "config by its path": config("-cn data/mine", "without its folder", "--config-dir data --config-name mine"),
+    "config's file for its folder": config("-cd data/mine.yaml", "say --config-dir data --config-name mine"),
+    "config that is not in the folder": config(
+        "--config-dir data --config-name other", "other: there is no such config in data"
+    ),
+    "folder of configs that is not there": config("-m -cd nowhere seed=0,1", "--config-dir nowhere: there is no such folder"),
+    "best of a search that is not there": config(
+        "+best=mine", "+best=mine:", "--config-dir results/searches/mine +best=mine", "results/searches has no search"
+    ),
+    "best of a search without its folder": config(
+        "-m +best=found seed=0,1 results=data", "say --config-dir data/searches/found +best=found"
+    ),
+    "best of a search in another folder": config(
+        "--config-dir data +best=mine results=data", "the searches in data/searches are found"
+    ),
+    "best of a search without a plus": config("--config-dir data/searches/found best=found", "with a plus: +best=found"),
+    "option of another command": config("--again seed=1", "--again:", "effdl run --again seed=1"),
+    "option in the place of a value": config("--workers 3", "--workers:", "workers=<number>"),
+    "space without -m": config("optimizer.lr=tag(log,interval(1e-4,1))", "optimizer.lr:", "-m search=optuna"),
+    "space without a search": config("-m optimizer.lr=interval(1e-4,1)", "optimizer.lr: interval(1e-4,1)", "-m search=optuna"),
+    "choices without -m": config("optimizer.lr=choice(1,2)", "optimizer.lr: choice(1,2)", "with -m", "-m search=optuna"),
+    "steps without -m": config("method.epochs=range(1,4)", "method.epochs:", "with -m", "-m search=optuna"),
+    "pattern without -m": config("method=glob(d*)", "method:", "with -m", "-m search=optuna"),
+    "config that is a choice": config("--config-name dataset/mnist", "is a choice of dataset; say dataset=mnist"),
+    "number for a choice": config("-m arch=1", "arch=1: arch takes a choice by its name; there are cnn4"),
+    "artefact": config("table-6.1", "table-6.1: values are given as key=value; effdl run table-6.1"),
+    "space of no search": config("-m hydra.sweeper.params={seed:1}", "hydra.sweeper.params: is the space of a search"),
+    "value of no search": config("-m search=optuna hydra.sweeper.trials=3", "hydra.sweeper.trials: unknown key", "--cfg hydra"),
     "option without its value": config("--cfg", "--cfg:", "job, hydra, all"),
     "option with another value": config("-i everything", "-i:", "defaults-tree"),
     "abstract class": config(
-        "~method +method={_target_:effdl.methods.method.Method}", "method._target_:", "fit and network", "dll"
+        "~method +method={_target_:effdl.methods.method.Method}", "method._target_:", "lacks network", "dll"
     ),
     "abstract class over the default": config("+method={_target_:effdl.methods.method.Method}", "method._target_:", "dll"),
     "class without a module": config(
@@ -151,6 +182,9 @@ def check(code: int, out: str, err: str, row: Row) -> None:
 def prepare(name: str, rows: dict[str, Row], data_rows: dict[str, tuple[Damage, Row]], folder: Path) -> tuple[Row, set[str]]:
     """The row and what is in the folder before."""
     (folder / "a_file").write_text("not a folder")
+    for path in (folder / "data" / "mine.yaml", folder / "data" / "searches" / "found" / "best" / "found.yaml"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("defaults: [config]")
     damage, row = data_rows[name] if name in data_rows else ((lambda s: None), rows[name])
     if name != "data set not there":
         damage(IdxSet(folder))
@@ -317,7 +351,7 @@ def test_second_process_asked_for_the_same_run_says_so_waits_and_answers_from_th
         fcntl.flock(lock, fcntl.LOCK_EX)
         second = start(*TINY, cwd=tmp_path)
         assert second.stderr is not None
-        said = second.stderr.readline()
+        said = next(line for line in second.stderr if not HOW_FAR.match(line))
         (folder / "summary.json").write_bytes(summary)
     done = finish(second)
     assert "another process" in said and finished["run_id"] in said

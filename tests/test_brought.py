@@ -196,7 +196,7 @@ def test_a_tuple_that_no_forward_pass_shows_is_one_line_before_the_first_step() 
 def test_samples_of_another_shape_are_one_line_before_the_first_step() -> None:
     chain = BlockChain.from_module(nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3)))
     with pytest.raises(
-        ConfigError, match=r"^arch: block '0' does not take .* shape \[1, 2, 3\].*cannot be multiplied"
+        ConfigError, match=r"^arch: block '0' does not take .* shape \[1, 2, 3\].*nn\.Flatten\(\) before it"
     ) as error:
         fit(chain, torch.randn(40, 1, 2, 3))
     assert "\n" not in str(error.value)

@@ -31,6 +31,70 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return f"--results={tmp_path / 'results'}"
 
 
+MISTAKES = {
+    "no command": ("", "needs a command, one of plan, run, "),
+    "another command": ("foo", "foo: unknown command; there are plan, run, "),
+    "overrides alone": ("method=dll seed=1", "method=dll: stands behind a command, as in effdl run method=dll seed=1"),
+    "nothing to explain": ("explain", "explain: needs a choice or a key, such as method=dll"),
+    "nothing to report": ("report", "report: needs an artefact's id"),
+    "two to report": ("report table-6.1 table-6.2", "table-6.2: effdl report takes one id alone"),
+    "something to list": ("list methods", "methods: effdl list takes options alone"),
+    "no such option": ("run --epochs 3", "--epochs: unknown option; effdl run takes "),
+    "an option without its value": ("plan --scale", "--scale: needs a value, paper, medium, small or smoke"),
+    "an option with a value": ("plan --json=3", "--json: takes no value"),
+    "half of an option": ("plan --config mine", "ambiguous option: --config could match --config-dir, --config-name"),
+    "no worker": ("plan --workers 0 seed=1", "--workers: a whole number from 1, not '0'"),
+    "a sweep": (
+        "run seed=0,1 -m method=dll",
+        "-m: effdl run carries out an artefact or one run; a sweep is python run.py -m seed=",
+    ),
+    "a sweep anew": ("run --again -m seed=0,1", "-m: --again is of one run; say effdl run --again with the overrides of one"),
+    "an option of run.py": ("run --cfg job", "--cfg: is an option of run.py; say python run.py --cfg ..."),
+    "an artefact with a config": (
+        "run table-6.2 --config-dir X",
+        "--config-dir: belongs to overrides, not to ",
+    ),
+    "no folder of configs": ("plan --config-dir X seed=1", "--config-dir X: there is no such folder"),
+    "a config without a name": ("plan --config-name= seed=1", "--config-name: needs a value"),
+    "no such config": ("run -cn best", "--config-name best: there is no such config; --config-dir names the folder"),
+    "a best without its folder": (
+        "plan +best=mine --results here",
+        "+best=mine: a search keeps its best in its folder, as in ",
+    ),
+    "a space": (
+        "run optimizer.lr=interval(0,1)",
+        "optimizer.lr: interval(0,1) is a space, of which -m search=optuna ",
+    ),
+}
+
+
+@pytest.mark.parametrize(("line", "told"), MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_is_answered_in_one_line(
+    line: str, told: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, err = effdl(capsys, *line.split())
+    assert (code, out, err.count("\n")) == (2, "", 1) and err.startswith(f"effdl: {told}")
+    assert not any(tmp_path.iterdir())
+
+
+def test_overrides_may_stand_between_options(capsys: pytest.CaptureFixture[str]) -> None:
+    line = ("plan", "--json", "method=backprop", "--results", "here", "arch=mlp", "--workers", "1", "arch.hidden=[4,3,2]")
+    code, out, _ = effdl(capsys, *line)
+    assert code == 0 and json.loads(out)["arch/blocks"] == ["linear1", "linear2", "linear3"]
+
+
+def test_an_override_says_where_a_run_is_recorded_as_it_does_for_run_py(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was set aside in silence for the option's default."""
+    monkeypatch.chdir(tmp_path)
+    quick = ("arch=mlp", "arch.hidden=[4]", "method.epochs=1", "dataset.train_limit=100", "hardware.threads=1")
+    code, out, _ = effdl(capsys, "run", *quick, "results=there")
+    assert code == 0 and json.loads(out)["path"].startswith("there/runs/")
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]
+
+
 def test_list_names_every_artefact_and_every_choice(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = effdl(capsys, "list", "--json")
     found = json.loads(out)

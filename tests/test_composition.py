@@ -1,6 +1,7 @@
 """What Hydra composed is remembered: the same config as composed anew, and never one of other files or surroundings."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,20 +29,20 @@ OVERRIDES: dict[str, list[str]] = {
 def composed_here(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """What Hydra is asked for; what this process remembers is forgotten at each composition."""
     asked: list[list[str]] = []
-    composed = composition._composed
+    composed = composition.compose_named
 
     def ask(overrides: list[str]) -> DictConfig:
         asked.append(overrides)
         return composed(overrides)
 
-    monkeypatch.setattr(composition, "_composed", ask)
+    monkeypatch.setattr(composition, "compose_named", ask)
     monkeypatch.setattr(cache, "_known", {})
     return asked
 
 
 @pytest.mark.parametrize("overrides", OVERRIDES.values(), ids=OVERRIDES)
 def test_remembered_config_is_the_one_that_hydra_makes(overrides: list[str], composed_here: list[list[str]]) -> None:
-    fresh = composition._composed(overrides)
+    fresh = composition.compose_named(overrides)
     first, in_process = config.compose(overrides), config.compose(overrides)
     cache._known.clear()
     from_disk = config.compose(overrides)
@@ -66,13 +67,13 @@ def test_declared_cells_are_the_configs_that_hydra_makes_of_them(own_cache: Path
     cells = sorted({tuple(cell.overrides) for declaration, scale in scales for cell in declaration.cells(scale)})
     assert len(cells) > 900
     for cell in cells[::45]:
-        texts = [json.dumps(OmegaConf.to_container(one)) for one in (config.compose(cell), composition._composed(cell))]
+        texts = [json.dumps(OmegaConf.to_container(one)) for one in (config.compose(cell), composition.compose_named(cell))]
         assert texts[0] == texts[1]
         assert config.composed(cell) == json.loads(texts[1])
 
 
 def plain(overrides: list[str]) -> Any:
-    return OmegaConf.to_container(composition._composed(overrides), resolve=True)
+    return OmegaConf.to_container(composition.compose_named(overrides), resolve=True)
 
 
 PARTS = [
@@ -109,6 +110,55 @@ def test_a_choice_that_speaks_of_other_groups_is_no_part(
     for chosen in (["filter=worded"], ["augment=follows"], ["filter=worded", "augment=follows", "seed=3"]):
         overrides = [*chosen, "arch=wide", "optimizer.lr=0.5"]
         assert config.composed(overrides) == plain(overrides), chosen
+
+
+def part_alone(one: str) -> bool:
+    """Whether a part is what Hydra makes of its choice alone, to the order of its keys, and all else as without it."""
+    group, made, base = one.partition("=")[0], plain([one]), plain([])
+    node, chosen = parts._known_parts(None)[one]
+    within = {name: choice for name, choice in made.pop("chosen").items() if name.partition("/")[0] == group}
+    same = json.dumps([made.pop(group), dict(sorted(within.items()))]) == json.dumps([node, dict(sorted(chosen.items()))])
+    return same and made == {key: value for key, value in base.items() if key not in ("chosen", group)}
+
+
+def test_parts_of_one_place_are_what_hydra_makes_of_each_alone(own_cache: Path) -> None:
+    found = sorted(parts._known_parts(None))
+    assert len(found) > 50 and {"arch=vgg13_bn", "dataset=mnist", "method=dll"} < set(found)
+    assert all(part_alone(one) for one in found[::12])
+
+
+@pytest.mark.slow
+def test_every_part_of_one_place_is_what_hydra_makes_of_it_alone(own_cache: Path) -> None:
+    assert [one for one in parts._known_parts(None) if not part_alone(one)] == []
+
+
+ASTRAY = {  # choices that are of more than one place, or of none
+    "of another group": "defaults: [/optimizer: adamw, _self_]\n_target_: effdl.archs.mlp.Mlp\nhidden: [9]\n",
+    "in another place": "defaults: [/optimizer@optimizer: adamw, _self_]\n_target_: effdl.archs.mlp.Mlp\nhidden: [9]\n",
+    "of two": "defaults: [mlp, cnn4, _self_]\n_target_: effdl.archs.mlp.Mlp\n",
+    "no list": "defaults: 7\n",
+    "no YAML": "hidden: [9\n",
+}
+
+
+@pytest.mark.parametrize("text", ASTRAY.values(), ids=ASTRAY)
+def test_a_choice_of_more_than_one_place_leaves_the_others_as_they_are(
+    text: str, own_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "plugin" / "configs" / "arch" / "astray.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text(f"# A choice.\n{text}")
+    monkeypatch.setenv("EFFDL_PLUGINS", str(tmp_path / "plugin"))
+
+    def asked(make: Callable[[list[str]], Any], *overrides: str) -> Any:
+        try:
+            return make([*overrides, "dataset=mnist", "seed=3"])
+        except ConfigError as error:
+            return str(error)
+
+    assert asked(config.composed, "arch=mlp") == asked(plain, "arch=mlp")
+    assert asked(config.composed, "arch=astray") == asked(plain, "arch=astray")
+    assert len(parts._known_parts(str(tmp_path / "plugin"))) > 50
 
 
 def test_a_part_that_is_changed_leaves_the_others_as_they_were() -> None:

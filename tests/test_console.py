@@ -1,8 +1,12 @@
 """What people see while runs run."""
 
+import re
+import time
+
 import pytest
 
-from effdl.records import report
+from effdl.errors import ConfigError
+from effdl.records import report, tracking
 from effdl.records.report import Console, headline
 from effdl.reproduce.console import shared
 
@@ -46,6 +50,33 @@ def test_time_left_does_not_count_what_records_answered(
         "[91/100, 9 min left",
         "[92/100, 8 min left",
     ]
+
+
+def test_what_takes_long_says_how_far_it_is_though_one_item_takes_all_the_time(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracking, "QUIET_S", 0.2)
+    with tracking.tracking() as track:
+        for i in track(range(4), "counting", 4):
+            time.sleep((0.5, 0.01, 0.5, 0.01)[i])
+    lines = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"effdl: counting 0/4, 0\.\d s so far", lines[0])
+    assert any(re.fullmatch(r"effdl: counting 2/4, 0\.\d s left", line) for line in lines) and len(lines) > 2
+    time.sleep(0.3)
+    assert capsys.readouterr().err == ""
+
+
+def test_what_fails_or_is_quick_shows_nothing_more(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        with tracking.tracking() as track:
+            for i in track(range(2), "counting", 2):
+                raise ConfigError(str(i))
+
+    monkeypatch.setattr(tracking, "QUIET_S", 0.05)
+    with pytest.raises(ConfigError, match="0"):
+        fail()
+    time.sleep(0.2)
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,11 @@ from effdl.archs.chain import BlockChain
 from effdl.archs.mlp import Mlp
 from effdl.datasets.problem import Facts, Problem, Samples
 from effdl.errors import ConfigError, FitFailed
+from effdl.least_squares import solvers
+from effdl.least_squares.solvers import Pinv
 from effdl.methods.elm import Elm
 from effdl.objectives.losses import LinearMse
 from effdl.records.run import Run
-from effdl.training import least_squares
-from effdl.training.least_squares import Pinv
 
 M, N, K = 90, 5, 3
 
@@ -33,7 +33,7 @@ def chain(*hidden: int, activation: Any = "tanh") -> BlockChain:
 
 
 def method(**fields: Any) -> Elm:
-    return Elm(**{"precision": "float64", "solver": least_squares.Ridge(l2=0.4), **fields})
+    return Elm(**{"precision": "float64", "solver": solvers.Ridge(l2=0.4), **fields})
 
 
 def fitted(rule: Elm, network: BlockChain, seed: int = 0) -> BlockChain:

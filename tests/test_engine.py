@@ -14,6 +14,7 @@ from torch import nn
 
 from effdl.archs.chain import BlockChain
 from effdl.config import build, compose
+from effdl.costs.rehearsal import Prefix, Rehearsal
 from effdl.datasets.problem import Batch, Problem, Samples
 from effdl.errors import ConfigError
 from effdl.methods.backprop import Backprop
@@ -23,10 +24,10 @@ from effdl.records.carry import build_network, open_problem
 from effdl.records.run import Run
 from effdl.rng import seed_for
 from effdl.training.decision import Pool
+from effdl.training.decision_rule import DecisionRule
+from effdl.training.learner import Learner
 from effdl.training.loop import evaluate, reseed
 from effdl.training.optim import Adamw, Optimizer, Sgd
-from effdl.training.rehearsal import Prefix, Rehearsal
-from effdl.training.segment import DecisionLoss, SegmentState
 
 SGD, ADAM = Sgd(lr=0.05, weight_decay=1e-3, momentum=0.9), Adamw(lr=0.01, weight_decay=0.1)
 EPOCHS, STEPS = 4, 5  # 20 steps on the tiny problem
@@ -52,14 +53,23 @@ def torch_optimizer(model: nn.Module, setting: Optimizer) -> torch.optim.Optimiz
 
 
 def segment(
-    chain: BlockChain, start: int, stop: int, index: int = 0, optimizer: Optimizer = SGD, decision: Any = None, **options: Any
-) -> SegmentState:
+    chain: BlockChain,
+    start: int,
+    stop: int,
+    index: int = 0,
+    optimizer: Optimizer = SGD,
+    decision: Any = None,
+    epochs: int = 1,
+    yields: bool = True,
+    **options: Any,
+) -> Learner:
     """Blocks [start, stop) under a fresh decision block, or the given one."""
     reseed(100 + index)
-    blocks = chain[start:stop]
-    loss = DecisionLoss(decision or Pool().build((tiny.WIDTHS[stop], tiny.SIDE, tiny.SIDE), tiny.CLASSES), SoftmaxCe())
-    made = optimizer.build([*blocks.parameters(), *loss.parameters()])
-    return SegmentState(blocks, loss, made, seed=lambda e, s: seed_for(0, "step", index, e, s), **options)
+    decision = decision or Pool().build((tiny.WIDTHS[stop], tiny.SIDE, tiny.SIDE), tiny.CLASSES)
+    rule = DecisionRule(chain[start:stop], decision, SoftmaxCe(), **options)
+    rule.yields = yields
+    made = optimizer.build(rule.parameters())
+    return Learner(rule, made, seed=lambda e, s: seed_for(0, "step", index, e, s), epochs=epochs)
 
 
 def fed(problem: Problem, epoch: int, prefix: nn.Module) -> Iterator[Batch]:
@@ -69,9 +79,9 @@ def fed(problem: Problem, epoch: int, prefix: nn.Module) -> Iterator[Batch]:
     return iter(batches)
 
 
-def drain(state: SegmentState, problem: Problem, prefix: nn.Module, epochs: int = EPOCHS) -> None:
+def drain(learner: Learner, problem: Problem, prefix: nn.Module, epochs: int = EPOCHS) -> None:
     for epoch in range(epochs):
-        for _ in state.train_epoch(fed(problem, epoch, prefix)):
+        for _ in learner.train_epoch(fed(problem, epoch, prefix)):
             pass
 
 
@@ -87,13 +97,13 @@ class TestPlainLoop:
         assert not tiny.same(untrained, model.state_dict())
         return model, optimizer.state_dict()["state"]
 
-    def test_a_one_segment_state_equals_it_bit_for_bit(self, setting: Optimizer, checkpoint: bool) -> None:
+    def test_a_learner_of_all_blocks_equals_it_bit_for_bit(self, setting: Optimizer, checkpoint: bool) -> None:
         plain, optimizer_state = self.expected(setting)
         model = tiny.chain()
-        state = segment(model, 0, 3, optimizer=setting, decision=model.head, checkpoint=checkpoint, epochs=EPOCHS)
-        drain(state, tiny.problem(), model.input)
+        learner = segment(model, 0, 3, optimizer=setting, decision=model.head, checkpoint=checkpoint, epochs=EPOCHS)
+        drain(learner, tiny.problem(), model.input)
         assert tiny.same(plain.state_dict(), model.state_dict())
-        assert tiny.same(optimizer_state, state.optimizer.state_dict()["state"])
+        assert tiny.same(optimizer_state, learner.optimizer.state_dict()["state"])
         assert model.blocks[0][1].num_batches_tracked == EPOCHS * STEPS
 
     @pytest.mark.parametrize("keep_features_mib", [0.0, 100.0])
@@ -124,8 +134,8 @@ def test_checkpointing_takes_less_memory() -> None:
     problem, counted, rehearsed = tiny.problem(train=64, batch_size=64), [], []
     for checkpoint in ("block", None):
         model, run = tiny.chain(), Run.in_memory(SGD)
-        state = segment(model, 0, 3, decision=model.head, checkpoint=checkpoint is not None, yields=False)
-        rehearsed.append(Rehearsal(state, Prefix(next(problem.train(0)), model.input)).memory().peak)
+        learner = segment(model, 0, 3, decision=model.head, checkpoint=checkpoint is not None, yields=False)
+        rehearsed.append(Rehearsal(learner, Prefix(next(problem.train(0)), model.input)).memory().peak)
         Backprop(epochs=1, checkpoint=checkpoint).fit(problem, model, run)
         counted.append(run.notes["memory/accounted_peak_bytes"])
     assert rehearsed[0] < 0.8 * rehearsed[1]
@@ -152,13 +162,14 @@ def test_a_segment_that_gives_nothing_away_learns_the_same_and_holds_no_outputs_
 
     def learned(yields: bool) -> dict[str, Any]:
         made: list[weakref.ref[Any]] = []
-        state = segment(tiny.chain(), 0, 1, yields=yields)
+        learner = segment(tiny.chain(), 0, 1, yields=yields)
         # Pooled as a block's last operation is; pooling saves its input and indices, so nothing else holds what it puts out.
-        state.blocks.append(nn.MaxPool2d(2))
-        state.blocks[-1].register_forward_hook(lambda module, args, out: made.append(weakref.ref(out.untyped_storage())))
-        next(state.blocks.parameters()).register_hook(lambda grad: alive.append(made[-1]() is not None))
-        drain(state, tiny.problem(), tiny.chain().input)
-        return state.state_dict()
+        blocks = learner.rule.blocks
+        blocks.append(nn.MaxPool2d(2))
+        blocks[-1].register_forward_hook(lambda module, args, out: made.append(weakref.ref(out.untyped_storage())))
+        next(blocks.parameters()).register_hook(lambda grad: alive.append(made[-1]() is not None))
+        drain(learner, tiny.problem(), tiny.chain().input)
+        return {"weights": tiny.copied(learner.rule), **learner.state_dict()}
 
     torch.testing.assert_close(learned(True), learned(False), rtol=0, atol=0)
     half = len(alive) // 2
@@ -177,12 +188,12 @@ def test_no_gradient_reaches_a_graph_kept_alive_below_a_segment() -> None:
         model = tiny.chain().eval()
         prefix = nn.Sequential(model.input, model.blocks[0])
         before = tiny.copied(prefix)
-        state = segment(model, 1, 2)
+        learner = segment(model, 1, 2)
         for epoch in range(EPOCHS):
-            list(state.train_epoch(with_graph(prefix, epoch) if graph else fed(problem, epoch, prefix)))
+            list(learner.train_epoch(with_graph(prefix, epoch) if graph else fed(problem, epoch, prefix)))
         assert tiny.same(before, prefix.state_dict())
         assert all(parameter.grad is None for parameter in prefix.parameters())
-        results.append(tiny.copied(state.modules))
+        results.append(tiny.copied(learner.rule))
     assert len(kept) == EPOCHS * STEPS and all(x.requires_grad for x in kept)
     assert tiny.same(*results)
 
@@ -201,29 +212,29 @@ def test_chained_segments_equal_recorded_and_replayed_ones() -> None:
     problem, results = tiny.problem(), []
     for chained in (True, False):
         model = tiny.chain()
-        a, b = segment(model, 0, 1), segment(model, 1, 2, index=1, input_dropout=lambda epoch: 0.5 * 0.9**epoch)
+        a, b = segment(model, 0, 1), segment(model, 1, 2, index=1, input_dropout=0.5, input_dropout_decay=0.9)
         losses = []
         for epoch in range(EPOCHS):
             outputs = a.train_epoch(fed(problem, epoch, model.input))
             recorded = outputs if chained else iter([replace(o, x=o.x.clone()) for o in outputs])
             losses += [batch.loss for batch in b.train_epoch(recorded)]
         assert (a.epoch, b.epoch) == (EPOCHS, EPOCHS)
-        results.append([tiny.copied(a.modules), tiny.copied(b.modules), a.optimizer.state_dict(), losses])
+        results.append([tiny.copied(a.rule), tiny.copied(b.rule), a.optimizer.state_dict(), losses])
     assert tiny.same(*results)
 
 
 def test_a_segment_yields_its_training_forward_pass_from_before_its_update() -> None:
     problem, model = tiny.problem(), tiny.chain()
-    state = segment(model, 0, 1)
+    learner = segment(model, 0, 1)
     first = next(fed(problem, 0, model.input))
-    before = tiny.copied(state.blocks)
-    output = next(state.train_epoch(iter([first])))
+    before = tiny.copied(learner.rule.blocks)
+    output = next(learner.train_epoch(iter([first])))
     fresh = tiny.chain()[0:1].train()
     fresh.load_state_dict(before)
     torch.manual_seed(seed_for(0, "step", 0, 0, 0))
     assert torch.equal(output.x, fresh(first.x))
     assert not output.x.requires_grad
-    assert not tiny.same(before, state.blocks.state_dict())
+    assert not tiny.same(before, learner.rule.blocks.state_dict())
 
 
 class Probing:
@@ -252,14 +263,14 @@ def test_a_probe_that_measures_in_mid_epoch_changes_nothing() -> None:
     problem, results = tiny.problem(), []
     for probing in (False, True):
         model = tiny.chain()
-        state = segment(model, 0, 3, decision=model.head)
+        learner = segment(model, 0, 3, decision=model.head)
         for epoch in range(2):
-            for _ in state.train_epoch(fed(problem, epoch, model.input)):
+            for _ in learner.train_epoch(fed(problem, epoch, model.input)):
                 if probing:
                     evaluate(model, problem.val(), problem.objective)
                     F.dropout(torch.ones(9))
                     torch.randn(5)
-        results.append([tiny.copied(model), state.optimizer.state_dict()])
+        results.append([tiny.copied(model), learner.optimizer.state_dict()])
     assert tiny.same(*results)
 
 
@@ -280,19 +291,19 @@ def test_gradients_are_on_at_every_yield() -> None:
 
 def test_a_closed_epoch_puts_every_mode_back_and_does_not_count() -> None:
     problem, model = tiny.problem(), tiny.chain()
-    state = segment(model, 0, 2)
+    learner = segment(model, 0, 2)
     model.blocks[0][1].eval()
     modes = [m.training for m in model.modules()]
     assert len(set(modes)) == 2
-    outputs = state.train_epoch(fed(problem, 0, model.input))
+    outputs = learner.train_epoch(fed(problem, 0, model.input))
     next(outputs), next(outputs)
     assert model.blocks[0][1].training
     outputs.close()
     assert [m.training for m in model.modules()] == modes
-    assert state.epoch == 0
-    list(state.train_epoch(fed(problem, 0, model.input)))
+    assert learner.epoch == 0
+    list(learner.train_epoch(fed(problem, 0, model.input)))
     assert [m.training for m in model.modules()] == modes
-    assert state.epoch == 1
+    assert learner.epoch == 1
 
 
 @pytest.mark.parametrize("checkpoint", [False, True], ids=["stored", "checkpointed"])
@@ -368,10 +379,10 @@ def test_segments_draw_their_own_decision_blocks_and_masks() -> None:
 def test_an_in_place_first_operation_is_refused_and_modes_are_put_back() -> None:
     x = torch.randn(8, 4)
     blocks = nn.Sequential(nn.Sequential(nn.ReLU(inplace=True), nn.Linear(4, 4)))
-    loss = DecisionLoss(nn.Linear(4, 2), SoftmaxCe())
-    state = SegmentState(blocks.eval(), loss, SGD.build([*blocks.parameters(), *loss.parameters()]), seed=lambda e, s: 0)
+    rule = DecisionRule(blocks.eval(), nn.Linear(4, 2), SoftmaxCe())
+    learner = Learner(rule, SGD.build(rule.parameters()), seed=lambda e, s: 0)
     with pytest.raises(ConfigError, match="in-place"):
-        list(state.train_epoch([Batch(x, torch.arange(8) % 2, torch.arange(8))]))
+        list(learner.train_epoch([Batch(x, torch.arange(8) % 2, torch.arange(8))]))
     assert not blocks.training
 
 
@@ -380,10 +391,10 @@ def test_a_sample_of_weight_zero_is_as_if_absent_and_two_copies_are_one_of_doubl
     gradients = []
     for index, weight in (([0, 1, 2, 3], [0.5, 0.0, 1.0, 0.5]), ([0, 2, 2, 3], None)):
         torch.manual_seed(0)
-        blocks, loss = nn.Sequential(nn.Linear(3, 4)).double(), DecisionLoss(nn.Linear(4, 2).double(), SoftmaxCe())
-        parameters = [*blocks.parameters(), *loss.parameters()]
-        state = SegmentState(blocks, loss, SGD.build(parameters), seed=lambda e, s: 0)
+        rule = DecisionRule(nn.Sequential(nn.Linear(3, 4)).double(), nn.Linear(4, 2).double(), SoftmaxCe())
+        parameters = list(rule.parameters())
+        learner = Learner(rule, SGD.build(parameters), seed=lambda e, s: 0)
         at = torch.tensor(index)
-        state.step(Batch(x[at], y[at], at, sample_weight=None if weight is None else torch.tensor(weight).double()))
+        learner.step(Batch(x[at], y[at], at, sample_weight=None if weight is None else torch.tensor(weight).double()))
         gradients.append([parameter.grad for parameter in parameters])
     torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-14)

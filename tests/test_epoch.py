@@ -11,10 +11,13 @@ from effdl.archs.chain import BlockChain
 from effdl.datasets.problem import Batch
 from effdl.errors import ConfigError, Diverged
 from effdl.objectives.losses import SoftmaxCe
-from effdl.training import bottom_up
-from effdl.training.bottom_up import drain_epoch
+from effdl.training import epoch
+from effdl.training.decision_rule import DecisionRule
+from effdl.training.epoch import drain_epoch
+from effdl.training.learner import Learner
+from effdl.training.loop import reduce_loss
 from effdl.training.optim import Sgd
-from effdl.training.segment import DecisionLoss, LocalLoss, SegmentState, checkpointed
+from effdl.training.rule import Rule, checkpointed
 
 SGD = Sgd(lr=0.01)
 
@@ -25,47 +28,51 @@ def test_decision_block_that_begins_in_place_is_refused() -> None:
     batch = next(tiny.problem().train(0))
     batch = replace(batch, x=batch.x.float())
     decision(blocks(batch.x))
-    state = SegmentState(blocks, DecisionLoss(decision, SoftmaxCe()), SGD.build(blocks.parameters()), seed=lambda e, s: s)
+    learner = Learner(DecisionRule(blocks, decision, SoftmaxCe()), SGD.build(blocks.parameters()), seed=lambda e, s: s)
     with pytest.raises(ConfigError, match="decision block must not begin with an in-place operation"):
-        state.step(batch)
+        learner.step(batch)
 
 
-class Sick(LocalLoss):
+class Sick(Rule):
     """Losses of 1, 1, nan, nan ... by step."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, blocks: nn.Sequential) -> None:
+        super().__init__(blocks)
         self.steps = 0
 
-    def forward(self, outputs: Tensor, batch: Batch) -> Tensor:
+    def learn(self, batch: Batch, epoch: int) -> Batch:
         self.steps += 1
-        return outputs.flatten(1).sum(1) * 0 + (1.0 if self.steps < 3 else float("nan"))
+        outputs: Tensor = self.forward(batch.x.detach())
+        loss = outputs.flatten(1).sum(1) * 0 + (1.0 if self.steps < 3 else float("nan"))
+        reduce_loss(loss, batch.sample_weight).backward()
+        return batch.passed_on(outputs.detach(), loss.detach())
 
     def predictor(self, chain: BlockChain) -> nn.Module:
         return chain
 
 
-def sick_state(epochs_batches: int) -> tuple[SegmentState, list[Batch]]:
+def sick_learner(epochs_batches: int) -> tuple[Learner, Sick, list[Batch]]:
     blocks = tiny.chain().blocks[:1]
     batches = [replace(b, x=b.x.float()) for b in tiny.problem(train=8 * epochs_batches).train(0)]
-    return SegmentState(blocks, Sick(), SGD.build(blocks.parameters()), seed=lambda e, s: s), batches
+    rule = Sick(blocks)
+    return Learner(rule, SGD.build(blocks.parameters()), seed=lambda e, s: s), rule, batches
 
 
 @pytest.mark.parametrize("shown", [True, False])
 def test_a_loss_that_is_not_finite_ends_the_epoch_after_so_many_steps_whatever_is_shown(
     shown: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bottom_up, "LOOK_EVERY", 5)
-    state, batches = sick_state(10)
+    monkeypatch.setattr(epoch, "LOOK_EVERY", 5)
+    learner, rule, batches = sick_learner(10)
     with pytest.raises(Diverged, match="here, step 3"):
-        drain_epoch(state, batches, "here", lambda step: shown)
-    assert state.local_loss.steps == 5, "the epoch went on though the loss was not a number"
+        drain_epoch(learner, batches, "here", lambda step: shown)
+    assert rule.steps == 5, "the epoch went on though the loss was not a number"
 
 
 def test_training_loss_is_the_mean_over_the_samples_seen() -> None:
-    state, batches = sick_state(10)
+    learner, _, batches = sick_learner(10)
     short = [replace(b, **{k: getattr(b, k)[:n] for k in ("x", "y", "index")}) for b, n in zip(batches, (8, 3), strict=False)]
-    loss, samples = drain_epoch(state, short, "here", lambda step: False)
+    loss, samples = drain_epoch(learner, short, "here", lambda step: False)
     assert loss == pytest.approx(1.0) and samples == 11
 
 

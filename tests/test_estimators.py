@@ -22,10 +22,10 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from effdl.archs.mlp import Mlp
 from effdl.datasets.problem import Problem, Samples
 from effdl.estimators import IllConditionedWarning, PlatonicClassifier, PlatonicRegressor
+from effdl.least_squares.solvers import Ridge as OurRidge
 from effdl.methods.platonic import Platonic
 from effdl.objectives.losses import LinearMse
 from effdl.records.run import Run
-from effdl.training.least_squares import Ridge as OurRidge
 
 IN_PARTS = {"projection": "random_weights", "standardise": False}
 ESTIMATORS = [

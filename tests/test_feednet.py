@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from effdl.archs.chain import BlockChain
 from effdl.config import build_choice
 from effdl.datasets.problem import Facts
-from effdl.training.feeding import Feeder
+from effdl.training.features import Stack
 from effdl.training.feednet import feednet, folded
 from effdl.training.loop import reseed
+from effdl.training.sources import Fed
 
 NETWORKS = ("cnn4", "vgg13_bn", "efficientnet_b0", "shufflenet_v2_x0_5", "mobilenet_v2", "resnet18", "mobilevit_v2", "vit_tiny")
 NORMS = {"mobilevit_v2": 25}  # those that timm joins with their activation stay
@@ -80,16 +81,15 @@ def test_what_cannot_be_folded_stays() -> None:
     assert feednet(plain) is plain
 
 
-def test_a_feeder_that_keeps_nothing_feeds_through_folded_blocks_and_one_that_keeps_does_not() -> None:
+def test_a_source_that_keeps_nothing_feeds_through_folded_blocks_and_one_that_keeps_does_not() -> None:
     chain = tiny.chain().double().eval()
     chain.blocks[0][1].running_mean.normal_()  # type: ignore[index, union-attr, operator]
-    fed, kept = (Feeder(tiny.problem(), chain.input, limit) for limit in (0, 10**9))
-    for feeder in (fed, kept):
-        feeder.keep()
-        feeder.advance(*chain[0:1])
-        feeder.keep()
-    norms = [m for m in fed.feednet.modules() if isinstance(m, nn.BatchNorm2d)]
-    assert not norms and len(fed.feednet) == 2 and len(kept.feednet) == 0
+    fed, kept = (Fed(tiny.problem(), keep_bytes) for keep_bytes in (0, 10**9))
+    for source in (fed, kept):
+        source.look(Stack((chain.input,), (0,)))
+        source.look(Stack((chain.input, *chain[0:1]), (0, 1)))
+    norms = [m for m in nn.Sequential(*fed.through.pending).modules() if isinstance(m, nn.BatchNorm2d)]
+    assert not norms and len(fed.through.pending) == 2 and len(kept.through.pending) == 0
     for one, other in zip(fed.train(0), kept.train(0), strict=True):
         torch.testing.assert_close(one.x, other.x, rtol=1e-10, atol=1e-10)
 

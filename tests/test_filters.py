@@ -1,7 +1,7 @@
 """Filters drop samples and nothing else: counted, compared with no filter, and watched while the engine trains."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -199,7 +199,7 @@ SEEN: list[tuple[Batch, int]] = []
 def test_what_is_dropped_without_a_look_at_its_features_is_not_fed(kind: type[Watching], fed: int) -> None:
     model, rows, costs, run = tiny.chain(), [], [], run_with(kind())
     model.input.register_forward_hook(lambda m, args, out: rows.append(len(out)))
-    run.expect = lambda expected: (costs.extend(expected), rows.clear())  # type: ignore[method-assign]
+    run.expect = lambda expected, keep_bytes: (costs.extend(expected), rows.clear())  # type: ignore[method-assign]
     Segmentwise(epochs=1, keep_features_mib=0).fit(tiny.problem(val=0), model, run)
     assert sum(rows) - rows.count(1) == 3 * fed  # single samples ask whether features fit
     assert [(c.batches, c.steps, c.fed_steps) for c in costs] == [(5, 3, 5 if fed == 40 else 3)] * 3
@@ -233,8 +233,8 @@ class Steps:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
 
-    def progress(self, *at: int) -> bool:
-        self.said.append(at)
+    def progress(self, segment: int, past: Sequence[float], epochs: int) -> bool:
+        self.said.append((segment, *past))
         return False
 
 
@@ -249,7 +249,7 @@ def test_samples_that_were_trained_on_are_recorded_and_validation_is_whole(metho
     lines = [line for line in run.lines if "train/loss" in line]
     assert [line["data/samples"] for line in lines] == [16] * 2 * segments
     assert run.inner.summary(network, [])["data/train_samples"] == 32 * segments
-    assert [at[4:] for at in run.said] == [(1, 2), (2, 2)] * 2 * segments  # 16 samples in batches of 8
+    assert [past[i] for i, *past in run.said] == [0.5, 1.0, 1.5, 2.0] * segments  # 16 samples in batches of 8
 
 
 def test_the_engine_draws_another_subset_in_every_epoch_and_segment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -277,18 +277,18 @@ def test_a_filter_that_drops_everything_is_a_failure_of_one_line() -> None:
 
 
 def test_a_filter_that_the_method_would_not_ask_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Segmentwise, "takes_filter", False)
+    monkeypatch.setattr(Segmentwise, "takes", Segmentwise().takes - {"filter"})
     with pytest.raises(ConfigError, match=r"^filter: Segmentwise trains on all samples.*filter=none$"):
         build(compose(["filter=random_subset"]))
 
 
-@pytest.mark.parametrize("choice", [name for name in choices("method") if build_choice("method", name).takes_optimizer])
+@pytest.mark.parametrize("choice", [name for name in choices("method") if "optimizer" in build_choice("method", name).takes])
 def test_a_method_that_says_it_takes_filters_trains_on_what_they_leave(choice: str) -> None:
     method = replace(build_choice("method", choice), epochs=1)
     run = run_with(RandomSubset(share=0.4))
     method.fit(tiny.problem(), tiny.chain(), run)
     trained = {line["data/samples"] for line in run.lines if "train/loss" in line}
-    assert trained == ({16} if method.takes_filter else {40})
+    assert trained == ({16} if "filter" in method.takes else {40})
 
 
 def test_a_filtered_run_is_killed_and_resumed_as_if_it_had_been_left_alone(

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
-from effdl import Batch, BlockChain, DecisionLoss, InputBlock, Pool, Problem, Run, SegmentState, Segmentwise, Sgd, SoftmaxCe
+from effdl import Batch, BlockChain, DecisionRule, InputBlock, Learner, Pool, Problem, Run, Segmentwise, Sgd, SoftmaxCe
 from effdl.datasets.digits import Digits
 from effdl.datasets.problem import split
 from effdl.errors import ConfigError
@@ -92,6 +92,24 @@ class Unused(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         return self[1](self[0](x))
+
+
+class UNet(nn.Module):
+    """Down twice and up again, each time beside what was there on the way down."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down1, self.down2 = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 8, 3, padding=1)
+        self.middle = nn.Conv2d(8, 8, 3, padding=1)
+        self.up2, self.up1 = nn.Conv2d(16, 4, 3, padding=1), nn.Conv2d(8, 4, 3, padding=1)
+        self.out = nn.Conv2d(4, 10, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = F.relu(self.down1(x))
+        b = F.relu(self.down2(F.max_pool2d(a, 2)))
+        c = F.interpolate(F.relu(self.middle(F.max_pool2d(b, 2))), scale_factor=2)
+        d = F.interpolate(F.relu(self.up2(torch.cat([c, b], 1))), scale_factor=2)
+        return self.out(F.relu(self.up1(torch.cat([d, a], 1)))).mean((2, 3))
 
 
 class Pair(nn.Sequential):
@@ -264,7 +282,27 @@ ERRORS: dict[str, tuple[nn.Module, list[str] | None, str | None, str]] = {
     "unknown head": (plain(), None, "top", "no submodule 'top'"),
     "crossed": (Dense(), ["a"], None, "no cut after 'a': 2 values cross it: a, x"),
     "crossed head": (Dense(), None, "c", "no cut before 'c': 2 values cross it"),
-    "nowhere": (Dense(), None, None, "found no place to cut"),
+    "nowhere": (
+        Dense(),
+        None,
+        None,
+        "found no place to cut Dense: no cut between a and b, as 2 values cross it: a, x; nor between 1 other pair of layers; "
+        "whole it is one block, BlockChain([network], nn.Identity()); cuts= needs a place that one value alone crosses",
+    ),
+    "too few layers": (
+        nn.Sequential(nn.Linear(6, 6), nn.ReLU()),
+        None,
+        None,
+        "found no place to cut; a chain needs a layer, then",
+    ),
+    "around a cut": (UNet(), ["down2"], None, "'down2': 2 values cross it: down2, relu(down1); it can be cut after down1, up1"),
+    "around all cuts": (Dense(), ["b"], None, "3 values cross it: x, a, b; nor can it be cut elsewhere: whole it is one block"),
+    "around the head": (
+        UNet(),
+        None,
+        "up2",
+        "no cut before 'up2': 2 values cross it: cat(middle, down2), relu(down1); it can be cut after down1, up1",
+    ),
     "wrong order": (plain(), ["4", "0"], None, "are out of order; the network calls 0, 4"),
     "head below": (plain(), ["4"], "0", "are out of order"),
     "twice": (Twice(), ["b"], None, "'b' is called 2 times in the forward pass, not once"),
@@ -306,11 +344,11 @@ def test_a_block_that_hides_an_in_place_start_is_refused_when_it_trains() -> Non
         def forward(self, x: Tensor) -> Tensor:
             return self.conv(x.mul_(2))
 
-    loss = DecisionLoss(Pool().build((3, 4, 4), 2), SoftmaxCe())
     blocks = nn.Sequential(Hidden())
-    state = SegmentState(blocks, loss, Sgd().build(blocks.parameters()), seed=lambda epoch, step: 0)
+    rule = DecisionRule(blocks, Pool().build((3, 4, 4), 2), SoftmaxCe())
+    learner = Learner(rule, Sgd().build(blocks.parameters()), seed=lambda epoch, step: 0)
     with pytest.raises(ConfigError, match="in-place"):
-        list(state.train_epoch([Batch(torch.rand(2, 3, 4, 4), torch.tensor([0, 1]), torch.arange(2))]))
+        list(learner.train_epoch([Batch(torch.rand(2, 3, 4, 4), torch.tensor([0, 1]), torch.arange(2))]))
 
 
 def digits() -> Problem:

@@ -15,6 +15,7 @@ import tiny
 import torch
 from torch import Tensor
 
+from effdl.least_squares.solvers import Ridge
 from effdl.methods.backprop import Backprop
 from effdl.methods.closed_form import ClosedForm
 from effdl.methods.method import Method
@@ -23,7 +24,6 @@ from effdl.methods.segmentwise import Segmentwise
 from effdl.objectives.losses import LinearMse, SoftmaxCe
 from effdl.records.run import Run
 from effdl.training.decision import DownConv, Pool
-from effdl.training.least_squares import Ridge
 from effdl.training.optim import Adamw, MultiStep, Optimizer, Sgd
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -56,11 +56,11 @@ class Listening:
             self.losses.append(loss.mean().item())
         return loss
 
-    def units(self, outputs: Tensor) -> Tensor:
-        return self.inner.units(outputs)
+    def tally(self, outputs: Tensor, y: Tensor) -> dict[str, Tensor]:
+        return self.inner.tally(outputs, y)
 
-    def coded(self, y: Tensor, like: Tensor) -> Tensor | None:
-        return self.inner.coded(y, like)
+    def scores(self, tally: dict[str, Tensor]) -> dict[str, float]:
+        return self.inner.scores(tally)
 
 
 def trace(name: str) -> dict[str, Any]:

@@ -16,14 +16,15 @@ from command import ROOT, answer, environment
 
 from effdl.augment.standard import Standard
 from effdl.config import Spec, build, compose
+from effdl.costs.rehearsal import Prefix, Rehearsal
 from effdl.datasets.problem import Problem, Samples
 from effdl.objectives.losses import SoftmaxCe
 from effdl.records.carry import build_network, carry_out, open_problem
 from effdl.training.decision import Pool
+from effdl.training.decision_rule import DecisionRule
 from effdl.training.hardware import Hardware
+from effdl.training.learner import Learner
 from effdl.training.optim import Sgd
-from effdl.training.rehearsal import Prefix, Rehearsal
-from effdl.training.segment import DecisionLoss, SegmentState
 
 NONE = not torch.cuda.is_available()
 gpu = [pytest.mark.gpu, pytest.mark.skipif(NONE, reason="no CUDA device here; `make test-gpu` where there is one")]
@@ -119,15 +120,14 @@ def test_counted_memory_is_the_allocators(segment: int, device: str) -> None:
     problem = open_problem(asked, *asked.dataset.load()).to(asked.hardware.open())
     chain = build_network(asked, problem, torch.device(device)).eval()
     shapes, batch = chain.shapes(problem.input_shape), next(problem.train(0))
-    loss = DecisionLoss(Pool().build(shapes[segment], 10).to(device), SoftmaxCe())
-    blocks = chain[segment : segment + 1]
-    state = SegmentState(blocks, loss, Sgd().build([*blocks.parameters(), *loss.parameters()]), seed=lambda e, s: s)
+    rule = DecisionRule(chain[segment : segment + 1], Pool().build(shapes[segment], 10).to(device), SoftmaxCe())
+    learner = Learner(rule, Sgd().build(rule.parameters()), seed=lambda e, s: s)
     prefix = Prefix(batch, chain.input, *chain[:segment])
-    counted = Rehearsal(state, prefix).memory().peak
+    counted = Rehearsal(learner, prefix).memory().peak
     fed = prefix.fed()
 
     def step() -> None:
-        for _ in state.train_epoch([replace(batch, x=fed)]):
+        for _ in learner.train_epoch([replace(batch, x=fed)]):
             pass
 
     step()  # momentum, and what libraries hold once they have been called
@@ -136,8 +136,8 @@ def test_counted_memory_is_the_allocators(segment: int, device: str) -> None:
     torch.cuda.reset_peak_memory_stats()
     step()
     torch.cuda.synchronize()
-    held = sum(t.nbytes for t in (*state.modules.parameters(), *state.modules.buffers(), fed))
-    held += sum(t.nbytes for s in state.optimizer.state.values() for t in s.values() if isinstance(t, torch.Tensor))
+    held = sum(t.nbytes for t in (*rule.parameters(), *rule.buffers(), fed))
+    held += sum(t.nbytes for s in learner.optimizer.state.values() for t in s.values() if isinstance(t, torch.Tensor))
     peak = torch.cuda.max_memory_allocated() - before + held
     assert counted * 2 / 3 - 2**25 <= peak <= counted * 4 / 3 + 2**25
 

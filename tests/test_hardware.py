@@ -17,9 +17,10 @@ from effdl.methods.segmentwise import Segmentwise
 from effdl.records import carry
 from effdl.records.carry import carry_out
 from effdl.records.run import Run
-from effdl.training.feeding import Feeder
+from effdl.training.features import Stack
 from effdl.training.hardware import Hardware, restoring
 from effdl.training.optim import Sgd
+from effdl.training.sources import Fed
 
 BF16, CHANNELS_LAST = Hardware(precision="bf16"), Hardware(layout="channels_last")
 AUTO = Hardware(device="auto", precision="auto", layout="auto")
@@ -112,12 +113,11 @@ def test_limit_channels_last_gives_the_numbers_of_contiguous_in_float64(method: 
 @pytest.mark.parametrize("hardware", [Hardware(), BF16, CHANNELS_LAST, Hardware(precision="bf16", layout="channels_last")])
 def test_features_come_in_the_precision_and_layout_asked_for_kept_or_not(hardware: Hardware, keep: int) -> None:
     chain = hardware.place(tiny.chain().eval(), torch.device("cpu"))
-    feeder = Feeder(tiny.problem(), chain.input, keep, hardware)
-    feeder.keep()
-    feeder.advance(nn.Sequential(nn.Conv2d(1, 4, 3)))
-    assert feeder.keep() == (keep > 0)
+    source, block = Fed(tiny.problem(), keep, hardware), nn.Sequential(nn.Conv2d(1, 4, 3))
+    source.look(Stack((chain.input,), (0,)))
+    assert source.look(Stack((chain.input, block), (0, 0))) == (keep > 0)
     last = hardware.layout == "channels_last"
-    for batch in (*feeder.train(0), *feeder.val()):
+    for batch in (*source.train(0), *source.val()):
         assert batch.x.dtype == (torch.bfloat16 if hardware.precision == "bf16" else torch.float32)
         assert batch.x.is_contiguous(memory_format=torch.channels_last) == last and batch.x.is_contiguous() != last
 

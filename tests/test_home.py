@@ -63,6 +63,14 @@ def test_data_and_weights_are_looked_for_at_home(
     assert f"arch.weights: {home}/w.safetensors is damaged" in capsys.readouterr().err
 
 
+def test_a_logger_writes_and_a_search_stores_at_home(home: Path) -> None:
+    assert run_here(*QUICK, "logger=wandb", "logger.mode=offline", "logger.dir='~/logs'") == 0
+    assert [*home.glob("logs/wandb/offline-run-*")] != []
+    search = ("-m", "search=optuna", "search.n_trials=1", "search/sampler=random", "optimizer.lr=0.1,0.2", "workers=1")
+    assert run_here(*search, *QUICK, "search.storage='sqlite:///~/trials.db'") == 0
+    assert (home / "trials.db").is_file() and not Path("~").exists()
+
+
 @pytest.mark.parametrize("more", [(), ("-m",)])
 @pytest.mark.parametrize("key", ["dataset.root", "results", "+dataset.root"])
 def test_a_bare_tilde_gets_a_line_that_says_how_to_quote_it(

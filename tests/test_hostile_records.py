@@ -60,6 +60,17 @@ def put(value: Any, *keys: str) -> Callable[[Content], Any]:
     return change
 
 
+def of_learner(change: Callable[[Content], Any]) -> Callable[[Content], Any]:
+    """The change, made in what the checkpoint holds of the segment that was learning."""
+
+    def outer(state: Content) -> Content:
+        (learner,) = state["method"]["learners"].values()
+        change(learner)
+        return state
+
+    return outer
+
+
 CHECKPOINTS: dict[str, Callable[[Content], Any]] = {
     "code": lambda state: {**state, "notes": Evil()},
     "a list": lambda state: [1, 2],
@@ -69,10 +80,10 @@ CHECKPOINTS: dict[str, Callable[[Content], Any]] = {
     "metrics that are none": put(torch.zeros(9, dtype=torch.uint8), "metrics"),
     "no chain": without("method", "chain"),
     "another chain": put({"x": torch.zeros(3)}, "method", "chain"),
-    "no segment": without("method", "segment"),
-    "a segment that is not there": put(7, "method", "segment"),
-    "an epoch that is not there": put(99, "method", "state", "epoch"),
-    "no optimizer": without("method", "state", "optimizer"),
+    "no place in the order": without("method", "at"),
+    "a turn that is not there": put((99, 1), "method", "at"),
+    "an epoch that is not there": of_learner(put(99, "epoch")),
+    "no optimizer": of_learner(without("optimizer")),
     "a best that is none": put({"segment": 0}, "method", "best"),
 }
 

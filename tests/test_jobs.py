@@ -152,6 +152,32 @@ def test_another_launcher_or_sweeper_that_cannot_be_is_said(
     assert (out, err.count("\n")) == ("", 1) and err.startswith(f"effdl: {told}")
 
 
+SLURM = "hydra/launcher=submitit_slurm: needs a Slurm cluster, whose "
+
+
+@pytest.mark.parametrize(
+    ("there", "told"),
+    [((), "sbatch and srun are not in PATH: "), (("srun",), "sbatch is not in PATH: "), (("sbatch", "srun"), "")],
+)
+def test_slurm_is_missed_before_anything_is_written_and_what_works_without_is_named(
+    there: tuple[str, ...], told: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name in there:
+        (folder / name).write_text("#!/bin/sh\nexit 3\n")
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder))
+    if not told:
+        jobs.check_launcher("submitit_slurm")
+        return
+    if find_spec("hydra_plugins.hydra_submitit_launcher") is None:
+        pytest.skip("needs hydra-submitit-launcher, which `pip install 'effdl[clusters]'` brings")
+    before = sorted(folder.rglob("*"))
+    assert run_here("-m", *IdxSet.OVERRIDES, "hydra/launcher=submitit_slurm", "seed=0,1") == 2
+    out, err = capfd.readouterr()
+    assert (out, err.count("\n")) == ("", 1) and err.startswith(f"effdl: {SLURM}{told}")
+    assert "hydra/launcher=submitit_local or hydra/launcher=joblib" in err and sorted(folder.rglob("*")) == before
+
+
 def test_a_missing_package_is_found_at_the_end_of_the_chain() -> None:
     from hydra.errors import InstantiationException
 

@@ -4,8 +4,9 @@ import math
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
-from declared import LEVEL, SEEDS, cells, declare, lines, verdicts
+from declared import LEVEL, SEEDS, TOY, cells, declare, lines, verdicts
 from scipy import stats
 
 from effdl.errors import RecordError
@@ -106,6 +107,22 @@ def test_cell_with_a_seed_twice_or_several_data_sets_has_no_numbers(spoil: Any, 
     spoil(told)
     with pytest.raises(RecordError, match=says):
         frame(declare(tmp_path), "smoke", told)
+
+
+@pytest.mark.parametrize("claims", [1, 4])
+def test_however_many_claims_there_are_each_column_is_taken_from_the_table_once(
+    claims: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    level = TOY["claims"]["level"]
+    declaration = declare(tmp_path, {**SEEDS, **{f"claims/level{i}": level for i in range(claims)}})
+    runs = frame(declaration, "smoke", lines(LEVEL))
+    asked: list[Any] = []
+    get = pd.DataFrame.__getitem__
+    monkeypatch.setattr(pd.DataFrame, "__getitem__", lambda self, key: (asked.append(key), get(self, key))[1])
+    found = judged(declaration, "smoke", runs)
+    monkeypatch.undo()
+    assert [one.verdict.word for one in found] == ["reproduced", "differs"] * (claims + 1)
+    assert asked.pop(0) == "cell" and len(asked) == len(set(asked)) > 5  # by which they are told apart
 
 
 def test_run_that_several_cells_share_counts_once(tmp_path: Path) -> None:

@@ -14,12 +14,12 @@ from torch import Tensor
 from effdl.config import build_choice, choices
 from effdl.datasets.problem import Problem, Samples
 from effdl.errors import FitFailed, IllConditionedWarning
+from effdl.least_squares.design import Design
+from effdl.least_squares.normal_equations import condition, condition_bound, summed
+from effdl.least_squares.solvers import Lstsq, Pinv, Ridge, Solve, Solver
 from effdl.methods.platonic import Platonic
 from effdl.objectives.losses import LinearMse
 from effdl.records.run import Run
-from effdl.training.design import Design
-from effdl.training.least_squares import Lstsq, Pinv, Ridge, Solve, Solver
-from effdl.training.normal_equations import condition, condition_bound, summed
 
 FORMS = {"tall": (40, 7, 7), "wide": (7, 40, 7), "tall of low rank": (40, 9, 5), "wide of low rank": (9, 40, 5)}
 ANY_RANK: dict[str, Solver] = {

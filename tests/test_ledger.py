@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import IdxSet, flipped
+from command import IdxSet, flipped, noted
 from declared import QUICK, declare, ran
 
 from effdl import config
@@ -244,6 +244,7 @@ def test_series_keep_their_last_value_and_at_most_500_of_them(results: Path, tmp
     (first, *_) = sorted((results / "runs").iterdir())
     lines = [{"segment": 0, "epoch": i, "val/acc": i / 1203} for i in range(1203)]
     (first / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    noted(first, **{"data/train_passes": 0})
     publish(declare(tmp_path, {"series": ["val/acc"]}), results)
     (run,) = [run for line in ledger.read(results, "toy") for run in line["runs"] if run["run_id"] == first.name]
     series = run["series"]["val/acc"]
@@ -255,6 +256,7 @@ def test_series_of_more_segments_than_that_are_thinned_as_well(results: Path, tm
     (first, *_) = sorted((results / "runs").iterdir())
     lines = [{"segment": i, "epoch": 0, "train/lsd": i / 1203} for i in range(1203)]
     (first / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    noted(first, **{"data/train_passes": 0})
     publish(declare(tmp_path, {"series": ["train/lsd"]}), results)
     (run,) = [run for line in ledger.read(results, "toy") for run in line["runs"] if run["run_id"] == first.name]
     series = run["series"]["train/lsd"]
@@ -340,8 +342,7 @@ def test_runs_that_end_in_other_numbers_than_published_are_named_and_the_publish
     before = path(results).read_bytes()
     (first, *_) = sorted((results / "runs").iterdir())
     summary = json.loads((first / "summary.json").read_text())
-    summary["summary"]["test/acc"] += 0.01
-    (first / "summary.json").write_text(json.dumps(summary))
+    noted(first, **{"test/acc": summary["summary"]["test/acc"] + 0.01})
     other, counted = publish(declare(tmp_path), results)
     assert first.name in other and "not the numbers that are published, which stay" in other
     assert ": 0 runs added, 8 were there" in counted and path(results).read_bytes() == before
@@ -354,8 +355,7 @@ def test_a_run_made_anew_is_published_with_the_number_of_the_record_that_was_set
     shutil.copytree(aside, first)
     summary = json.loads((first / "summary.json").read_text())
     then = summary["summary"]["test/acc"]
-    summary["summary"]["test/acc"] = then + 0.25
-    (first / "summary.json").write_text(json.dumps(summary))
+    noted(first, **{"test/acc": then + 0.25})
     (said,) = [text for text in publish(declare(tmp_path), results) if text.startswith("made anew: ")]
     date = f"{aside.name[:10]} {aside.name[11:].replace('-', ':')}"
     shown = f"({first.name[:6]}): test/acc {then} in the record of {date}, {then + 0.25} anew"

@@ -16,9 +16,10 @@ from effdl.datasets.problem import Batch, Facts
 from effdl.errors import ConfigError
 from effdl.objectives.losses import SoftmaxCe
 from effdl.training.decision import Pool
+from effdl.training.decision_rule import DecisionRule
+from effdl.training.learner import Learner
 from effdl.training.loop import reseed
 from effdl.training.optim import Sgd
-from effdl.training.segment import DecisionLoss, SegmentState
 
 LAYERS = {  # table 6.3's "of" column; 40 for EfficientNetV2-S by §6.8.1; M, L, the ResNets and the transformer are ours
     "efficientnet_b0": 18,
@@ -117,15 +118,14 @@ def test_grey_digits_are_enlarged_and_repeated_to_three_channels(name: str) -> N
 
 def steps(chain: BlockChain, start: int, stop: int, head: nn.Module) -> None:
     """Two steps, after which the trained blocks have moved, each of them, and no others."""
-    blocks, loss = chain[start:stop], DecisionLoss(head, SoftmaxCe())
-    optimizer = Sgd(lr=0.01).build([*blocks.parameters(), *loss.parameters()])
-    state = SegmentState(blocks, loss, optimizer, seed=lambda epoch, step: step)
+    rule = DecisionRule(chain[start:stop], head, SoftmaxCe())
+    learner = Learner(rule, Sgd(lr=0.01).build(rule.parameters()), seed=lambda epoch, step: step)
     before = [[p.detach().clone() for p in block.parameters()] for block in chain.blocks]
     chain.eval()
     with torch.no_grad():
         x = chain[:start](chain.input(raw(4)))
     batch = Batch(x, torch.arange(4), torch.arange(4))
-    for out in state.train_epoch([batch, batch]):
+    for out in learner.train_epoch([batch, batch]):
         assert out.loss is not None and out.loss.isfinite().all() and out.x.isfinite().all()
     for i, (block, old) in enumerate(zip(chain.blocks, before, strict=True)):
         moved = [not torch.equal(a, b) for a, b in zip(block.parameters(), old, strict=True)]

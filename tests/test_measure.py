@@ -16,16 +16,16 @@ from torch import Tensor, nn
 
 from effdl.archs.chain import BlockChain
 from effdl.config import build, compose
+from effdl.costs.seconds import measuring_seconds, training_seconds
 from effdl.methods.backprop import Backprop
 from effdl.methods.segmentwise import Segmentwise
 from effdl.objectives.losses import SoftmaxCe
 from effdl.records.carry import build_network, carry_out, open_problem
-from effdl.records.estimate import measuring_seconds, training_seconds
 from effdl.records.measure import Measure, key_of
 from effdl.records.run import Run
-from effdl.training.handle import SegmentCost
+from effdl.training.features import Stack
+from effdl.training.handle import Memory, SegmentCost
 from effdl.training.loop import evaluate
-from effdl.training.memory import Memory
 from effdl.training.optim import Sgd
 
 TEST, BATCH = 21, 8
@@ -42,12 +42,13 @@ class Whole:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
 
-    def test(self, local: BlockChain, segment: int, epoch: int, last: bool) -> None:
+    def test(self, local: BlockChain, segment: int, epoch: int, last: bool, below: Stack, keep_bytes: int) -> None:
         start, stop = self.plans[segment]
         assert [id(b) for b in local.blocks] == [id(b) for b in self.model[start:stop]]
+        assert [id(m) for m in below.modules] == [id(m) for m in (self.model.input, *self.model[:start])]
         network = nn.Sequential(self.model.input, *self.model[:stop], local.head)
         before = len(self.inner.lines)
-        self.inner.test(local, segment, epoch, last)
+        self.inner.test(local, segment, epoch, last, below, keep_bytes)
         if len(self.inner.lines) > before:
             self.expected.append(evaluate(network, self.data.batches(BATCH), SoftmaxCe()))
 
@@ -133,7 +134,7 @@ def test_how_often_the_test_split_passes_each_block(
 
         return looking
 
-    for name in ("freeze", "above", "whole"):
+    for name in ("above", "whole"):
         monkeypatch.setattr(Measure, name, look(getattr(Measure, name)))
     CALLS.clear()
     run = Run(0, Sgd(lr=0.05), test=tiny.images(TEST, 3), objective=SoftmaxCe(), batch_size=BATCH, test_every=test_every)
@@ -163,12 +164,16 @@ def vectors(*scale: Any) -> BlockChain:
     return BlockChain([nn.Sequential(nn.Linear(36, 5), Scale(*scale)), nn.Linear(5, 4)], nn.Linear(4, 3), nn.Flatten()).eval()
 
 
+def below(model: BlockChain, start: int) -> Stack:
+    """What lies below a segment that begins with this block, each trained for an epoch."""
+    return Stack((model.input, *model.blocks[:start]), (0, *[1] * start))
+
+
 def measured(model: BlockChain) -> tuple[Measure, list[int]]:
     """A test split on which the network was measured in two parts, and a list that grows with each later measurement."""
     data = tiny.images(TEST, 3)
     measure = Measure(type(data)(data.x.float(), data.y), SoftmaxCe(), BATCH)
-    measure.freeze(model.input, model.blocks[0], keep_bytes=2**20)
-    measure.above(BlockChain([model.blocks[1]], model.head), last=True)
+    measure.above(BlockChain([model.blocks[1]], model.head), True, below(model, 1), 2**20)
     counted: list[int] = []
     numbers = measure._numbers
     measure._numbers = lambda *args: counted.append(1) or numbers(*args)  # type: ignore[method-assign, func-returns-value]
@@ -233,35 +238,31 @@ def test_a_network_that_cannot_be_told_is_never_remembered() -> None:
     assert counted == [1]
 
 
-def test_blocks_that_change_before_they_are_frozen_are_called_again() -> None:
+def test_blocks_that_change_after_they_were_measured_are_called_again() -> None:
     for touch in (False, True):
         model = vectors()
         data = tiny.images(TEST, 3)
         measure = Measure(type(data)(data.x.float(), data.y), SoftmaxCe(), BATCH)
-        measure.freeze(model.input, keep_bytes=2**20)
-        measure.above(BlockChain([model.blocks[0]], nn.Linear(5, 3)), last=True)
+        measure.above(BlockChain([model.blocks[0]], nn.Linear(5, 3)), True, below(model, 0), 2**20)
         if touch:
             changed_weight(model)
-        measure.freeze(model.blocks[0], keep_bytes=2**20)
-        assert measure.above(BlockChain([model.blocks[1]], model.head), last=True) == by_hand(model)
+        assert measure.above(BlockChain([model.blocks[1]], model.head), True, below(model, 1), 2**20) == by_hand(model)
 
 
 def test_features_that_a_head_overwrites_are_not_kept() -> None:
     model = vectors()
     data = tiny.images(TEST, 3)
     measure = Measure(type(data)(data.x.float(), data.y), SoftmaxCe(), BATCH)
-    measure.freeze(model.input, keep_bytes=2**20)
-    measure.above(BlockChain([model.blocks[0]], nn.Sequential(nn.ReLU(inplace=True), nn.Linear(5, 3))), last=True)
-    measure.freeze(model.blocks[0], keep_bytes=2**20)
-    assert measure.above(BlockChain([model.blocks[1]], model.head), last=True) == by_hand(model)
+    spoiling = nn.Sequential(nn.ReLU(inplace=True), nn.Linear(5, 3))
+    measure.above(BlockChain([model.blocks[0]], spoiling), True, below(model, 0), 2**20)
+    assert measure.above(BlockChain([model.blocks[1]], model.head), True, below(model, 1), 2**20) == by_hand(model)
 
 
 def test_test_images_move_no_statistics_of_blocks_that_were_left_in_training_mode() -> None:
     model = tiny.chain().train()
     before = tiny.copied(model)
     measure = Measure(tiny.images(TEST, 3), SoftmaxCe(), BATCH)
-    measure.freeze(model.input, model.blocks[0], keep_bytes=2**20)
-    measure.above(BlockChain([model.blocks[1]], nn.Sequential(nn.Flatten(), nn.Linear(180, 3))), last=True)
+    measure.above(BlockChain([model.blocks[1]], nn.Sequential(nn.Flatten(), nn.Linear(180, 3))), True, below(model, 1), 2**20)
     assert all(m.training for m in model.modules())
     assert tiny.same(before, model.state_dict())
 
@@ -270,13 +271,11 @@ def test_kept_features_stay_within_their_bound_and_are_gone_with_the_summary() -
     model = tiny.chain().eval()
     bound = FEATURES[2] + FEATURES[3] - 1  # each fits alone, the last two not together
     measure, refs, most = Measure(tiny.images(TEST, 3), SoftmaxCe(), BATCH), [], 0
-    measure.freeze(model.input, keep_bytes=bound)
     for i, block in enumerate(model.blocks):
         head = nn.Sequential(nn.Flatten(), nn.Linear(tiny.WIDTHS[i + 1] * tiny.SIDE**2, 3))
-        measure.above(BlockChain([block], head), last=True)
-        refs += [weakref.ref(b.x) for b in measure._kept]
-        most = max(most, measure.kept_bytes + sum(x.nbytes for x in (measure._ahead or (None, []))[1]))
-        measure.freeze(block, keep_bytes=bound)
+        measure.above(BlockChain([block], head), True, below(model, i), bound)
+        refs += [weakref.ref(b.x) for b in measure._through.splits[0].batches(BATCH)]
+        most = max(most, measure.kept_bytes + sum(x.nbytes for x in (measure._ahead or (None, None, []))[2]))
     assert FEATURES[2] <= most <= bound
     measure.whole(model)
     gc.collect()

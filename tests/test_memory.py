@@ -13,22 +13,24 @@ from effdl.archs.chain import BlockChain
 from effdl.archs.cnn import Cnn4
 from effdl.archs.vgg import Vgg
 from effdl.config import build_choice, choices
+from effdl.costs.memory import LiveStorages
+from effdl.costs.rehearsal import Prefix, Rehearsal
 from effdl.datasets.problem import Batch, Facts
 from effdl.objectives.losses import SoftmaxCe
 from effdl.training.decision import Decision, Pool
+from effdl.training.decision_rule import DecisionRule
+from effdl.training.handle import KINDS, Memory
+from effdl.training.learner import Learner
 from effdl.training.loop import reseed
-from effdl.training.memory import KINDS, LiveStorages, Memory
 from effdl.training.optim import Adamw, Optimizer, Sgd
-from effdl.training.rehearsal import Prefix, Rehearsal
-from effdl.training.segment import DecisionLoss, SegmentState
 
 MNIST = Facts((1, 28, 28), "classes", 10, 60000, 0, 10000, 128)
 ARCHS = {"cnn4": Cnn4(), "vgg13_bn": Vgg(batch_norm=True)}
 
 
-def rehearsal(state: SegmentState, feednet: nn.Module, data: Batch, fake: bool = False) -> Rehearsal:
+def rehearsal(learner: Learner, feednet: nn.Module, data: Batch, fake: bool = False) -> Rehearsal:
     pieces = feednet if isinstance(feednet, nn.Sequential) else [feednet]
-    return Rehearsal(state, Prefix(data, *pieces, fake=fake))
+    return Rehearsal(learner, Prefix(data, *pieces, fake=fake))
 
 
 def segment(
@@ -38,15 +40,13 @@ def segment(
     decision: Decision | None = None,
     optimizer: Optimizer | None = None,
     checkpoint: bool = False,
-) -> tuple[SegmentState, nn.Module]:
+) -> tuple[Learner, nn.Module]:
     """A segment (without a decision block: under the chain's own head) and its feednet."""
     shape = chain.shapes(MNIST.input_shape)[stop - 1]
-    loss = DecisionLoss(decision.build(shape, MNIST.outputs) if decision else chain.head, SoftmaxCe())
-    blocks = chain[start:stop]
-    optimizer = optimizer or Sgd()
-    built = optimizer.build([*blocks.parameters(), *loss.parameters()])
-    state = SegmentState(blocks, loss, built, seed=lambda epoch, step: step, checkpoint=checkpoint)
-    return state, nn.Sequential(chain.input, *chain[:start]).eval()
+    head = decision.build(shape, MNIST.outputs) if decision else chain.head
+    rule = DecisionRule(chain[start:stop], head, SoftmaxCe(), checkpoint=checkpoint)
+    learner = Learner(rule, (optimizer or Sgd()).build(rule.parameters()), seed=lambda epoch, step: step)
+    return learner, nn.Sequential(chain.input, *chain[:start]).eval()
 
 
 def arch(name: str) -> BlockChain:
@@ -60,25 +60,29 @@ def batch(size: int) -> Batch:
     return Batch(x, torch.arange(size) % 10, torch.arange(size))
 
 
-def backprop(name: str, **options: object) -> tuple[SegmentState, nn.Module]:
+def backprop(name: str, **options: object) -> tuple[Learner, nn.Module]:
     chain = arch(name)
     return segment(chain, 0, len(chain), **options)  # type: ignore[arg-type]
 
 
-def middle(name: str, decision: Decision | None = None) -> tuple[SegmentState, nn.Module]:
+def middle(name: str, decision: Decision | None = None) -> tuple[Learner, nn.Module]:
     chain = arch(name)
     half = len(chain) // 2
     return segment(chain, half, half + 1, decision or Pool())
 
 
-def bias_free_mlp(widths: tuple[int, int, int, int]) -> SegmentState:
+def bias_free_mlp(widths: tuple[int, int, int, int]) -> Learner:
     """Two blocks of linear and ReLU, a linear head, no biases; SGD with momentum."""
     a, b, c, d = widths
     first, second, head = nn.Linear(a, b, bias=False), nn.Linear(b, c, bias=False), nn.Linear(c, d, bias=False)
     blocks = nn.Sequential(nn.Sequential(first, nn.ReLU()), nn.Sequential(second, nn.ReLU()))
-    loss = DecisionLoss(head, SoftmaxCe())
-    optimizer = Sgd(momentum=0.9).build([*blocks.parameters(), *loss.parameters()])
-    return SegmentState(blocks, loss, optimizer, seed=lambda epoch, step: 0)
+    rule = DecisionRule(blocks, head, SoftmaxCe())
+    return Learner(rule, Sgd(momentum=0.9).build(rule.parameters()), seed=lambda epoch, step: 0)
+
+
+def state_of(learner: Learner) -> dict[str, object]:
+    """All that a step might change."""
+    return {"weights": dict(learner.rule.state_dict()), **learner.state_dict()}
 
 
 def vectors(size: int, width: int, classes: int) -> Batch:
@@ -137,15 +141,16 @@ def test_widening_a_feednet_layer_raises_the_peak_by_its_weights_where_the_peak_
     assert peak(40_000).peak > 4 * (64 + 32 + 8) * 40_000
 
 
-def oracle(state: SegmentState, feednet: nn.Module, data: Batch) -> int:
+def oracle(learner: Learner, feednet: nn.Module, data: Batch) -> int:
     """The peak of the second of two plain steps, by torch's own tracker."""
-    modules, optimizer = state.modules.train(), state.optimizer
+    rule, optimizer = learner.rule.train(), learner.optimizer
+    assert isinstance(rule, DecisionRule)
 
     def step() -> None:
         with torch.no_grad():
             x = feednet(data.x)
-        outputs = state.forward(x)
-        loss = state.local_loss(outputs, Batch(x, data.y, data.index))
+        outputs = rule.forward(x)
+        loss = rule.objective.loss(rule.decision(outputs), data.y)
         loss.mean().backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -153,13 +158,13 @@ def oracle(state: SegmentState, feednet: nn.Module, data: Batch) -> int:
     step()
     held = [t for slots in optimizer.state.values() for t in slots.values() if isinstance(t, torch.Tensor)]
     tracker = MemTracker()
-    tracker.track_external(modules, feednet, *held, data.x, data.y, data.index)
+    tracker.track_external(rule, feednet, *held, data.x, data.y, data.index)
     with tracker:
         step()
     return sum(kinds["Total"] for kinds in tracker.get_tracker_snapshot("peak").values())
 
 
-ORACLE_CASES: dict[str, Callable[[], tuple[SegmentState, nn.Module]]] = {
+ORACLE_CASES: dict[str, Callable[[], tuple[Learner, nn.Module]]] = {
     "cnn4 backprop": lambda: backprop("cnn4"),
     "cnn4 middle": lambda: middle("cnn4"),
     "vgg13_bn backprop": lambda: backprop("vgg13_bn"),
@@ -171,12 +176,12 @@ ORACLE_CASES: dict[str, Callable[[], tuple[SegmentState, nn.Module]]] = {
 
 @pytest.mark.parametrize(("case", "size"), [*((case, 3) for case in ORACLE_CASES), ("cnn4 backprop", 50), ("cnn4 middle", 50)])
 def test_peak_equals_torchs_memory_tracker_to_the_byte(case: str, size: int) -> None:
-    state, feednet = ORACLE_CASES[case]()
-    ours = rehearsal(state, feednet, batch(size)).memory().peak
-    assert ours == oracle(state, feednet, batch(size))
+    learner, feednet = ORACLE_CASES[case]()
+    ours = rehearsal(learner, feednet, batch(size)).memory().peak
+    assert ours == oracle(learner, feednet, batch(size))
 
 
-FAKE_CASES: dict[str, Callable[[], tuple[SegmentState, nn.Module]]] = {
+FAKE_CASES: dict[str, Callable[[], tuple[Learner, nn.Module]]] = {
     **ORACLE_CASES,
     "vgg13_bn checkpointed": lambda: backprop("vgg13_bn", checkpoint=True),
     "cnn4 checkpointed Adamw": lambda: backprop("cnn4", checkpoint=True, optimizer=Adamw()),
@@ -189,9 +194,9 @@ FAKE_CASES: dict[str, Callable[[], tuple[SegmentState, nn.Module]]] = {
 
 @pytest.mark.parametrize("case", FAKE_CASES)
 def test_fake_tensors_give_the_real_count_to_the_byte_and_kinds_sum_to_the_peak(case: str) -> None:
-    state, feednet = FAKE_CASES[case]()
-    real = rehearsal(state, feednet, batch(2)).memory()
-    fake = rehearsal(state, feednet, batch(2), fake=True).memory()
+    learner, feednet = FAKE_CASES[case]()
+    real = rehearsal(learner, feednet, batch(2)).memory()
+    fake = rehearsal(learner, feednet, batch(2), fake=True).memory()
     assert fake == real
     assert set(real.by_kind) == set(KINDS) and sum(real.by_kind.values()) == real.peak
 
@@ -216,11 +221,11 @@ def test_checkpointing_lowers_backprops_peak() -> None:
 
 
 def test_fake_tensors_allocate_next_to_nothing() -> None:
-    state, feednet = middle("cnn4")
+    learner, feednet = middle("cnn4")
     huge = Batch(torch.zeros(1, 1, 28, 28).expand(100_000, 1, 28, 28), *2 * [torch.zeros(100_000, dtype=torch.long)])
-    rehearsal(state, feednet, batch(2), fake=True).memory()  # imports are not what is measured
+    rehearsal(learner, feednet, batch(2), fake=True).memory()  # imports are not what is measured
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    memory = rehearsal(state, feednet, huge, fake=True).memory()
+    memory = rehearsal(learner, feednet, huge, fake=True).memory()
     grown = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
     assert memory.peak > 8e9
     assert grown < 50e6
@@ -228,39 +233,39 @@ def test_fake_tensors_allocate_next_to_nothing() -> None:
 
 @pytest.mark.parametrize("fake", [False, True])
 def test_a_batch_that_is_a_slice_of_the_set_counts_itself_only(fake: bool) -> None:
-    state, feednet = middle("cnn4")
+    learner, feednet = middle("cnn4")
     whole = batch(500)
     part = Batch(whole.x[4:8], whole.y[4:8], whole.index[4:8])
-    assert rehearsal(state, feednet, part, fake=fake).memory() == rehearsal(state, feednet, batch(4)).memory()
+    assert rehearsal(learner, feednet, part, fake=fake).memory() == rehearsal(learner, feednet, batch(4)).memory()
 
 
 @pytest.mark.parametrize("fake", [False, True])
 def test_a_rehearsal_leaves_the_original_as_it_was(fake: bool) -> None:
-    state, feednet = backprop("cnn4")
+    learner, feednet = backprop("cnn4")
     data = batch(4)
-    for _ in state.train_epoch([Batch(feednet(data.x), data.y, data.index)]):
+    for _ in learner.train_epoch([Batch(feednet(data.x), data.y, data.index)]):
         pass  # so that there is momentum to spoil
-    before = copy.deepcopy((state.state_dict(), feednet.state_dict()))
-    modes = [m.training for m in state.modules.modules()]
-    tried = rehearsal(state, feednet, data, fake=fake)
+    before = copy.deepcopy((state_of(learner), feednet.state_dict()))
+    modes = [m.training for m in learner.rule.modules()]
+    tried = rehearsal(learner, feednet, data, fake=fake)
     tried.memory()
     if not fake:
         tried.seconds()
-    torch.testing.assert_close((state.state_dict(), feednet.state_dict()), before, rtol=0, atol=0)
-    assert state.epoch == 1 and [m.training for m in state.modules.modules()] == modes
-    assert all(p.grad is None for p in state.modules.parameters())
+    torch.testing.assert_close((state_of(learner), feednet.state_dict()), before, rtol=0, atol=0)
+    assert learner.epoch == 1 and [m.training for m in learner.rule.modules()] == modes
+    assert all(p.grad is None for p in learner.rule.parameters())
     assert torch.equal(data.x, batch(4).x)
 
 
 def test_training_after_a_rehearsal_gives_the_same_bits_as_without() -> None:
     def trained(rehearse: bool) -> dict[str, object]:
-        state, feednet = middle("cnn4", build_choice("method/decision", "vgg"))  # with dropout
+        learner, feednet = middle("cnn4", build_choice("method/decision", "vgg"))  # with dropout
         data = batch(4)
         if rehearse:
-            rehearsal(state, feednet, data).memory()
-        for _ in state.train_epoch([Batch(feednet(data.x), data.y, data.index)] * 2):
+            rehearsal(learner, feednet, data).memory()
+        for _ in learner.train_epoch([Batch(feednet(data.x), data.y, data.index)] * 2):
             pass
-        return state.state_dict()
+        return state_of(learner)
 
     torch.testing.assert_close(trained(True), trained(False), rtol=0, atol=0)
 

@@ -77,7 +77,7 @@ def test_every_method_by_epochs_keeps_it_with_every_objective(choice: str, objec
 @pytest.mark.parametrize("choice", CLOSED)
 def test_every_closed_form_learns_the_tiny_problem(choice: str) -> None:
     method, problem, model = method_of(choice), tiny.problem(LinearMse(), train=400), tiny.perceptron()
-    assert not method.takes_optimizer and not method.takes_augment
+    assert "optimizer" not in method.takes and "augment" not in method.takes
     run, before = Run(0, objective=problem.objective), tiny.copied(model)
     network = method.fit(problem, model, run)
     assert evaluate(network, tiny.images(90, 5).batches(30), problem.objective)["acc"] > 0.9
@@ -214,7 +214,7 @@ def test_another_seed_gives_another_network_where_a_method_says_that_it_draws_an
         reseed(seed)
         model = arch_of(method, problem.num_train).build(tiny.facts(problem))
         model.input.fit(tiny.images(40, 1).x)
-        run = Run(seed, Sgd(lr=0.05) if method.takes_optimizer else None, objective=problem.objective)
+        run = Run(seed, Sgd(lr=0.05) if "optimizer" in method.takes else None, objective=problem.objective)
         outputs.append(method.fit(problem, model, run)(tiny.images(60, 5).x).detach())
     apart = ((outputs[0] - outputs[1]).norm() / outputs[0].norm()).item()
     assert apart > 0.01 if method.draws else apart < 1e-4, apart

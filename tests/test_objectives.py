@@ -13,7 +13,7 @@ from effdl.archs.chain import BlockChain
 from effdl.config import build_choice, choices
 from effdl.datasets.problem import Samples
 from effdl.objectives.losses import LinearMse, SigmoidBce, SoftmaxCe, TanhMse
-from effdl.objectives.objective import Objective, decide
+from effdl.objectives.objective import Objective
 from effdl.objectives.simplex import onto_simplex
 from effdl.training.loop import evaluate, reduce_loss
 
@@ -186,7 +186,7 @@ def test_one_output_tells_two_classes_by_its_sign(name: str) -> None:
         "tanh_mse": (a.tanh() - t).square()[:, 0] / 2,
     }[name]
     torch.testing.assert_close(OBJECTIVES[name].loss(a, y), expected, rtol=1e-12, atol=1e-12)
-    assert decide(a).tolist() == [1, 0, 1, 0]
+    assert LinearMse().decide(a).tolist() == [1, 0, 1, 0]
     found = evaluate(nn.Identity(), Samples(a, y).batches(3), OBJECTIVES[name])
     assert found["acc"] == 0.5 and found["loss"] == pytest.approx(expected.mean().item(), rel=1e-12)
 

@@ -1,6 +1,8 @@
 """Parquet as public hubs ship it: the same images as in folders, every spelling of the columns, and every kind of bad input."""
 
+import math
 import os
+import re
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -219,15 +221,42 @@ def test_several_sets_in_one_folder_are_not_mixed(tmp_path: Path) -> None:
     ("labels", "says"),
     [
         ([0, 1, -1] * 4, "labels below 0"),
-        ([0, 1, None] * 4, "labels that are NoneType, int"),
-        ([0.5, 1.0, 2.0] * 4, "labels that are float"),
+        ([0, 1, None] * 4, "has no label in 4 of 12 rows, first in 2, 5, 8 (from 0): leave these rows out"),
+        ([0.0, 1.0, math.nan] * 4, "no label (nan) in 4 of 12 rows, first in 2, 5, 8 (from 0): leave .* and write .*'int64'"),
+        ([0.0, 1.0, 2.0] * 4, "a float (0.0) in 12 of 12 rows, first in 0, 1, 2 (from 0): as all are whole, write .*'int64'"),
+        ([0.5, 1.0, 2.0] * 4, "a fraction (0.5) in 4 of 12 rows, first in 0, 3, 6 (from 0): classes are whole numbers"),
+        ([[0], [1]] * 6, "something else ([0]) in 12 of 12 rows, first in 0, 1, 2 (from 0): classes are whole numbers, names"),
+        ([False, True] * 6, "labels are int in train and bool in test: dataset.label names"),
         ([0, 1, 3] * 4, "class 3 is in test but not in train (1 such"),
         (["a", "b", "c"] * 4, "labels are int in train and str in test"),
     ],
 )
 def test_labels_that_are_none_are_said(labels: list[Any], says: str, tmp_path: Path) -> None:
     write(small(tmp_path) / TEST, labels=labels)
-    assert says in complaint(parquet(tmp_path))
+    said = complaint(parquet(tmp_path))
+    assert re.search(re.escape(says).replace(re.escape(".*"), ".*"), said)
+
+
+def test_rows_without_a_label_are_counted_over_all_files_of_a_split_and_named_in_the_first(tmp_path: Path) -> None:
+    folder = small(tmp_path)
+    (folder / TRAIN).unlink()
+    for shard, labels in enumerate(([0, 1, 2] * 4, [0, 1, None] * 4, [None] * 12)):
+        write(folder / f"train-{shard:05d}-of-00003.parquet", labels=labels)
+    said = complaint(parquet(tmp_path))
+    assert said.startswith(f"{folder / 'train-00001-of-00003.parquet'}: column label has no label in 16 of 36 rows, ")
+    assert "first in 2, 5, 8 (from 0): " in said and said.endswith("; dataset.label names another column than label")
+    write(folder / "train-00002-of-00003.parquet", labels=["a", "b", "c"] * 4)
+    write(folder / "train-00001-of-00003.parquet", labels=[0, 1, 2] * 4)
+    assert "of several kinds, int as in row 0 of" in complaint(parquet(tmp_path))
+
+
+def test_booleans_are_two_classes_of_which_false_is_the_first(tmp_path: Path) -> None:
+    for name in (TRAIN, TEST):
+        write(tmp_path / "images" / name, 20, labels=[True, False] * 10, names=None)
+    train, test = picture.whole(parquet(tmp_path))
+    assert train.y.tolist() == [1, 0] * 10 == test.y.tolist() and parquet(tmp_path).facts().outputs == 2
+    write(tmp_path / "images" / TRAIN, 20, labels=[True] * 20, names=None)
+    assert "class False is in test but not in train" in complaint(parquet(tmp_path))
 
 
 def test_classes_that_only_one_split_names_are_said(tmp_path: Path) -> None:

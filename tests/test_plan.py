@@ -12,6 +12,10 @@ from torch import Tensor, nn
 from effdl import config
 from effdl.archs.adapt import InputBlock
 from effdl.archs.chain import Arch, ArchFacts, BlockChain
+from effdl.costs import rehearsal
+from effdl.costs.fake import Undrawn, fakes
+from effdl.costs.memory import LiveStorages
+from effdl.costs.rehearsal import Prefix
 from effdl.datasets.digits import Digits
 from effdl.datasets.problem import Facts, Problem
 from effdl.datasets.toy import Sine
@@ -21,12 +25,8 @@ from effdl.records import alternatives, plan
 from effdl.records.report import size
 from effdl.reproduce.planned import cost_of_run
 from effdl.setting import setting
-from effdl.training import rehearsal
-from effdl.training.fake import Undrawn, fakes
-from effdl.training.handle import RunHandle
 from effdl.training.hardware import Hardware
-from effdl.training.memory import LiveStorages
-from effdl.training.rehearsal import Prefix
+from effdl.training.segments import Training
 
 CLOSED = [name for name in config.choices("method") if config.build_choice("method", name).fits_least_squares]  # without steps
 SMALL = ("dataset.train_limit=60", "dataset.val_size=40", "dataset.batch_size=4")
@@ -252,9 +252,9 @@ def test_an_outline_has_the_form_of_the_data(dataset: Any) -> None:
 class Looks(Method):
     """Looks at numbers before it trains, which fake tensors have not."""
 
-    def fit(self, problem: Problem, model: BlockChain, run: RunHandle) -> nn.Module:
+    def training(self, problem: Problem, model: BlockChain) -> Training:
         assert problem.train_tensors().x.float().mean().item() > 0
-        return Segmentwise(epochs=1).fit(problem, model, run)
+        return Segmentwise(epochs=1).training(problem, model)
 
     def network(self, *_: Any) -> nn.Module:
         raise NotImplementedError
@@ -322,7 +322,7 @@ def test_weights_that_autocast_has_cast_count_until_the_batch_is_through() -> No
     live = LiveStorages()
     live.book([*chain.input.buffers(), *chain.blocks.parameters(), *chain.blocks.buffers()], "feednet")
     live.book(prefix.data, "activation")
-    with torch.no_grad(), live, autocast():  # as Feeder.features does
+    with torch.no_grad(), live, autocast():  # as Fed's features are made
         x = prefix.batch.x
         for module in (chain.input, *chain.blocks):
             x = module(x)

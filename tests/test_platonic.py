@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from effdl import config, load_network
 from effdl.datasets.problem import Problem, Samples
 from effdl.errors import ConfigError
+from effdl.least_squares.solvers import Lstsq, Pinv, Ridge, Solve
 from effdl.methods.platonic import Platonic, Projection
 from effdl.methods.projections import centred_components, evenly_along, independent_components
 from effdl.objectives.losses import LinearMse
@@ -25,7 +26,6 @@ from effdl.records.carry import carry_out
 from effdl.records.plan import cost
 from effdl.rng import seed_for
 from effdl.training.hardware import Hardware
-from effdl.training.least_squares import Lstsq, Pinv, Ridge, Solve
 
 
 @pytest.fixture(autouse=True)

@@ -12,10 +12,10 @@ from torch import Tensor
 from effdl import config
 from effdl.config import build, compose
 from effdl.errors import ConfigError
+from effdl.least_squares.normal_equations import summed
 from effdl.methods.shaping import aligned, low_rank, most_telling
 from effdl.records.carry import build_network, carry_out, load_network, open_problem
 from effdl.rng import seed_for
-from effdl.training.normal_equations import summed
 
 NET = ["dataset=digits", "dataset.val_size=0", "arch=mlp", "arch.hidden=[40, 20]"]
 

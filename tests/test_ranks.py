@@ -16,7 +16,6 @@ from effdl.config import build, check, compose
 from effdl.datasets.problem import Batch
 from effdl.errors import ConfigError
 from effdl.filters.filter import Filter
-from effdl.methods.method import Method
 from effdl.training import ranks as module
 from effdl.training.hardware import Hardware
 from effdl.training.loop import reduce_loss
@@ -215,7 +214,7 @@ def test_a_filter_that_sees_features_and_a_method_without_the_engine_are_one_lin
     spec = build(compose(["hardware=ddp"]))
     with pytest.raises(ConfigError, match=r"^filter: Features looks at features"):
         check(replace(spec, filter=Features()))
-    monkeypatch.setattr(type(spec.method), "takes_processes", Method.takes_processes)
+    monkeypatch.setattr(type(spec.method), "takes", spec.method.takes - {"processes"})
     with pytest.raises(ConfigError, match=r"^hardware\.processes: Segmentwise learns in one process"):
         check(spec)
 

@@ -143,8 +143,8 @@ def test_what_a_method_notes_stands_in_the_summary_and_survives_a_resume(tmp_pat
     store = Store(tmp_path, "run", print)
     with store.owned():
         run = Run(store=store)
-        run.note(rank_effective=5)
-        run.record(0, 0, train_loss=1.0)
+        run.note({"rank/effective": 5})
+        run.record(0, 0, {"train/loss": 1.0})
         run.save(lambda: {"a": 1})
         again = Run(store=store)
         assert again.load() == {"a": 1}

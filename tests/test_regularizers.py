@@ -16,9 +16,10 @@ from effdl.objectives.losses import SoftmaxCe
 from effdl.records.run import Run
 from effdl.rng import seed_for
 from effdl.training.decision import Pool
+from effdl.training.decision_rule import DecisionRule
+from effdl.training.learner import Learner
 from effdl.training.loop import reseed
 from effdl.training.optim import Adamw, MultiStep, Sgd
-from effdl.training.segment import DecisionLoss, SegmentState
 
 SGD = Sgd(lr=0.05, weight_decay=1e-3)
 DECISIONS = choices("method/decision")
@@ -32,17 +33,13 @@ class FirstStep:
         reseed(7)
         decision = Pool(size=3).build((tiny.WIDTHS[2], tiny.SIDE, tiny.SIDE), tiny.CLASSES).double()
         blocks = model[0:2]
-        state = SegmentState(
-            blocks,
-            DecisionLoss(decision, SoftmaxCe(), p),
-            SGD.build([*blocks.parameters(), *decision.parameters()]),
-            seed=lambda epoch, step: seed_for(seed, "step", epoch, step),
-        )
-        state.modules.train()
+        rule = DecisionRule(blocks, decision, SoftmaxCe(), gradient_dropout=p)
+        learner = Learner(rule, SGD.build(rule.parameters()), seed=lambda epoch, step: seed_for(seed, "step", epoch, step))
+        rule.train()
         reseed(seed_for(seed, "step", 0, 0))
         blocks[-1].register_forward_hook(lambda module, x, out: out.register_hook(self.keep) and None)
         batch = next(tiny.problem(train=40, batch_size=40).train(0))
-        output = state.step(replace(batch, x=model.input(batch.x)))
+        output = learner.step(replace(batch, x=model.input(batch.x)))
         self.outputs, self.loss = output.x, output.loss
         self.decision = [parameter.grad for parameter in decision.parameters()]
         self.blocks = [parameter.grad for parameter in blocks.parameters()]
@@ -180,13 +177,13 @@ def test_every_decision_block_fits_first_middle_and_last_segment(arch: str, deci
         with torch.no_grad():
             features = model[:start].eval()(x)
         block = setting.build(shapes[start], facts.outputs)
-        loss = DecisionLoss(block, SoftmaxCe())
         blocks = model[start : start + 1].train()
         logits = block(blocks(features))
         assert logits.shape == (4, 7)
-        parameters = [*blocks.parameters(), *loss.parameters()]
-        state = SegmentState(blocks, loss, SGD.build(parameters), seed=lambda epoch, step: step)
-        output = state.step(Batch(features, torch.tensor([0, 6, 3, 1]), torch.arange(4)))
+        rule = DecisionRule(blocks, block, SoftmaxCe())
+        parameters = list(rule.parameters())
+        learner = Learner(rule, SGD.build(parameters), seed=lambda epoch, step: step)
+        output = learner.step(Batch(features, torch.tensor([0, 6, 3, 1]), torch.arange(4)))
         assert output.loss.shape == (4,)
         assert output.loss.isfinite().all()
         assert all(parameter.grad.isfinite().all() for parameter in parameters)

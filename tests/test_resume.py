@@ -1,6 +1,7 @@
 """Killed at any moment and started again, a run ends in the numbers of a run left alone; nothing and nobody stays behind."""
 
 import fcntl
+import multiprocessing
 import os
 import random
 import signal
@@ -163,8 +164,8 @@ def test_interrupt_stops_with_one_line_and_the_same_command_goes_on(
     expected = undisturbed(SMALL, folder / "undisturbed")
     test = Run.test
 
-    def interrupted(self: Run, model: nn.Module, segment: int, epoch: int, last: bool) -> None:
-        test(self, model, segment, epoch, last)
+    def interrupted(self: Run, model: nn.Module, segment: int, *more: Any) -> None:
+        test(self, model, segment, *more)
         if segment == 1:
             os.kill(os.getpid(), signal.SIGINT)
 
@@ -212,6 +213,30 @@ def test_who_waits_for_a_run_whose_start_fails_owns_it_afterwards(tmp_path: Path
     checked.set()
     waiting.join(20)
     assert is_free(second.path / "lock")
+
+
+def own(root: Path, said: Any) -> None:
+    """What a worker does that comes to a run; a function of this module, as another process finds it."""
+    with Store(root, "run", said.put).owned():
+        pass
+
+
+def test_who_waits_says_whether_the_owner_is_of_its_own_command(tmp_path: Path) -> None:
+    """A sibling was called another process, as if a second command were at work."""
+    context = multiprocessing.get_context("spawn")
+    said, told = context.Queue(), []
+    workers = [context.Process(target=own, args=(tmp_path, said)) for _ in range(2)]
+    with Store(tmp_path, "run", print).owned():
+        for worker in workers:
+            worker.start()
+            told.append(said.get(timeout=60))
+            (tmp_path / "runs" / "run" / "lock").write_text("elsewhere 1")
+    for worker in workers:
+        worker.join(60)
+    assert told == [
+        "run is being run by another worker of this command, which asks for it twice; waiting for it",
+        "run is being run by another process; waiting for it",
+    ]
 
 
 def test_discarding_a_run_leaves_those_beside_it(tmp_path: Path) -> None:

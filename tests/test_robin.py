@@ -1,5 +1,6 @@
 """Robins (Algorithm 4): a plain loop's numbers, the best network kept whole, and any turn survives a kill."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,13 @@ from torch import nn
 from effdl import config
 from effdl.archs.chain import ArchFacts
 from effdl.archs.classifier import Classifier
+from effdl.costs.segments import segment_costs
 from effdl.errors import ConfigError
 from effdl.methods.segmentwise import Segmentwise
 from effdl.records.carry import carry_out
 from effdl.records.run import Run
 from effdl.rng import seed_for
+from effdl.training.engine import Engine
 from effdl.training.hardware import Hardware
 from effdl.training.loop import evaluate
 from effdl.training.optim import MultiStep, Sgd
@@ -137,6 +140,24 @@ def test_stopped_at_any_turn_and_resumed_it_ends_in_the_same_numbers(
     assert numbers(Path(again["path"])) == numbers(Path(alone["path"]))
     kept = again["summary"]["memory/kept_features_bytes"]
     assert kept == 0 if keep_features_mib == 0 else 0 < kept <= keep_features_mib * 2**20
+
+
+def test_resident_memory_has_the_learners_that_wait_and_the_best_networks_copy() -> None:
+    problem, costs = tiny.problem(), []
+    for rounds in (1, 3):
+        model, run = tiny.chain(), Run.in_memory(SGD)
+        engine = Engine(Segmentwise(rounds=rounds).training(problem, model), problem, model, run)
+        costs.append(segment_costs(engine))
+    weights, heads = [], []
+    for a, b in pairwise(tiny.WIDTHS):
+        weights.append(4 * (9 * a * b + 2 * b))  # convolution, and scale and shift of the normalisation
+        heads.append(4 * (b + 1) * tiny.CLASSES)
+    statistics = [4 * 2 * width + 8 for width in tiny.WIDTHS[1:]]
+    waiting = [w + 2 * h for w, h in zip(weights, heads, strict=True)]  # momentum of both, and the decision layer itself
+    copy = sum(weights) + sum(statistics) + max(heads)
+    for i, (once, thrice) in enumerate(zip(*costs, strict=True)):
+        assert thrice.memory == once.memory
+        assert thrice.idle_bytes - once.idle_bytes == sum(waiting) - waiting[i] + copy
 
 
 def test_patience_and_rounds_exclude_one_another_and_an_order_fits_its_segments(tmp_path: Path) -> None:

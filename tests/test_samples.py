@@ -64,6 +64,14 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "labels below 0": ({"y": Y - 1}, r"the training split has label -1, outside 0\.\.2"),
     "validation labels too large": ({"val": Samples(X, Y + 1)}, r"the validation split has label 3, outside 0\.\.2"),
     "labels as floats": ({"y": Y.float()}, r"training targets are torch\.float32, but SoftmaxCe takes classes: y\.long\(\)"),
+    "labels as floats, one unknown": (
+        {"y": with_at(Y.float()[:, None].repeat(1, 3), 7, math.nan)[:, 2]},
+        "1 of 40 training targets hold NaN or infinity, first sample 7: leave them out",
+    ),
+    "real targets for classes": (
+        {"y": torch.where(torch.arange(40) % 8 == 3, 0.5, Y.float())},
+        "5 of 40 training targets are no whole numbers, first sample 3, but SoftmaxCe takes classes: objective=linear_mse",
+    ),
     "labels as floats for a squared error": (
         {"y": Y.float(), "objective": LinearMse()},
         r"shape \(40,\): real ones of 3 outputs are \(N, 3\), and classes whole numbers",

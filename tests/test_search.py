@@ -2,6 +2,8 @@
 
 import json
 import os
+import shlex
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -89,6 +91,50 @@ def test_the_best_is_taken_by_its_config(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         answer = json.loads(done.stdout.splitlines()[-1])
         assert (answer["run_id"] == told["best"]["run_id"]) == (arguments[-1] != "seed=1")
+
+
+@pytest.mark.parametrize("results", ["results", "a folder/it's mine"])
+def test_what_a_search_prints_at_its_end_takes_the_best_where_the_user_stands(
+    results: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = f'results="{results}"'
+    assert run_here("-m", "search=optuna", "search.n_trials=2", *SMALL, LR, given, "workers=1") == 0
+    said = capfd.readouterr()
+    told = json.loads(said.out.splitlines()[-1])
+    commands = [
+        shlex.split(line.partition(":")[2]) for line in said.err.splitlines() if line.startswith(("The best", "or with"))
+    ]
+    assert [command[:2] for command in commands] == [["python", str(ROOT / "run.py")]] * 2
+    for command, again in zip(commands, (True, False), strict=True):
+        assert run_here(*command[2:]) == 0
+        done = capfd.readouterr()
+        assert (json.loads(done.out)["run_id"] == told["best"]["run_id"]) == ("from the record" in done.err) == again
+    assert [*Path().iterdir()] == [Path(results.partition("/")[0])]
+
+
+MINE = """\
+defaults: [config, {override /method: backprop}, _self_]
+method: {epochs: 2}
+dataset: {train_limit: 256}
+hydra: {sweeper: {n_trials: 2, params: {optimizer.lr: "interval(0.01,0.1)"}}}
+"""
+
+
+def test_what_a_config_of_the_users_says_is_of_every_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It was taken for the space alone, and the trials had our defaults."""
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text(MINE)
+    command = ("-m", "--config-dir", ".", "--config-name", "mine", "search=optuna", "arch=mlp", "arch.hidden=[8]", "workers=1")
+    for more, epochs in (((), 2), (("method.epochs=1",), 1)):
+        assert run_here(*command, *more) == 0
+        told = json.loads(capfd.readouterr().out)
+        spec = json.loads(Path(told["best"]["path"], "spec.json").read_text())["config"]
+        assert told["trials"] == 2 and told["epochs"] == 2 * epochs
+        assert (spec["method"]["_target_"], spec["method"]["epochs"]) == ("effdl.methods.backprop.Backprop", epochs)
+        assert spec["dataset"]["train_limit"] == 256
 
 
 def test_run_py_searches(tmp_path: Path) -> None:
@@ -253,6 +299,21 @@ def test_no_trial_depends_on_test_labels(tmp_path: Path, monkeypatch: pytest.Mon
         return json.loads(Path(told["best"]["path"], "summary.json").read_text())["summary"]["test/acc"]
 
     assert tested(shuffled) < 0.3 < tested(true)
+
+
+def test_scores_of_a_damaged_record_are_told_to_no_search(tmp_path: Path) -> None:
+    def again() -> tuple[list[int], list[float]]:
+        told = searched(tmp_path, "optimizer.lr=0.1,0.01", sampler=Grid(), pruner=Median(n_startup_trials=9))
+        found = study(told).trials
+        shutil.rmtree(told["path"])
+        return [len(one.intermediate_values) for one in found], [one.value for one in found]
+
+    first, values = again()
+    assert first == [2, 2] and again() == (first, values)
+    damaged = min(tmp_path.glob("runs/*/metrics.jsonl"))
+    damaged.write_text(damaged.read_text().replace('"val/acc": 0.', '"val/acc": 0.9'))
+    second, same = again()
+    assert sorted(second) == [0, 2] and same == values
 
 
 # Trials that are cut off

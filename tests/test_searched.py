@@ -10,10 +10,10 @@ import pytest
 from declared import declare
 
 from effdl.errors import ConfigError, RecordError, SearchMissing
-from effdl.records.report import Silent
+from effdl.records.report import Silent, untracked
 from effdl.reproduce import artefact, conduct, declared, ledger, searched
 from effdl.reproduce.artefact import Declaration
-from effdl.reproduce.console import Plan, _plain_lines
+from effdl.reproduce.console import Plan
 from effdl.reproduce.frame import frame
 from effdl.reproduce.judge import judged
 from effdl.reproduce.report import report
@@ -212,7 +212,7 @@ def test_seeds_of_fresh_evidence_and_of_its_search_are_apart(tmp_path: Path) -> 
 
 def test_a_plan_says_what_the_searches_take(tmp_path: Path) -> None:
     declaration, root = toy(tmp_path), tmp_path / "results"
-    planned = Plan(declaration, "smoke", survey(declaration, "smoke", root, "data=few"), 1, _plain_lines)
+    planned = Plan(declaration, "smoke", survey(declaration, "smoke", root, "data=few"), 1, untracked)
     text = planned.text()
     assert "data=few,method=base" in text and MISSING in text
     assert "1 search comes first: 3 trials" in text

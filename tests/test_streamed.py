@@ -31,8 +31,9 @@ from effdl.objectives.losses import SoftmaxCe
 from effdl.records.carry import build_network, carry_out, open_problem
 from effdl.records.execute import execute
 from effdl.records.run import Run
-from effdl.training.feeding import Feeder
+from effdl.training.features import Stack
 from effdl.training.ranks import Ranks
+from effdl.training.sources import Fed, Sieve
 
 CPU = torch.device("cpu")
 SET = ("dataset=folder", "dataset.size=12", "dataset.val_size=15", "dataset.batch_size=8", "hardware.threads=1")
@@ -132,14 +133,15 @@ def test_whole_runs_are_those_in_memory(overrides: tuple[str, ...], here: Path, 
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_what_a_filter_or_another_rank_leaves_out_is_not_decoded(rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    streamed, whole = (
-        Feeder(problem(dataset(mib)), nn.Identity(), 0, ranks=Ranks(rank, 2) if mib == 0 else None) for mib in (0, 4096)
-    )
-    wanted = [batch._map(Ranks(rank, 2).part) for batch in whole.train(1, RandomSubset(share=0.5), seed=5)]
+    streamed, whole = (Fed(problem(dataset(mib)), 0, ranks=Ranks(rank, 2) if mib == 0 else None) for mib in (0, 4096))
+    for source in (streamed, whole):
+        source.look(Stack((nn.Identity(),), (0,)))
+    sieve = Sieve(RandomSubset(share=0.5), seed=5)
+    wanted = [batch._map(Ranks(rank, 2).part) for batch in whole.train(1, sieve)]
     decoded: list[bytes] = []
     call = Decoder.__call__
     monkeypatch.setattr(Decoder, "__call__", lambda self, data: decoded.append(data) or call(self, data))
-    assert same(streamed.train(1, RandomSubset(share=0.5), seed=5), wanted)
+    assert same(streamed.train(1, sieve), wanted)
     assert len(decoded) == sum(map(len, wanted)) == 16  # of 63, of which 32 are kept
 
 
@@ -158,7 +160,7 @@ def test_the_expected_time_counts_augmentation(monkeypatch: pytest.MonkeyPatch) 
         data, run = open_problem(spec, *spec.dataset.load()), Run(optimizer=spec.optimizer)
         if change := data.augment:
             data.augment = lambda x, generator, change=change: time.sleep(0.05) or change(x, generator)
-        run.expect = lambda found, name=name: costs.update({name: found})  # type: ignore[method-assign]
+        run.expect = lambda found, keep_bytes, name=name: costs.update({name: found})  # type: ignore[method-assign]
         spec.method.fit(data, build_network(spec, data, CPU), run)
     assert all(cost.feed_s > 0.05 for cost in costs["augmented"]) and costs["plain"][0].feed_s < 0.05
 

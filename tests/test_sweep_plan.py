@@ -158,7 +158,26 @@ def test_a_search_says_how_many_epochs_it_would_try(capsys: pytest.CaptureFixtur
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("said", "trials"),
+    [
+        (("search.n_trials=7",), 7),
+        (("hydra.sweeper.n_trials=5", "search.n_trials=7"), 5),
+        (("+hydra.sweeper.params={optimizer.lr: '0.1,0.2,0.3'}", "+hydra.sweeper.sampler={_target_: GridSampler}"), 3),
+    ],
+)
+def test_trials_are_counted_as_they_are_asked_for(
+    said: tuple[str, ...], trials: int, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    found = planned(capsys, tmp_path, "search=optuna", "optimizer.weight_decay=0.1,0.2", *said)
+    assert found["trials"] == (trials if trials > 3 else 2 * trials)
+
+
 WRONG = {
+    "no such setting of a search": (
+        ("search=optuna", "hydra.sweeper.trials=5", "optimizer.lr=interval(0,1)"),
+        "hydra.sweeper.trials: unknown key; ",
+    ),
     "a wrong key": (("method.nothing=1,2",), "method.nothing: unknown key; there are "),
     "a wrong choice": (("method=dll,dlll",), "method=dlll: unknown choice; there are "),
     "a wrong value in the second run": (("seed=0,-1",), "seed: a whole number from 0, not -1"),

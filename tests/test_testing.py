@@ -51,7 +51,7 @@ class WithNoise(Around):
 class Peeking(Around):
     def fit(self, problem: Any, model: BlockChain, run: Any) -> nn.Module:
         network = self.inner.fit(problem, model, run)
-        run.note(score_best=max(line.get("test/loss", 0) for line in run.lines))
+        run.note({"score/best": max(line.get("test/loss", 0) for line in run.lines)})
         return network
 
 
@@ -64,9 +64,9 @@ class Counting:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
 
-    def record(self, segment: int, epoch: int, **metrics: float) -> None:
+    def record(self, segment: int, epoch: int, metrics: Any) -> None:
         self.count += 1
-        self.inner.record(segment, epoch, train_count=self.count, **metrics)
+        self.inner.record(segment, epoch, {**metrics, "train/count": self.count})
 
 
 class Forgetful(Around):
@@ -79,10 +79,10 @@ class Stirring(Around):
         outer = run
 
         class Run(Counting):
-            def record(self, segment: int, epoch: int, **metrics: float) -> None:
+            def record(self, segment: int, epoch: int, metrics: Any) -> None:
                 with torch.no_grad():
                     next(model.blocks[2].parameters()).add_(1)
-                outer.record(segment, epoch, **metrics)
+                outer.record(segment, epoch, metrics)
 
         return self.inner.fit(problem, model, Run(run))
 

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from effdl.archs.chain import BlockChain
 from effdl.datasets.problem import Problem, Samples
 from effdl.errors import FitFailed
+from effdl.least_squares.design import Design
+from effdl.least_squares.solvers import Lstsq, Pinv, Ridge, Solve
 from effdl.methods.closed_form import Features
 from effdl.objectives.losses import LinearMse
-from effdl.training.design import Design
-from effdl.training.least_squares import Lstsq, Pinv, Ridge, Solve
 
 SOLVERS = [EXACT, Pinv(), Lstsq(), Solve(l2=0.0), Ridge(l2=0.0)]
 

@@ -3,15 +3,20 @@
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from effdl.archs.adapt import InputBlock
+from effdl.archs.crossing import FEW, remark
+from effdl.archs.places import deeper_cuts
 from effdl.archs.split import split_module
+from effdl.archs.trial import tried
+from effdl.archs.vision import undrawn
 from effdl.datasets.problem import Facts
-from effdl.errors import ConfigError, one_line
+from effdl.errors import ConfigError
 from effdl.setting import Setting
 
 Blocks = Mapping[str, nn.Module] | Sequence[nn.Module]
@@ -25,7 +30,11 @@ class BlockChain(nn.Module):
             or the one after it where none stands before.
         head: maps the last block's output to logits (B, K).
         input: the frozen input block; the identity where the data come ready.
+
+    ``remark``: of a network that `from_module` cut by itself into few blocks, how many, why, and which cuts give more.
     """
+
+    remark: str | None = None
 
     def __init__(self, blocks: Blocks, head: nn.Module, input: nn.Module | None = None) -> None:
         super().__init__()
@@ -56,6 +65,18 @@ class BlockChain(nn.Module):
             ConfigError: a name that is not there, a cut that more than one value or something else than a tensor crosses, or a
                 module that does not map one tensor to one.
         """
+        chain = cls.cut(module, cuts, head, input)
+        if cuts is None and head is None and len(chain) < FEW:
+            more, why = deeper_cuts(module)
+            said = f"cuts={more} makes {len(more)} of it" if more else None
+            chain.remark = remark(type(module).__name__, len(chain), why, said)
+        return chain
+
+    @classmethod
+    def cut(
+        cls, module: nn.Module, cuts: Sequence[str] | None, head: str | None = None, input: nn.Module | None = None
+    ) -> "BlockChain":
+        """The same without a `remark`, which takes a second where a large network has few blocks."""
         pieces = split_module(module, cuts, head)
         if pieces.takes_ids and isinstance(input, InputBlock):
             input.passes_ids = True
@@ -99,36 +120,17 @@ class BlockChain(nn.Module):
         x = torch.zeros(samples, *input_shape, dtype=dtype, device=parameter.device)
         modes = [(m, m.training) for m in self.modules()]
         self.eval()
-        shapes = []
+        shapes, comes = [], f"what samples of shape {[*input_shape]} come to"
         try:
             with torch.no_grad():
                 x = self.input(x)
                 for name, block in self.blocks.named_children():
-                    x = _tried(name, block, x, input_shape)
+                    x = tried(f"block {name!r}", block, x, comes)
                     shapes.append(tuple(x.shape[1:]))
         finally:
             for module, training in modes:
                 module.training = training
         return shapes
-
-
-def _tried(name: str, block: nn.Module, x: Tensor, input_shape: Sequence[int]) -> Tensor:
-    """What a block puts out for zeros. Raises ConfigError where that is no tensor, or nothing."""
-    try:
-        out: object = block(x)
-    except Exception as error:
-        if type(x) is not Tensor:  # a fake one, which says nothing of the network
-            raise
-        raise ConfigError(
-            f"arch: block {name!r} does not take what samples of shape {[*input_shape]} come to, {str(x.dtype)[6:]} of shape "
-            f"{[*x.shape[1:]]}: {one_line(error)}"
-        ) from error
-    if not isinstance(out, Tensor):
-        raise ConfigError(
-            f"arch: block {name!r} puts out a {type(out).__name__}, and blocks pass a tensor on: end it where one is taken out "
-            "of that, or take several such blocks as one"
-        )
-    return out
 
 
 def join_parameter_free(blocks: Blocks) -> list[tuple[str, nn.Module]]:
@@ -181,6 +183,10 @@ class Arch(Setting, ABC):
 
     def remark(self, problem: Facts) -> str | None:
         """What a person should know of the way in which it is cut, in one line; None where all is as expected."""
+        if self.facts(problem).blocks >= FEW:
+            return None
+        with suppress(Exception):  # what is wrong with it is said where it is built to be trained
+            return undrawn(lambda: self.untrained().build(problem)).remark
         return None
 
     def untrained(self) -> "Arch":

@@ -106,9 +106,9 @@ class Flow:
         """Why the network cannot be cut before operation ``place``, or None."""
         values = self.values(place)
         if len(values) != 1:
-            return f"{len(values)} values cross it: {', '.join(map(str, values))}"
+            return f"{len(values)} values cross it: {', '.join(map(value_name, values))}"
         if self._tuple(place):
-            return f"what crosses it is no tensor: of {values[0]} parts are taken"
+            return f"what crosses it is no tensor: of {value_name(values[0])} parts are taken"
         before, after = (self._weights_of(part) for part in (self.nodes[:place], self.nodes[place:]))
         if shared := before & after:
             names = [name for name, p in self.module.named_parameters() if id(p) in shared]
@@ -174,6 +174,24 @@ def not_one_tensor(module: nn.Module, what: str, call: str) -> ConfigError:
 def _unpacks(node: fx.Node) -> bool:
     """Whether an operation takes a part out of a tuple or dict; of a tensor, networks take slices."""
     return node.target is operator.getitem and isinstance(node.args[1], int | str)
+
+
+def value_name(node: fx.Node) -> str:
+    """A value as people would write it: by the submodule that puts it out, or by the operation and what it is made of."""
+    if node.op in ("placeholder", "call_module", "get_attr"):
+        return str(node.target)
+    if node.target in (getattr, operator.getitem) and isinstance(node.args[0], fx.Node):
+        part = f".{node.args[1]}" if node.target is getattr else f"[{node.args[1]}]" if _unpacks(node) else "[...]"
+        return f"{value_name(node.args[0])}{part}"
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    return f"{name}({', '.join(dict.fromkeys(_maker(n) for n in node.all_input_nodes))})"
+
+
+def _maker(node: fx.Node) -> str:
+    """The submodule that a value comes from, by its first input where operations lie between."""
+    while node.op not in ("placeholder", "call_module", "get_attr") and node.all_input_nodes:
+        node = node.all_input_nodes[0]
+    return str(node.target)
 
 
 def layers_within(module: nn.Module) -> list[nn.Module]:

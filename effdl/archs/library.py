@@ -1,7 +1,6 @@
 """Networks of torchvision and timm, unmodified, cut into the thesis's "layers" (§6.2.1, §6.7, §6.8.1)."""
 
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from effdl.archs.adapt import InputBlock, enlarged
 from effdl.archs.chain import ArchFacts, BlockChain
+from effdl.archs.crossing import FEW, remark
 from effdl.archs.flow import BY_HAND
 from effdl.archs.places import deeper_cuts
 from effdl.archs.vision import Maker, NotMade, arguments, maker_of, model, own_size, undrawn, unused
@@ -155,17 +155,21 @@ class Library(StartsFromWeights):
         return ArchFacts(len(_outline(self.untrained(), problem)) if takes_it else 1, least, self.size)
 
     def remark(self, problem: Facts) -> str | None:
-        """Whether there are cuts that give more blocks than it has by itself, and which; None where there are none."""
+        """Whether it has few blocks by itself, and which cuts give more, if any do; None where neither is so."""
         if self.name in NETWORKS or self.cuts is not None:
             return None
-        blocks, more = len(_outline(self.untrained(), problem)), deeper_cuts(undrawn(lambda: self._module(problem)))
+        blocks = len(_outline(self.untrained(), problem))
+        more, why = deeper_cuts(undrawn(lambda: self._module(problem)))
         then: list[str] | str = ""
-        with suppress(ConfigError):  # a tuple passes between some of them
+        try:
             then = _passed(replace(self.untrained(), cuts=tuple(more)), problem) if more else ""
-        if isinstance(then, str) or len(then) <= blocks:
-            return None if blocks > 1 else f"{self.name} is one block, so that layer-wise learning trains it whole"
-        given = ",".join(more)
-        return f"{self.name} has {blocks} block{'s' * (blocks > 1)} by itself; arch.cuts=[{given}] makes {len(then)} of it"
+        except ConfigError as error:  # a tuple passes between some of them
+            why = why or str(error).removeprefix("arch.cuts: ").split(":")[0]
+        finer = len(then) if isinstance(then, list) and len(then) > blocks else 0
+        if not finer and blocks >= FEW:
+            return None
+        said = f"arch.cuts=[{','.join(more)}] makes {finer} of it" if finer else None
+        return remark(self.name, blocks, why if blocks < FEW else None, said)
 
     def _check_inputs(self, problem: Facts) -> None:
         channels, *sides = enlarged(problem.input_shape, self.size)
@@ -184,7 +188,7 @@ class Library(StartsFromWeights):
         network, module = NETWORKS.get(self.name), self._module(problem)
         cuts = self.cuts if self.cuts is not None or network is None else network.cuts(module)
         try:
-            chain = BlockChain.from_module(module, cuts, input=InputBlock(problem.input_shape, self.size, channels=3))
+            chain = BlockChain.cut(module, cuts, input=InputBlock(problem.input_shape, self.size, channels=3))
         except ConfigError as error:
             key = "arch.cuts" if self.cuts is not None else f"arch.name={self.name}"
             said = str(error).removeprefix("from_module: ").replace(BY_HAND, "take another arch.name")

@@ -6,6 +6,7 @@ from string import digits
 
 from torch import nn
 
+from effdl.archs.crossing import FEW, ONE_BLOCK, called_once, elsewhere, ends, why_few
 from effdl.archs.flow import NORMS, Flow, layers_within
 from effdl.errors import ConfigError
 
@@ -28,15 +29,24 @@ def default_flow(module: nn.Module, head: str | None) -> tuple[Flow, list[int]]:
                 f"from_module: {type(module).__name__} shows no place to cut; within it there are some: cuts={cuts} gives "
                 f"{len(cuts)} block{'s' * (len(cuts) > 1)}"
             )
+        if why := why_few(flow):
+            raise ConfigError(f"from_module: found no place to cut {type(module).__name__}: {why}; {ONE_BLOCK}")
         raise ConfigError("from_module: found no place to cut; a chain needs a layer, then one value alone, then another layer")
     return flow, places
 
 
-def deeper_cuts(module: nn.Module) -> list[str]:
-    """Cuts within the blocks that there are by default, which give more of them; [] where none do."""
+def deeper_cuts(module: nn.Module) -> tuple[list[str], str | None]:
+    """Cuts which give more blocks than there are by default, [] where none do; and what is in the way of others."""
     opened = _sequentials(module)
     flow = Flow(module, opened)
-    return _deeper(flow, opened, len(_default_places(flow, None) or []))
+    places = _default_places(flow, None) or []
+    found, why = _deeper(flow, opened, len(places)), why_few(flow, places)
+    if found or len(places) >= FEW:
+        return found, why
+    found = max(ends(flow), [] if why else _deeper(flow, opened, 0), key=len)
+    if len(found) <= len(places) and why is None and (inner := _opened(flow, opened, _largest(flow))) is not None:
+        why = why_few(inner, _default_places(inner, None) or [])
+    return found if len(found) > len(places) else [], why
 
 
 def _check_names(module: nn.Module, names: Sequence[str]) -> None:
@@ -69,7 +79,7 @@ def _named_places(flow: Flow, cuts: Sequence[str], head: str | None) -> list[int
         raise ConfigError(f"from_module: cuts {[*cuts]} and head are out of order; the network calls {', '.join(order)}")
     for name, place in places.items():
         if obstacle := flow.obstacle(place):
-            raise ConfigError(f"from_module: no cut after {name!r}: {obstacle}")
+            raise ConfigError(f"from_module: no cut after {name!r}: {obstacle}; {elsewhere(flow)}")
     if ends[-1] == len(flow.nodes):
         raise ConfigError(f"from_module: nothing is left for a head after {cuts[-1]!r}")
     return ends if head is None else sorted({*ends, _head_place(flow, head, ends[-1] - 1)})
@@ -98,7 +108,7 @@ def _before_layers(flow: Flow, layers: Sequence[int]) -> list[int]:
 def _head_place(flow: Flow, head: str, least: int) -> int:
     place = flow.head_start(flow.calls(head)[0], least, modules=False)
     if obstacle := flow.obstacle(place):
-        raise ConfigError(f"from_module: no cut before {head!r}: {obstacle}")
+        raise ConfigError(f"from_module: no cut before {head!r}: {obstacle}; {elsewhere(flow)}")
     return place
 
 
@@ -107,16 +117,29 @@ def _deeper(flow: Flow, opened: set[str], blocks: int) -> list[str]:
     tried, best, shown = set[str](), list[str](), blocks
     while names := [n for n in _called(flow) if n not in tried and (blocks == 0 or _is_list(flow.module.get_submodule(n)))]:
         # Within a wrapper nothing says what is worth opening, so that its largest part comes first
-        name = max(names, key=lambda n: len(flow.weights[n])) if blocks == 0 else names[0]
+        name = _largest(flow, names) if blocks == 0 else names[0]
         tried.add(name)
-        try:
-            inner = Flow(flow.module, opened | {name} | _sequentials(flow.module.get_submodule(name), f"{name}."))
-        except ConfigError:  # its inside cannot be followed
+        if (inner := _opened(flow, opened, name)) is None:
             continue
         cuts = _names(inner)
         if len(cuts) >= max(len(best), blocks):
             flow, opened, best, blocks = inner, inner.opened, cuts, max(blocks, len(cuts))
     return best if len(best) > shown else []
+
+
+def _largest(flow: Flow, names: Sequence[str] | None = None) -> str:
+    """Of submodules that are operations and have parts, the one with the most weights; "" where there is none."""
+    return max(_called(flow) if names is None else names, key=lambda name: len(flow.weights[name]), default="")
+
+
+def _opened(flow: Flow, opened: set[str], name: str) -> Flow | None:
+    """The operations with those inside a submodule too; None where they cannot be followed, or there is none of the name."""
+    if not name:
+        return None
+    try:
+        return Flow(flow.module, opened | {name} | _sequentials(flow.module.get_submodule(name), f"{name}."))
+    except ConfigError:
+        return None
 
 
 def _called(flow: Flow) -> list[str]:
@@ -140,14 +163,9 @@ def _is_list(module: nn.Module) -> bool:
 def _names(flow: Flow) -> list[str]:
     """The submodules after which the network can be cut to have the blocks that it shows by default."""
     found = list[str]()
-    ends = {name: flow.after(name) for name in dict.fromkeys(_once(flow))}
+    ends = {name: flow.after(name) for name in called_once(flow)}
     for place in _default_places(flow, None) or []:
         before = [name for name, end in ends.items() if end <= place and flow.obstacle(end) is None]
         if before and before[-1] not in found:
             found.append(before[-1])
     return found
-
-
-def _once(flow: Flow) -> list[str]:
-    targets = [str(n.target) for n in flow.nodes if n.op == "call_module"]
-    return [name for name in targets if targets.count(name) == 1]

@@ -3,20 +3,22 @@
 import json
 import re
 from collections.abc import Sequence
-from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from effdl.cache import recall, remember
+from effdl.cache import installed, recall, remember
 from effdl.config.groups import CONFIGS, GROUPS, choices, digest_of_configs, holder, search_path
 from effdl.errors import ConfigError, one_line
 
 JOBS_CALLBACK = "hydra_plugins.effdl_jobs.Jobs"  # the one target that Hydra itself makes for us
-_BEFORE_1_4 = tuple(map(int, version("hydra-core").split(".")[:2])) < (1, 4)
+_BEFORE_1_4 = tuple(map(int, installed("hydra-core").split(".")[:2])) < (1, 4)
 VERSION_BASE: dict[str, Any] = {"version_base": "1.3"} if _BEFORE_1_4 else {}  # which 1.4 has done away with
 WHITELIST: dict[str, Any] = {} if _BEFORE_1_4 else {"execution_whitelist": [JOBS_CALLBACK, "logging.*"]}  # which 1.5 asks for
+SEARCHES = "hydra/sweeper=effdl_search"  # which sweeper carries a search out
+OF_SWEEPER = re.compile(r"\+*hydra[./]sweeper[./]")
 PACKAGES = {  # that bring choices of Hydra's own groups
     "hydra/launcher=joblib": "hydra-joblib-launcher",
     "hydra/launcher=submitit": "hydra-submitit-launcher",
@@ -34,16 +36,16 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
     Hydra takes 0.2 s for it, and a table asks for hundreds again and again: what comes out is remembered as plain values,
     interpolations unresolved, under all that goes in. Of cells that differ in values alone, Hydra composes the choices once.
     """
-    key = json.dumps([CHOSEN, version("hydra-core"), version("omegaconf"), digest_of_configs(), *overrides])
+    key = json.dumps([CHOSEN, installed("hydra-core"), installed("omegaconf"), digest_of_configs(), *overrides])
     plain = recall("composed", key)
     if plain is not None:
         remembered: DictConfig = OmegaConf.create(plain)
         OmegaConf.set_struct(remembered, True)
         return remembered
     made = _set_on_choices(overrides)
-    composed = _composed(overrides) if made is None else made
+    composed = compose_named(overrides) if made is None else made
     plain = OmegaConf.to_container(composed)
-    if "${" not in " ".join(overrides) and _survives_json(plain):
+    if "${" not in " ".join(overrides) and survives_json(plain):
         remember("composed", key, plain)
     return composed
 
@@ -72,26 +74,43 @@ def _set_on_choices(overrides: Sequence[str]) -> DictConfig | None:
     return made
 
 
-def _survives_json(plain: Any) -> bool:
+def survives_json(plain: Any) -> bool:
     try:
         return bool(json.loads(json.dumps(plain, allow_nan=False)) == plain)
     except (TypeError, ValueError):
         return False
 
 
-def _composed(overrides: Sequence[str]) -> DictConfig:
+def compose_named(overrides: Sequence[str], folder: str | None = None, name: str | None = None) -> DictConfig:
+    """The same by Hydra itself, for another config than ours, too, as --config-dir and --config-name say it to run.py."""
+    return _with_choices(_by_hydra(overrides, folder, name))
+
+
+def of_sweeper(overrides: Sequence[str], folder: str | None = None, name: str | None = None) -> dict[str, Any]:
+    """What these overrides, and such a config, set under hydra.sweeper for a search. Raises ConfigError."""
+    given = [one for one in overrides if OF_SWEEPER.match(one)]
+    if not given and folder is None and name is None:
+        return {}
+    made = _by_hydra([*given, SEARCHES], folder, name)
+    plain: Any = OmegaConf.to_container(made.hydra.sweeper)
+    return {key: value for key, value in plain.items() if value not in (None, {}) and not key.startswith("_")}
+
+
+def _by_hydra(overrides: Sequence[str], folder: str | None = None, name: str | None = None) -> DictConfig:
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import HydraException
     from yaml import YAMLError
 
+    name = "config" if name is None else name.removesuffix(".yaml")
+    places = [CONFIGS] if folder is None else [CONFIGS, Path(folder).resolve()]
+    first, *others = sorted(places, key=lambda place: not (place / f"{name}.yaml").is_file())  # where alone Hydra looks for it
     hydra, running = GlobalHydra.instance(), GlobalHydra.instance().hydra
     hydra.clear()  # a launcher runs within Hydra's own initialisation
     try:
-        with initialize_config_dir(str(CONFIGS), **VERSION_BASE):
-            made = hydra_compose("config", [*overrides, *search_path()], return_hydra_config=True)
-            return _with_choices(made)
+        with initialize_config_dir(str(first), **VERSION_BASE):
+            return hydra_compose(name, [*overrides, *search_path(others)], return_hydra_config=True)
     except HydraException as error:
         raise composition_error(error, overrides) from error
     except YAMLError as error:  # names its file
@@ -167,6 +186,8 @@ def composition_error(error: BaseException, overrides: Sequence[str] = ()) -> Co
         return ConfigError(
             f"{match[1]}={match[2]}: chooses {match[3]}, which does not go with {' '.join(rivals) or 'the rest'}"
         )
+    if said := _of_many_runs(text, overrides):
+        return ConfigError(said)
     if match := re.match(r"Could not override '(.+?)'", text):
         if match[1] in GROUPS and "/" not in match[1]:
             return ConfigError(f"{match[1]}: takes a choice by its name; there are {', '.join(choices(match[1]))}")
@@ -180,6 +201,19 @@ def composition_error(error: BaseException, overrides: Sequence[str] = ()) -> Co
     return ConfigError(f"{key}: {text}" if key and key not in text else text)
 
 
+def _of_many_runs(text: str, overrides: Sequence[str]) -> str | None:
+    """What values that make several runs are written for, where Hydra's text is of such; else None."""
+    if match := re.match(r"Sweep parameters '([^=]+)=(.*)' requires --multirun", text):
+        key, value = match.groups()
+    elif text.startswith("BasicSweeper does not support sweep type : INTERVAL"):
+        key, _, value = next((one for one in overrides if "interval(" in one), "-m=interval(...)").partition("=")
+    else:
+        return None
+    if "interval(" in value:
+        return f"{key}: {value} is a space, of which -m search=optuna tries values; a run takes one of them, -m alone a,b,c"
+    return f"{key}: {value} names several values, each a run with -m, or a trial with -m search=optuna; a run takes one of them"
+
+
 def missing_package(error: BaseException | None) -> str | None:
     """The package for want of which an error came about."""
     while error is not None:
@@ -191,6 +225,8 @@ def missing_package(error: BaseException | None) -> str | None:
 
 def instead(key: str, overrides: Sequence[str]) -> str:
     """What could stand in the place of an unknown key, given the other overrides (of a sweep, its first run)."""
+    if key.startswith("hydra.sweeper."):
+        return f"what is not there yet is added, with a plus: +{key}=...; -m --cfg hydra shows what there is"
     if "/" in key:
         return f"there are the groups {', '.join(GROUPS)}"
     others = [SWEEP.sub(r"\1", o) for o in overrides if "=" in o and o.partition("=")[0].lstrip("+") != key]

@@ -103,6 +103,17 @@ def written(value: Any) -> str:
     return "null" if value is None else str(value)
 
 
+def quoted(value: Any) -> str:
+    """Any plain value as an override has it, text within quotes."""
+    from hydra.core.override_parser.types import Quote, QuotedString
+
+    if isinstance(value, str):
+        return QuotedString(value, Quote.single).with_quotes()
+    if isinstance(value, dict):
+        return f"{{{','.join(f'{key}:{quoted(one)}' for key, one in value.items())}}}"
+    return f"[{','.join(map(quoted, value))}]" if isinstance(value, list | tuple) else written(value)
+
+
 def _swept(override: Any) -> Interval | Steps | Choices | None:
     from hydra.core.override_parser.types import IntervalSweep, RangeSweep
 

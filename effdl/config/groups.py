@@ -3,7 +3,9 @@
 import hashlib
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from effdl.errors import ConfigError
 from effdl.home import at_home
@@ -20,7 +22,7 @@ GROUPS = {
     "optimizer/schedule": "effdl.training.optim:Schedule",
     "method": "effdl.methods.method:Method",
     "method/decision": "effdl.training.decision:Decision",
-    "method/solver": "effdl.training.least_squares:Solver",
+    "method/solver": "effdl.least_squares.solvers:Solver",
     "augment": "effdl.augment.augment:Augment",
     "filter": "effdl.filters.filter:Filter",
     "probe": "effdl.probes.probe:Probe",
@@ -70,12 +72,17 @@ def holder(group: str) -> tuple[str, str]:
 
 def defaults_of(path: Path) -> dict[str, str]:
     """What a YAML's defaults list chooses by group, and under `BASE` the choice that it builds on; without overrides."""
-    import yaml
-
-    entries = (yaml.safe_load(path.read_text()) or {}).get("defaults", [])
+    entries = default_entries(path)
     found = {k: v for e in entries if isinstance(e, dict) for k, v in e.items() if not k.startswith("override ")}
     bases = [e for e in entries if isinstance(e, str) and e != "_self_"]
     return found | dict(zip([BASE], bases, strict=False))
+
+
+def default_entries(path: Path) -> list[Any]:
+    """A YAML's defaults list as it stands."""
+    import yaml
+
+    return list((yaml.safe_load(path.read_text()) or {}).get("defaults", []))
 
 
 def plugin_folders() -> list[Path]:
@@ -115,10 +122,10 @@ def digest_of_configs() -> str:
     return digest.hexdigest()
 
 
-def search_path() -> list[str]:
-    """The override by which Hydra finds the plugins' choices; none without plugins. Raises ConfigError."""
-    plugins = [str(folder).replace("\\", "\\\\").replace("'", "\\'") for folder in _config_folders()[1:]]
-    quoted = ",".join(f"'file://{folder}'" for folder in plugins)
+def search_path(more: Sequence[Path] = ()) -> list[str]:
+    """The override by which Hydra finds the plugins' choices, and what is in ``more`` folders. Raises ConfigError."""
+    folders = [str(one).replace("\\", "\\\\").replace("'", "\\'") for one in (*more, *_config_folders()[1:])]
+    quoted = ",".join(f"'file://{folder}'" for folder in folders)
     return [f"hydra.searchpath=[{quoted}]"] if quoted else []
 
 

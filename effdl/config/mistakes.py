@@ -4,30 +4,94 @@ from __future__ import annotations
 
 import inspect
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import is_dataclass
+from pathlib import Path
 from typing import Any
 
 from effdl.config.composition import parse
-from effdl.config.groups import GROUPS, SEVERAL, choices
+from effdl.config.groups import CONFIGS, GROUPS, SEVERAL, choices
 from effdl.errors import ConfigError
 
+NAME = re.compile(r"[\w.+-]+")
+ARTEFACT = re.compile(r"(\w+-)?(table|fig|claims)-[\w.]+")  # how their ids look
+SPACE = "hydra.sweeper.params"
+NO_NAME = re.compile(r"[-+]?\d[\d_]*(\.\d*)?(e[-+]?\d+)?|true|false|null|[-+]?(nan|inf)", re.IGNORECASE)  # no text to Hydra
 EMPTY = re.compile(r"\{\s*\}")
 
 
 def refuse(overrides: Sequence[str]) -> None:
     """Raise a ConfigError for a command line with such an override."""
+    searched = any(one.startswith("search=") and one != "search=none" for one in overrides)
     for one in overrides:
         key, equals, value = one.partition("=")
+        if key.lstrip("+") == SPACE and not searched:  # Hydra's own sweeper crashes over it
+            raise ConfigError(f"{SPACE}: is the space of a search, which -m search=optuna makes; a sweep is -m key=a,b,c")
         if not key:
             raise ConfigError(f"{one}: values are given as key=value")
         group = key.strip("+~").partition("@")[0].replace(".", "/")
         if equals and group in GROUPS and EMPTY.fullmatch(value.strip()):
             raise ConfigError(f"{one}: says nothing; {key} takes a choice by its name; there are {', '.join(choices(group))}")
+        if equals and key in GROUPS and any(NO_NAME.fullmatch(each.strip()) for each in value.split(",")):
+            raise ConfigError(f"{one}: {key} takes a choice by its name; there are {', '.join(choices(key))}")
         if one.startswith("~") and "." in key and key[1:].split(".")[0] in set(GROUPS) - SEVERAL:
             raise ConfigError(
                 f"{one}: would put its class's default in the place of your choice's; set {key[1:]}, or leave it out"
             )
+
+
+def no_config(overrides: Sequence[str], folder: str | None, name: str | None) -> None:
+    """Raise a ConfigError where there is no such config as --config-dir and --config-name name, or none of a search's best."""
+    if folder is not None and not Path(folder).is_dir():
+        path = Path(folder)
+        raise ConfigError(f"--config-dir {folder}: {f'say {by_name(path)}' if path.is_file() else 'there is no such folder'}")
+    if any(one.lstrip("+").startswith("hydra.searchpath=") for one in overrides):  # which names other folders
+        return
+    if name is not None:
+        _no_name(name, folder)
+    given = dict(one.split("=", 1) for one in overrides if "=" in one)
+    searches = Path(given.get("results", "results").strip("'\"")) / "searches"
+    for key in {"best", "+best", "++best"} & set(given):
+        for study in given[key].split(","):
+            _no_best(key, study, folder, searches)
+
+
+def _no_name(name: str, folder: str | None) -> None:
+    """Raise a ConfigError where --config-name names no config in the folder, nor of ours."""
+    file = Path(f"{name.removesuffix('.yaml')}.yaml")
+    places = [*([Path(folder)] if folder is not None else []), CONFIGS]
+    there = [place / file for place in places if (place / file).is_file()]
+    if "/" not in name and there:
+        return
+    if (group := str(file.parent)) in GROUPS and (CONFIGS / file).is_file():
+        raise ConfigError(f"--config-name {name}: is a choice of {group}; say {group}={file.stem}")
+    if there or file.is_file():
+        raise ConfigError(f"--config-name {name}: takes a name without its folder; say {by_name((*there, file)[0])}")
+    if "/" in name:
+        raise ConfigError(f"--config-name {name}: there is no {file}; a config is named as in {by_name(file)}")
+    where = "; --config-dir names the folder that it is in" if folder is None else f" in {folder}"
+    raise ConfigError(f"--config-name {name}: there is no such config{where}")
+
+
+def by_name(path: Path) -> str:
+    """The options that name a config by its file."""
+    return shlex.join(("--config-dir", str(path.parent), "--config-name", path.stem))
+
+
+def _no_best(key: str, study: str, folder: str | None, searches: Path) -> None:
+    """Raise a ConfigError where the best of a search is asked for otherwise than by +best=<study> and the folder it is in."""
+    if folder is not None and (Path(folder) / "best" / f"{study}.yaml").is_file():
+        if key == "best":
+            raise ConfigError(f"best={study}: is added, with a plus: +best={study}")
+        return
+    study = study if NAME.fullmatch(study) else "<study>"
+    right = f"--config-dir {shlex.quote(str(searches / study))} +best={study}"
+    if (searches / study / "best" / f"{study}.yaml").is_file():
+        raise ConfigError(f"{key}={study}: is in the folder of its search; say {right}")
+    there = sorted(path.parent.parent.name for path in searches.glob("*/best/*.yaml"))
+    known = f"the searches in {searches} are {', '.join(there)}" if there else f"{searches} has no search with a best trial"
+    raise ConfigError(f"{key}={study}: a search keeps its best in its folder, as in {right}; {known}")
 
 
 def unreadable(override: str) -> str | None:
@@ -36,7 +100,8 @@ def unreadable(override: str) -> str | None:
         return None
     key, equals, value = override.partition("=")
     if not key or not (equals or override.startswith("~")):
-        return f"{override}: values are given as key=value"
+        command = f"; effdl run {override} is for tables and figures" if ARTEFACT.fullmatch(override) else ""
+        return f"{override}: values are given as key=value{command}"
     try:
         parse(override)
     except ConfigError:

@@ -11,11 +11,19 @@ from pydantic import ValidationError
 from effdl.config.composition import CHOSEN, chosen_by_hydra, compose
 from effdl.config.groups import GROUPS, MAY_BE_NONE, OF_RUNS, SEVERAL, choices, holder, plugin_folders
 from effdl.config.mistakes import unbuildable
+from effdl.config.moved import today
 from effdl.errors import ConfigError, one_line
 
 PLACES = ("results", "workers", *OF_RUNS)  # root keys that say where and how, not what
 OF_A_RUN = tuple(group for group in GROUPS if "/" not in group and group not in OF_RUNS)
 TEST_EVERY = ("epoch", "segment", "run")
+# What a method does that does not take a choice of that group, and what to say instead, see `Method.takes`.
+NOT_TAKEN = {
+    "filter": "trains on all samples, leave it out or say filter=none",
+    "probe": "has no epochs after which to measure, say probe=none",
+    "augment": "takes training images as they are, say augment=none",
+    "optimizer": "uses none, leave it out or say optimizer=none",
+}
 
 
 @dataclass(frozen=True)
@@ -134,7 +142,7 @@ def _explain(error: Mapping[str, Any], group: str, names: list[str]) -> str:
 
 
 def locate(target: str, where: str) -> Any:
-    module, _, name = target.rpartition(".")
+    module, _, name = today(target).rpartition(".")
     if not module:
         raise ConfigError(
             f"{where}._target_: {target!r} names no module; a class is named as effdl.methods.backprop.Backprop is"
@@ -159,25 +167,19 @@ def check(spec: Spec) -> None:
             f"objective: {type(spec.method).__name__} fits by least squares, so it takes linear_mse, not "
             f"{type(spec.objective).__name__}"
         )
-    if spec.method.takes_optimizer and spec.optimizer is None:
-        raise ConfigError(
-            f"optimizer: {type(spec.method).__name__} needs one: {', '.join(c for c in choices('optimizer') if c != 'none')}"
-        )
-    if spec.filter is not None and not spec.method.takes_filter:
-        raise ConfigError(f"filter: {type(spec.method).__name__} trains on all samples, leave it out or say filter=none")
-    if spec.probe and not spec.method.takes_probes:
-        raise ConfigError(f"probe: {type(spec.method).__name__} has no epochs after which to measure, say probe=none")
-    if spec.augment is not None and not spec.method.takes_augment:
-        raise ConfigError(f"augment: {type(spec.method).__name__} takes training images as they are, say augment=none")
-    if not spec.method.takes_optimizer and spec.optimizer is not None:
-        raise ConfigError(f"optimizer: {type(spec.method).__name__} uses none, leave it out or say optimizer=none")
+    name = type(spec.method).__name__
+    if "optimizer" in spec.method.takes and spec.optimizer is None:
+        raise ConfigError(f"optimizer: {name} needs one: {', '.join(c for c in choices('optimizer') if c != 'none')}")
+    for group, why in NOT_TAKEN.items():
+        if getattr(spec, group) and group not in spec.method.takes:
+            raise ConfigError(f"{group}: {name} {why}")
     if problem.train < 1:
         raise ConfigError(f"dataset.val_size: {spec.dataset.val_size} leaves no training samples")
     if spec.dataset.batch_size > problem.train:
         raise ConfigError(f"dataset.batch_size: {spec.dataset.batch_size} is larger than the {problem.train} training samples")
     spec.hardware.check(problem)
-    if spec.hardware.processes > 1 and not spec.method.takes_processes:
-        raise ConfigError(f"hardware.processes: {type(spec.method).__name__} learns in one process")
+    if spec.hardware.processes > 1 and "processes" not in spec.method.takes:
+        raise ConfigError(f"hardware.processes: {name} learns in one process")
     if spec.hardware.processes > 1 and spec.filter is not None and spec.filter.sees != "index":
         raise ConfigError(
             f"filter: {type(spec.filter).__name__} looks at features, of which each of {spec.hardware.processes} processes has "

@@ -1,6 +1,7 @@
 """Fake tensors: form and storage without memory or arithmetic, on which a training step is counted, not computed."""
 
 import copy
+import logging
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -19,6 +20,7 @@ from effdl.costs.memory import LiveStorages
 from effdl.training.copies import converted, tensors_of
 
 T = TypeVar("T")
+TORCHS_LOG = logging.getLogger("torch._subclasses.fake_tensor")
 DEVICE = torch.ops.prim.device.default
 RANDOM = {torch.ops.aten.normal_.default, torch.ops.aten.uniform_.default}
 # What makes a truncated normal of uniform numbers
@@ -59,6 +61,7 @@ class Fakes:
 
     def __enter__(self) -> None:
         if self._depth == 0:
+            TORCHS_LOG.disabled = True  # of tracebacks; what is wrong is said by whoever asked
             self._mode.__enter__()
             self._recall.__enter__()  # type: ignore[no-untyped-call]
         self._depth += 1
@@ -68,6 +71,7 @@ class Fakes:
         if self._depth == 0:
             self._recall.__exit__(*error)  # type: ignore[no-untyped-call]
             self._mode.__exit__(*error)
+            TORCHS_LOG.disabled = False
 
     def count(self) -> LiveStorages:
         """A count that does not ask torch's dispatcher a second time for what an operation puts out."""

@@ -10,7 +10,7 @@ def training_seconds(cost: SegmentCost) -> float:
     lift = cost.feed_s - cost.stored_s
     feed, keep = (0.0, (cost.batches + cost.val_steps) * lift) if cost.kept else (lift, 0.0)
     epoch = cost.steps * cost.step_s + cost.fed_steps * feed + cost.val_steps * (cost.step_s / 3 + feed)
-    return cost.epochs * epoch + keep
+    return cost.epochs * epoch + cost.turns * keep
 
 
 def measuring_seconds(

@@ -1,11 +1,13 @@
 """What each segment of a training will cost: counted bytes, and seconds measured on one batch."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from itertools import chain as chained
 
 import torch
 from torch import Tensor, nn
 
+from effdl.archs.chain import BlockChain
 from effdl.costs.rehearsal import PIECE_BUDGET_S, Prefix, Rehearsal, fastest
 from effdl.datasets.problem import Problem
 from effdl.training.engine import Engine
@@ -31,7 +33,7 @@ def segment_costs(engine: Engine) -> list[SegmentCost]:
     if prepares := first.rule.prepares:  # and all others' alike
         batch = next(prepared([batch], first.rule.prepare, problem.seed, 0))
     del first
-    kept_bytes, stored_s, copied, feednets = 0, 0.0, 0, 0
+    kept_bytes, stored_s, copied, feednets, own = 0, 0.0, 0, 0, list[int]()
     _take(idle := _weights(chain), chain.input)
     prefix = Prefix(batch, chain.input, fake=problem.is_outline, autocast=run.hardware.autocast)
     for plan, learner in zip(plans, learners, strict=True):
@@ -58,13 +60,28 @@ def segment_costs(engine: Engine) -> list[SegmentCost]:
                 feature_bytes=prefix.sample_bytes,
                 below_bytes=prefix.weight_bytes,
                 spared_bytes=feednets - copied,
+                turns=engine.training.turns(len(costs)),
             )
         )
-        stored_s = feed_s if kept else stored_s
+        own.append(_bytes(learner.rule) - _bytes(learner.rule.blocks))
+        stored_s = feed_s if kept and engine.training.climbs else stored_s
         if plan is not plans[-1]:
             prefix.climb(*chain[plan.start : plan.stop], feeding=not kept)
         copied, feednets = (count + _copied(chain[plan.start : plan.stop]) for count in (copied, feednets))
-    return costs
+    return _with_those_that_wait(costs, own, chain) if engine.training.returns else costs
+
+
+def _with_those_that_wait(costs: list[SegmentCost], own: list[int], chain: BlockChain) -> list[SegmentCost]:
+    """Beside each segment lie the others' learners, and a copy of the best network's weights.
+
+    own: bytes of each rule without its blocks.
+    """
+    learners = [size + cost.memory.by_kind["optimizer"] for size, cost in zip(own, costs, strict=True)]
+    best = _bytes(chain.blocks) + max(own)
+    return [
+        replace(cost, idle_bytes=cost.idle_bytes + sum(learners) - learner + best)
+        for cost, learner in zip(costs, learners, strict=True)
+    ]
 
 
 def _reading_seconds(problem: Problem, x: Tensor) -> float:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from effdl.errors import DataError
-from effdl.objectives.objective import Objective
+from effdl.objectives.objective import Objective, kind_of
 
 
 def first_absent(y: Tensor, classes: int, where: str) -> int | None:
@@ -32,7 +32,7 @@ def as_labels(x: Tensor, y: Tensor) -> Tensor:
 
 def check_targets(y: Tensor, outputs: int, objective: Objective, where: str) -> None:
     """Raise a DataError for targets that a network of so many outputs cannot learn by an objective. where: "training"."""
-    if not y.is_floating_point():
+    if kind_of(y) == "classes":
         if y.dim() != 1:
             real = "y.argmax(1) makes them of one-hot rows" if _is_one_hot(y, outputs) else "real targets are y.float()"
             raise DataError(f"{where} targets are whole numbers of shape {tuple(y.shape)}: classes are (N,), and {real}")
@@ -40,6 +40,8 @@ def check_targets(y: Tensor, outputs: int, objective: Objective, where: str) -> 
         return
     if "vectors" not in objective.takes:
         made = "y.argmax(1)" if _is_one_hot(y, outputs) else "y.long()"
+        check_finite(y.split(4096), where, "targets")
+        check_whole(y, where, objective)
         raise DataError(f"{where} targets are {y.dtype}, but {type(objective).__name__} takes classes: {made} makes them")
     if y.dim() != 2 or y.shape[1] != outputs:
         raise DataError(
@@ -52,6 +54,16 @@ def check_targets(y: Tensor, outputs: int, objective: Objective, where: str) -> 
         raise DataError(
             f"{where} targets lie in [{float(y.min()):g}, {float(y.max()):g}], but {type(objective).__name__} takes "
             f"[{low:g}, {high:g}]: scale them, or take linear_mse"
+        )
+
+
+def check_whole(y: Tensor, where: str, objective: Objective) -> None:
+    """Raise a DataError where real targets, which are to be classes, have fractions, of which y.long() would
+    make others."""
+    if len(places := (y != y.floor()).reshape(len(y), -1).any(1).nonzero().flatten()):
+        raise DataError(
+            f"{len(places):,} of {len(y):,} {where} targets are no whole numbers, first sample {int(places[0])}, but "
+            f"{type(objective).__name__} takes classes: objective=linear_mse learns real targets"
         )
 
 
@@ -71,7 +83,7 @@ def check_finite(parts: Iterable[Tensor], where: str, what: str = "inputs") -> N
     bad, first, seen = 0, 0, 0
     for part in parts:
         if part.is_floating_point() and not part.isfinite().all():
-            places = (~part.isfinite().flatten(1).all(1)).nonzero().flatten()
+            places = (~part.isfinite().reshape(len(part), -1).all(1)).nonzero().flatten()
             first = first if bad else seen + int(places[0])
             bad += len(places)
         seen += len(part)

@@ -12,7 +12,7 @@ from typing import Any
 from effdl.datasets.files import cannot_be_read
 from effdl.datasets.fingerprints import stamp
 from effdl.datasets.image_files import TESTS, ImageFiles, Labelled, split_to_test
-from effdl.datasets.labels import check_known, numbered, placed
+from effdl.datasets.labels import check_kind, check_known, numbered, placed
 from effdl.datasets.unpacked import Unpacked, unpacked
 from effdl.datasets.walking import walk
 from effdl.errors import DataError, shown
@@ -30,8 +30,8 @@ class Parquet(ImageFiles):
 
     A split's files bear its name (train.parquet, train-00000-of-00002.parquet) or lie in a folder of its name.
     image: column of the images' bytes, plain or as the field ``bytes`` of a struct; null takes image or img.
-    label: column of whole numbers from 0, or of names, which are numbered in alphabetical order; null takes label, labels or
-        fine_label.
+    label: column of whole numbers from 0, of names, which are numbered in alphabetical order, or of booleans, which are two
+        classes, false and true; null takes label, labels or fine_label.
     renumber: count the whole numbers that train has, in their order, where they do not begin at 0 or leave gaps.
 
     Rows in random order cannot be read from compressed groups of rows, so the image bytes are copied into one file of the
@@ -54,7 +54,7 @@ class Parquet(ImageFiles):
         if type(train[0]) is not type(test[0]):
             kinds = f"{type(train[0]).__name__} in train and {type(test[0]).__name__} in {test_name}"
             raise DataError(f"{shown(where)}: labels are {kinds}: dataset.label names a column that is alike in both")
-        if isinstance(train[0], str):
+        if isinstance(train[0], str | bool):
             found = set(train)
             classes: list[Any] = [name for name in named if name in found] if found <= set(named) else sorted(found)
         elif min(test) < 0 <= min(train):
@@ -169,19 +169,17 @@ def _labels(folder: Path, names: tuple[str, ...], state: str, wanted: str | None
 
     state: stamp of the files, so that what is known of them is asked anew when they change.
     """
-    labels: list[Any] = []
+    parts: list[list[Any]] = []
     classes: tuple[str, ...] = ()
-    for path in (folder / name for name in names):
+    paths = [folder / name for name in names]
+    for path in paths:
         file = _open(path)
         column = _column(file, path, wanted, LABELS, "label")
         with _reading(path):
-            labels += file.read(columns=[column]).column(column).to_pylist()
+            parts.append(file.read(columns=[column]).column(column).to_pylist())
         classes = classes or _class_names(file.schema_arrow, column)
-    kinds = {type(label) for label in labels}
-    if not labels or (kinds != {int} and kinds != {str}):
-        what = "no rows" if not labels else f"labels that are {', '.join(sorted(kind.__name__ for kind in kinds))}"
-        raise DataError(f"{folder / names[0]}: column {column} has {what}; whole numbers or names are needed in every row")
-    return labels, classes
+    check_kind(parts, paths, column)
+    return [label for part in parts for label in part], classes
 
 
 def _class_names(schema: Any, column: str) -> tuple[str, ...]:

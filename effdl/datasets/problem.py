@@ -16,7 +16,7 @@ from effdl.datasets.moments import Moments, moments, parts
 from effdl.datasets.stratified import by_class, lost
 from effdl.datasets.waiting import say_once
 from effdl.errors import DataError
-from effdl.objectives.objective import Objective, TargetKind
+from effdl.objectives.objective import Objective, TargetKind, kind_of
 from effdl.rng import seed_for
 from effdl.setting import Count, Setting, Size, Switch, setting
 
@@ -258,9 +258,15 @@ class Problem:
     @property
     def facts(self) -> Facts:
         """What was known of it before its data were read, but for the test split."""
-        kind: TargetKind = "vectors" if self.train_split.y.is_floating_point() else "classes"
         sizes = self.num_train, self.num_val, 0
-        return Facts(self.input_shape, kind, self.outputs, *sizes, self.batch_size, changes=self.train_split.changes)
+        return Facts(
+            self.input_shape,
+            kind_of(self.train_split.y),
+            self.outputs,
+            *sizes,
+            self.batch_size,
+            changes=self.train_split.changes,
+        )
 
     @property
     def steps(self) -> int:
@@ -376,9 +382,9 @@ def split(dataset: Dataset, samples: AnySplit, seed: int) -> tuple[AnySplit, Any
     generator = torch.Generator().manual_seed(seed_for(seed, "split"))
     order, y = torch.randperm(len(samples), generator=generator), samples.y.cpu()
     drawn = order[val : val + train], order[:val]
-    if dataset.stratify and y.is_floating_point():
+    if dataset.stratify and kind_of(y) == "vectors":
         raise DataError("dataset.stratify=true draws class by class, but these targets are real numbers: leave it out")
-    if dataset.stratify is not False and not y.is_floating_point():
+    if dataset.stratify is not False and kind_of(y) == "classes":
         missing = lost(y, *drawn)
         if (missing or dataset.stratify) and (stratified := by_class(y, order, train, val)) is not None:
             drawn = stratified

@@ -33,11 +33,6 @@ class Backprop(Method):
     # Of 1, memory counted the outputs of the last block, which nobody takes, as held through each step.
     numerics_version: ClassVar[int] = 2
 
-    takes_processes: ClassVar[bool] = True
-    takes_filter: ClassVar[bool] = True
-    takes_probes: ClassVar[bool] = True
-    takes_augment: ClassVar[bool] = True
-
     epochs: Count = 10
     checkpoint: Literal["block"] | None = None
     patience: Count | None = None
@@ -62,7 +57,7 @@ class Backprop(Method):
         batches = problem.train_split.batches(problem.batch_size)
         with run.timer("eval"), run.hardware.autocast():
             found = run.ranks.agree(lambda: evaluate(network, batches, problem.objective))
-        run.note(**{f"train_{'end_loss' if name == 'loss' else name}": value for name, value in found.items()})
+        run.note({f"train/{'end_loss' if name == 'loss' else name}": value for name, value in found.items()})
 
     def network(self, model: BlockChain, problem: Facts, objective: Objective, notes: Mapping[str, Any]) -> nn.Module:
         return model

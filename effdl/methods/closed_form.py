@@ -14,21 +14,21 @@ from effdl.archs.chain import ArchFacts, BlockChain
 from effdl.archs.linear import LinearLayer, linear_layers
 from effdl.datasets.problem import Facts, Problem, Samples
 from effdl.errors import ConfigError
+from effdl.least_squares.design import Design, Rows
+from effdl.least_squares.solvers import Pinv, Solver
 from effdl.methods.features import Features, Fitted
 from effdl.methods.method import Method
-from effdl.objectives.objective import Objective, decide
+from effdl.objectives.objective import Objective, kind_of
 from effdl.setting import Count, NonNegative, Switch, setting
-from effdl.training.design import Design, Rows
 from effdl.training.handle import RunHandle
 from effdl.training.hardware import Hardware
-from effdl.training.least_squares import Pinv, Solver
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
-Memory = dict[str, Tensor]
+Carried = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Place:
+class Slot:
     """Where weights are wanted.
 
     index: the layer's, from 0. width: its units. above: weights (n, width), the row of the bias first where there is one ->
@@ -55,7 +55,7 @@ class ClosedForm(Method):
     bound; else each pass through the samples makes them anew out of the layers below, which ``solver=ridge`` alone can do.
     """
 
-    takes_optimizer: ClassVar[bool] = False
+    takes: ClassVar[frozenset[str]] = frozenset()
     fits_least_squares: ClassVar[bool] = True
     saves_memory: ClassVar[str] = "method/solver=ridge with a smaller method.keep_features_mib, or narrower layers"
 
@@ -70,8 +70,8 @@ class ClosedForm(Method):
         return ()
 
     @abstractmethod
-    def layer(self, place: Place, memory: Memory, run: RunHandle) -> Fitted:
-        """A layer's weights and features. memory: what a rule keeps from one layer to the next."""
+    def layer(self, slot: Slot, carried: Carried, run: RunHandle) -> Fitted:
+        """A layer's weights and features. carried: what a rule keeps from one layer to the next."""
 
     def found(self, units: int) -> int:
         """How many units are found for a layer of so many."""
@@ -110,20 +110,20 @@ class ClosedForm(Method):
         layers, data = linear_layers(network), problem.train_tensors()
         between = [layer.before for layer in layers[1:]] + [nn.Sequential()]
         below = self._inputs(nn.Sequential(network.input, layers[0].before), data, problem)
-        memory: Memory = {}
+        carried: Carried = {}
         lowest, started = math.inf, time.process_time()
         for i, layer in enumerate(run.watch(layers, len(layers), "fitting layers")):
-            w, above = self.layer(self._place(i, layer, below, between[i]), memory, run)
+            w, above = self.layer(self._slot(i, layer, below, between[i]), carried, run)
             if i:  # not before: a solver may work its decision out beside the layer above
-                run.record(i - 1, 0, train_lsd=below.distance)
+                run.record(i - 1, 0, {"train/lsd": below.distance})
                 lowest = min(lowest, below.distance)
             self._write(layer.linear, w)
             below = above
         self._write(network.head, below.fit.decision)
-        run.note(time_fit_cpu_s=time.process_time() - started)
-        run.record(len(layers) - 1, 0, train_lsd=below.distance)
-        run.note(train_lowest_lsd=min(lowest, below.distance))  # of all layers: figure 7.6
-        self._note(below, data.y, run)
+        run.note({"time/fit_cpu_s": time.process_time() - started})
+        run.record(len(layers) - 1, 0, {"train/lsd": below.distance})
+        run.note({"train/lowest_lsd": min(lowest, below.distance)})  # of all layers: figure 7.6
+        self._note(below, data.y, problem.objective, run)
         return network
 
     def network(self, model: BlockChain, problem: Facts, objective: Objective, notes: Mapping[str, object]) -> BlockChain:
@@ -143,7 +143,7 @@ class ClosedForm(Method):
         design = Design(rows, len(data), width, problem.outputs, like)
         return self._features(design.kept() if self._fits(len(data), width) else design)
 
-    def _place(self, index: int, layer: LinearLayer, below: Features, between: nn.Module) -> Place:
+    def _slot(self, index: int, layer: LinearLayer, below: Features, between: nn.Module) -> Slot:
         change = nn.Sequential(layer.after, between)
 
         def above(w: Tensor) -> Features:
@@ -151,7 +151,7 @@ class ClosedForm(Method):
             hold = self._fits(below.design.samples, width)
             return self._features(below.design.changed(lambda z: self._with_ones(change(z @ w)), width, hold))
 
-        return Place(index, below, layer.linear.out_features, above, lambda: self._read(layer.linear))
+        return Slot(index, below, layer.linear.out_features, above, lambda: self._read(layer.linear))
 
     def _features(self, design: Design) -> Features:
         return Features(design, self.solver, self.bias)
@@ -177,12 +177,12 @@ class ClosedForm(Method):
         """The weights (n, width) of a linear layer, its bias as the first row."""
         return torch.cat([linear.bias[None], linear.weight.T]) if self.bias else linear.weight.T.clone()
 
-    def _note(self, top: Features, labels: Tensor, run: RunHandle) -> None:
+    def _note(self, top: Features, labels: Tensor, objective: Objective, run: RunHandle) -> None:
         """Training numbers of the whole network: the mean squared error an output, and for classes the accuracy."""
-        run.note(train_mse=top.distance / top.design.targets)
-        if not labels.is_floating_point():
-            decided = torch.cat([decide(z @ top.fit.decision) for z, _ in top.design.rows()])
-            run.note(train_acc=(decided == labels).double().mean().item())
+        run.note({"train/mse": top.distance / top.design.targets})
+        if kind_of(labels) == "classes":
+            decided = torch.cat([objective.decide(z @ top.fit.decision) for z, _ in top.design.rows()])
+            run.note({"train/acc": (decided == labels).double().mean().item()})
 
 
 def normal(rows: int, columns: int, seed: int, like: Tensor) -> Tensor:

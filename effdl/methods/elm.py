@@ -6,12 +6,12 @@ from torch import Tensor
 from effdl.archs.chain import BlockChain
 from effdl.archs.linear import linear_layers
 from effdl.errors import ConfigError
-from effdl.methods.closed_form import DTYPES, ClosedForm, Memory, Place, normal
+from effdl.least_squares.normal_equations import Sums, summed
+from effdl.least_squares.solvers import Ridge
+from effdl.methods.closed_form import DTYPES, Carried, ClosedForm, Slot, normal
 from effdl.methods.features import Fitted
 from effdl.setting import setting
 from effdl.training.handle import RunHandle
-from effdl.training.least_squares import Ridge
-from effdl.training.normal_equations import Sums, summed
 
 
 @setting
@@ -26,9 +26,9 @@ class Elm(ClosedForm):
     def draws(self) -> tuple[str, ...]:
         return ("hidden weights",)
 
-    def layer(self, place: Place, memory: Memory, run: RunHandle) -> Fitted:
-        design = place.below.design
-        return place.fitted(normal(design.features, place.width, run.seed("weights", place.index), design.like))
+    def layer(self, slot: Slot, carried: Carried, run: RunHandle) -> Fitted:
+        design = slot.below.design
+        return slot.fitted(normal(design.features, slot.width, run.seed("weights", slot.index), design.like))
 
     @torch.no_grad()
     def drawn(self, model: BlockChain, run: RunHandle) -> BlockChain:

@@ -7,8 +7,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from effdl.training.design import Design
-from effdl.training.least_squares import Fit, Solver
+from effdl.least_squares.design import Design
+from effdl.least_squares.solvers import Fit, Solver
 
 
 @dataclass(frozen=True)

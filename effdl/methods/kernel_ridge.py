@@ -11,7 +11,7 @@ from effdl.archs.chain import ArchFacts, BlockChain
 from effdl.datasets.problem import Facts, Problem
 from effdl.errors import ConfigError
 from effdl.methods.method import Method
-from effdl.objectives.objective import Objective, decide
+from effdl.objectives.objective import Objective, kind_of
 from effdl.setting import NonNegative, Positive, setting
 from effdl.training.handle import RunHandle
 from effdl.training.hardware import Hardware
@@ -24,7 +24,7 @@ MOST_SAMPLES = 10_000  # a kernel matrix of 0.8 GB in float64, and as much to fa
 class Shallow(Method):
     """A method of scikit-learn without hidden layers: on standardised inputs and coded targets, in float64."""
 
-    takes_optimizer: ClassVar[bool] = False
+    takes: ClassVar[frozenset[str]] = frozenset()
     fits_least_squares: ClassVar[bool] = True
     saves_memory: ClassVar[str] = "a smaller dataset.train_limit"
 
@@ -53,10 +53,10 @@ class Shallow(Method):
             network.load_state_dict({**network.state_dict(), **state})
             outputs = torch.cat([network(batch.x) for batch in data.batches(problem.batch_size)])
         distance = (outputs - y).square().sum(1).mean().item()
-        run.record(0, 0, train_lsd=distance)
-        run.note(train_mse=distance / problem.outputs)
-        if not data.y.is_floating_point():
-            run.note(train_acc=(decide(outputs) == data.y).double().mean().item())
+        run.record(0, 0, {"train/lsd": distance})
+        run.note({"train/mse": distance / problem.outputs})
+        if kind_of(data.y) == "classes":
+            run.note({"train/acc": (problem.objective.decide(outputs) == data.y).double().mean().item()})
         return network
 
     def network(self, model: BlockChain, problem: Facts, objective: Objective, notes: Mapping[str, object]) -> BlockChain:

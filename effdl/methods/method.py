@@ -16,30 +16,32 @@ from effdl.training.handle import RunHandle
 from effdl.training.hardware import Hardware
 from effdl.training.segments import Training
 
+BY_THE_ENGINE = frozenset({"optimizer", "filter", "probe", "augment", "processes"})
+
 
 class Method(Setting, ABC):
     """A learning rule: of a network that the engine trains, by `training`, or of its own, by `fit`.
 
-    ``takes_optimizer``: whether it updates by an optimizer; with False, ``optimizer`` must be none.
-    ``takes_processes``: whether it may learn in several processes at once, by `RunHandle.ranks`; one that learns through the
-    engine does. With False several are an error.
-    ``takes_filter``: whether it trains on what `RunHandle.filter` leaves, and ``takes_probes``: whether it calls
-    `RunHandle.probe`; with False a configured filter or probe is an error, not silence. ``takes_augment``: whether it sees
-    training samples anew in each epoch, as `Problem.train` varies them.
     ``saves_memory``: what to try where a run is out of memory.
     ``fits_least_squares``: whether it solves for weights instead of descending a loss; then the objective must be the squared
     error of linear units.
     """
 
-    takes_optimizer: ClassVar[bool] = True
-    takes_processes: ClassVar[bool] = False
-    takes_filter: ClassVar[bool] = False
-    takes_probes: ClassVar[bool] = False
-    takes_augment: ClassVar[bool] = False
     fits_least_squares: ClassVar[bool] = False
     saves_memory: ClassVar[str] = (
         "a smaller dataset.batch_size, method=dll, method.checkpoint=block with backprop, or a smaller method.keep_features_mib"
     )
+
+    @property
+    def takes(self) -> frozenset[str]:
+        """Which of these a user may choose for it; choosing another is an error, not silence.
+
+        "optimizer": it updates by one, and needs one. "filter": it trains on what `RunHandle.filter` leaves. "probe": it calls
+        `RunHandle.probe`. "augment": it sees training samples anew in each epoch, as `Problem.train` varies them. "processes":
+        it learns in several processes at once, by `RunHandle.ranks`. What the engine trains takes all of them; a method with a
+        `fit` of its own says what it takes, by default an optimizer.
+        """
+        return BY_THE_ENGINE if type(self).training is not Method.training else frozenset({"optimizer"})
 
     @property
     def draws(self) -> tuple[str, ...]:
@@ -72,5 +74,5 @@ class Method(Setting, ABC):
 
         Args:
             model: the architecture as built for the problem.
-            notes: the run's summary, in which all that `fit` noted stands, ``segment_chosen`` under ``segment/chosen``.
+            notes: the run's summary, in which all that `fit` noted stands.
         """

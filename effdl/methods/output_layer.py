@@ -3,7 +3,7 @@
 from effdl.archs.chain import ArchFacts
 from effdl.datasets.problem import Facts
 from effdl.errors import ConfigError
-from effdl.methods.closed_form import ClosedForm, Memory, Place
+from effdl.methods.closed_form import Carried, ClosedForm, Slot
 from effdl.methods.features import Fitted
 from effdl.setting import setting
 from effdl.training.handle import RunHandle
@@ -27,5 +27,5 @@ class OutputLayer(ClosedForm):
         if not self.bias:
             raise ConfigError("method.bias: hidden layers keep their biases, so the output layer has one too; leave it out")
 
-    def layer(self, place: Place, memory: Memory, run: RunHandle) -> Fitted:
-        return place.fitted(place.start())
+    def layer(self, slot: Slot, carried: Carried, run: RunHandle) -> Fitted:
+        return slot.fitted(slot.start())

@@ -12,7 +12,8 @@ from torch import Tensor
 from effdl.archs.chain import ArchFacts
 from effdl.datasets.problem import Facts
 from effdl.errors import ConfigError
-from effdl.methods.closed_form import ClosedForm, Memory, Place, normal
+from effdl.least_squares.normal_equations import summed
+from effdl.methods.closed_form import Carried, ClosedForm, Slot, normal
 from effdl.methods.features import Features, Fitted, closest
 from effdl.methods.projections import (
     Parts,
@@ -27,7 +28,6 @@ from effdl.methods.shaping import aligned, low_rank, mixed_in, most_telling
 from effdl.setting import Count, NonNegative, Positive, Probability, Real, Share, Size, setting
 from effdl.training.handle import RunHandle
 from effdl.training.hardware import Hardware
-from effdl.training.normal_equations import summed
 
 Projection = Literal[
     "random",
@@ -130,10 +130,13 @@ class Platonic(ClosedForm):
 
     def check(self, problem: Facts, arch: ArchFacts, hardware: Hardware) -> None:
         super().check(problem, arch, hardware)
+        known: set[tuple[str, int, int]] = set()  # a thousand layers may be alike
         for i, (fan_in, units) in enumerate(pairwise([math.prod(problem.input_shape), *(arch.linear or ())])):
-            kind, width = self._kind(i), self.found(units)
-            if kind == "random":
+            kind = self._kind(i)
+            if kind == "random" or (kind, fan_in, units) in known:
                 continue
+            known.add((kind, fan_in, units))
+            width = self.found(units)
             if kind in OF_SAMPLES:
                 limit = problem.train - (kind != "uniform_samples")
                 source = f"{_words(kind)} of {problem.train:,} samples"
@@ -146,28 +149,28 @@ class Platonic(ClosedForm):
                     f"arch.hidden: {width:,} units{more} in layer {i + 1}, where {source} gives at most {limit:,}"
                 )
 
-    def layer(self, place: Place, memory: Memory, run: RunHandle) -> Fitted:
-        found = closest(place.fitted(self._shaped(place, w)) for w in self._candidates(place, memory, run))
+    def layer(self, slot: Slot, carried: Carried, run: RunHandle) -> Fitted:
+        found = closest(slot.fitted(self._shaped(slot, w)) for w in self._candidates(slot, carried, run))
         for attempt in range(self.improve):
-            (other,) = self._drawn(place.below, place.width, [run.seed("improvement", place.index, attempt)])
-            found = closest([found, place.fitted(self._shaped(place, mixed_in(found[0], other, self.step)))])
+            (other,) = self._drawn(slot.below, slot.width, [run.seed("improvement", slot.index, attempt)])
+            found = closest([found, slot.fitted(self._shaped(slot, mixed_in(found[0], other, self.step)))])
         return found
 
-    def _shaped(self, place: Place, w: Tensor) -> Tensor:
+    def _shaped(self, slot: Slot, w: Tensor) -> Tensor:
         """The weights as layers get them: as many as there are units, of the rank and with the biases that are wanted."""
-        if w.shape[1] > place.width:
-            wide = place.above(w)
+        if w.shape[1] > slot.width:
+            wide = slot.above(w)
             w = w[
-                :, most_telling(summed(wide.design.rows(), wide.design.features, wide.design.targets), wide.biased, place.width)
+                :, most_telling(summed(wide.design.rows(), wide.design.features, wide.design.targets), wide.biased, slot.width)
             ]
         if self.rank is not None:
             w = low_rank(w, self.rank)
-        return w if self.active is None else aligned(w, lambda: (z for z, _ in place.below.design.rows()), self.active)
+        return w if self.active is None else aligned(w, lambda: (z for z, _ in slot.below.design.rows()), self.active)
 
-    def _candidates(self, place: Place, memory: Memory, run: RunHandle) -> Iterator[Tensor]:
+    def _candidates(self, slot: Slot, carried: Carried, run: RunHandle) -> Iterator[Tensor]:
         """Weights (n, surplus·width) to choose from, by Z⁺T or as the projection has them."""
-        below, width, kind = place.below, self.found(place.width), self._kind(place.index)
-        seeds = [run.seed("projection", place.index, attempt) for attempt in range(self.tries)]
+        below, width, kind = slot.below, self.found(slot.width), self._kind(slot.index)
+        seeds = [run.seed("projection", slot.index, attempt) for attempt in range(self.tries)]
         if kind == "random":
             yield from self._drawn(below, width, seeds)
             return
@@ -175,10 +178,10 @@ class Platonic(ClosedForm):
             if kind in OF_SAMPLES:
                 yield below.unbiased(self._samples(kind, below, width, seed).T)
             else:
-                weights = self._importance(place.index, below, memory) if kind == "weighted_platonic_pca" else None
+                weights = self._importance(slot.index, below, carried) if kind == "weighted_platonic_pca" else None
                 p = self._directions(kind, below, width, weights, seed)
                 if self.noise:
-                    p = p + self.noise * normal(len(p), width, run.seed("noise", place.index), p)
+                    p = p + self.noise * normal(len(p), width, run.seed("noise", slot.index), p)
                 p_z, p_y = below.unbiased(p[: below.width]), p[below.width :]
                 yield p_z if kind == "components" else self._solved(below, p_z, p_y, weights)
 
@@ -236,13 +239,13 @@ class Platonic(ClosedForm):
             yield below.plain(z) if beta is None else torch.cat([below.plain(z), beta * weighted], 1)
             start = stop
 
-    def _importance(self, layer: int, below: Features, memory: Memory) -> Tensor | None:
+    def _importance(self, layer: int, below: Features, carried: Carried) -> Tensor | None:
         """d ← λd + (1 − λ)e (§7.9.3), after each hidden layer; all are 1 before the first."""
         if layer == 0 or self.ema is None:
             return None
         errors = below.errors[:, None]
-        memory["importance"] = self.ema * memory.get("importance", torch.ones_like(errors)) + (1 - self.ema) * errors
-        return memory["importance"]
+        carried["importance"] = self.ema * carried.get("importance", torch.ones_like(errors)) + (1 - self.ema) * errors
+        return carried["importance"]
 
     def _kind(self, layer: int) -> str:
         """The projection of a layer, counted from 0."""

@@ -7,7 +7,7 @@ import torch
 
 from effdl.datasets.problem import Facts
 from effdl.errors import ConfigError
-from effdl.methods.closed_form import ClosedForm, Memory, Place
+from effdl.methods.closed_form import Carried, ClosedForm, Slot
 from effdl.methods.features import Fitted
 from effdl.setting import Switch, setting
 from effdl.training.handle import RunHandle
@@ -41,9 +41,9 @@ class PseudoinverseLearning(ClosedForm):
             )
         super()._check_memory(problem, widths, hardware)
 
-    def layer(self, place: Place, memory: Memory, run: RunHandle) -> Fitted:
-        below, width = place.below, place.width
-        if place.index == 0:
+    def layer(self, slot: Slot, carried: Carried, run: RunHandle) -> Fitted:
+        below, width = slot.below, slot.width
+        if slot.index == 0:
             one = self._bytes(width, width) / 2**20
             run.say(f"{width:,} units a hidden layer: {one:,.3g} MiB a matrix, about {MATRICES * one:,.3g} MiB at once")
-        return place.fitted(below.fit(torch.eye(width, dtype=below.design.like.dtype, device=below.design.like.device)))
+        return slot.fitted(below.fit(torch.eye(width, dtype=below.design.like.dtype, device=below.design.like.device)))

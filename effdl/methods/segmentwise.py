@@ -46,10 +46,6 @@ class Segmentwise(Method):
     """
 
     numerics_version: ClassVar[int] = 2  # of 1, outputs that nobody took were held, and feednets did not fold
-    takes_processes: ClassVar[bool] = True
-    takes_filter: ClassVar[bool] = True
-    takes_probes: ClassVar[bool] = True
-    takes_augment: ClassVar[bool] = True
 
     epochs: Count | Annotated[tuple[Count, ...], Field(min_length=1)] = 10
     segment_size: Count = 1

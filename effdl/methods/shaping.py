@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
-from effdl.training.normal_equations import Sums
+from effdl.least_squares.normal_equations import Sums
 
 UNITS = 256  # whose inputs over all samples lie in memory at once
 

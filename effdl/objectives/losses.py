@@ -5,7 +5,7 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor
 
-from effdl.objectives.objective import Objective, TargetKind
+from effdl.objectives.objective import Objective, TargetKind, kind_of
 from effdl.setting import Real, Switch, setting
 
 
@@ -14,7 +14,7 @@ def one_hot(y: Tensor, like: Tensor, low: float, high: float) -> Tensor:
 
     One output, of which the sign tells two classes, gets ``low`` for the first and ``high`` for the second.
     """
-    if y.is_floating_point():
+    if kind_of(y) == "vectors":
         return y.to(like.dtype)
     if like.shape[1] == 1:
         return y[:, None].to(like.dtype).mul_(high - low).add_(low)

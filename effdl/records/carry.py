@@ -21,10 +21,11 @@ from effdl.archs.chain import BlockChain
 from effdl.datasets.problem import Dataset, Facts, Problem, Split, split
 from effdl.datasets.splitting import check_split
 from effdl.errors import DataError, Diverged, EffdlError, FitFailed, HardwareError, RecordError, one_line
+from effdl.records import kept
 from effdl.records.logger import Log
 from effdl.records.process import PROCESS_PEAK, HighWater, first_run
 from effdl.records.provenance import other_source, provenance, sources
-from effdl.records.report import Answer, Reporter, Silent
+from effdl.records.report import DAMAGED, Answer, Reporter, Silent
 from effdl.records.run import GoesOn, Run, digest
 from effdl.records.store import Say, Store, write_atomically, write_json
 from effdl.rng import seed_for
@@ -117,7 +118,8 @@ def fingerprint(dataset: Dataset) -> str:
 
 def finished(spec: config.Spec, root: Path, say: Say) -> dict[str, Any] | None:
     """The summary of a Spec that has been carried out, else None. Raises EffdlError as `carry_out` does."""
-    return _finished(Store(root, config.run_id(spec, fingerprint(spec.dataset)), say), spec)
+    store = Store(root, config.run_id(spec, fingerprint(spec.dataset)), say)
+    return None if (summary := _ended(store, spec)) is None else dict(_told(store, summary))
 
 
 def answer(spec: config.Spec, root: Path, say: Say) -> Answer | None:
@@ -284,27 +286,33 @@ def load_network(path: str | Path) -> nn.Module:
     except (OSError, SafetensorError, RuntimeError) as error:
         raise RecordError(f"{file} cannot be loaded: {' '.join(str(error).split())[:200]}") from None
     if digest(network) != metrics["network/sha256"]:
-        raise RecordError(f"{file} is damaged: its weights are not those that the run recorded")
+        raise RecordError(f"{file} is damaged: its weights are not those that the run recorded; {kept.AGAIN}")
     return network.eval()
 
 
-def _finished(store: Store, spec: config.Spec) -> dict[str, Any] | None:
-    """The summary if the run is done; a record of another config under the same name is an error."""
+def _ended(store: Store, spec: config.Spec) -> dict[str, Any] | None:
+    """summary.json if the run is done; a record of another config under the same name is an error."""
     summary = store.summary()
     if summary is None or store.spec() is None:
         return None
     _compare(store, spec)
-    return {**summary, "path": str(store.path)}
+    return summary
+
+
+def _told(store: Store, summary: dict[str, Any]) -> Answer:
+    return Answer({**kept.without_note(summary), "path": str(store.path)})
 
 
 def _answer(store: Store, spec: config.Spec) -> Answer | None:
-    """The same, with the record's date, and how the source of users' own classes differs."""
-    if (summary := _finished(store, spec)) is None:
+    """The same, with the record's date, how the source of users' own classes differs, and which of its files do."""
+    if (summary := _ended(store, spec)) is None:
         return None
-    found, other = Answer(summary), other_source(spec, store.provenance())
+    found, other, changed = _told(store, summary), other_source(spec, store.provenance()), store.changed(summary)
     found.record = f"{store.ended():%Y-%m-%d %H:%M}"
-    if other:
-        found.record += f"; {other}: `effdl run --again ...` makes it anew"
+    if changed:
+        found[DAMAGED] = changed
+    if said := [*([other] if other else []), *([kept.in_words(changed)] if changed else [])]:
+        found.record += f"; {'; '.join(said)}: {kept.AGAIN}"
     return found
 
 
@@ -326,6 +334,8 @@ def difference(asked: Mapping[str, Any], stored: Mapping[str, Any], prefix: str 
         if key not in stored:
             continue
         ours, theirs = asked[key], stored[key]
+        if key == "_target_":
+            theirs = config.today(theirs)
         if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
             yield from difference(ours, theirs, f"{prefix}{key}.")
         elif ours != theirs:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from effdl.records.kept import AGAIN
+
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
@@ -26,6 +28,7 @@ Track = Callable[[Iterable[Any], str, int], Iterable[Any]]  # (items, what, how 
 LINE_EVERY_S = 5.0
 LONG_S = 60.0
 MANY = 200  # runs, of which not each has a line
+DAMAGED = "damaged"  # of a result from a record: file -> what became of it since the run's end
 SHOWN = "shown"  # what a result says in words, in the place of its numbers
 
 
@@ -97,6 +100,7 @@ class Console:
         self._fractions: dict[str, float] = {}
         self._worked_from: tuple[float, float] | None = None
         self._said_at = -LINE_EVERY_S
+        self._damaged = 0
 
     def __enter__(self) -> Console:
         if self._may_have_bars and sys.stderr.isatty():
@@ -120,6 +124,8 @@ class Console:
     def __exit__(self, *exc: object) -> None:
         if self._bars is not None:
             self._bars.stop()
+        if self._damaged and self._runs > MANY:  # of which not each had its line
+            self.say(f'records that have changed since their ends: {self._damaged}, each with "{DAMAGED}" in its JSON; {AGAIN}')
 
     def begin(self) -> None:
         self._worked_from = (self._done, time.monotonic())
@@ -155,6 +161,7 @@ class Console:
 
     def done(self, result: dict[str, Any]) -> None:
         self._ended += 1
+        self._damaged += DAMAGED in result
         name = result["name"]
         self._fractions.pop(name, None)
         self._show_all()

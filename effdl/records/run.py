@@ -143,12 +143,14 @@ class Run:
             "epoch_s": [s / cost.epochs for s, cost in zip(seconds, costs, strict=True)],
         }
         self.note(
-            memory_accounted_peak_bytes=peak.peak,
-            memory_resident_peak_bytes=max(c.memory.peak + c.idle_bytes + c.kept_bytes + c.filter_bytes for c in costs),
-            memory_segment_peak_bytes=[c.memory.peak for c in costs],
-            **{f"memory_peak_{kind}_bytes": count for kind, count in peak.by_kind.items()},
-            time_estimate_s=sum(seconds),
-            time_segment_estimate_s=seconds,
+            {
+                "memory/accounted_peak_bytes": peak.peak,
+                "memory/resident_peak_bytes": max(c.memory.peak + c.idle_bytes + c.kept_bytes + c.filter_bytes for c in costs),
+                "memory/segment_peak_bytes": [c.memory.peak for c in costs],
+                **{f"memory/peak_{kind}_bytes": count for kind, count in peak.by_kind.items()},
+                "time/estimate_s": sum(seconds),
+                "time/segment_estimate_s": seconds,
+            }
         )
         self._reporter.cost(self.name, sum(seconds), costs)
         self._started = time.perf_counter()
@@ -171,9 +173,9 @@ class Run:
         )
         return True
 
-    def record(self, segment: int, epoch: int, **metrics: float) -> None:
+    def record(self, segment: int, epoch: int, metrics: Mapping[str, float]) -> None:
         time_s = {"time/train_s": self.times.get("train", 0.0)}
-        self._append({"segment": segment, "epoch": epoch, **slashed(metrics), **time_s})
+        self._append({"segment": segment, "epoch": epoch, **metrics, **time_s})
 
     def test(
         self, model: nn.Module, segment: int, epoch: int, last: bool, below: Stack | None = None, keep_bytes: int = 0
@@ -191,8 +193,8 @@ class Run:
                     measured = look(probe, blocks, self.seed(f"probe/{name}", segment, epoch))
                 self._append({"segment": segment, "epoch": epoch, **{f"{name}/{k}": finite(v) for k, v in measured.items()}})
 
-    def note(self, **facts: Any) -> None:
-        self.notes.update(slashed(facts))
+    def note(self, facts: Mapping[str, Any]) -> None:
+        self.notes.update(facts)
 
     @contextmanager
     def timer(self, name: str) -> Iterator[None]:
@@ -300,11 +302,6 @@ def scores(lines: Iterable[Mapping[str, Any]]) -> list[float]:
     """Of each epoch of all segments the score on validation samples: accuracy, or the squared error where there is none."""
     measured = (line.get("val/acc", line.get("val/mse")) for line in lines if "train/loss" in line)
     return [float(score) for score in measured if score is not None]
-
-
-def slashed(named: Mapping[str, Any]) -> dict[str, Any]:
-    """Keyword names as tables ask for them: train_loss -> train/loss."""
-    return {name.replace("_", "/", 1): value for name, value in named.items()}
 
 
 def digest(network: nn.Module) -> str:

@@ -5,10 +5,12 @@ import fcntl
 import hashlib
 import io
 import json
+import multiprocessing
 import os
+import time
 import weakref
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from itertools import count
@@ -16,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from effdl.errors import RecordError
+from effdl.records import kept
 
 Say = Callable[[str], None]
 Lines = list[dict[str, Any]]
@@ -59,6 +62,8 @@ def _is_summary(content: Mapping[str, Any]) -> bool:
     status, numbers = content.get("status"), content.get("summary")
     if not isinstance(numbers, dict) or not all(isinstance(content.get(key), str) for key in ("run_id", "name")):
         return False
+    if not kept.is_note(content):
+        return False
     if status == "finished":
         return isinstance(numbers.get("network/sha256"), str)
     return status in ("diverged", "failed") and isinstance(content.get("reason"), str)
@@ -86,6 +91,12 @@ def _is_state(content: object) -> bool:
     return all(isinstance(one, list) for one in lists) and all(isinstance(t, int | float) for t in content["times"].values())
 
 
+def _command() -> bytes:
+    """The command that this process is, or works for."""
+    parent = multiprocessing.parent_process()
+    return f"{os.uname().nodename} {os.getpid() if parent is None else parent.pid}".encode()
+
+
 _owned: "weakref.WeakSet[Store]" = weakref.WeakSet()
 
 
@@ -103,7 +114,7 @@ class Store:
 
     summary.json is written last, and its presence is the only meaning of done. A checkpoint holds all lines of metrics.jsonl
     until then, from which the file is made again where a run goes on. Damaged files, and such as hold something else than was
-    written, are named, set aside as ``*.damaged``, and the rest is used.
+    written, are named, set aside as ``*.damaged``, and the rest is used. Of a finished run they stay, and its answers say so.
     """
 
     def __init__(self, root: Path, run_id: str, say: Say) -> None:
@@ -136,6 +147,11 @@ class Store:
         """What the finished run says, or None."""
         return self._read_json("summary.json", _is_summary)
 
+    def changed(self, summary: Mapping[str, Any], read: Collection[str] = ()) -> dict[str, str]:
+        """file -> what became of it since the run ended, see `kept.changed`. Raises RecordError."""
+        with disk_errors(self.path):
+            return kept.changed(self.path, summary, read)
+
     def spec(self) -> dict[str, Any] | None:
         return self._read_json("spec.json", _is_spec)
 
@@ -148,7 +164,10 @@ class Store:
 
     @contextmanager
     def owned(self) -> Iterator[None]:
-        """Own the run within. While another process owns it, this one says so and waits. The lock ends with its owner."""
+        """Own the run within. While another process owns it, this one says so and waits. The lock ends with its owner.
+
+        What stands in the lock's file is for that line alone: which command the owner is of.
+        """
         with disk_errors(self.path):
             for attempt in count():
                 try:
@@ -174,9 +193,15 @@ class Store:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                self._say(f"{self.path.name} is being run by another process; waiting for it")
+                time.sleep(0.02)  # until an owner that has only now come to it has written its name
+                ours = os.pread(lock, 1000, 0) == _command()
+                owner = "another worker of this command, which asks for it twice" if ours else "another process"
+                self._say(f"{self.path.name} is being run by {owner}; waiting for it")
                 fcntl.flock(lock, fcntl.LOCK_EX)
             if os.path.samestat(os.fstat(lock), os.stat(path)):
+                with suppress(OSError):  # a full disk shows where there is something to lose
+                    os.ftruncate(lock, 0)
+                    os.pwrite(lock, _command(), 0)
                 return lock
         except BaseException:
             os.close(lock)
@@ -257,7 +282,9 @@ class Store:
     def finish(self, summary: Mapping[str, Any]) -> None:
         """The run's last act; metrics.jsonl is made whole if somebody has touched it under way."""
         self._restore("from what the run remembers")
-        write_json(self.path / "summary.json", summary)
+        with disk_errors(self.path):
+            whole = kept.noted(self.path, summary)
+        write_json(self.path / kept.SUMMARY, whole)
         for name in ("checkpoint", "checkpoint.part"):
             (self.path / name).unlink(missing_ok=True)
 

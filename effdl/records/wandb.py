@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from effdl.errors import RecordError
+from effdl.home import at_home
 from effdl.records.logger import Logger, Session
 from effdl.setting import Positive, setting
 
@@ -40,7 +41,7 @@ class Wandb(Logger):
             import wandb
         except ImportError as error:
             raise RecordError(f"logger=wandb needs wandb ({error}): pip install 'effdl[wandb]'") from None
-        where = Path(self.dir) if self.dir is not None else folder.parents[1]
+        where = at_home(self.dir, "logger.dir") if self.dir is not None else folder.parents[1]
         where.mkdir(parents=True, exist_ok=True)
         shown = {"name": name, "config": dict(config)}
         return _WandbRun(wandb, replace(self, mode=mode), where.resolve(), folder.name, shown)

@@ -6,18 +6,20 @@ import os
 import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
-from importlib.metadata import version
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 from yaml import YAMLError
+from yaml.constructor import SafeConstructor
+from yaml.resolver import Resolver
 
 from effdl import config
-from effdl.cache import recall, remember
+from effdl.cache import installed, recall, remember
 from effdl.errors import ConfigError, HardwareError, SearchMissing
 from effdl.reproduce import floors, published, seeds
 from effdl.reproduce.sought import Sought, question
@@ -210,7 +212,7 @@ def _parsed(text: str) -> bytes:
 
 def _plain(text: str) -> dict[str, Any]:
     """A tenth of a second each, and the verdicts of a figure look into its declaration once a cell."""
-    key = json.dumps([version("omegaconf"), text])
+    key = json.dumps([installed("omegaconf"), text])
     if (known := recall("declarations", key)) is not None:
         return dict(known)
     plain = _read(text)
@@ -221,12 +223,38 @@ def _plain(text: str) -> dict[str, Any]:
 
 def _read(text: str) -> dict[str, Any]:
     try:
-        created = OmegaConf.create(text)
+        created = OmegaConf.create(_loaded(text))
     except AssertionError:  # a number
         created = None
     if not isinstance(created, DictConfig):
         raise ConfigError("must be keys with values")
     return {str(key): value for key, value in OmegaConf.to_container(created, resolve=True).items()}  # type: ignore[union-attr]
+
+
+def _loaded(text: str) -> Any:
+    """What OmegaConf reads of a YAML, with libyaml's parser in a tenth of the time; the text itself where that is not there,
+    or does not like it: OmegaConf then says why."""
+    try:
+        found = yaml.load(text, Loader=_quick_loader())
+    except (ImportError, AttributeError, YAMLError):
+        return text
+    return found if isinstance(found, dict) else text
+
+
+@cache
+def _quick_loader() -> type[Any]:
+    from omegaconf._utils import get_yaml_loader
+    from yaml.cyaml import CParser
+
+    own: Any = get_yaml_loader()
+
+    class Loader(CParser, own):  # type: ignore[misc]
+        def __init__(self, stream: Any) -> None:
+            CParser.__init__(self, stream)
+            SafeConstructor.__init__(self)
+            Resolver.__init__(self)
+
+    return Loader
 
 
 def specs(cell: Cell, found: Sequence[str] | None = None) -> list[Any]:

@@ -29,7 +29,8 @@ def conduct(
     """
     from effdl.records.execute import execute
     from effdl.records.report import Console
-    from effdl.reproduce.console import Plan, tracking
+    from effdl.records.tracking import tracking
+    from effdl.reproduce.console import Plan
 
     in_part = len(surveyed) < len(declaration.all_cells(scale))
     plans = {} if as_json or in_part else _plans(declaration)
@@ -43,7 +44,7 @@ def conduct(
             results = execute(left, root, workers, console)
     if not any(one.specs or one.reason == NO_GPU for one in surveyed):
         raise DataError(surveyed[0].reason)
-    show(declaration, scale, ledger.collect(declaration, scale, root), root, as_json, plans)
+    show(declaration, scale, ledger.collect(declaration, scale, root, say=_say), root, as_json, plans)
     broken = [result for result in results if result["status"] in ("error", "died")]
     if broken:
         line = f"{len(broken)} of {len(results)} runs did not end ({broken[0]['reason']}); the same command tries them again"
@@ -61,7 +62,7 @@ def lines_of(declaration: Declaration, scale: str, root: Path) -> tuple[list[Lin
     published = [line for line in ledger.read(root, name) if line["scale"] == scale]
     if published:
         return published, str(ledger.ledger_path(root, name))
-    here = ledger.collect(declaration, scale, root)
+    here = ledger.collect(declaration, scale, root, say=_say)
     if any(line["runs"] for line in here):
         return here, f"{root / 'runs'}, not published"
     raise RecordError(f"{name}: nothing has been run at scale {scale}; {command(declaration, scale)}")
@@ -93,6 +94,10 @@ def show(
     print(f"Figure: {path}")
 
 
+def _say(text: str) -> None:
+    print(f"effdl: {text}", file=sys.stderr, flush=True)
+
+
 def _plans(declaration: Declaration) -> dict[str, Spec]:
     """What is to be planned only, by its label. Raises ConfigError or DataError."""
     return {
@@ -102,7 +107,7 @@ def _plans(declaration: Declaration) -> dict[str, Spec]:
 
 def _planned(plans: Mapping[str, Spec]) -> str:
     from effdl.records.plan import cost
-    from effdl.reproduce.console import tracking
+    from effdl.records.tracking import tracking
     from effdl.reproduce.planned import ending
 
     with tracking() as track:

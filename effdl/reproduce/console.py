@@ -1,44 +1,16 @@
-"""Plans as people read them, and a bar for what takes longer than three seconds."""
+"""Plans as people read them."""
 
-import sys
-import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from typing import Any, TypeVar
+from collections.abc import Iterable
+from typing import Any
 
 from effdl.errors import DataError, HardwareError
-from effdl.records.report import Track, duration, size
+from effdl.records.report import duration, size
 from effdl.reproduce import searched
 from effdl.reproduce.artefact import NO_GPU, Declaration
 from effdl.reproduce.sought import MISSING, Sought
 from effdl.reproduce.survey import Surveyed, costs
 
-T = TypeVar("T")
-QUIET_S = 3.0
 SHORT = (NO_GPU, MISSING)  # reasons that need no line of their own
-
-
-@contextmanager
-def tracking() -> Iterator[Track]:
-    """The items with a bar and time left on a terminal, else a line every few seconds."""
-    if sys.stderr.isatty():
-        from rich.console import Console
-        from rich.progress import Progress
-
-        with Progress(console=Console(stderr=True), transient=True) as progress:
-            yield lambda items, what, total: progress.track(items, total=total, description=what)
-        return
-    yield _plain_lines
-
-
-def _plain_lines(items: Iterable[T], what: str, total: int) -> Iterator[T]:
-    start = said = time.monotonic()
-    for i, item in enumerate(items):
-        now = time.monotonic()
-        if now - said > QUIET_S and i:
-            said = now
-            print(f"effdl: {what} {i}/{total}, {duration((now - start) * (total - i) / i)} left", file=sys.stderr, flush=True)
-        yield item
 
 
 class Plan:

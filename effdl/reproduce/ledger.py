@@ -1,11 +1,10 @@
 """The ledger: committed lines, one per cell and provenance, from which tables, figures and verdicts are made."""
 
 import itertools
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from effdl.errors import ConfigError, DataError, HardwareError, RecordError, Sea
 from effdl.records.process import of_the_machine
 from effdl.reproduce import declared, searched
 from effdl.reproduce.artefact import NO_GPU, Cell, Declaration, specs
+from effdl.reproduce.intact import Intact, again
 from effdl.reproduce.lines import SEARCH, canonical
 from effdl.reproduce.lines import Line as Line
 from effdl.reproduce.lines import checksum as checksum
@@ -22,19 +22,26 @@ from effdl.reproduce.lines import read as read
 from effdl.reproduce.sought import MISSING
 from effdl.setting import Setting
 
-POINTS = 500  # of a series, at most
+Say = Callable[[str], None]
 PROVENANCE = ("commit", "dirty", "python", "torch", "machine", "processor", "vector", "blas", "cpus", "gpu")
 
 
-def collect(declaration: Declaration, scale: str, root: Path, cells: Sequence[Cell] | None = None) -> list[Line]:
-    """Lines of the runs that have ended here, finished or not; a cell without data or GPU has a line that says so."""
+def collect(
+    declaration: Declaration, scale: str, root: Path, cells: Sequence[Cell] | None = None, say: Say | None = None
+) -> list[Line]:
+    """Lines of the runs that have ended here, finished or not; a cell without data or GPU has a line that says so.
+
+    say: is told of records that are not as their runs left them. Raises RecordError where what is taken from one is not.
+    """
     lines: dict[str, Line] = {}
+    intact = Intact(root, declaration.artefact.series)
     stood = cache(lambda commit: declared.at(declaration, scale, commit))  # the same for thousands of runs
     shown = cells if cells is not None else declaration.all_cells(scale)
     for cell in shown:
         try:
-            made = specs(cell, searched.values(declaration, scale, cell, root))
-            found = [_run(declaration, scale, cell, spec, root, stood) for spec in made]
+            values = searched.values(declaration, scale, cell, root)
+            commands = ((spec, partial(again, cell, values, spec.seed, root)) for spec in specs(cell, values))
+            found = [_run(declaration, scale, cell, spec, root, stood, intact, anew) for spec, anew in commands]
         except (DataError, HardwareError, SearchMissing) as error:
             reason = {DataError: "no data", SearchMissing: MISSING}.get(type(error), str(error))
             empty = {"artefact": declaration.artefact.id, "scale": scale, "cell": cell.name, "reason": reason}
@@ -42,6 +49,8 @@ def collect(declaration: Declaration, scale: str, root: Path, cells: Sequence[Ce
             continue
         for line, run in filter(None, found):
             lines.setdefault(canonical(line), {**line, "runs": []})["runs"].append(run)
+    if say is not None and (said := intact.said()) is not None:
+        say(said)
     return [*searched.lines(declaration, scale, shown, root), *(stamped(line) for line in lines.values())]
 
 
@@ -50,12 +59,13 @@ def publish(declaration: Declaration, scale: str, root: Path, say: Callable[[str
 
     Raises:
         RecordError: nothing has been run; a line was edited, or its numbers were made under another default; runs here and
-            published ones of the same cell are of different data; or evidence that should be fresh is not, see `_check_fresh`.
+            published ones of the same cell are of different data; a record was damaged after its end, see `Intact`; or evidence
+            that should be fresh is not, see `_check_fresh`.
     """
     from effdl.records.store import write_atomically
 
     name = declaration.artefact.id
-    before, fresh = read(root, name), collect(declaration, scale, root)
+    before, fresh = read(root, name), collect(declaration, scale, root, say=say)
     if declaration.scale(scale).evidence == "fresh":
         _check_fresh(declaration, scale, fresh, root)
     kept = list(_current(declaration, scale, before, root, say))
@@ -224,20 +234,31 @@ def _check_line(line: Line, made: Mapping[str, config.Spec]) -> None:
 
 
 def _run(
-    declaration: Declaration, scale: str, cell: Cell, spec: config.Spec, root: Path, stood: Callable[[str | None], Line]
+    declaration: Declaration,
+    scale: str,
+    cell: Cell,
+    spec: config.Spec,
+    root: Path,
+    stood: Callable[[str | None], Line],
+    intact: Intact,
+    anew: Callable[[], str],
 ) -> tuple[Line, Line] | None:
-    """A run that has ended: what its line says, and its own entry. stood: commit -> the declaration as it was then."""
+    """A run that has ended: what its line says, and its own entry.
+
+    stood: commit -> the declaration as it was then. anew: the command that makes its record anew.
+    """
     from effdl.records.carry import fingerprint, finished
     from effdl.records.earlier import records
     from effdl.records.store import Store
 
     summary, data = finished(spec, root, lambda text: None), fingerprint(spec.dataset)  # of this very config, or an error
     store = Store(root, config.run_id(spec, data), lambda text: None)
+    intact.check(store, anew)
     stored, provenance = store.spec(), store.provenance()
     if summary is None or stored is None:
         return None
     if provenance is None:
-        raise RecordError(f"{store.path}: its provenance.json is lost; move the record away to run again")
+        raise RecordError(f"{store.path}: its provenance.json is lost; `{anew()}` makes it anew")
     name = declaration.artefact.id
     line = {
         "artefact": name,
@@ -258,7 +279,7 @@ def _run(
         **({"reason": summary["reason"]} if "reason" in summary else {}),
         "numbers": {key: value for key, value in metrics.items() if not of_the_machine(key)},
         "times": {key: value for key, value in metrics.items() if of_the_machine(key)},
-        "series": _series(store.path / "metrics.jsonl", declaration.artefact.series),
+        "series": intact.points(store, summary, anew),
     }
     before = [
         {
@@ -285,17 +306,3 @@ def made_anew(declaration: Declaration, lines: Sequence[Line]) -> Iterator[str]:
 def _wanted(summary: Mapping[str, Any], names: Sequence[str] | None) -> dict[str, Any]:
     """A summary's numbers, or those of them that the ledger keeps."""
     return {key: value for key, value in summary["summary"].items() if names is None or key in names}
-
-
-def _series(path: Path, names: Sequence[str]) -> dict[str, list[list[float]]]:
-    """name -> [segment, epoch, value] of each line that has it, thinned to about POINTS, each segment's last kept unless
-    there are more segments than that."""
-    lines = [json.loads(text) for text in path.read_text().splitlines()] if names and path.is_file() else []
-    series = {}
-    for name in names:
-        points = [[line["segment"], line["epoch"], line[name]] for line in lines if line.get(name) is not None]
-        step = -(-len(points) // POINTS) or 1
-        ends = {segment: i for i, (segment, _, _) in enumerate(points)}.values()
-        kept = ends if len(ends) <= POINTS else ()
-        series[name] = [points[i] for i in sorted({*range(len(points))[::-step], *kept})]
-    return series

@@ -1,11 +1,12 @@
 """The ledger's file: JSON lines, each with a checksum over all of it."""
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 from effdl.errors import RecordError
+from effdl.records.kept import canonical as canonical
+from effdl.records.kept import checksum as checksum
 
 Line = dict[str, Any]
 SEARCH = "search"  # the key of a line that says what was searched, and has no runs
@@ -34,13 +35,3 @@ def read(root: Path, name: str) -> list[Line]:
             raise RecordError(f"{where}: was edited, its checksum differs; restore it with git, or delete it and publish again")
         lines.append(line)
     return lines
-
-
-def checksum(line: Line) -> str:
-    """SHA-256 over all of a line but the checksum itself."""
-    return hashlib.sha256(canonical(line).encode()).hexdigest()
-
-
-def canonical(line: Line) -> str:
-    """A line as it stands in the file, and as its checksum is taken over it."""
-    return json.dumps(line, sort_keys=True, separators=(",", ":"), ensure_ascii=False)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from effdl.records.process import of_the_machine
 from effdl.reproduce.artefact import Cell
 from effdl.reproduce.estimate import Apart, Estimate, Fixed, Mean, Share, mean
-from effdl.reproduce.runs import Runs, draws, test_samples, told, values
+from effdl.reproduce.runs import Runs, draws, test_samples, values, values_once
 from effdl.reproduce.verdict import compare, of_pair, pairs_of
 from effdl.reproduce.vocabulary import SCALE_OF, Artefact, Claim
 
@@ -32,19 +32,16 @@ class Side:
 
         A run that several cells share counts once.
         """
-        of_cells = self.runs["cell"].isin([cell.name for cell in self.cells])
-        needed = [name for name in ("cell", "seed", "status", "run_id", metric) if name in self.runs]
-        once = self.runs.loc[of_cells, list(dict.fromkeys(needed))].drop_duplicates("run_id")
         return {
             (tuple(pair for pair in cell.at.items() if pair[0] not in apart), seed): factor * value
-            for cell in self.cells
-            for seed, value in values(once, cell, metric).items()
+            for cell, found in values_once(self.runs, self.cells, metric)
+            for seed, value in found.items()
         }
 
     def one(self, metric: str, factor: float) -> Estimate:
         """Of cells that draw nothing, each by one of its runs: an accuracy on test samples as a share of these, anything else
         itself."""
-        firsts = [min(told(self.runs, cell, metric).items())[1] for cell in self.cells]
+        firsts = [min(values(self.runs, cell, metric).items())[1] for cell in self.cells]
         counts = [test_samples(self.runs, cell) for cell in self.cells]
         if metric != TEST_ACCURACY or len(firsts) > 1 or counts[0] is None:
             return Fixed(tuple(factor * value for value in firsts))

@@ -8,12 +8,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from effdl import config
-from effdl.cache import recall, remember
+from effdl.cache import installed, recall, remember
 from effdl.errors import EffdlError
 from effdl.reproduce import published
 from effdl.reproduce.artefact import Declaration, specs
@@ -84,7 +83,7 @@ def _key(declaration: Declaration, root: Path) -> str:
     of_ledger = hashlib.sha256(ledger.read_bytes()).hexdigest() if ledger.is_file() else ""
     of_files = [_code(), config.digest_of_configs(), *map(_digest, (declaration.path.parent, published.PUBLISHED))]
     of_data = sorted(set(_data(declaration))) if declaration.module.is_file() else []
-    return json.dumps([str(declaration.path), *of_files, *of_data, of_ledger, *map(version, LIBRARIES)])
+    return json.dumps([str(declaration.path), *of_files, *of_data, of_ledger, *map(installed, LIBRARIES)])
 
 
 def _data(declaration: Declaration) -> Iterator[str]:

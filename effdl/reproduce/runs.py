@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -18,64 +18,99 @@ if TYPE_CHECKING:
 Runs: TypeAlias = "pd.DataFrame"
 FINISHED = "finished"  # a status, and the column that has 1 for it
 NO_RUNS = "none"  # status of the row of a cell of which only the reason is known why it has none
-_parted: ContextVar[tuple[Runs, dict[str, Runs]] | None] = ContextVar("_parted", default=None)
+_known: ContextVar[_Table | None] = ContextVar("_known", default=None)
+
+
+class _Table:
+    """Runs as plain lists: a lookup in a table of pandas takes 0.1 ms, and verdicts ask for tens of thousands.
+
+    places: of each cell's rows, in their order.
+    """
+
+    def __init__(self, runs: Runs) -> None:
+        self.runs = runs
+        self.places = {str(name): list(map(int, rows)) for name, rows in runs.groupby("cell", sort=False).indices.items()}
+        self._columns: dict[str, list[Any]] = {}
+
+    def column(self, name: str) -> list[Any]:
+        """A number or text for each row, None where it has none; taken from the table once."""
+        if name not in self._columns:
+            series = self.runs[name]
+            there = zip(series.tolist(), series.notna().tolist(), strict=True)
+            self._columns[name] = [value if known else None for value, known in there]
+        return self._columns[name]
+
+    def of(self, cell: Cell, name: str) -> list[Any]:
+        """A column of a cell's rows."""
+        column = self.column(name)
+        return [column[place] for place in self.places.get(cell.name, ())]
+
+    def values(self, places: Iterable[int], metric: str) -> dict[int, float]:
+        if metric not in self.runs:
+            return {}
+        seeds, statuses, numbers = (self.column(name) for name in ("seed", "status", metric))
+        counted = (place for place in places if metric == FINISHED or statuses[place] == FINISHED)
+        return {int(seeds[place]): float(numbers[place]) for place in counted if numbers[place] is not None}
 
 
 @contextmanager
 def by_cell(runs: Runs) -> Iterator[None]:
-    """Within, the rows of each cell of these runs are looked for once: verdicts ask for them hundreds of times."""
-    parts = {str(name): part for name, part in runs.groupby("cell", sort=False)}
-    before = _parted.set((runs, parts))
+    """Within, these runs do not change, and are looked through once."""
+    before = _known.set(_Table(runs))
     try:
         yield
     finally:
-        _parted.reset(before)
+        _known.reset(before)
 
 
-def of(runs: Runs, cell: Cell) -> Runs:
-    """The rows of a cell."""
-    if (known := _parted.get()) is not None and known[0] is runs:
-        return known[1].get(cell.name, runs.iloc[:0])
-    return runs[runs["cell"] == cell.name]
+def _table(runs: Runs, cells: Sequence[Cell]) -> _Table:
+    """The rows of these cells, and perhaps others'."""
+    if (known := _known.get()) is not None and known.runs is runs:
+        return known
+    return _Table(runs[runs["cell"].isin([cell.name for cell in cells])])
 
 
 def values(runs: Runs, cell: Cell, metric: str, unit: str = "") -> dict[int, float]:
     """seed -> the metric of the cell's finished runs, in the unit; of "finished" itself, of all that have ended."""
-    of_cell = runs[runs["cell"] == cell.name]
-    of_cell = of_cell if metric == FINISHED else of_cell[of_cell["status"] == FINISHED]
-    if metric not in of_cell:
-        return {}
-    numbers = of_cell[["seed", metric]].dropna().astype({metric: float})
-    return {int(seed): value * SCALE_OF.get(unit, 1.0) for seed, value in numbers.itertuples(index=False)}
+    table, factor = _table(runs, [cell]), SCALE_OF.get(unit, 1.0)
+    return {seed: value * factor for seed, value in table.values(table.places.get(cell.name, ()), metric).items()}
 
 
-def told(runs: Runs, cell: Cell, metric: str, unit: str = "") -> dict[int, float]:
-    """`values`, looked for among the cell's own rows and in the columns that it takes."""
-    rows = of(runs, cell)
-    return values(
-        rows[[name for name in dict.fromkeys(("cell", "seed", "status", metric)) if name in rows]], cell, metric, unit
-    )
+def values_once(runs: Runs, cells: Sequence[Cell], metric: str) -> Iterator[tuple[Cell, dict[int, float]]]:
+    """Each cell with its `values`; a run that several share is the one's whose row comes first."""
+    table = _table(runs, cells)
+    named = {cell.name for cell in cells}
+    places = sorted(place for name in named for place in table.places.get(name, ()))
+    ids, of_cells = table.column("run_id"), table.column("cell")
+    first: dict[Any, int] = {}
+    for place in places:
+        first.setdefault(ids[place], place)
+    kept: dict[str, list[int]] = {name: [] for name in named}
+    for place in first.values():
+        kept[of_cells[place]].append(place)
+    for cell in cells:
+        yield cell, table.values(kept[cell.name], metric)
 
 
 def missing(runs: Runs, cell: Cell) -> str | None:
     """Why a cell has no runs, None where it has."""
-    of_cell = of(runs, cell)
-    if of_cell.empty:
+    table = _table(runs, [cell])
+    if not (statuses := table.of(cell, "status")):
         return "not run"
-    return str(of_cell["reason"].iloc[0]) if (of_cell["status"] == NO_RUNS).all() else None
+    return str(table.of(cell, "reason")[0]) if all(status == NO_RUNS for status in statuses) else None
 
 
 def diverged(runs: Runs, cell: Cell) -> str | None:
     """How many of a cell's runs ended without numbers, None where all have some."""
-    of_cell = of(runs, cell)
-    bad = of_cell[~of_cell["status"].isin((FINISHED, NO_RUNS))]
-    return None if bad.empty else f"{bad['status'].iloc[0]} ({len(bad)} of {len(of_cell)})"
+    statuses = _table(runs, [cell]).of(cell, "status")
+    bad = [status for status in statuses if status not in (FINISHED, NO_RUNS)]
+    return f"{bad[0]} ({len(bad)} of {len(statuses)})" if bad else None
 
 
 def incomplete(runs: Runs, cell: Cell, metric: str) -> str | None:
     """How many of a cell's runs have ended, or have the metric; None where all have: a verdict waits for the number that was
     declared."""
-    ended, having = len(of(runs, cell)), len(told(runs, cell, metric))
+    ended, having = len(_table(runs, [cell]).of(cell, "cell")), len(values(runs, cell, metric))
     if ended < cell.seeds:
         return f"incomplete ({ended} of {cell.seeds})"
     return f"no {metric}" + (f" in {ended - having} of {ended}" if having else "") if having < ended else None
@@ -100,9 +135,9 @@ def outdated(runs: Runs, cell: Cell) -> str | None:
 
 def picked(runs: Runs, cell: Cell) -> str | None:
     """That a cell has runs of other seeds than those that follow from its declaration; None where it has none."""
-    of_cell = of(runs, cell)
-    seeds = of_cell.loc[of_cell["status"] != NO_RUNS, "seed"]
-    others = ((seeds < cell.first) | (seeds >= cell.first + cell.seeds)).any()
+    table = _table(runs, [cell])
+    had = zip(table.of(cell, "seed"), table.of(cell, "status"), strict=True)
+    others = any(status != NO_RUNS and not cell.first <= seed < cell.first + cell.seeds for seed, status in had)
     return "seeds that were not declared" if others and draws(runs, cell) else None
 
 
@@ -110,5 +145,4 @@ def _fact(runs: Runs, cell: Cell, name: str) -> Any:
     """What all runs of a cell share; None where nothing is known."""
     if name not in runs:
         return None
-    found = of(runs, cell)[name].dropna()
-    return found.iloc[0] if len(found) else None
+    return next((fact for fact in _table(runs, [cell]).of(cell, name) if fact is not None), None)

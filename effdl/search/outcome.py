@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import re
+import shlex
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +22,7 @@ from effdl.search.trials import EPOCHS, REASON, RUN, STATUS
 if TYPE_CHECKING:
     from effdl.search.trials import Trials
 
+PLAIN = re.compile(r"[\w./-]+")  # what an override needs no quotes for
 SHOWN = 10  # trials in the table that people see
 
 
@@ -65,8 +68,8 @@ def best_of(ended: Sequence[FrozenTrial], maximize: bool) -> FrozenTrial | None:
     return (max if maximize else min)(whole, key=lambda one: one.value, default=None)  # type: ignore[arg-type, return-value]
 
 
-def text(told: Mapping[str, Any], folder: Path) -> str:
-    """A table of the best trials, and how to take the best one, for people."""
+def text(told: Mapping[str, Any], folder: Path, program: str = "run.py") -> str:
+    """A table of the best trials, and how to take the best one, for people. program: the path of run.py."""
     with (folder / "trials.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["value"] and row["status"] == "finished"]
     rows.sort(key=lambda row: float(row["value"]), reverse=told["direction"] == "maximize")
@@ -86,10 +89,18 @@ def text(told: Mapping[str, Any], folder: Path) -> str:
         lines += ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in table]
         lines += [
             "",
-            f"The best again: python run.py --config-dir {told['path']} --config-name best",
-            f"or with more:   python run.py --config-dir {told['path']} +best={told['study']} seed=1",
+            f"The best again: {_command(program, folder, '--config-name', 'best')}",
+            f"or with more:   {_command(program, folder, '+best=' + told['study'], 'seed=1')}",
         ]
     return "\n".join(lines)
+
+
+def _command(program: str, folder: Path, *arguments: str) -> str:
+    """For a shell, where the search was started; records go where those of the search are."""
+    results = str(folder.parents[1])
+    written = results if PLAIN.fullmatch(results) else grammar.quoted(results)
+    beside = [] if results == "results" else [f"results={written}"]
+    return shlex.join(["python", program, "--config-dir", str(folder), *arguments, *beside])
 
 
 COLUMNS = ("number", "state", "status", "value", "epochs", "run_id", "reason")

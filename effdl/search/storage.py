@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +11,10 @@ from optuna.storages import BaseStorage, JournalStorage, get_storage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
 from effdl.errors import ConfigError
+from effdl.home import at_home
 from effdl.records.store import disk_errors
+
+OF_A_FILE = re.compile(r"(sqlite:///)(~.*)")  # a database that is a file below a home folder
 
 
 class _Journal(JournalFileOpenLock):
@@ -44,6 +48,8 @@ def opened(storage: str | None, folder: Path) -> BaseStorage:
         with disk_errors(journal):
             journal.touch()
         return JournalStorage(JournalFileBackend(str(journal), lock_obj=_Journal(journal)))
+    if match := OF_A_FILE.fullmatch(storage):
+        storage = f"{match[1]}{at_home(match[2], 'search.storage')}"
     try:
         return get_storage(storage)
     except Exception as error:  # a driver that is missing, an address that is wrong

@@ -13,10 +13,10 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from effdl import config
 from effdl.config import Spec
 from effdl.errors import ConfigError, RecordError
-from effdl.records import score
+from effdl.records import kept, score
 from effdl.records.carry import fingerprint
 from effdl.records.execute import Result
-from effdl.records.report import SHOWN
+from effdl.records.report import DAMAGED, SHOWN
 from effdl.records.run import scores
 from effdl.records.store import Store
 from effdl.search import space as space_of
@@ -173,7 +173,7 @@ class Trials:
         trial, status = self._trials[number], result["status"]
         if result.get("exit_code") == RecordError.exit_code:
             raise RecordError(result["reason"])
-        curve = self._report_rest(trial)
+        curve = [] if kept.METRICS in result.get(DAMAGED, ()) else self._report_rest(trial)  # of another's scores none is told
         passes = result.get("summary", {}).get("data/train_passes", len(curve) + (status in score.FINAL))  # one was begun
         epochs = 0 if self._is_repeated(trial) else passes
         self._note(trial, {**result, EPOCHS: epochs})

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from effdl.archs.chain import BlockChain
+from effdl.archs.trial import tried
 from effdl.datasets.problem import Batch
 from effdl.errors import ConfigError
 from effdl.objectives.objective import Objective, at_least_float32
@@ -91,15 +92,18 @@ class DecisionRule(Rule):
         return batch.passed_on(put_out, loss.detach())
 
     def check(self, outputs: Tensor, wanted: int) -> None:
-        restore = switch_mode(self.decision, False)
+        restore, name = switch_mode(self.decision, False), type(self.decision).__name__
         with torch.no_grad():
-            found = tuple(self.decision(outputs).shape)
+            found = tuple(
+                tried(f"the head or decision block {name}", self.decision, outputs, "what comes out of the blocks").shape
+            )
         restore()
         if found != (len(outputs), wanted):
             shape = ", ".join(["N", *map(str, found[1:])])
+            flat = ", before which nn.Flatten() makes one row of each sample" if len(found) > 2 else ""
             raise ConfigError(
-                f"the head or decision block {type(self.decision).__name__} gives outputs of the shape [{shape}], the problem "
-                f"needs [N, {wanted}]: let it end with a layer of {wanted}"
+                f"the head or decision block {name} gives outputs of the shape [{shape}], the problem "
+                f"needs [N, {wanted}]: let it end with a layer of {wanted}{flat}"
             )
 
     def predictor(self, chain: BlockChain) -> BlockChain:

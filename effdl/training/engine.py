@@ -57,7 +57,8 @@ class Engine:
             done = 0
         chosen = self.best.segment
         assert chosen is not None
-        self.run.note(segment_chosen=chosen, memory_kept_features_bytes=self.most_kept, data_feature_passes=self.feature_passes)
+        kept, passes = self.most_kept, self.feature_passes
+        self.run.note({"segment/chosen": chosen, "memory/kept_features_bytes": kept, "data/feature_passes": passes})
         network = self._predictor(chosen, self._rule(chosen))
         self.best.put_into(network)
         return network.eval()
@@ -94,7 +95,8 @@ class Engine:
         if not math.isfinite(val.get("loss", 0.0)):
             raise Diverged(f"validation loss is {val['loss']} after {where}: try a smaller optimizer.lr")
         learner.history.append(score(val))
-        self.run.record(segment, epoch, train_loss=loss, data_samples=samples, **{f"val_{k}": v for k, v in val.items()})
+        metrics = {"train/loss": loss, "data/samples": samples, **{f"val/{name}": value for name, value in val.items()}}
+        self.run.record(segment, epoch, metrics)
         last = learner.epoch == plan.epochs or stale(learner.history, self.training.patience)
         below = None if learner.rule.prepares else self._below(segment)
         self.run.test(local, segment, epoch, last, below, self.training.keep_bytes)
@@ -156,7 +158,7 @@ class Engine:
         reseed(self.run.seed("init", segment))
         rule = plan.rule(blocks, shape)
         rule.blocks = nn.Sequential()  # which lie where they are to be
-        rule = beside(like, rule, self.problem.is_outline, self.run.hardware)
+        rule = matched(like, rule, self.problem.is_outline, self.run.hardware)
         rule.blocks = blocks
         if not self.problem.is_outline:
             rule.check(like.new_zeros(2, *shape), self.problem.outputs)
@@ -223,7 +225,7 @@ class Engine:
             self.best.check(self._predictor(self.best.segment, self._rule(self.best.segment)))
 
 
-def beside(like: Tensor, module: Module, is_outline: bool, hardware: Hardware) -> Module:
+def matched(like: Tensor, module: Module, is_outline: bool, hardware: Hardware) -> Module:
     """The module on this tensor's device, of its type, in the hardware's layout."""
     if not is_outline:
         return hardware.place(module.to(dtype=like.dtype), like.device)

@@ -1,6 +1,6 @@
 """What a method may ask of the run that carries it. `records.Run` is one; methods never import records."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol, TypeVar
@@ -51,10 +51,11 @@ class SegmentCost:
     set has. fed_steps: how many batches of an epoch go through the frozen prefix, where its outputs are not kept. feed_s: to
     read a batch and send it through the whole prefix; stored_s: the part of feed_s that is spent below what is stored when the
     segment begins; step_s: one training step, without feeding. kept: whether features are stored instead of fed. idle_bytes:
-    weights of the network that this segment does not need, but that lie in memory all the same. kept_bytes: features that are
+    what this segment does not need, but lies in memory all the same: weights of the network and of learners whose turn comes
+    again, and copies of weights. kept_bytes: features that are
     stored while it trains; filter_bytes: samples that a filter has chosen and that wait for their step; feature_bytes: of one
     sample at the segment's input; below_bytes: weights of the frozen prefix, which ``memory`` counts as the feednet's;
-    spared_bytes: of the feednets that would be made beside them if nothing were stored.
+    spared_bytes: of the feednets that would be made beside them if nothing were stored; turns: in so many its epochs are made.
     """
 
     epochs: int
@@ -73,6 +74,7 @@ class SegmentCost:
     feature_bytes: int
     below_bytes: int
     spared_bytes: int
+    turns: int = 1
 
 
 class SampleFilter(Protocol):
@@ -93,7 +95,18 @@ class SampleFilter(Protocol):
 
 
 class RunHandle(Protocol):
-    """An open run."""
+    """An open run, and when a method turns to it (the engine does so for those that it trains)::
+
+    load                      once, before all else: a run may go on
+    expect                    before the first step, where it does not
+    for each turn of a segment:
+        for each epoch:
+            progress          at every step
+            record            the epoch's numbers
+            test, probe       of what has learned
+            save              last: what was recorded before a checkpoint survives with it
+    note                      at any time, of what the summary is to hold
+    """
 
     @property
     def hardware(self) -> Hardware:
@@ -137,8 +150,8 @@ class RunHandle(Protocol):
             epochs: of this segment in all.
         """
 
-    def record(self, segment: int, epoch: int, **metrics: float) -> None:
-        """Write one line of metrics; a key such as ``train_loss`` becomes ``train/loss``."""
+    def record(self, segment: int, epoch: int, metrics: Mapping[str, float]) -> None:
+        """Write one line of metrics, by keys such as "train/loss"."""
 
     def probe(self, blocks: nn.Sequential, segment: int, epoch: int, last: bool) -> None:
         """Let the configured probes look at the named blocks that have learned; last: in this segment's last epoch."""
@@ -156,8 +169,8 @@ class RunHandle(Protocol):
                 again. It is a bound of its own, beside that of training features.
         """
 
-    def note(self, **facts: Any) -> None:
-        """Put facts, as JSON values, into the summary, where they survive a resume; ``a_b`` becomes the key ``a/b``."""
+    def note(self, facts: Mapping[str, Any]) -> None:
+        """Put facts, as JSON values by keys such as "segment/chosen", into the summary, where they survive a resume."""
 
     def timer(self, name: str) -> AbstractContextManager[None]:
         """Adds the seconds spent within to ``time/<name>_s``."""

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from effdl.datasets.problem import Batch
-from effdl.objectives.objective import Objective, at_least_float32, decide
+from effdl.objectives.objective import Objective, at_least_float32
 
 Step = Callable[[Batch], Batch]
 Exchange = Callable[[Batch], None]
@@ -75,30 +75,14 @@ def switch_mode(module: nn.Module, training: bool) -> Callable[[], None]:
 
 
 def evaluate(model: nn.Module, batches: Iterable[Batch], objective: Objective) -> dict[str, float]:
-    """Mean loss, accuracy (fraction) for classes, and mean squared error per output where targets are coded, in eval mode.
-
-    Returns {} where there are no batches, else {"loss": ..., "acc": ..., "mse": ...} without what there is not.
-    """
+    """The objective's scores of a model in eval mode, see `Objective.scores`; {} where there are no batches."""
     restore = switch_mode(model, False)
     sums: dict[str, Tensor] = {}
-    samples = 0
     try:
         with torch.no_grad():
             for batch in batches:
-                outputs = at_least_float32(model(batch.x))
-                for name, value in _scores(outputs, batch.y, objective).items():
+                for name, value in objective.tally(at_least_float32(model(batch.x)), batch.y).items():
                     sums[name] = sums[name] + value if name in sums else value
-                samples += len(batch.y)
     finally:
         restore()
-    return {name: value.item() / samples for name, value in sums.items()}
-
-
-def _scores(outputs: Tensor, y: Tensor, objective: Objective) -> dict[str, Tensor]:
-    """The sums over a batch of what `evaluate` averages, in float64."""
-    scores = {"loss": objective.loss(outputs, y).double().sum()}
-    if not y.is_floating_point():
-        scores["acc"] = (decide(outputs) == y).sum().double()
-    if (targets := objective.coded(y, outputs)) is not None:
-        scores["mse"] = (objective.units(outputs) - targets).double().square().mean(1).sum()
-    return scores
+    return objective.scores(sums) if sums else {}

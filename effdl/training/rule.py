@@ -109,7 +109,9 @@ def checked(rule: Rule) -> Callable[[Batch, int], Batch]:
 
     def learn(batch: Batch, epoch: int) -> Batch:
         made: list[str] = []
-        hook = rule.blocks[-1].register_forward_hook(lambda module, args, out: made.append(_sum_of(out)))
+        # A compiled block would be compiled anew with the hook, which breaks its graph.
+        last = nn.Identity() if rule._compiled else rule.blocks[-1]
+        hook = last.register_forward_hook(lambda module, args, out: made.append(_sum_of(out)))
         try:
             found = rule.learn(batch, epoch)
         finally:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from torch import nn
 
@@ -55,5 +56,20 @@ class Training:
         for i, (planned, found) in enumerate(zip((plan.epochs for plan in self.segments), turns, strict=True)):
             if planned != found:
                 raise ValueError(f"segment {i} is to learn for {planned} epochs, its turns come to {found}")
-        if self.patience is not None and len({turn.segment for turn in self.order}) < len(self.order):
+        if self.patience is not None and self.returns:
             raise ValueError("patience ends a segment's only turn, and here segments have several")
+
+    def turns(self, segment: int) -> int:
+        """How often it is a segment's turn."""
+        return sum(turn.segment == segment for turn in self.order)
+
+    @property
+    def returns(self) -> bool:
+        """Whether some segment's turn comes again, and its learner waits for it."""
+        return len({turn.segment for turn in self.order}) < len(self.order)
+
+    @property
+    def climbs(self) -> bool:
+        """Whether after each segment it is the turn of the one above, or of the first: then features are kept by climbing."""
+        segments = [turn.segment for turn in self.order]
+        return all(above in (below + 1, 0) for below, above in pairwise(segments))

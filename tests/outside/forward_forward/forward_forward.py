@@ -89,8 +89,6 @@ class ForwardForwardRule(Rule):
 class ForwardForward(Method):
     """Each block, bottom-up, by logistic regression of "true or false" on its goodness, with even odds at the threshold θ."""
 
-    takes_augment = True
-    takes_probes = True
     epochs: Count = 30
     threshold: Positive = 2.0
 

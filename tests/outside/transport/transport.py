@@ -40,10 +40,6 @@ class TransportRule(Rule):
 class Transport(Method):
     """Deep layer-wise learning with a transport penalty. penalty: λ, with 0 it is dll."""
 
-    takes_filter = True
-    takes_probes = True
-    takes_augment = True
-    takes_processes = True
     epochs: Count = 5
     decision: Decision = Pool()
     penalty: NonNegative = 0.1

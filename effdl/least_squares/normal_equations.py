@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from effdl.training.design import Rows
+from effdl.least_squares.design import Rows
 
 Rule = Callable[[Tensor], Tensor]
 BLOCKS = 8  # of columns, of which only the upper blocks of a Gram matrix are worked out

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from effdl.errors import FitFailed, IllConditionedWarning
+from effdl.least_squares.design import Design, Rows
+from effdl.least_squares.normal_equations import Inverse, Sums, above_least, cholesky, of_any_rank, of_full_rank, summed
 from effdl.setting import NonNegative, Setting, setting
-from effdl.training.design import Design, Rows
-from effdl.training.normal_equations import Inverse, Sums, above_least, cholesky, of_any_rank, of_full_rank, summed
 
 Rule = Callable[[Tensor], Tensor]
 LOST = 32  # times eps of a diagonal entry: what rounding of products may be of a pivot
