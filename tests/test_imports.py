@@ -29,6 +29,7 @@ MAY = {
     "filters": PARTS | {"training"},
     "augment": PARTS,
     "estimators": PARTS | {"least_squares", "training", "methods", "records"},
+    "testing": PARTS | {"training", "methods", "records"},
     "config": {"errors", "setting", "cache", "home"},
     "records": PARTS | {"training", "costs", "config", "filters", "probes"},
     "search": {"config", "errors", "home", "records", "rng", "setting"},
@@ -159,6 +160,11 @@ def test_vision_libraries_are_imported_inside_functions_only() -> None:
     estimators = ROOT / "effdl" / "estimators.py"  # which extends scikit-learn's classes
     assert {p for p, name in on_top if name.startswith("sklearn")} == {estimators}
     assert [(p, name) for p, name in on_top if p != estimators] == []
+
+
+def test_what_tests_need_is_not_imported_by_the_package() -> None:
+    test_tools = {"pytest", "hypothesis"}
+    assert [(p, name) for p in MODULES for name, _ in imported(p) if name.split(".")[0] in test_tools] == []
 
 
 @pytest.mark.parametrize("name", LIGHT)

@@ -15,15 +15,17 @@ from effdl.archs.linear import Linear
 from effdl.archs.mlp import Mlp
 from effdl.config import build_setting, choices, compose
 from effdl.datasets.problem import Problem, Samples
+from effdl.errors import ConfigError
 from effdl.methods.backprop import Backprop
 from effdl.methods.kernel_ridge import Shallow
 from effdl.methods.method import Method
 from effdl.methods.platonic import Projection
 from effdl.methods.pseudoinverse_learning import PseudoinverseLearning
-from effdl.methods.segmentwise import Segmentwise, spans
+from effdl.methods.segmentwise import Segmentwise
 from effdl.objectives.losses import LinearMse, SoftmaxCe
 from effdl.records.run import Run
 from effdl.rng import seed_for
+from effdl.testing import check_method
 from effdl.training.decision import Pool
 from effdl.training.hardware import Hardware
 from effdl.training.loop import evaluate, reseed
@@ -31,95 +33,58 @@ from effdl.training.optim import Sgd
 
 METHODS, OBJECTIVES = choices("method"), choices("objective")
 EPOCHS = 2
-PEERS = ["kernel_ridge", "pseudoinverse_learning", "ridge_regression"]  # closed forms with networks of their own: test_peers
 
 
 @lru_cache
 def method_of(choice: str) -> Method:
-    """A choice with its own settings, but for few epochs."""
+    """A choice with its own settings, but for few epochs and rounds."""
     built: Method = build_setting(compose([f"method={choice}"]).method, "method")
-    return replace(built, epochs=EPOCHS) if "epochs" in {f.name for f in fields(built)} else built
+    few = {f.name: EPOCHS for f in fields(built) if f.name == "epochs" or (f.name == "rounds" and built.rounds > 1)}
+    return replace(built, **few)
+
+
+def takes_the_perceptron(method: Method) -> bool:
+    try:
+        method.check(tiny.facts(tiny.problem(LinearMse())), ArchFacts(2, 1, linear=tiny.PERCEPTRON), Hardware())
+    except ConfigError:
+        return False
+    return True
 
 
 ALL_CLOSED = [choice for choice in METHODS if method_of(choice).fits_least_squares]
 BY_EPOCHS = [choice for choice in METHODS if choice not in ALL_CLOSED]
-CLOSED = [choice for choice in ALL_CLOSED if choice not in PEERS]
+CLOSED = [choice for choice in ALL_CLOSED if takes_the_perceptron(method_of(choice))]  # others: test_peers
 # Presets that differ in the epochs alone are one method here.
 DISTINCT = [c for i, c in enumerate(BY_EPOCHS) if method_of(c) not in [method_of(earlier) for earlier in BY_EPOCHS[:i]]]
 
 
-def parts(method: Method, blocks: int) -> list[tuple[int, int]]:
-    """The blocks [start, stop) that learn together, in order."""
-    return spans(blocks, method.segment_size) if isinstance(method, Segmentwise) else [(0, blocks)]
-
-
-def learning(method: Method, problem: Problem) -> list[int]:
-    """The segment that learns in each epoch; test_robin holds the orders of robins."""
-    order = [*range(len(parts(method, 3)))]
-    if isinstance(method, Segmentwise) and method.rounds > 1:
-        order = [turn.segment for turn in method.training(problem, tiny.chain()).order]
-    return [segment for segment in order for _ in range(EPOCHS)]
-
-
 def test_the_folders_have_methods_of_both_kinds_and_objectives() -> None:
-    assert "backprop" in BY_EPOCHS and "platonic" in CLOSED and set(PEERS) < set(ALL_CLOSED) and "softmax_ce" in OBJECTIVES
+    assert "backprop" in BY_EPOCHS and "platonic" in CLOSED and "kernel_ridge" in ALL_CLOSED and "softmax_ce" in OBJECTIVES
+
+
+@pytest.mark.parametrize("choice", ALL_CLOSED)
+def test_every_closed_form_keeps_the_contract(choice: str) -> None:
+    check_method(method_of(choice))
 
 
 @pytest.mark.parametrize("objective_choice", OBJECTIVES)
-@pytest.mark.parametrize("choice", BY_EPOCHS)
-def test_every_method_keeps_the_contract_with_every_objective(choice: str, objective_choice: str) -> None:
-    method, objective = method_of(choice), build_setting(compose([f"objective={objective_choice}"]).objective, "objective")
-    problem, model = tiny.problem(objective), tiny.chain()
-    method.check(tiny.facts(problem), ArchFacts(len(model), 1), Hardware())
-    inner = Run.in_memory(Sgd(lr=0.02) if "optimizer" in method.takes else None)
-    run = tiny.WatchedRun(inner, model)
-    first = tiny.copied(model)
-
-    network = method.fit(problem, model, run)
-
-    assert not any(module.training for module in network.modules())
-    logits = network(problem.val_tensors().x)
-    assert logits.shape == (problem.num_val, problem.outputs)
-    assert logits.isfinite().all()
-
-    rebuilt = method.network(tiny.chain(seed=9), tiny.facts(problem), objective, inner.notes).eval()
-    rebuilt.load_state_dict(network.state_dict(), strict=True)
-    assert torch.equal(rebuilt(problem.val_tensors().x), logits)
-
-    states = [first, *(state for _, state in run.epochs)]
-    assert [segment for segment, _ in run.epochs] == learning(method, problem)
-    for (segment, after), before in zip(run.epochs, states[:-1], strict=True):
-        start, stop = parts(method, len(model))[segment]
-        for i, name in enumerate(model.names):
-            of_block = [key for key in after if key.startswith(f"blocks.{name}.")]
-            moved = {key: not torch.equal(before[key], after[key]) for key in of_block}
-            assert moved and set(moved.values()) == {start <= i < stop}, (segment, moved)
-        assert tiny.same([before["input.mean"], before["input.std"]], [after["input.mean"], after["input.std"]])
+@pytest.mark.parametrize("choice", DISTINCT)
+def test_every_method_by_epochs_keeps_it_with_every_objective(choice: str, objective_choice: str) -> None:
+    objective = build_setting(compose([f"objective={objective_choice}"]).objective, "objective")
+    check_method(method_of(choice), on=tiny.problem(objective))
 
 
 @pytest.mark.parametrize("choice", CLOSED)
-def test_every_closed_form_keeps_the_contract_and_learns_the_tiny_problem(choice: str) -> None:
-    method, problem, tested = method_of(choice), tiny.problem(LinearMse(), train=400), []
+def test_every_closed_form_learns_the_tiny_problem(choice: str) -> None:
+    method, problem, model = method_of(choice), tiny.problem(LinearMse(), train=400), tiny.perceptron()
     assert "optimizer" not in method.takes and "augment" not in method.takes
-    for shift in (0, 1):
-        model, test = tiny.perceptron(), tiny.images(15, 3)
-        method.check(tiny.facts(problem), ArchFacts(2, 1, linear=tiny.PERCEPTRON), Hardware())
-        run = Run(0, test=Samples(test.x, (test.y + shift) % tiny.CLASSES), objective=problem.objective)
-        torch.rand(3 + shift)
-        before = tiny.copied(model)
-        network = method.fit(problem, model, run)
-        assert not any(module.training for module in network.modules())
-        assert evaluate(network, tiny.images(90, 5).batches(30), problem.objective)["acc"] > 0.9
-        assert [line["segment"] for line in run.lines] == [0, 1] and run.notes["train/acc"] > 0.9
-        after = network.state_dict()
-        kept = ("input.", "blocks.") if choice == "output_layer" else ("input.",)
-        assert all(torch.equal(before[key], after[key]) == key.startswith(kept) for key in after)
-        untimed = {key: value for key, value in run.notes.items() if not key.startswith("time/")}
-        tested.append([after, [line["train/lsd"] for line in run.lines], untimed])
-        rebuilt = method.network(tiny.perceptron(seed=9), tiny.facts(problem), problem.objective, run.notes).eval()
-        rebuilt.load_state_dict(after, strict=True)
-        assert torch.equal(rebuilt(test.x), network(test.x))
-    assert tiny.same(*tested)  # whatever the test labels, and the global generator's state
+    run, before = Run(0, objective=problem.objective), tiny.copied(model)
+    network = method.fit(problem, model, run)
+    assert evaluate(network, tiny.images(90, 5).batches(30), problem.objective)["acc"] > 0.9
+    assert [line["segment"] for line in run.lines] == [0, 1] and run.notes["train/acc"] > 0.9
+    after = network.state_dict()
+    kept = ("input.", "blocks.") if choice == "output_layer" else ("input.",)
+    assert all(torch.equal(before[key], after[key]) == key.startswith(kept) for key in after)
 
 
 @pytest.mark.parametrize("choice", DISTINCT)
@@ -131,18 +96,14 @@ def test_every_method_learns_the_tiny_problem(choice: str) -> None:
 
 
 @pytest.mark.parametrize("choice", DISTINCT)
-def test_other_test_labels_move_no_weight_and_no_number_but_test_numbers(choice: str) -> None:
-    method, results, tested = method_of(choice), [], []
+def test_each_epoch_is_measured_on_the_test_split(choice: str) -> None:
+    tested = []
     for shift in (0, 1):
         test = tiny.images(15, 3)
         run = Run(0, Sgd(lr=0.02), test=Samples(test.x, (test.y + shift) % tiny.CLASSES), objective=SoftmaxCe())
-        torch.rand(3)
-        network = method.fit(tiny.problem(), tiny.chain(), run)
-        lines = [{k: v for k, v in line.items() if not k.startswith(("time/", "test/"))} for line in run.lines]
-        results.append([network.state_dict(), lines, run.notes["segment/chosen"]])
+        method_of(choice).fit(tiny.problem(), tiny.chain(), run)
         tested.append([line["test/loss"] for line in run.lines if "test/loss" in line])
-    assert tiny.same(*results)
-    assert len(tested[0]) == len(learning(method, tiny.problem()))
+        assert len(tested[shift]) == sum("train/loss" in line for line in run.lines) >= EPOCHS
     assert not set(tested[0]) & set(tested[1])
 
 

@@ -12,7 +12,7 @@ import pytest
 from command import ROOT, answer, environment, run, run_here
 from torch import nn
 
-from effdl import config, load_network
+from effdl import commands, config, load_network
 from effdl.errors import ConfigError
 
 TEXT = (ROOT / "CONTRIBUTING.md").read_text()
@@ -32,15 +32,16 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setenv("EFFDL_PLUGINS", str(folder))
-    for name in ("readout", "mine"):
+    for name in ("readout", "dfa", "mine"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     return folder
 
 
 def test_contributing_holds_the_files_and_the_commands_tried_here() -> None:
-    method = {"configs/method/readout.yaml", "readout.py", "test_readout.py"}
-    others = {"dataset/rings", "arch/sines", "objective/hinge", "filter/every"}
-    assert set(FILES) == method | {"mine.py"} | {f"configs/{name}.yaml" for name in others}
+    methods = {file for name in ("readout", "dfa") for file in (f"{name}.py", f"configs/method/{name}.yaml", f"test_{name}.py")}
+    others = {"dataset/rings", "arch/sines", "objective/hinge", "filter/every", "probe/norms"}
+    artefact = "experiments/two_losses.yaml"
+    assert set(FILES) == methods | {"mine.py", artefact} | {f"configs/{name}.yaml" for name in others}
     begins = ["export EFFDL_PLUGINS=", "python run.py method=", "python run.py -m", "python -m pytest", "PYTHONPATH="]
     assert len(COMMANDS) == 5 and all(c.startswith(b) for c, b in zip(COMMANDS, begins, strict=True))
 
@@ -54,13 +55,32 @@ def test_method_outside_the_package_runs_learns_and_is_loaded_again(plugin: Path
     assert stored["method"] == {"_target_": "readout.Readout", "penalty": 10.0} and stored["optimizer"] is None
 
 
-def test_data_set_network_objective_and_filter_outside_the_package_train_together(
+def test_rule_outside_the_package_learns(plugin: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (command,) = re.findall(r"`(python run.py method=dfa .*?)`", TEXT)
+    assert run_here(*shlex.split(command)[2:]) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result["status"] == "finished" and result["summary"]["test/acc"] > 0.8
+    assert isinstance(load_network(result["path"]), nn.Module)
+
+
+def test_artefact_outside_the_package_is_made_and_judged(plugin: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (command,) = re.findall(r"`effdl (run two-losses .*?)`", TEXT)
+    with pytest.raises(SystemExit) as stopped:
+        commands.main(shlex.split(command))
+    out = capsys.readouterr().out
+    assert not stopped.value.code and "Two losses on three rings" in out and "Both tell rings apart" in out
+    assert len(list(Path.cwd().glob("results/runs/*/summary.json"))) == 4
+
+
+def test_data_set_network_objective_filter_and_probe_outside_the_package_train_together(
     plugin: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (command,) = re.findall(r"`(python run.py dataset=rings .*?)`", TEXT)
     assert run_here(*shlex.split(command)[2:], "method.epochs=20", "optimizer.lr=0.2") == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert result["summary"]["test/acc"] > 0.95 and result["summary"]["data/train_samples"] == 20 * 800
+    lines = [json.loads(line) for line in (Path(result["path"]) / "metrics.jsonl").read_text().splitlines()]
+    assert sum(line.get("norms/0", 0) > 0 < line.get("norms/1", 0) for line in lines) == 20
     assert run_here("dataset=rings", "arch=sines", "objective=hinge", "method=dll", "method.epochs=2") == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert result["status"] == "finished"
@@ -92,7 +112,7 @@ def test_it_runs_by_its_target_alone(plugin: Path, monkeypatch: pytest.MonkeyPat
 def test_its_own_tests_run(plugin: Path) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(plugin)]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
-    assert done.returncode == 0 and "1 passed" in done.stdout, done.stdout
+    assert done.returncode == 0 and "4 passed" in done.stdout, done.stdout
 
 
 def test_it_is_listed_with_its_first_comment(plugin: Path, capsys: pytest.CaptureFixture[str]) -> None:

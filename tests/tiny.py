@@ -1,84 +1,30 @@
 """The tiny problem, network and observers with which the engine's tests train for real: 6×6 images, three blocks."""
 
-from collections import OrderedDict
-from collections.abc import Mapping
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from effdl.archs.adapt import InputBlock
-from effdl.archs.chain import BlockChain
-from effdl.archs.classifier import Classifier
-from effdl.archs.mlp import Mlp
-from effdl.datasets.problem import Facts, Problem, Samples
-from effdl.objectives.losses import SoftmaxCe
+from effdl.datasets.problem import Facts, Problem
 from effdl.records.carry import carry_out
 from effdl.records.run import Run
-from effdl.training.loop import reseed
-
-CLASSES, SIDE = 3, 6
-WIDTHS = (1, 4, 5, 6)
-PERCEPTRON = (60, 40)
-
-
-def images(count: int, seed: int) -> Samples:
-    """Class c has its rows 2c and 2c + 1 brighter than the noise around them."""
-    generator = torch.Generator().manual_seed(seed)
-    y = torch.arange(count) % CLASSES
-    x = torch.randint(0, 100, (count, 1, SIDE, SIDE), generator=generator)
-    rows = torch.arange(SIDE) // 2 == y[:, None]
-    return Samples((x + 60 * rows[:, None, :, None]).to(torch.uint8), y)
-
-
-def problem(objective: Any = None, *, train: int = 40, val: int = 20, batch_size: int = 8, seed: int = 0) -> Problem:
-    split = images(train, 1), images(val, 2)
-    return Problem(*split, objective or SoftmaxCe(), outputs=CLASSES, batch_size=batch_size, seed=seed)
+from effdl.testing import CLASSES as CLASSES
+from effdl.testing import PERCEPTRON as PERCEPTRON
+from effdl.testing import SIDE as SIDE
+from effdl.testing import WIDTHS as WIDTHS
+from effdl.testing import WatchedRun as WatchedRun
+from effdl.testing import chain as chain
+from effdl.testing import copied as copied
+from effdl.testing import images as images
+from effdl.testing import perceptron as perceptron
+from effdl.testing import problem as problem
+from effdl.testing import same as same
 
 
 def facts(of: Problem) -> Facts:
     return of.facts
-
-
-def chain(seed: int = 0, dropout: float = 0.2) -> BlockChain:
-    """Three blocks of convolution, batch normalisation, ReLU and dropout, under a linear head."""
-    reseed(seed)
-    blocks = OrderedDict(
-        (
-            f"conv{i + 1}",
-            nn.Sequential(nn.Conv2d(a, b, 3, padding=1, bias=False), nn.BatchNorm2d(b), nn.ReLU(), nn.Dropout(dropout)),
-        )
-        for i, (a, b) in enumerate(pairwise(WIDTHS))
-    )
-    block = InputBlock((1, SIDE, SIDE))
-    block.fit(images(40, 1).x)
-    return BlockChain(blocks, Classifier((WIDTHS[-1], SIDE, SIDE), CLASSES, size=2), block)
-
-
-def perceptron(seed: int = 0) -> BlockChain:
-    """Two blocks of a linear layer and ReLU under a linear head, for the same images; so wide that drawn weights do."""
-    reseed(seed)
-    made = Mlp(hidden=PERCEPTRON).build(facts(problem()))
-    made.input.fit(images(40, 1).x)
-    return made
-
-
-def copied(module: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
-
-
-def same(a: Any, b: Any) -> bool:
-    """Bit-equal tensors throughout two nested states."""
-    if isinstance(a, Tensor):
-        return isinstance(b, Tensor) and a.dtype == b.dtype and torch.equal(a, b)
-    if isinstance(a, dict):
-        return isinstance(b, dict) and a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
-    return bool(a == b)
 
 
 def interrupt_at_saves(monkeypatch: Any, *when: int) -> None:
@@ -144,18 +90,3 @@ class WatchedOptimizer:
     @property
     def weights_of_trained(self) -> list[list[list[Tensor]]]:
         return [self.weights[i] for i in self._used()]
-
-
-class WatchedRun:
-    """A run that keeps, for every recorded epoch, (segment, a copy of the chain's state)."""
-
-    def __init__(self, inner: Any, model: nn.Module) -> None:
-        self.inner, self.model = inner, model
-        self.epochs: list[tuple[int, dict[str, Tensor]]] = []
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.inner, name)
-
-    def record(self, segment: int, epoch: int, metrics: Mapping[str, float]) -> None:
-        self.epochs.append((segment, copied(self.model)))
-        self.inner.record(segment, epoch, metrics)

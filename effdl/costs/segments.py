@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
+from itertools import chain as chained
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from effdl.training.engine import Engine
 from effdl.training.feednet import is_copied
 from effdl.training.handle import SampleFilter, SegmentCost
 from effdl.training.learner import Learner
+from effdl.training.sources import prepared
 
 
 def segment_costs(engine: Engine) -> list[SegmentCost]:
@@ -25,15 +27,20 @@ def segment_costs(engine: Engine) -> list[SegmentCost]:
     if not problem.is_outline:
         learners = run.watch(learners, len(plans), "trying what each layer will take")
     costs, waiting, samples = list[SegmentCost](), _waiting(run.filter, problem), problem.num_train + problem.num_val
-    whole = next(problem.train(0))
+    whole, learners = next(problem.train(0)), iter(learners)
+    learners = chained([first := next(learners)], learners)
     reading_s, batch = _reading_seconds(problem, whole.x), run.ranks.share(whole)
+    if prepares := first.rule.prepares:  # and all others' alike
+        batch = next(prepared([batch], first.rule.prepare, problem.seed, 0))
+    del first
     kept_bytes, stored_s, copied, feednets, own = 0, 0.0, 0, 0, list[int]()
     _take(idle := _weights(chain), chain.input)
     prefix = Prefix(batch, chain.input, fake=problem.is_outline, autocast=run.hardware.autocast)
     for plan, learner in zip(plans, learners, strict=True):
         rehearsal, feed_s = Rehearsal(learner, prefix), reading_s + prefix.seconds
         _take(idle, *chain[plan.start : plan.stop])
-        kept = samples * prefix.sample_bytes + kept_bytes <= engine.training.keep_bytes and not problem.varies
+        fits = samples * prefix.sample_bytes + kept_bytes <= engine.training.keep_bytes
+        kept = fits and not problem.varies and not prepares
         kept_bytes, copied = (samples * prefix.sample_bytes, 0) if kept else (kept_bytes, copied)
         costs.append(
             SegmentCost(
