@@ -20,7 +20,6 @@ from effdl.methods.method import Method
 from effdl.records.plan import cost
 from effdl.setting import setting
 from effdl.testing import check_method
-from effdl.training.orders import bottom_up
 from effdl.training.segments import SegmentPlan, Training
 
 OUTSIDE = ROOT / "tests" / "outside"
@@ -146,7 +145,7 @@ class ByRule(Method):
 
     def training(self, problem: Any, model: BlockChain) -> Training:
         plan = SegmentPlan(0, len(model), 1, lambda blocks, shape: self.rule(blocks, model.head))
-        return Training([plan], list(bottom_up([1])), 0)
+        return Training([plan], 0)
 
     def network(self, model: BlockChain, *others: Any) -> nn.Module:
         return model

@@ -170,9 +170,9 @@ def test_patience_and_rounds_exclude_one_another_and_an_order_fits_its_segments(
         ([Turn(-1, 2)], "names segment -1"),
     ):
         with pytest.raises(ValueError, match=word):
-            Training([plan], order, 0)
+            Training([plan], 0, order)
     with pytest.raises(ValueError, match="patience"):
-        Training([plan], [Turn(0, 1), Turn(0, 1)], 0, patience=1)
+        Training([plan], 0, [Turn(0, 1), Turn(0, 1)], patience=1)
     with pytest.raises(ConfigError, match="comes back to it"):
         Segmentwise(rounds=2, patience=1).check(tiny.problem().facts, ArchFacts(3, 1), Hardware())
 

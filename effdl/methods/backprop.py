@@ -13,7 +13,6 @@ from effdl.setting import Count, NonNegative, Switch, setting
 from effdl.training.decision_rule import DecisionRule
 from effdl.training.handle import RunHandle
 from effdl.training.loop import evaluate
-from effdl.training.orders import bottom_up
 from effdl.training.segments import SegmentPlan, Training
 
 
@@ -44,8 +43,7 @@ class Backprop(Method):
             return DecisionRule(blocks, model.head, problem.objective, checkpoint=self.checkpoint is not None)
 
         plan = SegmentPlan(0, len(model), self.epochs, rule)
-        keep = int(self.keep_features_mib * 2**20)
-        return Training([plan], list(bottom_up([self.epochs])), keep, patience=self.patience)
+        return Training([plan], int(self.keep_features_mib * 2**20), patience=self.patience)
 
     def fit(self, problem: Problem, model: BlockChain, run: RunHandle) -> nn.Module:
         network = super().fit(problem, model, run)

@@ -16,7 +16,7 @@ from effdl.setting import Count, NonNegative, Positive, Probability, Switch, set
 from effdl.training.decision import Decision, Pool
 from effdl.training.decision_rule import DecisionRule
 from effdl.training.hardware import Hardware
-from effdl.training.orders import bottom_up, permuted, robin
+from effdl.training.orders import permuted, robin
 from effdl.training.segments import SegmentPlan, Training
 
 Factor = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
@@ -72,11 +72,9 @@ class Segmentwise(Method):
     def training(self, problem: Problem, model: BlockChain) -> Training:
         of_segments = spans(len(model), self.segment_size)
         epochs = [self._epochs(i) for i in range(len(of_segments))]
-        order = bottom_up(epochs)
-        if self.rounds > 1 or self.permute:
-            order = robin(epochs, self.rounds, partial(permuted, problem.seed, len(epochs)) if self.permute else None)
+        order = robin(epochs, self.rounds, partial(permuted, problem.seed, len(epochs)) if self.permute else None)
         plans = [self._plan(i, span, problem) for i, span in enumerate(of_segments)]
-        return Training(plans, list(order), int(self.keep_features_mib * 2**20), self.choose, self.patience)
+        return Training(plans, int(self.keep_features_mib * 2**20), list(order), self.choose, self.patience)
 
     def network(self, model: BlockChain, problem: Facts, objective: Objective, notes: Mapping[str, Any]) -> nn.Module:
         _, stop = spans(len(model), self.segment_size)[notes["segment/chosen"]]

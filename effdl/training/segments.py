@@ -6,7 +6,7 @@ from itertools import pairwise
 
 from torch import nn
 
-from effdl.training.orders import Turn
+from effdl.training.orders import Turn, bottom_up
 from effdl.training.rule import Rule
 from effdl.training.selection import Choose
 
@@ -31,8 +31,8 @@ class SegmentPlan:
 class Training:
     """What a method trains: segments, and in which order.
 
-    order: each segment's turns come to the epochs of its plan.
     keep_bytes: outputs of the blocks below a segment are kept where they fit this bound, else a feednet computes them.
+    order: each segment's turns come to the epochs of its plan; by default from the bottom up, one turn each.
     choose: see `selection.Best`.
     patience: end a segment's turn after so many epochs without a better validation score, with its last weights (ours); only
         where each segment has a single turn.
@@ -42,12 +42,14 @@ class Training:
     """
 
     segments: Sequence[SegmentPlan]
-    order: Sequence[Turn]
     keep_bytes: int
+    order: Sequence[Turn] = ()
     choose: Choose = "validation"
     patience: int | None = None
 
     def __post_init__(self) -> None:
+        if not self.order:
+            object.__setattr__(self, "order", tuple(bottom_up([plan.epochs for plan in self.segments])))
         turns = [0] * len(self.segments)
         for turn in self.order:
             if not 0 <= turn.segment < len(self.segments):

@@ -12,7 +12,6 @@ from effdl.errors import ConfigError
 from effdl.methods.method import Method
 from effdl.setting import Count, Positive, setting
 from effdl.training.loop import reduce_loss
-from effdl.training.orders import bottom_up
 from effdl.training.rule import Rule
 from effdl.training.segments import SegmentPlan, Training
 
@@ -103,7 +102,7 @@ class ForwardForward(Method):
             return ForwardForwardRule(blocks, problem.outputs, self.threshold)
 
         plans = [SegmentPlan(i, i + 1, self.epochs, rule) for i in range(len(model))]
-        return Training(plans, list(bottom_up([self.epochs] * len(model))), keep_bytes=0)
+        return Training(plans, keep_bytes=0)
 
     def fit(self, problem, model, run):
         return super().fit(problem, layered(model), run)
