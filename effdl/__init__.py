@@ -9,9 +9,9 @@ from typing import Any
 _HOMES = {
     "BlockChain": "effdl.archs.chain",
     "InputBlock": "effdl.archs.adapt",
-    "Batch": "effdl.datasets.problem",
+    "Batch": "effdl.datasets.batch",
     "Problem": "effdl.datasets.problem",
-    "Samples": "effdl.datasets.problem",
+    "Samples": "effdl.datasets.split",
     "SoftmaxCe": "effdl.objectives.losses",
     "LinearMse": "effdl.objectives.losses",
     "SigmoidBce": "effdl.objectives.losses",

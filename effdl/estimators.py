@@ -19,7 +19,9 @@ from torch import Tensor
 
 from effdl.archs.chain import BlockChain
 from effdl.archs.mlp import Mlp
-from effdl.datasets.problem import Facts, Problem, Samples
+from effdl.datasets.dataset import Facts
+from effdl.datasets.problem import Problem
+from effdl.datasets.split import Samples
 from effdl.errors import EffdlError, FitFailed, one_line
 from effdl.errors import IllConditionedWarning as IllConditionedWarning
 from effdl.least_squares.normal_equations import Sums, condition, condition_bound, summed

@@ -14,7 +14,8 @@ from effdl.archs.chain import ArchFacts, BlockChain
 from effdl.archs.classifier import Classifier
 from effdl.archs.linear import Linear
 from effdl.archs.mlp import Mlp
-from effdl.datasets.problem import Problem, Samples
+from effdl.datasets.problem import Problem
+from effdl.datasets.split import Samples
 from effdl.errors import ConfigError
 from effdl.methods.method import Method
 from effdl.objectives.losses import LinearMse, SoftmaxCe

@@ -26,7 +26,10 @@ from effdl.archs.chain import BlockChain
 from effdl.augment.standard import Standard
 from effdl.config import build_choice
 from effdl.costs.rehearsal import Prefix, Rehearsal
-from effdl.datasets.problem import Batch, Facts, Problem, Samples
+from effdl.datasets.batch import Batch
+from effdl.datasets.dataset import Facts
+from effdl.datasets.problem import Problem
+from effdl.datasets.split import Samples
 from effdl.methods.segmentwise import Segmentwise
 from effdl.objectives.losses import SoftmaxCe
 from effdl.training.decision_rule import DecisionRule

@@ -27,7 +27,8 @@ from effdl import config
 from effdl.archs.mlp import Mlp
 from effdl.config import build_choice
 from effdl.costs.memory import LiveStorages
-from effdl.datasets.problem import Problem, Samples
+from effdl.datasets.problem import Problem
+from effdl.datasets.split import Samples
 from effdl.errors import DataError
 from effdl.least_squares.design import Design
 from effdl.least_squares.solvers import Lstsq, Pinv, Ridge, Solver

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from effdl.datasets.problem import Samples
+from effdl.datasets.split import Samples
 
 CLASSES = ("ant", "bee", "cat")
 

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from effdl.archs.chain import BlockChain
 from effdl.archs.mlp import ACTIVATIONS
-from effdl.datasets.problem import Problem, Samples
+from effdl.datasets.problem import Problem
+from effdl.datasets.split import Samples
 from effdl.least_squares.solvers import Pinv
 from effdl.methods.platonic import Platonic
 from effdl.objectives.losses import LinearMse

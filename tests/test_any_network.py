@@ -20,7 +20,7 @@ from effdl.archs.adapt import InputBlock
 from effdl.archs.library import NETWORKS, Library, _outline
 from effdl.archs.vision import maker_of
 from effdl.config import build, compose, dump, run_id
-from effdl.datasets.problem import Facts
+from effdl.datasets.dataset import Facts
 from effdl.errors import ConfigError
 from effdl.records import tracking
 from effdl.records.carry import carry_out, load_network

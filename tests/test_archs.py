@@ -17,7 +17,8 @@ from effdl.archs.library import Library
 from effdl.archs.mlp import Mlp
 from effdl.archs.vgg import Vgg
 from effdl.config import build_choice, choices
-from effdl.datasets.problem import Facts, Samples, Scaling
+from effdl.datasets.dataset import Facts, Scaling
+from effdl.datasets.split import Samples
 from effdl.errors import ConfigError
 from effdl.training.loop import reseed
 

@@ -21,7 +21,9 @@ from effdl.augment.index_maps import affine, taken
 from effdl.augment.operations import MOVING, NAMES, NOTHING, OPERATIONS, Variants
 from effdl.augment.standard import Standard
 from effdl.config import build, compose
-from effdl.datasets.problem import Facts, Problem, Samples
+from effdl.datasets.dataset import Facts
+from effdl.datasets.problem import Problem
+from effdl.datasets.split import Samples
 from effdl.errors import ConfigError, DataError
 from effdl.filters.random_subset import RandomSubset
 from effdl.methods.segmentwise import Segmentwise

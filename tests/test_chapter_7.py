@@ -15,7 +15,8 @@ from sklearn.metrics import mean_squared_error
 
 from effdl import config, load_network
 from effdl.archs.mlp import Mlp
-from effdl.datasets.problem import Facts, Problem
+from effdl.datasets.dataset import Facts
+from effdl.datasets.problem import Problem
 from effdl.datasets.toy import TwoSpirals
 from effdl.errors import ConfigError
 from effdl.methods.elm import Elm

@@ -13,7 +13,7 @@ from command import ROOT, IdxSet, answer, environment, numbers, run, run_here
 
 from effdl import config
 from effdl.datasets.digits import Digits
-from effdl.datasets.problem import Samples
+from effdl.datasets.split import Samples
 from effdl.records import kept
 from effdl.records.execute import execute
 

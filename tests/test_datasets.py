@@ -17,9 +17,11 @@ from sklearn.datasets import load_digits
 from sklearn.svm import LinearSVC
 
 from effdl.datasets import digits as digits_module
+from effdl.datasets.dataset import Facts, split
 from effdl.datasets.digits import Digits
 from effdl.datasets.idx import Idx
-from effdl.datasets.problem import Facts, Problem, Samples, cut, split
+from effdl.datasets.problem import Problem, cut
+from effdl.datasets.split import Samples
 from effdl.datasets.toy import Checkerboard, Separable, Sine, Sinusoidal, TwoSpirals
 from effdl.errors import DataError
 from effdl.objectives.losses import SoftmaxCe

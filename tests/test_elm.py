@@ -10,7 +10,9 @@ from torch import Tensor
 
 from effdl.archs.chain import BlockChain
 from effdl.archs.mlp import Mlp
-from effdl.datasets.problem import Facts, Problem, Samples
+from effdl.datasets.dataset import Facts
+from effdl.datasets.problem import Problem
+from effdl.datasets.split import Samples
 from effdl.errors import ConfigError, FitFailed
 from effdl.least_squares import solvers
 from effdl.least_squares.solvers import Pinv

@@ -9,7 +9,9 @@ from elsewhere import ELSEWHERE, Elsewhere
 from torch import Tensor, nn
 
 from effdl.augment.standard import Standard
-from effdl.datasets.problem import Batch, Problem, Samples
+from effdl.datasets.batch import Batch
+from effdl.datasets.problem import Problem
+from effdl.datasets.split import Samples
 from effdl.filters.random_subset import RandomSubset
 from effdl.methods.backprop import Backprop
 from effdl.methods.segmentwise import Segmentwise

@@ -15,7 +15,9 @@ from torch import nn
 from effdl.archs.chain import BlockChain
 from effdl.config import build, compose
 from effdl.costs.rehearsal import Prefix, Rehearsal
-from effdl.datasets.problem import Batch, Problem, Samples
+from effdl.datasets.batch import Batch
+from effdl.datasets.problem import Problem
+from effdl.datasets.split import Samples
 from effdl.errors import ConfigError
 from effdl.methods.backprop import Backprop
 from effdl.methods.segmentwise import Segmentwise

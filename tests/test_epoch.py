@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from effdl.archs.chain import BlockChain
-from effdl.datasets.problem import Batch
+from effdl.datasets.batch import Batch
 from effdl.errors import ConfigError, Diverged
 from effdl.objectives.losses import SoftmaxCe
 from effdl.training import epoch

@@ -20,7 +20,8 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from effdl.archs.mlp import Mlp
-from effdl.datasets.problem import Problem, Samples
+from effdl.datasets.problem import Problem
+from effdl.datasets.split import Samples
 from effdl.estimators import IllConditionedWarning, PlatonicClassifier, PlatonicRegressor
 from effdl.least_squares.solvers import Ridge as OurRidge
 from effdl.methods.platonic import Platonic

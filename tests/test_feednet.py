@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from effdl.archs.chain import BlockChain
 from effdl.config import build_choice
-from effdl.datasets.problem import Facts
+from effdl.datasets.dataset import Facts
 from effdl.training.features import Stack
 from effdl.training.feednet import feednet, folded
 from effdl.training.loop import reseed

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from effdl.config import build, build_choice, choices, compose, dump
-from effdl.datasets.problem import Batch
+from effdl.datasets.batch import Batch
 from effdl.errors import ConfigError, FitFailed
 from effdl.filters.filter import Filter, chunked, regroup
 from effdl.filters.random_subset import RandomSubset, quota, random_subset

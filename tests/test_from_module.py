@@ -12,8 +12,8 @@ import torchvision
 from torch import Tensor, nn
 
 from effdl import Batch, BlockChain, DecisionRule, InputBlock, Learner, Pool, Problem, Run, Segmentwise, Sgd, SoftmaxCe
+from effdl.datasets.dataset import split
 from effdl.datasets.digits import Digits
-from effdl.datasets.problem import split
 from effdl.errors import ConfigError
 from effdl.training.loop import evaluate, reseed
 

@@ -17,7 +17,8 @@ from command import ROOT, answer, environment
 from effdl.augment.standard import Standard
 from effdl.config import Spec, build, compose
 from effdl.costs.rehearsal import Prefix, Rehearsal
-from effdl.datasets.problem import Problem, Samples
+from effdl.datasets.problem import Problem
+from effdl.datasets.split import Samples
 from effdl.objectives.losses import SoftmaxCe
 from effdl.records.carry import build_network, carry_out, open_problem
 from effdl.training.decision import Pool

@@ -21,9 +21,9 @@ from torchvision.transforms import v2
 
 from effdl import cache
 from effdl.datasets import decoding, fingerprints
+from effdl.datasets.dataset import Facts
 from effdl.datasets.decoding import Decoder
 from effdl.datasets.folder import Folder
-from effdl.datasets.problem import Facts
 from effdl.errors import DataError
 
 CPU = torch.device("cpu")

@@ -18,8 +18,9 @@ from scipy.io import savemat
 
 from effdl.datasets import cifar
 from effdl.datasets.cifar import Cifar
+from effdl.datasets.dataset import Facts
 from effdl.datasets.files import Files
-from effdl.datasets.problem import Facts, Samples
+from effdl.datasets.split import Samples
 from effdl.datasets.stl10 import Stl10
 from effdl.datasets.svhn import Svhn
 from effdl.errors import DataError

@@ -12,7 +12,8 @@ from sklearn.linear_model import Ridge as TheirRidge
 from torch import Tensor
 
 from effdl.config import build_choice, choices
-from effdl.datasets.problem import Problem, Samples
+from effdl.datasets.problem import Problem
+from effdl.datasets.split import Samples
 from effdl.errors import FitFailed, IllConditionedWarning
 from effdl.least_squares.design import Design
 from effdl.least_squares.normal_equations import condition, condition_bound, summed

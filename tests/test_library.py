@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from effdl.archs.chain import BlockChain
 from effdl.archs.library import NETWORKS, Library
 from effdl.config import build_choice, choices
-from effdl.datasets.problem import Batch, Facts
+from effdl.datasets.batch import Batch
+from effdl.datasets.dataset import Facts
 from effdl.errors import ConfigError
 from effdl.objectives.losses import SoftmaxCe
 from effdl.training.decision import Pool

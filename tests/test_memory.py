@@ -15,7 +15,8 @@ from effdl.archs.vgg import Vgg
 from effdl.config import build_choice, choices
 from effdl.costs.memory import LiveStorages
 from effdl.costs.rehearsal import Prefix, Rehearsal
-from effdl.datasets.problem import Batch, Facts
+from effdl.datasets.batch import Batch
+from effdl.datasets.dataset import Facts
 from effdl.objectives.losses import SoftmaxCe
 from effdl.training.decision import Decision, Pool
 from effdl.training.decision_rule import DecisionRule

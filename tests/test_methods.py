@@ -14,7 +14,8 @@ from effdl.archs.classifier import Classifier
 from effdl.archs.linear import Linear
 from effdl.archs.mlp import Mlp
 from effdl.config import build_setting, choices, compose
-from effdl.datasets.problem import Problem, Samples
+from effdl.datasets.problem import Problem
+from effdl.datasets.split import Samples
 from effdl.errors import ConfigError
 from effdl.methods.backprop import Backprop
 from effdl.methods.kernel_ridge import Shallow

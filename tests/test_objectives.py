@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from effdl.archs.chain import BlockChain
 from effdl.config import build_choice, choices
-from effdl.datasets.problem import Samples
+from effdl.datasets.split import Samples
 from effdl.objectives.losses import LinearMse, SigmoidBce, SoftmaxCe, TanhMse
 from effdl.objectives.objective import Objective
 from effdl.objectives.simplex import onto_simplex

@@ -17,9 +17,9 @@ from command import run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from effdl.datasets.dataset import Facts
 from effdl.datasets.folder import Folder
 from effdl.datasets.parquet import Parquet
-from effdl.datasets.problem import Facts
 from effdl.datasets.unpacked import unpacked
 from effdl.errors import DataError
 

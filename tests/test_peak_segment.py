@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from effdl.archs.chain import BlockChain
-from effdl.datasets.problem import Problem, Samples
+from effdl.datasets.problem import Problem
+from effdl.datasets.split import Samples
 from effdl.methods.backprop import Backprop
 from effdl.methods.segmentwise import Segmentwise
 from effdl.objectives.losses import LinearMse, SoftmaxCe

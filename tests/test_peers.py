@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from effdl import config, load_network
+from effdl.datasets.dataset import split
 from effdl.datasets.digits import Digits
-from effdl.datasets.problem import split
 from effdl.errors import ConfigError
 from effdl.records.carry import carry_out
 from effdl.records.report import Silent

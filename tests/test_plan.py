@@ -16,8 +16,9 @@ from effdl.costs import rehearsal
 from effdl.costs.fake import Undrawn, fakes
 from effdl.costs.memory import LiveStorages
 from effdl.costs.rehearsal import Prefix
+from effdl.datasets.dataset import Facts
 from effdl.datasets.digits import Digits
-from effdl.datasets.problem import Facts, Problem
+from effdl.datasets.problem import Problem
 from effdl.datasets.toy import Sine
 from effdl.methods.method import Method
 from effdl.methods.segmentwise import Segmentwise

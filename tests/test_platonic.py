@@ -16,7 +16,8 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 from effdl import config, load_network
-from effdl.datasets.problem import Problem, Samples
+from effdl.datasets.problem import Problem
+from effdl.datasets.split import Samples
 from effdl.errors import ConfigError
 from effdl.least_squares.solvers import Lstsq, Pinv, Ridge, Solve
 from effdl.methods.platonic import Platonic, Projection

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from effdl import torchrun
 from effdl.config import build, check, compose
-from effdl.datasets.problem import Batch
+from effdl.datasets.batch import Batch
 from effdl.errors import ConfigError
 from effdl.filters.filter import Filter
 from effdl.training import ranks as module

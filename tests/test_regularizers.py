@@ -10,7 +10,10 @@ from torch import Tensor, nn
 
 from effdl.archs.chain import BlockChain
 from effdl.config import build_choice, build_setting, choices, compose
-from effdl.datasets.problem import Batch, Facts, Problem, Samples
+from effdl.datasets.batch import Batch
+from effdl.datasets.dataset import Facts
+from effdl.datasets.problem import Problem
+from effdl.datasets.split import Samples
 from effdl.methods.segmentwise import Segmentwise
 from effdl.objectives.losses import SoftmaxCe
 from effdl.records.run import Run

@@ -10,8 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from effdl import Adamw, Backprop, BlockChain, InputBlock, Pool, Problem, Run, Samples, Segmentwise, Sgd, SoftmaxCe
+from effdl.datasets.batch import Batch
+from effdl.datasets.dataset import Facts
 from effdl.datasets.moments import Moments, moments
-from effdl.datasets.problem import Batch, Facts, Split
+from effdl.datasets.split import Split
 from effdl.datasets.splitting import check_split
 from effdl.datasets.toy import Toy
 from effdl.errors import ConfigError, DataError, Diverged

@@ -271,7 +271,7 @@ def test_test_numbers_may_not_choose() -> None:
 SHUFFLED = """
 import torch
 from effdl.datasets.digits import Digits
-from effdl.datasets.problem import Samples
+from effdl.datasets.split import Samples
 from effdl.setting import setting
 
 @setting

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from effdl.datasets.checks import first_absent
+from effdl.datasets.dataset import Facts, split
 from effdl.datasets.digits import Digits
-from effdl.datasets.problem import Facts, Samples, split
+from effdl.datasets.split import Samples
 from effdl.datasets.splitting import check_split
 from effdl.datasets.stratified import apportioned
 from effdl.datasets.waiting import say_once

@@ -21,9 +21,12 @@ from torch import nn
 
 from effdl import config
 from effdl.datasets import waiting
+from effdl.datasets.batch import Batch
+from effdl.datasets.dataset import split
 from effdl.datasets.decoding import Decoder
 from effdl.datasets.folder import Folder
-from effdl.datasets.problem import Batch, Problem, Samples, split
+from effdl.datasets.problem import Problem
+from effdl.datasets.split import Samples
 from effdl.datasets.streamed import Streamed
 from effdl.errors import DataError
 from effdl.filters.random_subset import RandomSubset

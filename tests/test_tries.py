@@ -12,7 +12,8 @@ from projected import EXACT, K, M, N, chain, drawn, fitted, method, ones, proble
 from torch import Tensor, nn
 
 from effdl.archs.chain import BlockChain
-from effdl.datasets.problem import Problem, Samples
+from effdl.datasets.problem import Problem
+from effdl.datasets.split import Samples
 from effdl.errors import FitFailed
 from effdl.least_squares.design import Design
 from effdl.least_squares.solvers import Lstsq, Pinv, Ridge, Solve

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from effdl.datasets.problem import Facts, Problem
+from effdl.datasets.dataset import Facts
+from effdl.datasets.problem import Problem
 from effdl.records.carry import carry_out
 from effdl.records.run import Run
 from effdl.testing import CLASSES as CLASSES

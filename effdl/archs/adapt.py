@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from effdl.datasets.dataset import Scaling
 from effdl.datasets.moments import Moments, moments, parts
-from effdl.datasets.problem import Scaling, Split
+from effdl.datasets.split import Split
 
 IDS = (torch.int32, torch.int64)  # what an embedding takes
 

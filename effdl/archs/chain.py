@@ -15,7 +15,7 @@ from effdl.archs.places import deeper_cuts
 from effdl.archs.split import split_module
 from effdl.archs.trial import tried
 from effdl.archs.vision import undrawn
-from effdl.datasets.problem import Facts
+from effdl.datasets.dataset import Facts
 from effdl.errors import ConfigError
 from effdl.setting import Setting
 

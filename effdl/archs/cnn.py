@@ -9,7 +9,7 @@ from torch import nn
 from effdl.archs.adapt import InputBlock, enlarged
 from effdl.archs.chain import Arch, ArchFacts, BlockChain
 from effdl.archs.classifier import Classifier
-from effdl.datasets.problem import Facts
+from effdl.datasets.dataset import Facts
 from effdl.setting import Count, setting
 
 Widths = Annotated[tuple[Count, ...], Field(min_length=1)]

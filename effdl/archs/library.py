@@ -16,7 +16,7 @@ from effdl.archs.flow import BY_HAND
 from effdl.archs.places import deeper_cuts
 from effdl.archs.vision import Maker, NotMade, arguments, maker_of, model, own_size, undrawn, unused
 from effdl.archs.weights import PUBLISHED, StartsFromWeights, located
-from effdl.datasets.problem import Facts
+from effdl.datasets.dataset import Facts
 from effdl.errors import ConfigError, one_line
 from effdl.setting import Count, setting
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from effdl.archs.adapt import InputBlock
 from effdl.archs.chain import Arch, ArchFacts, BlockChain
-from effdl.datasets.problem import Facts
+from effdl.datasets.dataset import Facts
 from effdl.errors import ConfigError
 from effdl.setting import setting
 

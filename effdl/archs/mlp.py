@@ -10,7 +10,7 @@ from torch import nn
 from effdl.archs.adapt import InputBlock
 from effdl.archs.chain import ArchFacts, BlockChain
 from effdl.archs.weights import StartsFromWeights
-from effdl.datasets.problem import Facts
+from effdl.datasets.dataset import Facts
 from effdl.setting import Count, setting
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {

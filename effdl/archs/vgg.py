@@ -9,7 +9,7 @@ from effdl.archs.adapt import InputBlock, enlarged
 from effdl.archs.chain import Arch, ArchFacts, BlockChain
 from effdl.archs.classifier import Classifier
 from effdl.archs.cnn import conv_block
-from effdl.datasets.problem import Facts
+from effdl.datasets.dataset import Facts
 from effdl.setting import Count, Probability, Switch, setting
 
 WIDTHS = (64, 128, 256, 512, 512)  # of the five groups; 2×2 max pooling ends each

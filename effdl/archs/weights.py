@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from effdl.archs.chain import Arch, BlockChain
 from effdl.archs.vision import undrawn
-from effdl.datasets.problem import Facts
+from effdl.datasets.dataset import Facts
 from effdl.errors import ConfigError, one_line
 from effdl.home import at_home
 from effdl.setting import Switch, setting

@@ -2,7 +2,9 @@
 
 from abc import ABC, abstractmethod
 
-from effdl.datasets.problem import Change, Facts, Split
+from effdl.datasets.dataset import Facts
+from effdl.datasets.problem import Change
+from effdl.datasets.split import Split
 from effdl.errors import ConfigError
 from effdl.setting import Setting
 

@@ -10,7 +10,9 @@ from effdl.augment.auto_augment import AutoAugment, Policy
 from effdl.augment.colours import where
 from effdl.augment.crops import crop_and_flip
 from effdl.augment.cutout import squares
-from effdl.datasets.problem import Change, Facts, Split
+from effdl.datasets.dataset import Facts
+from effdl.datasets.problem import Change
+from effdl.datasets.split import Split
 from effdl.errors import ConfigError, DataError
 from effdl.setting import Probability, Size, setting
 

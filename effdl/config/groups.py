@@ -15,7 +15,7 @@ CONFIGS = next(p for p in (Path(__file__).parents[1] / "configs", Path(__file__)
 
 # Group -> the class its choices must be: "module:Class", imported when a choice is built. Nested groups by their full path.
 GROUPS = {
-    "dataset": "effdl.datasets.problem:Dataset",
+    "dataset": "effdl.datasets.dataset:Dataset",
     "arch": "effdl.archs.chain:Arch",
     "objective": "effdl.objectives.objective:Objective",
     "optimizer": "effdl.training.optim:Optimizer",

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from effdl.costs.memory import NOTHING, LiveStorages
-from effdl.datasets.problem import Batch
+from effdl.datasets.batch import Batch
 from effdl.training.copies import clone, held
 from effdl.training.feednet import feednet
 from effdl.training.form import form_of

@@ -8,8 +8,9 @@ from typing import Literal
 import numpy as np
 import torch
 
+from effdl.datasets.dataset import Facts
 from effdl.datasets.files import Files, reading
-from effdl.datasets.problem import Facts, Samples
+from effdl.datasets.split import Samples
 from effdl.errors import DataError
 from effdl.setting import setting
 

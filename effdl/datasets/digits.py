@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from effdl.datasets.problem import Dataset, Facts, Samples
+from effdl.datasets.dataset import Dataset, Facts
+from effdl.datasets.split import Samples
 from effdl.errors import DataError
 from effdl.setting import Count, Size, setting
 

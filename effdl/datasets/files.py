@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, ClassVar
 
-from effdl.datasets.problem import Dataset
+from effdl.datasets.dataset import Dataset
 from effdl.errors import DataError, shown
 from effdl.home import at_home
 from effdl.setting import Size, Switch, setting

@@ -13,11 +13,11 @@ import torch
 
 from effdl import torchrun
 from effdl.cache import found_out
+from effdl.datasets.dataset import Dataset, Facts
 from effdl.datasets.decoding import Decoder
 from effdl.datasets.files import sets_folder
 from effdl.datasets.fingerprints import fingerprint, twins
 from effdl.datasets.labels import check_several
-from effdl.datasets.problem import Dataset, Facts
 from effdl.datasets.streamed import Images, Source, Streamed, Unreadable
 from effdl.datasets.waiting import say
 from effdl.errors import DataError, shown

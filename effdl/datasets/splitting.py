@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from effdl.datasets.checks import first_absent
-from effdl.datasets.problem import Dataset, Facts, Split
+from effdl.datasets.dataset import Dataset, Facts
+from effdl.datasets.split import Split
 from effdl.datasets.waiting import say_once
 from effdl.errors import DataError
 

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from effdl.datasets.batch import Batch
 from effdl.datasets.decoding import Decoder
 from effdl.datasets.moments import Moments, moments
-from effdl.datasets.problem import Batch, Samples, Split
+from effdl.datasets.split import Samples, Split
 from effdl.datasets.waiting import watched
 from effdl.errors import DataError, one_line
 

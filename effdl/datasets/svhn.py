@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from effdl.datasets.dataset import Facts
 from effdl.datasets.files import Files
-from effdl.datasets.problem import Facts, Samples
+from effdl.datasets.split import Samples
 from effdl.errors import DataError
 from effdl.setting import Switch, setting
 

@@ -7,7 +7,8 @@ from typing import ClassVar
 import torch
 from torch import Generator, Tensor
 
-from effdl.datasets.problem import Dataset, Facts, Samples, Scaling
+from effdl.datasets.dataset import Dataset, Facts, Scaling
+from effdl.datasets.split import Samples
 from effdl.rng import seed_for
 from effdl.setting import Count, NonNegative, Positive, setting
 

@@ -7,7 +7,9 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from effdl.datasets.problem import Batch, Facts, concatenate, cut
+from effdl.datasets.batch import Batch, concatenate
+from effdl.datasets.dataset import Facts
+from effdl.datasets.problem import cut
 from effdl.setting import Count, Setting
 
 

@@ -6,7 +6,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from effdl.datasets.problem import Batch, Facts
+from effdl.datasets.batch import Batch
+from effdl.datasets.dataset import Facts
 from effdl.errors import ConfigError
 from effdl.filters.filter import Filter
 from effdl.setting import Count, setting

@@ -6,7 +6,8 @@ from typing import Any, ClassVar, Literal
 from torch import nn
 
 from effdl.archs.chain import BlockChain
-from effdl.datasets.problem import Facts, Problem
+from effdl.datasets.dataset import Facts
+from effdl.datasets.problem import Problem
 from effdl.methods.method import Method
 from effdl.objectives.objective import Objective
 from effdl.setting import Count, NonNegative, Switch, setting

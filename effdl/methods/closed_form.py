@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from effdl.archs.chain import ArchFacts, BlockChain
 from effdl.archs.linear import LinearLayer, linear_layers
-from effdl.datasets.problem import Facts, Problem, Samples
+from effdl.datasets.dataset import Facts
+from effdl.datasets.problem import Problem
+from effdl.datasets.split import Samples
 from effdl.errors import ConfigError
 from effdl.least_squares.design import Design, Rows
 from effdl.least_squares.solvers import Pinv, Solver

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from effdl.archs.chain import ArchFacts, BlockChain
-from effdl.datasets.problem import Facts, Problem
+from effdl.datasets.dataset import Facts
+from effdl.datasets.problem import Problem
 from effdl.errors import ConfigError
 from effdl.methods.method import Method
 from effdl.objectives.objective import Objective, kind_of

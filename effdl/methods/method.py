@@ -8,7 +8,8 @@ from torch import nn
 
 from effdl.archs.chain import ArchFacts, BlockChain
 from effdl.costs.segments import segment_costs
-from effdl.datasets.problem import Facts, Problem
+from effdl.datasets.dataset import Facts
+from effdl.datasets.problem import Problem
 from effdl.objectives.objective import Objective
 from effdl.setting import Setting
 from effdl.training.engine import Engine

@@ -1,7 +1,7 @@
 """The output layer alone in closed form, on hidden layers that are given."""
 
 from effdl.archs.chain import ArchFacts
-from effdl.datasets.problem import Facts
+from effdl.datasets.dataset import Facts
 from effdl.errors import ConfigError
 from effdl.methods.closed_form import Carried, ClosedForm, Slot
 from effdl.methods.features import Fitted

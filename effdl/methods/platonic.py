@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from effdl.archs.chain import ArchFacts
-from effdl.datasets.problem import Facts
+from effdl.datasets.dataset import Facts
 from effdl.errors import ConfigError
 from effdl.least_squares.normal_equations import summed
 from effdl.methods.closed_form import Carried, ClosedForm, Slot, normal

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import torch
 
-from effdl.datasets.problem import Facts
+from effdl.datasets.dataset import Facts
 from effdl.errors import ConfigError
 from effdl.methods.closed_form import Carried, ClosedForm, Slot
 from effdl.methods.features import Fitted

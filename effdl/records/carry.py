@@ -18,7 +18,9 @@ from torch import nn
 from effdl import config
 from effdl.archs.adapt import InputBlock
 from effdl.archs.chain import BlockChain
-from effdl.datasets.problem import Dataset, Facts, Problem, Split, split
+from effdl.datasets.dataset import Dataset, Facts, split
+from effdl.datasets.problem import Problem
+from effdl.datasets.split import Split
 from effdl.datasets.splitting import check_split
 from effdl.errors import DataError, Diverged, EffdlError, FitFailed, HardwareError, RecordError, one_line
 from effdl.records import kept

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from effdl.archs.chain import BlockChain
-from effdl.datasets.problem import Batch, Split
+from effdl.datasets.batch import Batch
+from effdl.datasets.split import Split
 from effdl.objectives.objective import Objective
 from effdl.training.features import NOTHING, Stack, Through
 from effdl.training.form import OWN, is_plain

@@ -13,7 +13,9 @@ from torch import Tensor
 from effdl import config
 from effdl.archs.chain import Arch, BlockChain
 from effdl.costs.segments import segment_costs
-from effdl.datasets.problem import Facts, Problem, Split
+from effdl.datasets.dataset import Facts
+from effdl.datasets.problem import Problem
+from effdl.datasets.split import Split
 from effdl.datasets.waiting import say
 from effdl.errors import EffdlError
 from effdl.records.alternatives import Held, beside, remedy, unkept

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from effdl.costs.seconds import measuring_seconds, training_seconds
-from effdl.datasets.problem import Batch, Split
+from effdl.datasets.batch import Batch
+from effdl.datasets.split import Split
 from effdl.datasets.waiting import watched
 from effdl.errors import Stopped
 from effdl.filters.filter import Filter

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from effdl.archs.chain import BlockChain
 from effdl.archs.trial import tried
-from effdl.datasets.problem import Batch
+from effdl.datasets.batch import Batch
 from effdl.errors import ConfigError
 from effdl.objectives.objective import Objective, at_least_float32
 from effdl.training.loop import reduce_loss, switch_mode

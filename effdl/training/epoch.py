@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
-from effdl.datasets.problem import Batch
+from effdl.datasets.batch import Batch
 from effdl.errors import Diverged, FitFailed
 from effdl.training.learner import Learner
 

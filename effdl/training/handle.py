@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, Protocol, TypeVar
 import torch
 from torch import nn
 
-from effdl.datasets.problem import Batch
+from effdl.datasets.batch import Batch
 from effdl.training.features import Stack
 from effdl.training.hardware import Hardware
 from effdl.training.optim import Schedule

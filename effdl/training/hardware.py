@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from effdl import torchrun
-from effdl.datasets.problem import Facts
+from effdl.datasets.dataset import Facts
 from effdl.errors import ConfigError, HardwareError
 from effdl.setting import Count, Setting, Switch, setting
 from effdl.training.compiled import Compiled

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from effdl.datasets.problem import Batch
+from effdl.datasets.batch import Batch
 from effdl.errors import Diverged, EffdlError, FitFailed
 from effdl.training.loop import switch_mode, train_epoch
 from effdl.training.optim import Schedule, set_epoch

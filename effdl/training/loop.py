@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from effdl.datasets.problem import Batch
+from effdl.datasets.batch import Batch
 from effdl.objectives.objective import Objective, at_least_float32
 
 Step = Callable[[Batch], Batch]

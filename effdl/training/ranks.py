@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from effdl import torchrun
-from effdl.datasets.problem import Batch
+from effdl.datasets.batch import Batch
 from effdl.errors import EffdlError, one_line
 
 T = TypeVar("T")

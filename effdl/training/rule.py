@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.utils.checkpoint import checkpoint
 
 from effdl.archs.chain import BlockChain
-from effdl.datasets.problem import Batch
+from effdl.datasets.batch import Batch
 from effdl.errors import ConfigError
 from effdl.training.compiled import Compiled
 from effdl.training.hardware import Hardware

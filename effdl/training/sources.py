@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from effdl.datasets.problem import Batch, Choose, Problem, Samples, Split
+from effdl.datasets.batch import Batch
+from effdl.datasets.problem import Problem
+from effdl.datasets.split import Choose, Samples, Split
 from effdl.errors import ConfigError, FitFailed
 from effdl.rng import seed_for
 from effdl.training.features import Stack, Through

@@ -2,7 +2,7 @@ import torch
 from forward_forward import ForwardForward, ForwardForwardRule, laid_over, layered
 from torch import nn
 
-from effdl.datasets.problem import Batch
+from effdl.datasets.batch import Batch
 from effdl.testing import check_method, images, perceptron, problem
 
 

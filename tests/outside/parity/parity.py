@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
-from effdl.datasets.problem import Dataset, Facts, Samples, Scaling
+from effdl.datasets.dataset import Dataset, Facts, Scaling
+from effdl.datasets.split import Samples
 from effdl.errors import DataError
 from effdl.setting import Count, setting
 

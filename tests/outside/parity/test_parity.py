@@ -2,7 +2,8 @@ import torch
 from parity import Parity
 
 from effdl.archs.mlp import Mlp
-from effdl.datasets.problem import Problem, split
+from effdl.datasets.dataset import split
+from effdl.datasets.problem import Problem
 from effdl.methods.backprop import Backprop
 from effdl.methods.segmentwise import Segmentwise
 from effdl.objectives.losses import SoftmaxCe
