@@ -152,8 +152,8 @@ def test_metrics_deleted_under_a_run_are_made_again_and_said(
 ) -> None:
     record = Run.record
 
-    def deleting(self: Run, segment: int, epoch: int, **metrics: float) -> None:
-        record(self, segment, epoch, **metrics)
+    def deleting(self: Run, segment: int, epoch: int, metrics: Any) -> None:
+        record(self, segment, epoch, metrics)
         if (segment, epoch) == (0, 1):
             next(tmp_path.glob("runs/*/metrics.jsonl")).unlink()
 
@@ -170,10 +170,10 @@ def test_results_deleted_under_a_run_are_one_line(
 ) -> None:
     record = Run.record
 
-    def deleting(self: Run, segment: int, epoch: int, **metrics: float) -> None:
+    def deleting(self: Run, segment: int, epoch: int, metrics: Any) -> None:
         if epoch == 1:
             shutil.rmtree(tmp_path / "results")
-        record(self, segment, epoch, **metrics)
+        record(self, segment, epoch, metrics)
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(Run, "record", deleting)

@@ -7,7 +7,6 @@ from itertools import chain as chained
 import torch
 from torch import Tensor, nn
 
-from effdl.archs.chain import BlockChain
 from effdl.costs.rehearsal import PIECE_BUDGET_S, Prefix, Rehearsal, fastest
 from effdl.datasets.problem import Problem
 from effdl.training.engine import Engine
@@ -68,16 +67,19 @@ def segment_costs(engine: Engine) -> list[SegmentCost]:
         if plan is not plans[-1]:
             prefix.climb(*chain[plan.start : plan.stop], feeding=not kept)
         copied, feednets = (count + _copied(chain[plan.start : plan.stop]) for count in (copied, feednets))
-    return _with_those_that_wait(costs, own, chain) if engine.training.returns else costs
+    return _with_what_waits(costs, own, engine)
 
 
-def _with_those_that_wait(costs: list[SegmentCost], own: list[int], chain: BlockChain) -> list[SegmentCost]:
-    """Beside each segment lie the others' learners, and a copy of the best network's weights.
+def _with_what_waits(costs: list[SegmentCost], own: list[int], engine: Engine) -> list[SegmentCost]:
+    """Beside each segment lie the learners whose turn comes again, and a copy of the best network where blocks change later.
 
     own: bytes of each rule without its blocks.
     """
+    training = engine.training
     learners = [size + cost.memory.by_kind["optimizer"] for size, cost in zip(own, costs, strict=True)]
-    best = _bytes(chain.blocks) + max(own)
+    if not training.returns:
+        learners = [0] * len(costs)
+    best = _bytes(engine.chain.blocks) + max(own) if training.returns or not training.climbs else 0
     return [
         replace(cost, idle_bytes=cost.idle_bytes + sum(learners) - learner + best)
         for cost, learner in zip(costs, learners, strict=True)

@@ -10,6 +10,7 @@ from effdl.archs.chain import ArchFacts, BlockChain
 from effdl.costs.segments import segment_costs
 from effdl.datasets.dataset import Facts
 from effdl.datasets.problem import Problem
+from effdl.errors import ConfigError
 from effdl.objectives.objective import Objective
 from effdl.setting import Setting
 from effdl.training.engine import Engine
@@ -63,7 +64,8 @@ class Method(Setting, ABC):
     def fit(self, problem: Problem, model: BlockChain, run: RunHandle) -> nn.Module:
         """Learn; returns the network to be evaluated, from stored inputs to logits, in eval mode."""
         training = self.training(problem, model)
-        assert training is not None, f"{type(self).__name__} writes training or fit"
+        if training is None:
+            raise ConfigError(f"method: {type(self).__name__} writes neither training nor fit, see CONTRIBUTING.md")
         engine = Engine(training, problem, model, run)
         if not engine.resume() and run.ranks.rank == 0:  # costs take steps of their own that the others do not make
             run.expect(segment_costs(engine), training.keep_bytes)

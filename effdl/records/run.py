@@ -1,6 +1,7 @@
 """Run: what a method holds while it learns: seeds, optimizer, records, checkpoints; the test split stays inside."""
 
 import hashlib
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -170,7 +171,7 @@ class Run:
         scores: dict[str, Any] = next((line for line in reversed(self.lines) if "val/acc" in line or "val/mse" in line), {})
         shown = {k: v for k, v in scores.items() if k in ("val/acc", "val/mse")}
         self._reporter.progress(
-            Progress(self.name, segment, len(past), min(int(past[segment]), epochs - 1), epochs, fraction, left, shown)
+            Progress(self.name, segment, len(past), max(0, math.ceil(past[segment]) - 1), epochs, fraction, left, shown)
         )
         return True
 
@@ -258,7 +259,8 @@ class Run:
             validated = evaluate(network, val, self._objective) if self._objective is not None else {}
         chosen = self.notes.get("segment/chosen")
         passes = [line for line in self.lines if "train/loss" in line]
-        of_network = [line for line in passes if chosen in (None, line["segment"])]
+        last = self.notes.get("epoch/chosen", math.inf)
+        of_network = [line for line in passes if chosen in (None, line["segment"]) and line["epoch"] <= last]
         samples = [line.get("data/samples") for line in passes]  # not counted in lines of a run begun by an older version
         with self.timer("test"), self.hardware.autocast():
             tested = self._measure.whole(network) if self._measure is not None else {}

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from effdl.archs.chain import BlockChain
 from effdl.datasets.problem import Problem, cut
-from effdl.errors import Diverged
+from effdl.errors import ConfigError, Diverged
 from effdl.training.copies import clone
 from effdl.training.epoch import drain_epoch
 from effdl.training.features import Stack
@@ -31,34 +31,49 @@ class Engine:
 
     def __init__(self, training: Training, problem: Problem, chain: BlockChain, run: RunHandle) -> None:
         self.training, self.problem, self.chain, self.run = training, problem, chain, run
+        self._refuse_shared_weights()
         chain.eval()
         # A whole batch of fake tensors takes no longer than two samples, and is what the count calls the blocks with too.
         samples, like = problem.batch_size if problem.is_outline else 2, problem.train_split.first()
         self.shapes = chain.shapes(problem.input_shape, samples, like.dtype)
         self.source = Fed(problem, training.keep_bytes, run.hardware, run.ranks)
         self.best = Best(training.choose, len(training.segments))
-        self.learners: dict[int, Learner] = {}  # of segments that have begun and whose turn comes again
+        self.learners: dict[int, Learner] = {}  # of segments that have begun and are not done
         self.ages = [0] * len(chain)  # epochs that each block has learned
         self.most_kept = self.feature_passes = 0
         self.at = (0, 0)  # the turn, and its epochs that lie behind
         self._tried: list[int] = []
 
     def fit(self) -> nn.Module:
+        """Algorithms 3 and 4, by the order of the training::
+
+        for turn in order:
+            look through the blocks below the segment, and keep their outputs where they fit      (Algorithm 3, line 8)
+            for each of its epochs: train, validate, record                                       (lines 3 to 6)
+            offer the segment's network to the best
+        """
         self.run.ranks.synchronise(self.chain)
         first, done = self.at
         for place, turn in enumerate(self.training.order[first:], first):
             learner = self._begin(turn.segment, resumed=done > 0)
             local = self._local(turn.segment, learner.rule)
             while done < turn.epochs and not stale(learner.history, self.training.patience):
-                done += 1
                 self.at = (place, done)
                 self._epoch(turn.segment, learner, local)
+                done += 1
             self._end(place, turn.segment, learner)
+            del learner, local  # before the next segment's features are made
             done = 0
-        chosen = self.best.segment
+        return self._chosen()
+
+    def _chosen(self) -> nn.Module:
+        """The best network, in eval mode."""
+        chosen, training = self.best.segment, self.training
         assert chosen is not None
         kept, passes = self.most_kept, self.feature_passes
         self.run.note({"segment/chosen": chosen, "memory/kept_features_bytes": kept, "data/feature_passes": passes})
+        if training.returns:
+            self.run.note({"epoch/chosen": self.best.epoch})
         network = self._predictor(chosen, self._rule(chosen))
         self.best.put_into(network)
         return network.eval()
@@ -69,12 +84,12 @@ class Engine:
             self.learners[segment] = self._start(self.learner(segment))
             self.learners[segment].check_next_step()
         learner, below = self.learners[segment], self._below(segment)
+        before = self.source.through.made
         with self.run.timer("feed"):
-            self.source.through.replay(self._tried, below)
+            self.source.look(below, learner.rule.prepare if learner.rule.prepares else None, self._tried)
             self._tried = []
-            kept = self.source.look(below, learner.rule.prepare if learner.rule.prepares else None)
-        if not resumed:
-            self.feature_passes += kept
+        if not resumed:  # else they were counted when the turn began
+            self.feature_passes += self.source.through.made - before
         self.most_kept = max(self.most_kept, self.source.through.kept_bytes)
         learner.ranks.synchronise(learner.rule)
         return learner
@@ -88,6 +103,7 @@ class Engine:
         where = f"segment {segment + 1} of {len(self.training.segments)}, epoch {epoch + 1}"
         with self.run.timer("train"):
             loss, samples = self._learn(segment, learner, where)
+        self.at = (self.at[0], self.at[1] + 1)
         for block in range(plan.start, plan.stop):
             self.ages[block] += 1
         with self.run.timer("eval"), self.run.hardware.autocast():
@@ -106,14 +122,12 @@ class Engine:
     def _learn(self, segment: int, learner: Learner, where: str) -> tuple[float, int]:
         """An epoch of updates; mean training loss and samples stepped on."""
         place, done = self.at
-        past, number = [0.0] * len(self.training.segments), done - 1
-        for turn in self.training.order[:place]:
-            past[turn.segment] += turn.epochs
-            number += turn.epochs
+        behind = self.training.behind(place)
+        past, number = list(map(float, behind)), sum(behind) + done
         epoch, epochs, steps = learner.epoch, self.training.segments[segment].epochs, self.steps
 
         def progress(step: int) -> None:
-            past[segment] = epoch + step / steps
+            past[segment] = epoch + min(step / steps, 1.0)
             self.run.progress(segment, past, epochs)
 
         filter = self.run.filter
@@ -125,9 +139,9 @@ class Engine:
         later = {turn.segment for turn in self.training.order[place + 1 :]}
         changing = {id(t) for other in later for t in self._blocks(other).state_dict(keep_vars=True).values()}
         predictor = self._predictor(segment, learner.rule)
-        ids = {id(t) for t in predictor.state_dict(keep_vars=True).values()}
-        lasting = {id(t) for t in self.chain.state_dict(keep_vars=True).values()} - changing
-        self.best.offer(segment, learner.history[-1], predictor, lasting, copied=segment in later or bool(ids & changing))
+        parts = self.chain.input, self.chain.blocks  # rules may share its head
+        lasting = {id(t) for part in parts for t in part.state_dict(keep_vars=True).values()} - changing
+        self.best.offer(segment, learner.epoch - 1, learner.history[-1], predictor, lasting, copied=bool(later))
         if segment not in later:
             del self.learners[segment]
 
@@ -156,7 +170,13 @@ class Engine:
         plan, blocks = self.training.segments[segment], self._blocks(segment)
         shape, like = self.shapes[plan.stop - 1], next(blocks.parameters())
         reseed(self.run.seed("init", segment))
+        before = [t._version for t in blocks.state_dict(keep_vars=True).values()]
         rule = plan.rule(blocks, shape)
+        if before != [t._version for t in blocks.state_dict(keep_vars=True).values()]:
+            raise ConfigError(
+                f"the rule {type(rule).__name__} changes its blocks where it is made, which happens again and again: let their "
+                "weights be as they are"
+            )
         rule.blocks = nn.Sequential()  # which lie where they are to be
         rule = matched(like, rule, self.problem.is_outline, self.run.hardware)
         rule.blocks = blocks
@@ -164,6 +184,17 @@ class Engine:
             rule.check(like.new_zeros(2, *shape), self.problem.outputs)
         rule.eval()
         return rule
+
+    def _refuse_shared_weights(self) -> None:
+        """Raise a ConfigError where a weight is of two segments: neither could be frozen while the other learns."""
+        owners: dict[int, int] = {}
+        for i in range(len(self.training.segments)):
+            for name, weight in self._blocks(i).named_parameters():
+                if owners.setdefault(id(weight), i) != i:
+                    raise ConfigError(
+                        f"arch: segments {owners[id(weight)] + 1} and {i + 1} share the weight {name}, so that neither stays "
+                        "as it is while the other learns: train their blocks as one segment"
+                    )
 
     def _blocks(self, segment: int) -> nn.Sequential:
         plan = self.training.segments[segment]
@@ -211,18 +242,33 @@ class Engine:
         """And look whether it is such as was saved, all of it, though some is needed at the very end."""
         self.chain.load_state_dict(saved["chain"])
         place, done = self.at = saved["at"]
-        if not 0 < done <= self.training.order[place].epochs or len(saved["ages"]) != len(self.ages):
+        if place < 0 or not 0 < done <= self.training.order[place].epochs or len(saved["ages"]) != len(self.ages):
             raise ValueError("no such place in the order")
-        self.ages, self._tried = list(saved["ages"]), list(saved["tried"])
-        self.most_kept, self.feature_passes = saved["counts"]
+        self.ages, self._tried = list(map(int, saved["ages"])), list(map(int, saved["tried"]))
+        self.most_kept, self.feature_passes = map(int, saved["counts"])
+        order = self.training.order
+        begun, still = ({turn.segment for turn in part} for part in (order[: place + 1], order[place:]))
+        if saved["learners"].keys() != begun & still:
+            raise ValueError("not the learners that are at work or wait")
+        epochs = self.training.behind(place)
+        epochs[order[place].segment] += done
         for segment, state in saved["learners"].items():
             learner = self.learner(segment)
             learner.load_state_dict(state)
+            if learner.epoch != epochs[segment]:
+                raise ValueError("no such epoch")
             self.learners[segment] = self._start(learner)
-        self.learners[self.training.order[place].segment]  # which is about to go on
-        self.best.load_state_dict(saved["best"])
+        self._load_best(saved["best"], is_there=place > 0)
+
+    def _load_best(self, state: dict[str, Any], is_there: bool) -> None:
+        self.best.load_state_dict(state)
+        if (self.best.segment is not None) != is_there:
+            raise ValueError("no best network, or one of the future")
         if self.best.segment is not None:
-            self.best.check(self._predictor(self.best.segment, self._rule(self.best.segment)))
+            predictor = self._predictor(self.best.segment, self._rule(self.best.segment))
+            chains = {id(t) for part in (self.chain.input, self.chain.blocks) for t in part.state_dict(keep_vars=True).values()}
+            own = {name for name, t in predictor.state_dict(keep_vars=True).items() if id(t) not in chains}
+            self.best.check(predictor, own)
 
 
 def matched(like: Tensor, module: Module, is_outline: bool, hardware: Hardware) -> Module:

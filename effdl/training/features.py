@@ -23,7 +23,7 @@ S = TypeVar("S", bound=Stored)
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """Modules in a row, in eval mode, and of how many epochs each has learned: two that are alike compute the same."""
+    """Modules in a row, in eval mode, and how many epochs each has learned: two alike compute the same within a training."""
 
     modules: tuple[nn.Module, ...]
     ages: tuple[int, ...]
@@ -66,6 +66,7 @@ class Through(Generic[S]):
         called: Callable[[nn.Module], nn.Module] = lambda module: module,
     ) -> None:
         self._raw, self.limit_bytes = tuple(splits), limit_bytes
+        self.made = 0  # how often features of all splits were
         self._passed, self._keep, self._called = passed, kept, called
         self.forget()
 
@@ -75,23 +76,21 @@ class Through(Generic[S]):
         self._seen = NOTHING  # the highest stack that was looked through, as far as it is the same still
         self._base = 0  # so many of its modules are below what is kept
         self._ready: dict[int, nn.Module] = {}  # by its place, a module as it is called again and again
-        self.tried: list[int] = []  # heights at which it was tried to keep features, from what is kept
+        # Heights at which it was tried to keep features; replayed in this order they give the same bits.
+        self.tried: list[int] = []
         self._height = 0
         self.pending: list[nn.Module] = []
 
     def look(self, stack: Stack) -> None:
         """From now on through these modules. What was kept of others, or of the same at another age, is dropped."""
         same = self._seen.shared(stack)
-        if min(same, len(stack)) < self._base:
+        if same < self._base:
             self.forget()
             same = 0
-        if same < min(len(stack), len(self._seen)):  # some have learned since
-            self._ready = {place: module for place, module in self._ready.items() if place < same}
-            self.tried = [height for height in self.tried if height <= same]
-            self._seen = stack
-        elif len(stack) > len(self._seen):
-            self._seen = stack
-        self._height = len(stack)
+        self._seen, self._height = stack, len(stack)
+        self.tried = [height for height in self.tried if height <= same]
+        # What was made for a height that no longer counts is made anew, as a resumed run would.
+        self._ready = {place: module for place, module in self._ready.items() if place < max(self.tried, default=0)}
         self._see()
 
     def keep(self) -> bool:
@@ -106,6 +105,7 @@ class Through(Generic[S]):
             if self._fits():
                 made = [self._keep(split, self.features) for split in self.splits]
                 self.put([split for split, _ in made], sum(size for _, size in made))
+                self.made += 1
                 return True
             for place in range(self._base, self._height):
                 self._ready.setdefault(place, self._called(self._seen.modules[place]))

@@ -96,4 +96,4 @@ class Learner:
         blocks = {f"blocks.{name}": tensor for name, tensor in self.rule.blocks.state_dict().items()}
         self.rule.load_state_dict({**blocks, **state["rule"]})
         self.optimizer.load_state_dict(state["optimizer"])
-        self.epoch, self.history = state["epoch"], list(state["history"])
+        self.epoch, self.history = state["epoch"], list(map(float, state["history"]))

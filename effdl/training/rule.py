@@ -43,10 +43,10 @@ class Rule(nn.Module, ABC):
         """A training batch as the rule wants it: raw inputs, before any block, the labels beside them; by default as it is.
 
         A rule that has its own is fed through all blocks below anew in each epoch, and its `predictor` is given, and measured
-        on, the network from raw inputs. All segments of a training prepare alike.
+        on, the network from raw inputs. All segments of a training prepare alike. Of several processes each prepares its part.
 
         Args:
-            generator: on the CPU, the only source of chance; seeded for this batch alone.
+            generator: on the CPU, the only source of chance; seeded by the problem's seed for this batch alone.
         """
         return batch
 
@@ -101,41 +101,50 @@ class Rule(nn.Module, ABC):
 
 
 def checked(rule: Rule) -> Callable[[Batch, int], Batch]:
-    """`Rule.learn`, held to what it promises. For a single step: it takes a little more time and holds nothing.
+    """`Rule.learn`, held to what it promises. For a single step: it takes a little more time, and holds a sample.
 
     Raises:
         ConfigError: it left no gradient, gave no loss of each sample, or its x is not what its blocks put out.
     """
 
     def learn(batch: Batch, epoch: int) -> Batch:
-        made: list[str] = []
+        made: list[Tensor] = []
         # A compiled block would be compiled anew with the hook, which breaks its graph.
         last = nn.Identity() if rule._compiled else rule.blocks[-1]
-        hook = last.register_forward_hook(lambda module, args, out: made.append(_sum_of(out)))
+        hook = last.register_forward_hook(lambda module, args, out: made.append(out.detach()[:1].clone()))
         try:
             found = rule.learn(batch, epoch)
         finally:
             hook.remove()
         name = type(rule).__name__
-        if found.loss is None or found.loss.dim() != 1:
-            raise ConfigError(f"the rule {name} gives no loss of each sample: pass_on(outputs, loss) with a loss of shape (B,)")
+        if found.loss is None or found.loss.shape != (len(batch),):
+            raise ConfigError(
+                f"the rule {name} gives no loss of each sample: return batch.passed_on(outputs.detach(), loss.detach()) with a "
+                "loss of shape (B,)"
+            )
+        if found.loss.requires_grad or found.x.requires_grad:
+            raise ConfigError(
+                f"the rule {name} passes on a graph, which would be held until the epoch ends: return "
+                "batch.passed_on(outputs.detach(), loss.detach())"
+            )
         if not any(p.grad is not None for p in rule.parameters()):
             raise ConfigError(
                 f"the rule {name} left no gradient in a step: its learn ends with a backward pass, or fills .grad"
             )
-        if found.x.numel() and not rule._compiled and _sum_of(found.x) not in made:
+        plain = [out for out in made if not torch._C._functorch.is_functorch_wrapped_tensor(out)]
+        if found.x.numel() and plain and not any(_same(found.x[:1], out) for out in plain):
             raise ConfigError(
                 f"the rule {name} passes on something else than what its last block put out: return "
-                "batch.passed_on(outputs.detach(), loss)"
+                "batch.passed_on(outputs.detach(), loss.detach())"
             )
         return found
 
     return learn
 
 
-def _sum_of(outputs: Tensor) -> str:
-    """By which outputs are known again without being held."""
-    return f"{outputs.shape} {outputs.detach().double().sum().item()}"
+def _same(a: Tensor, b: Tensor) -> bool:
+    """Where neither is a number, too."""
+    return a.shape == b.shape and bool(torch.equal(a.double().nan_to_num(), b.double().nan_to_num()))
 
 
 def checkpointed(block: nn.Module, x: Tensor, call: Callable[[Tensor], Tensor] | None = None) -> Tensor:

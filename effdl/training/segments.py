@@ -16,7 +16,8 @@ class SegmentPlan:
     """How one segment is trained: blocks [start, stop) and everything that depends on its place.
 
     epochs: in all its turns together, over which its schedule spans.
-    rule: (its blocks, output shape of the last) -> its rule, whose other parameters are freshly drawn.
+    rule: (its blocks, output shape of the last) -> its rule, whose other parameters are freshly drawn. It is made several times
+        (to be rehearsed, to learn, for the network at the end) and leaves the blocks' weights as they are.
     """
 
     start: int
@@ -52,6 +53,8 @@ class Training:
             object.__setattr__(self, "order", tuple(bottom_up([plan.epochs for plan in self.segments])))
         turns = [0] * len(self.segments)
         for turn in self.order:
+            if turn.epochs < 1:
+                raise ValueError(f"a turn of segment {turn.segment} has {turn.epochs} epochs: it needs one or more")
             if not 0 <= turn.segment < len(self.segments):
                 raise ValueError(f"the order names segment {turn.segment}, there are 0 to {len(self.segments) - 1}")
             turns[turn.segment] += turn.epochs
@@ -60,6 +63,13 @@ class Training:
                 raise ValueError(f"segment {i} is to learn for {planned} epochs, its turns come to {found}")
         if self.patience is not None and self.returns:
             raise ValueError("patience ends a segment's only turn, and here segments have several")
+
+    def behind(self, place: int) -> list[int]:
+        """Of each segment the epochs that lie behind when the turn at this place begins, as the order has them."""
+        epochs = [0] * len(self.segments)
+        for turn in self.order[:place]:
+            epochs[turn.segment] += turn.epochs
+        return epochs
 
     def turns(self, segment: int) -> int:
         """How often it is a segment's turn."""
@@ -72,6 +82,6 @@ class Training:
 
     @property
     def climbs(self) -> bool:
-        """Whether after each segment it is the turn of the one above, or of the first: then features are kept by climbing."""
+        """Whether after a turn comes the segment above, or the first: then features are made from those below."""
         segments = [turn.segment for turn in self.order]
         return all(above in (below + 1, 0) for below, above in pairwise(segments))

@@ -28,37 +28,39 @@ class Best:
     choose: "validation" takes the segment whose network did best on the validation set after its turn, ties going to the
         earlier one; "last", or an empty validation set, takes the last segment (Algorithm 3).
 
-    ``segment``, ``score``: of the best, None before the first. ``weights``: those of its predictor that change or go after its
-    turn; all others are the network's own.
+    ``segment``, ``epoch``, ``score``: of the best, None before the first. ``weights``: those of its predictor that change or go
+    after its turn; all others are the network's own.
     """
 
     def __init__(self, choose: Choose, segments: int) -> None:
         self._choose, self._last = choose, segments - 1
         self.segment: int | None = None
+        self.epoch: int | None = None
         self.score = float("-inf")
         self.weights: dict[str, Tensor] = {}
 
-    def offer(self, segment: int, score: float, predictor: nn.Module, lasting: set[int], copied: bool) -> None:
+    def offer(self, segment: int, epoch: int, score: float, predictor: nn.Module, lasting: set[int], copied: bool) -> None:
         """A segment's network after its turn.
 
         Args:
+            epoch: its last so far.
             lasting: ids of the network's tensors that nobody changes from now on.
             copied: whether the others may change; else they are only held.
         """
         if self.segment is None or self._is_better(segment, score):
-            self.segment, self.score = segment, score
+            self.segment, self.epoch, self.score = segment, epoch, score
             own = {name: t for name, t in predictor.state_dict(keep_vars=True).items() if id(t) not in lasting}
             self.weights = {name: t.detach().clone() if copied else t.detach() for name, t in own.items()}
 
     def put_into(self, predictor: nn.Module) -> None:
         """Raises ValueError where the weights are not such as a predictor of that segment has."""
-        self.check(predictor)
+        self.check(predictor, set())
         predictor.load_state_dict(self.weights, strict=False)
 
-    def check(self, predictor: nn.Module) -> None:
-        """Raises ValueError as `put_into`, and puts nothing."""
+    def check(self, predictor: nn.Module, own: set[str]) -> None:
+        """Raises ValueError as `put_into`, and puts nothing. own: names of weights that must be among them."""
         shapes = {name: tensor.shape for name, tensor in predictor.state_dict().items()}
-        if any(shapes.get(name) != tensor.shape for name, tensor in self.weights.items()):
+        if not own <= self.weights.keys() or any(shapes.get(name) != tensor.shape for name, tensor in self.weights.items()):
             raise ValueError("not the weights of this network")
 
     def _is_better(self, segment: int, score: float) -> bool:
@@ -67,7 +69,8 @@ class Best:
         return score > self.score
 
     def state_dict(self) -> dict[str, Any]:
-        return {"segment": self.segment, "score": self.score, "weights": self.weights}
+        return {"segment": self.segment, "epoch": self.epoch, "score": self.score, "weights": self.weights}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.segment, self.score, self.weights = state["segment"], float(state["score"]), state["weights"]
+        self.segment, self.epoch, self.weights = state["segment"], state["epoch"], state["weights"]
+        self.score = float(state["score"])

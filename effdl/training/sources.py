@@ -70,14 +70,16 @@ class Fed(Source):
             splits, -1 if problem.varies else keep_bytes, self._passed, self._whole, self._fast
         )
 
-    def look(self, below: Stack, prepare: Prepare | None = None) -> bool:
+    def look(self, below: Stack, prepare: Prepare | None = None, tried: Iterable[int] = ()) -> bool:
         """Feed through these modules from now on; whether their outputs are kept.
 
         prepare: a rule's own, see `Rule.prepare`; what it makes of a batch is nothing that could be kept.
+        tried: as in `Through.replay`, of a run that goes on.
         """
         self._prepare = prepare
         if prepare is not None:
             self.through.limit_bytes = -1
+        self.through.replay(tried, below)
         self.through.look(below)
         return self.through.keep()
 
@@ -88,7 +90,7 @@ class Fed(Source):
         without a look at their features are not fed and, where nothing is augmented, not even read.
         """
         chosen_before = sieve is None or sieve.filter.sees == "index"
-        if chosen_before and self.problem.augment is None:
+        if chosen_before and self.problem.augment is None and (sieve is None or not self.problem.train_split.changes):
             return self._fed(self._stored(epoch, self._choice(sieve)), epoch)
         stored, share, size = self._stored(epoch), self._ranks.share, self.problem.batch_size
         if sieve is None:
@@ -125,7 +127,9 @@ class Fed(Source):
         return choose
 
     def _fed(self, batches: Iterator[Batch], epoch: int) -> Iterator[Batch]:
-        return map(self._feed, batches if self._prepare is None else prepared(batches, self._prepare, self.problem.seed, epoch))
+        if self._prepare is not None:
+            batches = prepared(batches, self._prepare, self.problem.seed, epoch, self._ranks.rank)
+        return map(self._feed, batches)
 
     def _feed(self, batch: Batch) -> Batch:
         return batch.passed_on(self.through.features(batch.x)) if self.through.pending and len(batch) else batch
@@ -153,12 +157,12 @@ class Fed(Source):
         return Samples(out, samples.y), out.nbytes
 
 
-def prepared(batches: Iterable[Batch], prepare: Prepare, seed: int, epoch: int) -> Iterator[Batch]:
+def prepared(batches: Iterable[Batch], prepare: Prepare, seed: int, epoch: int, rank: int = 0) -> Iterator[Batch]:
     """An epoch's batches as a rule wants them."""
     generator = torch.Generator()
     for step, batch in enumerate(batches):
-        generator.manual_seed(seed_for(seed, "prepare", epoch, step))
-        yield prepare(batch, generator)
+        generator.manual_seed(seed_for(seed, "prepare", epoch, step, *([rank] if rank else [])))
+        yield prepare(batch, generator) if len(batch) else batch
 
 
 class Replay(Source):
@@ -167,7 +171,7 @@ class Replay(Source):
     Raises FitFailed where an epoch is asked for that was not recorded.
     """
 
-    def __init__(self, epochs: Sequence[Sequence[Batch]], val: Sequence[Batch] = (), batch_size: int = 1) -> None:
+    def __init__(self, epochs: Sequence[Sequence[Batch]], batch_size: int, val: Sequence[Batch] = ()) -> None:
         self._epochs, self._val, self._batch_size = epochs, val, batch_size
 
     def train(self, epoch: int, sieve: Sieve | None = None) -> Iterator[Batch]:
@@ -189,7 +193,9 @@ class Chained(Source):
     def train(self, epoch: int, sieve: Sieve | None = None) -> Iterator[Batch]:
         return self._below.train_epoch(self._source.train(epoch, sieve))
 
-    @torch.no_grad()
     def val(self) -> Iterator[Batch]:
-        blocks = self._below.rule.blocks
-        return (batch.passed_on(blocks(batch.x)) for batch in self._source.val())
+        rule = self._below.rule
+        for batch in self._source.val():
+            with torch.no_grad(), rule.hardware.autocast():
+                x = rule.blocks(batch.x)
+            yield batch.passed_on(x)
