@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command import made_old
 from omegaconf import DictConfig
 
 from effdl.config import (
@@ -231,6 +232,7 @@ def test_a_default_that_changed_without_a_new_version_is_found_on_the_record(tmp
     done = carry_out(made, tmp_path)
     assert done["status"] == "finished" and carry_out(made, tmp_path) == done
     record = tmp_path / "runs" / done["run_id"] / "spec.json"
+    made_old(record.parent)
     stored = json.loads(record.read_text())
     stored["config"]["optimizer"]["momentum"] = 0.8  # what the default was when this record was made
     record.write_text(json.dumps(stored))

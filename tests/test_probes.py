@@ -11,6 +11,7 @@ import pytest
 import tiny
 import torch
 import torch.nn.functional as F
+from command import made_old
 from torch import nn
 
 from effdl import load_network
@@ -183,6 +184,7 @@ def test_a_probe_added_is_another_run_and_no_record_without_it_is_served(tmp_pat
 def test_a_record_from_before_there_were_filters_and_probes_is_served(tmp_path: Path) -> None:
     done = carry_out(spec(), tmp_path)
     record = Path(done["path"]) / "spec.json"
+    made_old(record.parent)
     stored = json.loads(record.read_text())
     assert stored["config"].pop("filter") is None and stored["config"].pop("probe") == {}
     record.write_text(json.dumps(stored))
