@@ -26,7 +26,7 @@ def test_keys_of_a_choice_have_its_own_defaults_and_the_ranges_that_are_checked(
     assert found["method.patience"]["takes"] == "whole number from 1 or null" and found["method.patience"]["default"] == "null"
     assert found["method.choose"]["takes"] == "validation | last" and found["method.drop_raw_input"]["takes"] == "true or false"
     assert found["method.decision"]["default"] == "pool" and "method/decision=down_conv|" in found["method.decision"]["takes"]
-    assert found["method.epochs"]["says"].startswith("per segment, one number or a list whose last entry")
+    assert found["method.epochs"]["says"].startswith("per segment and round, one number or a list whose last entry")
     assert found["method.epochs"]["says"].endswith("300")  # where the next key's begins
     same = [found[f"method.{key}"]["says"] for key in ("lr_factor", "weight_decay_factor")]
     assert same[0] == same[1] and same[0].startswith("segment i, from 0")
