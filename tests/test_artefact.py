@@ -12,7 +12,7 @@ from declared import REMOVED, changed, declare
 
 from effdl.errors import ConfigError
 from effdl.reproduce import artefact, published
-from effdl.reproduce.frame import own_module
+from effdl.reproduce.frame import beside
 
 WRONG: dict[str, tuple[Mapping[str, Any], str]] = {
     "a key of none": ({"unites": "percent"}, "unites: unknown key; there are id, title"),
@@ -266,7 +266,7 @@ def test_broken_functions_beside_a_declaration_are_said_in_one_line_with_their_f
     declaration = declare(tmp_path)
     path = written(tmp_path, text, "toy.py")
     with pytest.raises(ConfigError) as refused:
-        own_module(declaration)
+        beside(declaration)
     assert str(refused.value).startswith(f"{path}: ") and "\n" not in str(refused.value)
 
 

@@ -27,7 +27,7 @@ from effdl.records.run import Run
 from effdl.reproduce import artefact, published
 from effdl.reproduce.artefact import Cell
 from effdl.reproduce.claims import statements
-from effdl.reproduce.frame import own_module
+from effdl.reproduce.frame import beside
 from effdl.training.hardware import Hardware
 
 MNIST = Facts((1, 28, 28), "classes", 10, 60_000, 0, 10_000, 128)
@@ -138,7 +138,7 @@ PRINTED_7_3 = """
 
 
 def program_of_figure_7_3() -> Any:
-    module = own_module(artefact.load("fig-7.3"))
+    module = beside(artefact.load("fig-7.3"))
     assert module is not None
     return module
 
@@ -288,7 +288,7 @@ def test_claim_targets_come_back_exactly_from_the_augmented_matrix_as_figure_7_2
     train, _ = spec(cell).dataset.load()
     ours = LinearRegression().fit(train.x.double().numpy(), 2.0 * train.y.numpy() - 1)
     apart = mean_squared_error(2.0 * train.y.numpy() - 1, ours.predict(train.x.double().numpy()))
-    module = own_module(artefact.load("fig-7.2"))
+    module = beside(artefact.load("fig-7.2"))
     assert module is not None
     found = module.recovered(problem, seed=0)
     assert found["recovered"] == 0 and found["recovered_from_t"] < 1e-20
@@ -314,7 +314,7 @@ def test_where_figure_7_5s_curve_turns_noisy_is_found(noisy: int, onset: int) ->
     errors = 10 ** (-3 + np.where(layers > noisy, 0.1, 0.01) * steps)
     curve = [[int(layer), 0, float(error)] for layer, error in zip([*layers[:-1], 9999], errors, strict=True)]
     runs = pd.DataFrame({"series": [{"train/lsd": curve}, {"train/lsd": curve[:15]}]})
-    module = own_module(artefact.load("fig-7.5"))
+    module = beside(artefact.load("fig-7.5"))
     assert module is not None
     deep, shallow = module.measures(runs).to_dict("records")
     assert abs(deep["noise_onset"] - onset) <= 260  # half of a window of 25 points that are 20 layers apart, and one point

@@ -125,7 +125,7 @@ def test_backprop_is_charged_what_one_segment_of_the_whole_network_is(arch: tupl
 
 
 def test_rows_beside_are_full_backprop_and_checkpointing_each_in_bf16_too() -> None:
-    rows = alternatives.beside(spec("filter=random_subset"))
+    rows = alternatives.alternatives(spec("filter=random_subset"))
     told = {
         name: (type(r.method).__name__, getattr(r.method, "checkpoint", None), r.hardware.precision) for name, r in rows.items()
     }
@@ -164,7 +164,7 @@ def emptied(asked: config.Spec) -> config.Spec:
 def test_what_keeping_nothing_takes_is_what_a_plan_of_that_says(case: str) -> None:
     asked = spec(*CASES[case])
     kept, nothing = plan.cost(asked), plan.cost(emptied(asked))
-    whole = plan.cost(emptied(alternatives.beside(asked)["backprop"]))
+    whole = plan.cost(emptied(alternatives.alternatives(asked)["backprop"]))
     assert kept is not None and nothing is not None and whole is not None
     assert kept.beside["unkept"] == (nothing.peak_bytes, nothing.resident_bytes)
     assert kept.beside["backprop_unkept"] == (whole.peak_bytes, whole.resident_bytes)

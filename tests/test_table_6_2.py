@@ -15,7 +15,7 @@ from effdl import config
 from effdl.errors import DataError
 from effdl.reproduce import artefact, published
 from effdl.reproduce.artefact import Cell
-from effdl.reproduce.frame import own_module
+from effdl.reproduce.frame import beside
 
 TABLE = artefact.load("table-6.2")
 LEVELS = {axis: TABLE.artefact.axes[axis] for axis in ("network", "dataset")}
@@ -166,7 +166,7 @@ def test_memory_is_asked_within_the_printed_half_percent_of_30() -> None:
 
 
 def test_peak_is_the_first_best_layer_by_test_and_its_depth_a_share_of_all() -> None:
-    module: Any = own_module(TABLE)
+    module: Any = beside(TABLE)
     series = {"test/acc": [[0, 0, 0.1], [0, 1, 0.5], [1, 0, 0.7], [1, 1, 0.6], [2, 0, 0.6], [3, 1, 0.2]]}
     plain = {"test/acc": [[0, 0, 0.4], [0, 1, 0.9]]}
     runs = module.measures(pd.DataFrame({"series": [series, plain, None], "segment/chosen": [2.0, 0.0, None]}))

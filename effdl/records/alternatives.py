@@ -15,7 +15,7 @@ class Held(NamedTuple):
     resident: int
 
 
-def beside(spec: config.Spec) -> dict[str, config.Spec]:
+def alternatives(spec: config.Spec) -> dict[str, config.Spec]:
     """What else would train this network on these data: full backprop, plain and checkpointed by block, and all in bf16. Full
     backprop may keep as much as the run."""
     optimizer = spec.optimizer or config.build_choice("optimizer", "sgd")

@@ -18,7 +18,7 @@ from effdl.datasets.problem import Problem
 from effdl.datasets.split import Split
 from effdl.datasets.waiting import say
 from effdl.errors import EffdlError
-from effdl.records.alternatives import Held, beside, remedy, unkept
+from effdl.records.alternatives import Held, alternatives, remedy, unkept
 from effdl.records.carry import build_network, open_problem, open_run
 from effdl.records.report import Silent, Track, untracked
 from effdl.training.engine import Engine
@@ -106,7 +106,7 @@ def cost(
     """
     if spec.method.fits_least_squares:
         return None  # its memory and time are not counted yet, and trying would be the run itself
-    asked = {name: row for name, row in beside(spec).items() if rows is None or name == "backprop" or name in rows}
+    asked = {name: row for name, row in alternatives(spec).items() if rows is None or name == "backprop" or name in rows}
     counted = dict[str, Notes]()
     for name, row in track({"accounted": spec, **asked}.items(), "counting", len(asked) + 1):
         counted[name] = _notes(_rehearse if timed and row is spec else _count, row, threads)

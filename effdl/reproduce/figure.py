@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from effdl.reproduce.artefact import Cell, Declaration
 from effdl.reproduce.estimate import Mean, mean
-from effdl.reproduce.frame import own_module
+from effdl.reproduce.frame import beside
 from effdl.reproduce.runs import Runs, values
 from effdl.reproduce.verdict import interval
 
@@ -87,7 +87,7 @@ def _save(declaration: Declaration, scale: str, runs: Runs, path: Path, source: 
 
 def draw(declaration: Declaration, scale: str, runs: Runs) -> "Figure":
     """The figure of a declaration. Its own ``draw(declaration, scale, runs) -> Figure`` where it has one."""
-    module = own_module(declaration)
+    module = beside(declaration)
     if module is not None and hasattr(module, "draw"):
         own: Figure = module.draw(declaration, scale, runs)
         return own

@@ -44,7 +44,7 @@ def frame(declaration: Declaration, scale: str, lines: Sequence[Line]) -> Runs:
             facts.append({**known, FINISHED: float(run["status"] == FINISHED)})
     runs = pd.DataFrame(rows, columns=None if rows else ["cell", "seed", "status", "reason", "run_id"])
     runs = runs.join(pd.DataFrame(facts, index=runs.index))
-    module = own_module(declaration)
+    module = beside(declaration)
     if module is not None and hasattr(module, "measures") and len(runs):
         runs = module.measures(runs)
     # Before measures: the last bits of what they work out are each machine's own.
@@ -66,7 +66,7 @@ def check_cells(name: str, lines: Sequence[Line]) -> None:
             raise RecordError(f"{name}: {cell} has runs on different data; delete the lines of one of them from the ledger")
 
 
-def own_module(declaration: Declaration) -> ModuleType | None:
+def beside(declaration: Declaration) -> ModuleType | None:
     """The module beside a declaration: ``measures(runs) -> runs``, ``draw(declaration, scale, runs) -> Figure``, and
     ``remarks(declaration, runs) -> Iterator[str]``, sentences that a reader of its verdicts must know.
 

@@ -8,7 +8,7 @@ from typing import Any
 from effdl.reproduce import choices, declared, published, searched
 from effdl.reproduce.artefact import Cell, Declaration
 from effdl.reproduce.floors import said
-from effdl.reproduce.frame import frame, own_module
+from effdl.reproduce.frame import beside, frame
 from effdl.reproduce.judge import Judged, judged
 from effdl.reproduce.ledger import Line, made_anew
 from effdl.reproduce.runs import Runs
@@ -75,7 +75,7 @@ def summary(declaration: Declaration, scale: str, runs: Runs, found: Sequence[Ju
     found: what `judged` says, corrected over the family that the reader sees. folded: rows under other choices than ours fold
     away, in HTML.
     """
-    module = own_module(declaration)
+    module = beside(declaration)
     remarks = module.remarks(declaration, runs) if module is not None and hasattr(module, "remarks") else ()
     notes = "\n".join(f"- {note}" for note in (*remarks, *declaration.artefact.notes))
     others = table(declaration, scale, runs, found, own=False) if folded else ""

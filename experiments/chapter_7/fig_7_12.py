@@ -42,15 +42,11 @@ def compared(cell_name: str, seed: int) -> dict[str, float]:
 
 def drawn(cell_name: str, seed: int) -> tuple[Any, Any, float]:
     """X (m, 2), y (m,) of ±1 and β of a cell: a draw of its own for each seed."""
-    spec = artefact.specs(declared("fig-7.13" if "curve=" in cell_name else "fig-7.12")[cell_name])[0]
+    declaration = artefact.load("fig-7.13" if "curve=" in cell_name else "fig-7.12")
+    cell = next(cell for cell in declaration.cells("paper") if cell.name == cell_name)
+    spec = artefact.specs(cell)[0]
     data = spec.dataset.draw(torch.Generator().manual_seed(seed))
     return data.x.double().numpy(), 2.0 * data.y.numpy() - 1, spec.method.beta
-
-
-@cache
-def declared(name: str) -> dict[str, artefact.Cell]:
-    """The cells of a declaration by their names."""
-    return {cell.name: cell for cell in artefact.load(name).cells("paper")}
 
 
 def components_of(x: Any, y: Any, beta: float) -> Any:
