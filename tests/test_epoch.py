@@ -1,5 +1,6 @@
 """One epoch of a segment: what it refuses, when it notices that it diverges, and what it calls its loss."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import pytest
@@ -9,8 +10,12 @@ from torch import Tensor, nn
 
 from effdl.archs.chain import BlockChain
 from effdl.datasets.batch import Batch
-from effdl.errors import ConfigError, Diverged
+from effdl.datasets.problem import Problem
+from effdl.datasets.split import Samples
+from effdl.errors import ConfigError, DataError, Diverged
+from effdl.methods.segmentwise import Segmentwise
 from effdl.objectives.losses import SoftmaxCe
+from effdl.records.run import Run
 from effdl.training import epoch
 from effdl.training.decision_rule import DecisionRule
 from effdl.training.epoch import drain_epoch
@@ -85,3 +90,18 @@ def test_recomputation_leaves_instance_statistics_alone() -> None:
         (checkpointed(net, x) if recompute else net(x)).square().sum().backward()
         nets.append(net.state_dict())
     assert tiny.same(*nets)
+
+
+class Short(Samples):
+    """Loses its last batches."""
+
+    def gather(self, indices: Sequence[Tensor]) -> Iterator[Batch]:
+        return super().gather(indices[:2] if len(indices) > 1 else indices)
+
+
+def test_batches_that_end_early_are_said() -> None:
+    whole = tiny.images(40, 1)
+    problem = Problem(Short(whole.x, whole.y), tiny.images(20, 2), SoftmaxCe(), outputs=tiny.CLASSES, batch_size=8)
+    said = r"^the samples end after 2 of 5 batches at segment 1 of 3, epoch 1: a split has as many in each epoch$"
+    with pytest.raises(DataError, match=said):
+        Segmentwise(epochs=1, keep_features_mib=0).fit(problem, tiny.chain(), Run.in_memory(SGD))

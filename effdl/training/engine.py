@@ -132,7 +132,7 @@ class Engine:
 
         filter = self.run.filter
         sieve = None if filter is None else Sieve(filter, self.run.seed("filter", segment, epoch))
-        return drain_epoch(learner, self.source.train(number, sieve), where, progress)
+        return drain_epoch(learner, self.source.train(number, sieve), where, progress, 0 if sieve else self.problem.steps)
 
     def _end(self, place: int, segment: int, learner: Learner) -> None:
         """After a turn: offer the segment's network, and let go of a learner whose last turn this was."""

@@ -6,13 +6,15 @@ import torch
 from torch import Tensor, nn
 
 from effdl.datasets.batch import Batch
-from effdl.errors import Diverged, FitFailed
+from effdl.errors import DataError, Diverged, FitFailed
 from effdl.training.learner import Learner
 
 LOOK_EVERY = 64  # steps: each look at a loss waits for the device
 
 
-def drain_epoch(learner: Learner, batches: Iterable[Batch], where: str, progress: Callable[[int], object]) -> tuple[float, int]:
+def drain_epoch(
+    learner: Learner, batches: Iterable[Batch], where: str, progress: Callable[[int], object], expected: int = 0
+) -> tuple[float, int]:
     """Let a segment learn from one epoch; mean training loss over the samples stepped on, and how many they were.
 
     An epoch whose loss is no number ends early, at a step that does not depend on any clock.
@@ -20,10 +22,12 @@ def drain_epoch(learner: Learner, batches: Iterable[Batch], where: str, progress
     Args:
         where: names the segment and epoch in an error.
         progress: told each step, from 1.
+        expected: so many batches there are at least.
 
     Raises:
         Diverged: a loss, or at the end a weight, is not finite.
         FitFailed: there were no samples.
+        DataError: the batches ended early.
     """
     losses: list[Tensor] = []
     samples = 0
@@ -35,6 +39,10 @@ def drain_epoch(learner: Learner, batches: Iterable[Batch], where: str, progress
         progress(len(losses))
         if len(losses) % LOOK_EVERY == 0 and learner.ranks.alone and not losses[-1].isfinite():
             break
+    if len(losses) < expected and all(loss.isfinite() for loss in losses[-1:]):
+        raise DataError(
+            f"the samples end after {len(losses)} of {expected} batches at {where}: a split has as many in each epoch"
+        )
     if not losses:
         raise FitFailed(f"nothing to train on at {where}: the filter dropped every sample")
     total, samples = learner.ranks.total(torch.stack(losses).double()), int(learner.ranks.total(torch.tensor(samples)))
