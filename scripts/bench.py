@@ -94,7 +94,7 @@ def _engine(data: Problem, chain: BlockChain, hardware: Hardware | None = None) 
     if hardware.compile:
         learner.rule.compile_blocks()
     source = Fed(data, 0, hardware)
-    source.look(Stack((chain.input,), (0,)))
+    source.through.look(Stack((chain.input,), (0,)))  # neither kept nor compiled, as in the bare loop
     return lambda: drain_epoch(learner, source.train(0), "", lambda step: False)
 
 

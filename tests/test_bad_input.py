@@ -125,6 +125,7 @@ MORE: dict[str, Row] = {
     "steps without -m": config("method.epochs=range(1,4)", "method.epochs:", "with -m", "-m search=optuna"),
     "pattern without -m": config("method=glob(d*)", "method:", "with -m", "-m search=optuna"),
     "config that is a choice": config("--config-name dataset/mnist", "is a choice of dataset; say dataset=mnist"),
+    "no choice, with a plus": config("-m +arch=null", "+arch=null: arch takes a choice by its name; there are cnn4"),
     "number for a choice": config("-m arch=1", "arch=1: arch takes a choice by its name; there are cnn4"),
     "artefact": config("table-6.1", "table-6.1: values are given as key=value; effdl run table-6.1"),
     "space of no search": config("-m hydra.sweeper.params={seed:1}", "hydra.sweeper.params: is the space of a search"),

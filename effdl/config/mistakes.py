@@ -33,8 +33,9 @@ def refuse(overrides: Sequence[str]) -> None:
         group = key.strip("+~").partition("@")[0].replace(".", "/")
         if equals and group in GROUPS and EMPTY.fullmatch(value.strip()):
             raise ConfigError(f"{one}: says nothing; {key} takes a choice by its name; there are {', '.join(choices(group))}")
-        if equals and key in GROUPS and any(NO_NAME.fullmatch(each.strip()) for each in value.split(",")):
-            raise ConfigError(f"{one}: {key} takes a choice by its name; there are {', '.join(choices(key))}")
+        named = key.lstrip("+").partition("@")[0]
+        if equals and named in GROUPS and any(NO_NAME.fullmatch(each.strip()) for each in value.split(",")):
+            raise ConfigError(f"{one}: {named} takes a choice by its name; there are {', '.join(choices(named))}")
         if one.startswith("~") and "." in key and key[1:].split(".")[0] in set(GROUPS) - SEVERAL:
             raise ConfigError(
                 f"{one}: would put its class's default in the place of your choice's; set {key[1:]}, or leave it out"
