@@ -8,7 +8,7 @@ from effdl import cli, config
 
 @hydra.main(config_path="configs", config_name="config", **config.VERSION_BASE, **config.WHITELIST)
 def main(composed: DictConfig) -> float | None:
-    return cli.run(composed)
+    return cli.job(composed)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from effdl.home import at_home
 from effdl.sweep_folder import SweepFolder
 
 _results: list[dict[str, Any]] = []  # of this process's runs, in order; Hydra gives no way to return them
+_raised: list[Exception] = []  # by a lone run that Hydra carries out
 _searches: list[tuple[dict[str, Any], int]] = []  # what this process's searches found, and their exit codes
 _sweeps: list[SweepFolder] = []  # of this process's sweeps
 _jobs: list[jobs.Job] = []  # at most one, that this process works on for another launcher
@@ -26,7 +27,7 @@ HOME = re.compile(r"""(results|hydra\.(?:sweep|run)\.dir)=(['"])(~.*)\2""")
 
 def main(entry: Callable[[], Any]) -> None:
     """Run Hydra's entry point; prints the JSON line, or one line on standard error, and exits with a code that says which."""
-    for made in (_results, _searches, _sweeps, _jobs):
+    for made in (_results, _raised, _searches, _sweeps, _jobs):
         made.clear()
     asked: Sequence[str] = ()
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
@@ -51,6 +52,8 @@ def main(entry: Callable[[], Any]) -> None:
             sys.argv[1:] = [*options, *overrides, *_ours(arguments, many), *config.search_path()]
             asked = _asked(arguments) if many else ()
             entry()
+            if _raised:
+                raise _raised.pop()
         else:  # the same without Hydra's second composition, which would be half of the time to answer from a record
             run(config.compose(arguments))
     except KeyboardInterrupt:
@@ -117,6 +120,17 @@ def _set_aside(composed: Any) -> None:
 
     found = set_aside(places(composed)[0], config.run_id(spec, fingerprint(spec.dataset)), say)
     say("there was no record of this run" if found is None else f"its record is set aside in {found}")
+
+
+def job(composed: Any) -> float | None:
+    """What Hydra calls with a config. The error of a lone run is kept from it, since it would say a line of its own."""
+    try:
+        return run(composed)
+    except Exception as error:
+        if _jobs or {"-m", "--multirun"} & set(sys.argv):
+            raise
+        _raised.append(error)
+        return None
 
 
 def run(composed: Any) -> float | None:

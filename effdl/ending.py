@@ -10,6 +10,7 @@ from effdl import config, jobs, torchrun
 from effdl.errors import ConfigError, EffdlError, RecordError, crash, one_line
 
 FINAL = {"diverged": 6, "failed": 7}  # ends that are a run's answer, and their exit codes
+COMPOSING = {"hydra", "omegaconf", "antlr4", "yaml"}
 LAUNCHERS = {"joblib", "submitit", "ray"}  # whose errors are of a job that was killed
 
 
@@ -51,6 +52,15 @@ def stop(line: str, code: int) -> None:
     sys.exit(code)
 
 
+def _is_of_composing(error: Exception) -> bool:
+    """Whether what reads configs raised it: an error of its own, or of Python's where an override is of the wrong kind."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    where = trace.tb_frame.f_globals.get("__name__", "") if trace is not None and type(error) in (ValueError, TypeError) else ""
+    return COMPOSING & {type(error).__module__.split(".")[0], where.split(".")[0]} != set()
+
+
 def stop_for(error: Exception, arguments: Sequence[str]) -> None:
     """One line for each kind of error: the user's, Hydra's, which are the user's too, the disk's, and ours."""
     if isinstance(error, EffdlError):
@@ -60,7 +70,7 @@ def stop_for(error: Exception, arguments: Sequence[str]) -> None:
     if isinstance(error, BrokenPipeError):  # such as `effdl list | head`: nobody reads on, which is no failure of ours
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
-    if type(error).__module__.split(".")[0] in ("hydra", "omegaconf", "antlr4", "yaml"):
+    if _is_of_composing(error):
         stop(one_line(config.composition_error(error, arguments)), ConfigError.exit_code)
     if isinstance(error, OSError) and error.filename:
         reason = f"{error.filename}: {error.strerror}; point `results` to a folder that can be written"

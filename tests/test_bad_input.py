@@ -125,6 +125,8 @@ MORE: dict[str, Row] = {
     "steps without -m": config("method.epochs=range(1,4)", "method.epochs:", "with -m", "-m search=optuna"),
     "pattern without -m": config("method=glob(d*)", "method:", "with -m", "-m search=optuna"),
     "config that is a choice": config("--config-name dataset/mnist", "is a choice of dataset; say dataset=mnist"),
+    "what effdl notes": config("chosen=", "chosen=: chosen is no key of a config"),
+    "a package and no config": config("-p method arch._target_=", "arch._target_: '' names no module"),
     "no choice, with a plus": config("-m +arch=null", "+arch=null: arch takes a choice by its name; there are cnn4"),
     "number for a choice": config("-m arch=1", "arch=1: arch takes a choice by its name; there are cnn4"),
     "artefact": config("table-6.1", "table-6.1: values are given as key=value; effdl run table-6.1"),

@@ -10,7 +10,7 @@ from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
-from effdl.config.composition import parse
+from effdl.config.composition import CHOSEN, parse
 from effdl.config.groups import CONFIGS, GROUPS, SEVERAL, choices
 from effdl.errors import ConfigError
 
@@ -30,6 +30,8 @@ def refuse(overrides: Sequence[str]) -> None:
             raise ConfigError(f"{SPACE}: is the space of a search, which -m search=optuna makes; a sweep is -m key=a,b,c")
         if not key:
             raise ConfigError(f"{one}: values are given as key=value")
+        if key.lstrip("+~").split(".")[0] == CHOSEN:
+            raise ConfigError(f"{one}: {CHOSEN} is no key of a config, but what effdl notes in it; see --help")
         group = key.strip("+~").partition("@")[0].replace(".", "/")
         if equals and group in GROUPS and EMPTY.fullmatch(value.strip()):
             raise ConfigError(f"{one}: says nothing; {key} takes a choice by its name; there are {', '.join(choices(group))}")
