@@ -178,7 +178,13 @@ def load(name: str) -> Declaration:
     paths = declared()
     if name not in paths:
         raise ConfigError(f"{name}: not declared; there are {', '.join(paths)}")
-    return read(paths[name])
+    return _read_once(paths[name], paths[name].stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=256)
+def _read_once(path: Path, written: int) -> Declaration:
+    """A declaration takes a tenth of a second, and measures beside it may ask for it at each of their runs."""
+    return read(path)
 
 
 def read(path: Path) -> Declaration:
