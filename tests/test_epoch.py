@@ -105,3 +105,17 @@ def test_batches_that_end_early_are_said() -> None:
     said = r"^the samples end after 2 of 5 batches at segment 1 of 3, epoch 1: a split has as many in each epoch$"
     with pytest.raises(DataError, match=said):
         Segmentwise(epochs=1, keep_features_mib=0).fit(problem, tiny.chain(), Run.in_memory(SGD))
+
+
+def test_a_sample_of_weight_zero_is_as_if_absent_and_two_copies_are_one_of_double_weight() -> None:
+    x, y = torch.randn(4, 3, dtype=torch.float64), torch.tensor([0, 1, 1, 0])
+    gradients = []
+    for index, weight in (([0, 1, 2, 3], [0.5, 0.0, 1.0, 0.5]), ([0, 2, 2, 3], None)):
+        torch.manual_seed(0)
+        rule = DecisionRule(nn.Sequential(nn.Linear(3, 4)).double(), nn.Linear(4, 2).double(), SoftmaxCe())
+        parameters = list(rule.parameters())
+        learner = Learner(rule, SGD.build(parameters), seed=lambda e, s: 0)
+        at = torch.tensor(index)
+        learner.step(Batch(x[at], y[at], at, sample_weight=None if weight is None else torch.tensor(weight).double()))
+        gradients.append([parameter.grad for parameter in parameters])
+    torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-14)

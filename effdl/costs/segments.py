@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from effdl.costs.rehearsal import PIECE_BUDGET_S, Prefix, Rehearsal, fastest
+from effdl.datasets.batch import Batch
 from effdl.datasets.problem import Problem
 from effdl.training.engine import Engine
 from effdl.training.feednet import is_copied
@@ -26,11 +27,9 @@ def segment_costs(engine: Engine) -> list[SegmentCost]:
     if not problem.is_outline:
         learners = run.watch(learners, len(plans), "trying what each layer will take")
     costs, waiting, samples = list[SegmentCost](), _waiting(run.filter, problem), problem.num_train + problem.num_val
-    whole, learners = next(problem.train(0)), iter(learners)
+    learners = iter(learners)
     learners = chained([first := next(learners)], learners)
-    reading_s, batch = _reading_seconds(problem, whole.x), run.ranks.share(whole)
-    if prepares := first.rule.prepares:  # and all others' alike
-        batch = next(prepared([batch], first.rule.prepare, problem.seed, 0))
+    reading_s, batch, prepares = *_first_batch(engine, first), first.rule.prepares  # as all others' do
     del first
     kept_bytes, stored_s, copied, feednets, own = 0, 0.0, 0, 0, list[int]()
     _take(idle := _weights(chain), chain.input)
@@ -68,6 +67,16 @@ def segment_costs(engine: Engine) -> list[SegmentCost]:
             prefix.climb(*chain[plan.start : plan.stop], feeding=not kept)
         copied, feednets = (count + _copied(chain[plan.start : plan.stop]) for count in (copied, feednets))
     return _with_what_waits(costs, own, engine)
+
+
+def _first_batch(engine: Engine, learner: Learner) -> tuple[float, Batch]:
+    """The seconds that reading a batch takes, and this rank's part of one as the learner's rule wants it."""
+    problem = engine.problem
+    whole = next(problem.train(0))
+    reading_s, batch = _reading_seconds(problem, whole.x), engine.run.ranks.share(whole)
+    if learner.rule.prepares:
+        batch = next(prepared([batch], learner.rule.prepare, problem.seed, 0))
+    return reading_s, batch
 
 
 def _with_what_waits(costs: list[SegmentCost], own: list[int], engine: Engine) -> list[SegmentCost]:

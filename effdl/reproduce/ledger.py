@@ -271,25 +271,24 @@ def _run(
         "provenance": {**{key: provenance.get(key) for key in PROVENANCE}, "threads": stored["threads"]},
     }
     wanted = declaration.artefact.numbers
-    metrics = _wanted(summary, wanted)
     run = {
         "run_id": store.path.name,
         "seed": spec.seed,
-        "status": summary["status"],
-        **({"reason": summary["reason"]} if "reason" in summary else {}),
-        "numbers": {key: value for key, value in metrics.items() if not of_the_machine(key)},
-        "times": {key: value for key, value in metrics.items() if of_the_machine(key)},
+        **_ended(summary, wanted),
+        "times": {key: value for key, value in _wanted(summary, wanted).items() if of_the_machine(key)},
         "series": intact.points(store, summary, anew),
     }
-    before = [
-        {
-            "ended": date,
-            "status": told["status"],
-            "numbers": {k: v for k, v in _wanted(told, wanted).items() if not of_the_machine(k)},
-        }
-        for date, told in records(root, store.path.name)
-    ]
+    before = [{"ended": date, **_ended(told, wanted)} for date, told in records(root, store.path.name)]
     return line, run | ({"earlier": before} if before else {})
+
+
+def _ended(summary: Mapping[str, Any], wanted: Sequence[str] | None) -> Line:
+    """How a run ended, with its reason where there is one, and its numbers but for what the machine says."""
+    return {
+        "status": summary["status"],
+        **({"reason": summary["reason"]} if "reason" in summary else {}),
+        "numbers": {key: value for key, value in _wanted(summary, wanted).items() if not of_the_machine(key)},
+    }
 
 
 def made_anew(declaration: Declaration, lines: Sequence[Line]) -> Iterator[str]:
