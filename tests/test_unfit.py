@@ -120,7 +120,9 @@ def test_a_layer_that_does_not_take_what_comes_is_named_with_what_helps(case: st
 
 @pytest.mark.parametrize("net", [Sized(), nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.Flatten(), nn.Linear(512, 3))])
 def test_what_the_errors_advise_works(net: nn.Module) -> None:
-    fit(BlockChain.from_module(net), torch.randn(40, 1, 8, 8), Backprop(epochs=1))
+    x = torch.randn(40, 1, 8, 8)
+    outputs = fit(BlockChain.from_module(net), x, Backprop(epochs=1))(x)
+    assert outputs.shape == (40, 3) and outputs.isfinite().all()
 
 
 def brought(folder: Path, net: str, blocks: int) -> dict[str, str]:
