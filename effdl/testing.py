@@ -186,7 +186,7 @@ def check_method(
     if run.saved:
         _check_resume(trial, fitted, run)
     else:
-        _hold(method.training(on, trial.build(0)) is None, "the engine saved no checkpoint")
+        _hold(method.training(on, trial.build(0), run) is None, "the engine saved no checkpoint")
 
 
 def _taken(method: Method, on: Problem) -> Build:
@@ -230,11 +230,11 @@ def _check_network(trial: _Trial, fitted: nn.Module, run: WatchedRun) -> None:
 
 def _check_blocks(trial: _Trial, run: WatchedRun) -> None:
     """The input block stays; and of a training by the engine each epoch moves its own segment's blocks, and no others."""
-    first, name = trial.build(0), type(trial.method).__name__
+    first, name = trial.method.chain(trial.build(0)), type(trial.method).__name__
     at_first = copied(first)
     inputs = [key for key in at_first if key.startswith("input.")]
     _hold(all(torch.equal(at_first[k], run.model.state_dict()[k]) for k in inputs), f"{name} changed the input block")
-    if (training := trial.method.training(trial.on, first)) is None:
+    if (training := trial.method.training(trial.on, first, run)) is None:
         return
     states = [at_first, *(state for _, state in run.epochs)]
     for (before, after), (segment, _) in zip(pairwise(states), run.epochs, strict=True):

@@ -143,7 +143,7 @@ class ByRule(Method):
 
     rule: Any = Plain
 
-    def training(self, problem: Any, model: BlockChain) -> Training:
+    def training(self, problem: Any, model: BlockChain, run: Any) -> Training:
         plan = SegmentPlan(0, len(model), 1, lambda blocks, shape: self.rule(blocks, model.head))
         return Training([plan], 0)
 

@@ -253,9 +253,9 @@ def test_an_outline_has_the_form_of_the_data(dataset: Any) -> None:
 class Looks(Method):
     """Looks at numbers before it trains, which fake tensors have not."""
 
-    def training(self, problem: Problem, model: BlockChain) -> Training:
+    def training(self, problem: Problem, model: BlockChain, run: Any) -> Training:
         assert problem.train_tensors().x.float().mean().item() > 0
-        return Segmentwise(epochs=1).training(problem, model)
+        return Segmentwise(epochs=1).training(problem, model, run)
 
     def network(self, *_: Any) -> nn.Module:
         raise NotImplementedError

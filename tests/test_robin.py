@@ -146,7 +146,7 @@ def test_resident_memory_has_the_learners_that_wait_and_the_best_networks_copy()
     problem, costs = tiny.problem(), []
     for rounds in (1, 3):
         model, run = tiny.chain(), Run.in_memory(SGD)
-        engine = Engine(Segmentwise(rounds=rounds).training(problem, model), problem, model, run)
+        engine = Engine(Segmentwise(rounds=rounds).training(problem, model, run), problem, model, run)
         costs.append(segment_costs(engine))
     weights, heads = [], []
     for a, b in pairwise(tiny.WIDTHS):

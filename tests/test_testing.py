@@ -21,8 +21,8 @@ class Around(Method):
     fault: ClassVar[str] = ""
     inner: Any = Segmentwise(epochs=2)
 
-    def training(self, problem: Any, model: BlockChain) -> Any:
-        return self.inner.training(problem, model)
+    def training(self, problem: Any, model: BlockChain, run: Any) -> Any:
+        return self.inner.training(problem, model, run)
 
     def fit(self, problem: Any, model: BlockChain, run: Any) -> nn.Module:
         return self.inner.fit(problem, model, run)

@@ -39,7 +39,7 @@ class Backprop(Method):
     keep_features_mib: NonNegative = 2048.0
     measure_train: Switch = False
 
-    def training(self, problem: Problem, model: BlockChain) -> Training:
+    def training(self, problem: Problem, model: BlockChain, run: RunHandle) -> Training:
         def rule(blocks: nn.Sequential, shape: tuple[int, ...]) -> DecisionRule:
             return DecisionRule(blocks, model.head, problem.objective, checkpoint=self.checkpoint is not None)
 

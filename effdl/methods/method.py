@@ -54,16 +54,25 @@ class Method(Setting, ABC):
         """Raise a ConfigError for a combination that cannot work; called before any data are read."""
         return
 
-    def training(self, problem: Problem, model: BlockChain) -> Training | None:
+    def chain(self, model: BlockChain) -> BlockChain:
+        """The network as the engine is to train it, of the architecture's blocks; by default as it is."""
+        return model
+
+    def training(self, problem: Problem, model: BlockChain, run: RunHandle) -> Training | None:
         """The segments that the engine trains, each by its rule, and in which order; None where `fit` is written whole.
 
-        `fit`, a plan, the costs and the search for a budget share it.
+        `fit`, a plan, the costs and the search for a budget share it. Called again, as a run is that goes on, it says the same.
+
+        Args:
+            model: as `chain` made it.
+            run: whose optimizer and hardware decide what steps take.
         """
         return None
 
     def fit(self, problem: Problem, model: BlockChain, run: RunHandle) -> nn.Module:
         """Learn; returns the network to be evaluated, from stored inputs to logits, in eval mode."""
-        training = self.training(problem, model)
+        model = self.chain(model)
+        training = self.training(problem, model, run)
         if training is None:
             raise ConfigError(f"method: {type(self).__name__} writes neither training nor fit, see CONTRIBUTING.md")
         engine = Engine(training, problem, model, run)

@@ -16,6 +16,7 @@ from effdl.objectives.objective import Objective
 from effdl.setting import Count, NonNegative, Positive, Probability, Switch, setting
 from effdl.training.decision import Decision, Pool
 from effdl.training.decision_rule import DecisionRule
+from effdl.training.handle import RunHandle
 from effdl.training.hardware import Hardware
 from effdl.training.orders import permuted, robin
 from effdl.training.segments import SegmentPlan, Training
@@ -70,7 +71,7 @@ class Segmentwise(Method):
         if self.patience is not None and self.rounds > 1:
             raise ConfigError("method.patience ends a segment for good, method.rounds comes back to it: set one of them alone")
 
-    def training(self, problem: Problem, model: BlockChain) -> Training:
+    def training(self, problem: Problem, model: BlockChain, run: RunHandle) -> Training:
         of_segments = spans(len(model), self.segment_size)
         epochs = [self._epochs(i) for i in range(len(of_segments))]
         order = robin(epochs, self.rounds, partial(permuted, problem.seed, len(epochs)) if self.permute else None)

@@ -185,9 +185,9 @@ def _rehearse(spec: config.Spec, threads: int | None) -> Notes:
 
 def _told(spec: config.Spec, problem: Problem, network: BlockChain, test: Split | None) -> Notes:
     """What a run notes of its cost before its first step; {} where its method trains nothing that could be told beforehand."""
-    if (training := spec.method.training(problem, network)) is None:
+    network, run = spec.method.chain(network), open_run(spec, test, reporter=_Waiting())
+    if (training := spec.method.training(problem, network, run)) is None:
         return {}
-    run = open_run(spec, test, reporter=_Waiting())
     costs = segment_costs(Engine(training, problem, network, run))
     run.expect(costs, training.keep_bytes)
     return {**run.notes, "segments": costs, "blocks": network.names}

@@ -97,15 +97,15 @@ class ForwardForward(Method):
                 "dataset: ForwardForward lays a label over the input: take classes with an output each, fewer than inputs"
             )
 
-    def training(self, problem, model):
+    def chain(self, model):
+        return layered(model)
+
+    def training(self, problem, model, run):
         def rule(blocks, shape):
             return ForwardForwardRule(blocks, problem.outputs, self.threshold)
 
         plans = [SegmentPlan(i, i + 1, self.epochs, rule) for i in range(len(model))]
         return Training(plans, keep_bytes=0)
-
-    def fit(self, problem, model, run):
-        return super().fit(problem, layered(model), run)
 
     def network(self, model, problem, objective, notes):
         return Goodness(layered(model).cropped(notes["segment/chosen"] + 1), problem.outputs)

@@ -48,8 +48,8 @@ class Transport(Method):
     def layerwise(self):
         return Segmentwise(epochs=self.epochs, decision=self.decision)
 
-    def training(self, problem, model):
-        made = self.layerwise.training(problem, model)
+    def training(self, problem, model, run):
+        made = self.layerwise.training(problem, model, run)
         return replace(made, segments=[replace(plan, rule=self.penalised(plan.rule)) for plan in made.segments])
 
     def penalised(self, rule):
