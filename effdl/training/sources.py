@@ -16,7 +16,6 @@ from effdl.training.features import Stack, Through
 from effdl.training.feednet import feednet
 from effdl.training.handle import SampleFilter
 from effdl.training.hardware import Hardware
-from effdl.training.learner import Learner
 from effdl.training.ranks import Ranks
 from effdl.training.recording import Recording
 
@@ -199,20 +198,3 @@ class Replay(Source):
 
     def _feed(self, batch: Batch) -> Batch:
         return batch.passed_on(self._fed.passed(self._modules, batch.x)) if self._modules else batch
-
-
-class Chained(Source):
-    """What a learner puts out while it learns from a source of its own."""
-
-    def __init__(self, below: Learner, source: Source) -> None:
-        self._below, self._source = below, source
-
-    def train(self, epoch: int, sieve: Sieve | None = None) -> Iterator[Batch]:
-        return self._below.train_epoch(self._source.train(epoch, sieve))
-
-    def val(self) -> Iterator[Batch]:
-        rule = self._below.rule
-        for batch in self._source.val():
-            with torch.no_grad(), rule.hardware.autocast():
-                x = rule.blocks(batch.x)
-            yield batch.passed_on(x)
