@@ -57,7 +57,7 @@ def test_contributing_shows_three_files_of_each_kind_and_two_of_a_data_set() -> 
 
 def test_the_base_class_of_each_choice_is_named() -> None:
     for group in (*OTHERS, "augment", "method/decision"):
-        assert f"extends `{config.GROUPS[group].replace(':', '.')}`" in " ".join(TEXT.split())
+        assert f"extends `{config.GROUPS[group].base.replace(':', '.')}`" in " ".join(TEXT.split())
 
 
 def test_method_outside_the_package_runs_learns_and_is_loaded_again(plugin: Path, capsys: pytest.CaptureFixture[str]) -> None:
