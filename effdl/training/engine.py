@@ -3,6 +3,7 @@
 import math
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from effdl.archs.chain import BlockChain
@@ -120,7 +121,7 @@ class Engine:
         self.run.save(self.state_dict)
 
     def _learn(self, segment: int, learner: Learner, where: str) -> tuple[float, int]:
-        """An epoch of updates; mean training loss and samples stepped on."""
+        """An epoch of updates; mean training loss, and how many samples of the problem it was, whatever a rule made of them."""
         place, done = self.at
         behind = self.training.behind(place)
         past, number = list(map(float, behind)), sum(behind) + done
@@ -132,7 +133,10 @@ class Engine:
 
         filter = self.run.filter
         sieve = None if filter is None else Sieve(filter, self.run.seed("filter", segment, epoch))
-        return drain_epoch(learner, self.source.train(number, sieve), where, progress, 0 if sieve else self.problem.steps)
+        expected = 0 if sieve else self.problem.steps
+        loss, samples = drain_epoch(learner, self.source.train(number, sieve), where, progress, expected)
+        prepared = learner.rule.prepares
+        return loss, int(learner.ranks.total(torch.tensor(self.source.prepared))) if prepared else samples
 
     def _end(self, place: int, segment: int, learner: Learner) -> None:
         """After a turn: offer the segment's network, and let go of a learner whose last turn this was."""

@@ -15,7 +15,8 @@ LOOK_EVERY = 64  # steps: each look at a loss waits for the device
 def drain_epoch(
     learner: Learner, batches: Iterable[Batch], where: str, progress: Callable[[int], object], expected: int = 0
 ) -> tuple[float, int]:
-    """Let a segment learn from one epoch; mean training loss over the samples stepped on, and how many they were.
+    """Let a segment learn from one epoch; mean training loss over the samples stepped on, as its rule prepared
+    them, and how many they were.
 
     An epoch whose loss is no number ends early, at a step that does not depend on any clock.
 
