@@ -146,7 +146,7 @@ class ByRule(Method):
     rule: Any = Plain
 
     def training(self, problem: Any, model: BlockChain, run: Any) -> Training:
-        plan = SegmentPlan(0, len(model), 1, lambda blocks, shape: self.rule(blocks, model.head))
+        plan = SegmentPlan(0, len(model), 1, lambda blocks, shapes: self.rule(blocks, model.head))
         return Training([plan], 0)
 
     def network(self, model: BlockChain, *others: Any) -> nn.Module:

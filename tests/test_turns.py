@@ -22,7 +22,7 @@ from effdl.training.loop import evaluate
 from effdl.training.optim import Sgd
 from effdl.training.orders import Turn, robin
 from effdl.training.rule import Rule
-from effdl.training.segments import SegmentPlan, Training
+from effdl.training.segments import SegmentPlan, Shapes, Training
 
 Make = Callable[[nn.Sequential, tuple[int, ...]], Rule]
 
@@ -71,8 +71,8 @@ class Seeing(DecisionRule):
         return chain.with_head(self.decision)
 
 
-def seeing(blocks: nn.Sequential, shape: tuple[int, ...]) -> Rule:
-    return Seeing(blocks, Classifier(shape, tiny.CLASSES, size=1), SoftmaxCe())
+def seeing(blocks: nn.Sequential, shapes: Shapes) -> Rule:
+    return Seeing(blocks, Classifier(shapes[-1], tiny.CLASSES, size=1), SoftmaxCe())
 
 
 @pytest.mark.parametrize("stop", [1, 3, 5])
@@ -118,8 +118,8 @@ class Scaled(nn.Module):
 
 
 class Resetting(DecisionRule):
-    def __init__(self, blocks: nn.Sequential, shape: tuple[int, ...]) -> None:
-        super().__init__(blocks, Classifier(shape, tiny.CLASSES, size=1), SoftmaxCe())
+    def __init__(self, blocks: nn.Sequential, shapes: Shapes) -> None:
+        super().__init__(blocks, Classifier(shapes[-1], tiny.CLASSES, size=1), SoftmaxCe())
         nn.init.zeros_(blocks[0][0].weight)
 
 
@@ -151,8 +151,8 @@ HOSTILE: dict[str, Callable[[Any], Any]] = {
 
 @pytest.mark.parametrize("damage", HOSTILE.values(), ids=HOSTILE)
 def test_a_checkpoint_that_holds_something_else_is_none(damage: Callable[[Any], Any]) -> None:
-    def rule(blocks: nn.Sequential, shape: tuple[int, ...]) -> Rule:
-        return DecisionRule(blocks, Classifier(shape, tiny.CLASSES, size=1), SoftmaxCe())
+    def rule(blocks: nn.Sequential, shapes: Shapes) -> Rule:
+        return DecisionRule(blocks, Classifier(shapes[-1], tiny.CLASSES, size=1), SoftmaxCe())
 
     order = list(robin([1] * 3, 4))
     _, _, saved = trained(tiny.chain(), rule, order, epochs=4, stop=8)

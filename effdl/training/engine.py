@@ -172,10 +172,10 @@ class Engine:
     def _rule(self, segment: int) -> Rule:
         """Segment's rule, in eval mode, all but its blocks freshly drawn from the stream ("init", segment)."""
         plan, blocks = self.training.segments[segment], self._blocks(segment)
-        shape, like = self.shapes[plan.stop - 1], next(blocks.parameters())
+        shapes, like = self.shapes[plan.start : plan.stop], next(blocks.parameters())
         reseed(self.run.seed("init", segment))
         before = [t._version for t in blocks.state_dict(keep_vars=True).values()]
-        rule = plan.rule(blocks, shape)
+        rule = plan.rule(blocks, shapes)
         if before != [t._version for t in blocks.state_dict(keep_vars=True).values()]:
             raise ConfigError(
                 f"the rule {type(rule).__name__} changes its blocks where it is made, which happens again and again: let their "
@@ -185,7 +185,7 @@ class Engine:
         rule = matched(like, rule, self.problem.is_outline, self.run.hardware)
         rule.blocks = blocks
         if not self.problem.is_outline:
-            rule.check(like.new_zeros(2, *shape), self.problem.outputs)
+            rule.check(like.new_zeros(2, *shapes[-1]), self.problem.outputs)
         rule.eval()
         return rule
 

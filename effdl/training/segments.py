@@ -10,20 +10,23 @@ from effdl.training.orders import Turn, bottom_up
 from effdl.training.rule import Rule
 from effdl.training.selection import Choose
 
+Shapes = Sequence[tuple[int, ...]]
+
 
 @dataclass(frozen=True)
 class SegmentPlan:
     """How one segment is trained: blocks [start, stop) and everything that depends on its place.
 
     epochs: in all its turns together, over which its schedule spans.
-    rule: (its blocks, output shape of the last) -> its rule, whose other parameters are freshly drawn. It is made several times
-        (to be rehearsed, to learn, for the network at the end) and leaves the blocks' weights as they are.
+    rule: (its blocks, the shape of what each puts out for one sample) -> its rule, whose other parameters are freshly drawn.
+        It is made several times (to be rehearsed, to learn, for the network at the end) and leaves the blocks' weights as they
+        are.
     """
 
     start: int
     stop: int
     epochs: int
-    rule: Callable[[nn.Sequential, tuple[int, ...]], Rule]
+    rule: Callable[[nn.Sequential, Shapes], Rule]
     lr_scale: float = 1.0
     weight_decay_scale: float = 1.0
 
