@@ -24,7 +24,7 @@ from effdl.training.orders import Turn, robin
 from effdl.training.rule import Rule
 from effdl.training.segments import SegmentPlan, Shapes, Training
 
-Make = Callable[[nn.Sequential, tuple[int, ...]], Rule]
+Make = Callable[[nn.Sequential, Shapes], Rule]
 
 
 class CutOff(BaseException):
@@ -144,6 +144,10 @@ HOSTILE: dict[str, Callable[[Any], Any]] = {
     "a learner of another epoch": lambda s: s["learners"][0].update(epoch=1, history=[0.0]),
     "no best network": lambda s: s["best"].update(segment=None),
     "a best without its decision block": lambda s: s["best"]["weights"].clear(),
+    "a best without a weight of its blocks": lambda s: s["best"]["weights"].pop("blocks.conv1.0.weight"),
+    "a best without its blocks": lambda s: [s["best"]["weights"].pop(k) for k in [*s["best"]["weights"]] if "blocks" in k],
+    "a best of an epoch to come": lambda s: s["best"].update(epoch=3),
+    "a best of no epoch": lambda s: s["best"].update(epoch=None),
     "a best of another shape": lambda s: s["best"]["weights"].update({"head.layers.0.weight": torch.zeros(2, 2)}),
     "no chain": lambda s: s.pop("chain"),
 }

@@ -174,25 +174,27 @@ class Engine:
         found = drain_epoch(learners, self.source.train(number, sieve), progress, 0 if sieve else self.problem.steps)
         if not team[0].learner.rule.prepares:
             return found
-        samples = int(
-            self.run.ranks.total(torch.tensor(self.source.prepared))
-        )  # of which the rule made as many rows as it likes
-        return [(loss, samples) for loss, _ in found]
+        samples = self.run.ranks.total(torch.tensor(self.source.prepared))  # of each its rule made as many rows as it likes
+        return [(loss, int(samples)) for loss, _ in found]
 
     def _where(self, segment: int, epoch: int) -> str:
         return f"segment {segment + 1} of {len(self.training.segments)}, epoch {epoch + 1}"
 
     def _end(self, place: int, team: Sequence[Member]) -> None:
         """After a turn: offer the segments' networks, and let go of learners whose last turn this was."""
-        later = {segment for turn in self.training.order[place + 1 :] for segment in turn.segments}
-        changing = {id(t) for other in later for t in self._blocks(other).state_dict(keep_vars=True).values()}
-        parts = self.chain.input, self.chain.blocks  # rules may share its head
-        lasting = {id(t) for part in parts for t in part.state_dict(keep_vars=True).values()} - changing
+        later, lasting = self.training.after(place), self._lasting(place)
         for segment, learner, _ in team:
             predictor = self._predictor(segment, learner.rule)
             self.best.offer(segment, learner.epoch - 1, learner.history[-1], predictor, lasting, copied=bool(later))
             if segment not in later:
                 del self.learners[segment]
+
+    def _lasting(self, place: int) -> set[int]:
+        """Ids of the network's tensors that no turn after this place changes; without its head, which rules may share."""
+        later = self.training.after(place)
+        changing = {id(t) for other in later for t in self._blocks(other).state_dict(keep_vars=True).values()}
+        parts = self.chain.input, self.chain.blocks
+        return {id(t) for part in parts for t in part.state_dict(keep_vars=True).values()} - changing
 
     def learner(self, segment: int) -> Learner:
         """A segment's learner as it begins, by itself."""
@@ -308,17 +310,20 @@ class Engine:
             if learner.epoch != epochs[segment]:
                 raise ValueError("no such epoch")
             self.learners[segment] = self._start(learner)
-        self._load_best(saved["best"], is_there=place > 0)
+        self._load_best(saved["best"], place)
 
-    def _load_best(self, state: dict[str, Any], is_there: bool) -> None:
+    def _load_best(self, state: dict[str, Any], place: int) -> None:
+        """Its weights are to be those that were not lasting when it was offered: exactly these."""
         self.best.load_state_dict(state)
-        if (self.best.segment is not None) != is_there:
+        segment, epoch = self.best.segment, self.best.epoch
+        if (segment is not None) != (place > 0):
             raise ValueError("no best network, or one of the future")
-        if self.best.segment is not None:
-            predictor = self._predictor(self.best.segment, self._rule(self.best.segment))
-            chains = {id(t) for part in (self.chain.input, self.chain.blocks) for t in part.state_dict(keep_vars=True).values()}
-            own = {name for name, t in predictor.state_dict(keep_vars=True).items() if id(t) not in chains}
-            self.best.check(predictor, own)
+        if segment is not None:
+            if epoch is None:
+                raise ValueError("no epoch of the best network")
+            lasting = self._lasting(self.training.place_of(segment, epoch, before=place))
+            predictor = self._predictor(segment, self._rule(segment))
+            self.best.check(predictor, {n for n, t in predictor.state_dict(keep_vars=True).items() if id(t) not in lasting})
 
 
 def matched(like: Tensor, module: Module, is_outline: bool, hardware: Hardware) -> Module:

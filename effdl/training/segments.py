@@ -80,6 +80,17 @@ class Training:
                 epochs[segment] += turn.epochs
         return epochs
 
+    def after(self, place: int) -> set[int]:
+        """The segments whose turn comes after the one at this place."""
+        return {segment for turn in self.order[place + 1 :] for segment in turn.segments}
+
+    def place_of(self, segment: int, epoch: int, before: int) -> int:
+        """Where in the order a segment has its epoch of this number. Raises ValueError where it is not before this place."""
+        for place, turn in enumerate(self.order[:before]):
+            if segment in turn.segments and 0 <= epoch - self.behind(place)[segment] < turn.epochs:
+                return place
+        raise ValueError("no such epoch behind")
+
     def epochs_before(self, place: int) -> int:
         """Passes through the data that lie behind when the turn at this place begins."""
         return sum(turn.epochs for turn in self.order[:place])
