@@ -21,7 +21,7 @@ from effdl.training.handle import RunHandle
 from effdl.training.hardware import Hardware
 from effdl.training.orders import Turn, permuted, robin, together
 from effdl.training.recording import Where
-from effdl.training.segments import SegmentPlan, Training
+from effdl.training.segments import SegmentPlan, Shapes, Training
 
 Factor = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 
@@ -141,10 +141,10 @@ class Segmentwise(Method):
         return self.epochs if isinstance(self.epochs, int) else self.epochs[min(i, len(self.epochs) - 1)]
 
     def _plan(self, i: int, span: tuple[int, int], problem: Problem) -> SegmentPlan:
-        def rule(blocks: nn.Sequential, shape: tuple[int, ...]) -> DecisionRule:
+        def rule(blocks: nn.Sequential, shapes: Shapes) -> DecisionRule:
             return DecisionRule(
                 blocks,
-                self.decision.build(shape, problem.outputs),
+                self.decision.build(shapes[-1], problem.outputs),
                 problem.objective,
                 gradient_dropout=self.gradient_dropout,
                 input_dropout=self.input_dropout if i > 0 or self.drop_raw_input else 0.0,

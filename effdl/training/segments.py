@@ -12,20 +12,23 @@ from effdl.training.recording import Where
 from effdl.training.rule import Rule
 from effdl.training.selection import Choose
 
+Shapes = Sequence[tuple[int, ...]]
+
 
 @dataclass(frozen=True)
 class SegmentPlan:
     """How one segment is trained: blocks [start, stop) and everything that depends on its place.
 
     epochs: in all its turns together, over which its schedule spans.
-    rule: (its blocks, output shape of the last) -> its rule, whose other parameters are freshly drawn. It is made several times
-        (to be rehearsed, to learn, for the network at the end) and leaves the blocks' weights as they are.
+    rule: (its blocks, the shape of what each puts out for one sample) -> its rule, whose other parameters are freshly drawn.
+        It is made several times (to be rehearsed, to learn, for the network at the end) and leaves the blocks' weights as they
+        are.
     """
 
     start: int
     stop: int
     epochs: int
-    rule: Callable[[nn.Sequential, tuple[int, ...]], Rule]
+    rule: Callable[[nn.Sequential, Shapes], Rule]
     lr_scale: float = 1.0
     weight_decay_scale: float = 1.0
 
@@ -84,6 +87,17 @@ class Training:
             for segment in turn.segments:
                 epochs[segment] += turn.epochs
         return epochs
+
+    def after(self, place: int) -> set[int]:
+        """The segments whose turn comes after the one at this place."""
+        return {segment for turn in self.order[place + 1 :] for segment in turn.segments}
+
+    def place_of(self, segment: int, epoch: int, before: int) -> int:
+        """Where in the order a segment has its epoch of this number. Raises ValueError where it is not before this place."""
+        for place, turn in enumerate(self.order[:before]):
+            if segment in turn.segments and 0 <= epoch - self.behind(place)[segment] < turn.epochs:
+                return place
+        raise ValueError("no such epoch behind")
 
     def epochs_before(self, place: int) -> int:
         """Passes through the data that lie behind when the turn at this place begins."""

@@ -59,6 +59,8 @@ class Fed(Source):
         ranks: the processes that train together. Each keeps the features of all samples, is fed its part of every batch, and
             augments all of it, so that the images are those of one process.
         only_val: nobody asks for training batches, which are replayed.
+
+    ``prepared``: how many samples of the problem this rank gave a rule in the epoch begun last, to make its own batches of.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Fed(Source):
         self.problem = problem
         self._hardware, self._ranks = hardware or Hardware(), ranks or Ranks()
         self._prepare: Prepare | None = None
+        self.prepared = 0
         splits = problem.train_split, problem.val_split
         # Where every epoch has other inputs nothing can be kept.
         self.through: Through[Split] = Through(
@@ -97,6 +100,7 @@ class Fed(Source):
         Each batch is this rank's part; before that, the filter has chosen among the samples of all ranks. Samples that it drops
         without a look at their features are not fed and, where nothing is augmented, not even read.
         """
+        self.prepared = 0
         chosen_before = sieve is None or sieve.filter.sees == "index"
         if chosen_before and self.problem.augment is None and (sieve is None or not self.problem.train_split.changes):
             return self._fed(self._stored(epoch, self._choice(sieve)), epoch)
@@ -136,8 +140,12 @@ class Fed(Source):
 
     def _fed(self, batches: Iterator[Batch], epoch: int) -> Iterator[Batch]:
         if self._prepare is not None:
-            batches = prepared(batches, self._prepare, self.problem.seed, epoch, self._ranks.rank)
+            batches = prepared(map(self._counted, batches), self._prepare, self.problem.seed, epoch, self._ranks.rank)
         return map(self._feed, batches)
+
+    def _counted(self, batch: Batch) -> Batch:
+        self.prepared += len(batch)
+        return batch
 
     def _feed(self, batch: Batch) -> Batch:
         return batch.passed_on(self.through.features(batch.x)) if self.through.pending and len(batch) else batch
