@@ -1,12 +1,14 @@
 """What each segment of a training will cost: counted bytes, and seconds measured on one batch."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import chain as chained
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
+from effdl.costs.feeding import Feeding, turns
 from effdl.costs.rehearsal import PIECE_BUDGET_S, Prefix, Rehearsal, fastest
 from effdl.datasets.batch import Batch
 from effdl.datasets.problem import Problem
@@ -31,42 +33,56 @@ def segment_costs(engine: Engine) -> list[SegmentCost]:
     learners = chained([first := next(learners)], learners)
     reading_s, batch, prepares = *_first_batch(engine, first), first.rule.prepares  # as all others' do
     del first
-    kept_bytes, stored_s, copied, feednets, own = 0, 0.0, 0, 0, list[int]()
+    limit, kept_bytes, feednets, own = -1 if problem.varies or prepares else engine.training.keep_bytes, 0, 0, list[int]()
     _take(idle := _weights(chain), chain.input)
     prefix = Prefix(batch, chain.input, fake=problem.is_outline, autocast=run.hardware.autocast)
     for plan, learner in zip(plans, learners, strict=True):
         rehearsal, feed_s = Rehearsal(learner, prefix), reading_s + prefix.seconds
         _take(idle, *chain[plan.start : plan.stop])
-        fits = samples * prefix.sample_bytes + kept_bytes <= engine.training.keep_bytes
-        kept = fits and not problem.varies and not prepares
-        kept_bytes, copied = (samples * prefix.sample_bytes, 0) if kept else (kept_bytes, copied)
+        kept = samples * prefix.sample_bytes + kept_bytes <= limit
+        kept_bytes = samples * prefix.sample_bytes if kept else kept_bytes
         costs.append(
             SegmentCost(
+                start=plan.start,
+                stop=plan.stop,
                 epochs=plan.epochs,
+                turns=engine.training.turns(len(costs)),
                 batches=problem.steps,
                 steps=engine.steps,
                 fed_steps=problem.steps if waiting else engine.steps,
                 val_steps=-(-problem.num_val // problem.batch_size),
                 feed_s=feed_s,
-                stored_s=min(stored_s, feed_s),
                 step_s=0.0 if problem.is_outline else rehearsal.seconds(),
-                kept=kept,
                 memory=rehearsal.memory(),
-                idle_bytes=copied + sum(idle.values()) - (_bytes(chain.head) if _learns(learner, chain.head) else 0),
-                kept_bytes=kept_bytes,
+                idle_bytes=sum(idle.values()) - (_bytes(chain.head) if _learns(learner, chain.head) else 0),
                 filter_bytes=waiting * max(prefix.sample_bytes, batch.x[0].nbytes),
                 feature_bytes=prefix.sample_bytes,
                 below_bytes=prefix.weight_bytes,
-                spared_bytes=feednets - copied,
-                turns=engine.training.turns(len(costs)),
+                feednet_bytes=feednets,
             )
         )
         own.append(_bytes(learner.rule) - _bytes(learner.rule.blocks))
-        stored_s = feed_s if kept and engine.training.climbs else stored_s
         if plan is not plans[-1]:
-            prefix.climb(*chain[plan.start : plan.stop], feeding=not kept)
-        copied, feednets = (count + _copied(chain[plan.start : plan.stop]) for count in (copied, feednets))
-    return _with_what_waits(costs, own, engine)
+            climbed = chain[plan.start : plans[len(costs)].start]
+            prefix.climb(*climbed, feeding=not kept)
+            feednets += _copied(climbed)
+    return _fed(_with_what_waits(costs, own, engine), (problem.num_train, problem.num_val), limit)
+
+
+def _fed(costs: list[SegmentCost], samples: Sequence[int], limit: int) -> list[SegmentCost]:
+    """With what feeding takes in all of their turns, and what is held for it in the turn that holds most."""
+    feeding, found = Feeding(costs, samples, limit), list(costs)
+    held = [-1] * len(costs)
+    for segment, epochs in turns(costs):
+        made_s, fed_s = feeding.begin(segment)
+        feeding.learned(segment, epochs)
+        cost, kept, copied = found[segment], feeding.through.kept_bytes, feeding.copied_bytes
+        cost = replace(cost, made_s=cost.made_s + made_s, fed_s=cost.fed_s + fed_s * epochs / cost.epochs)
+        if kept + copied > held[segment]:
+            held[segment], idle = kept + copied, costs[segment].idle_bytes + copied
+            cost = replace(cost, kept_bytes=kept, idle_bytes=idle, spared_bytes=cost.feednet_bytes - copied)
+        found[segment] = cost
+    return found
 
 
 def _first_batch(engine: Engine, learner: Learner) -> tuple[float, Batch]:
@@ -80,18 +96,22 @@ def _first_batch(engine: Engine, learner: Learner) -> tuple[float, Batch]:
 
 
 def _with_what_waits(costs: list[SegmentCost], own: list[int], engine: Engine) -> list[SegmentCost]:
-    """Beside each segment lie the learners whose turn comes again, and a copy of the best network where blocks change later.
+    """Beside each segment lie the learners whose turn comes again, and a copy of the best network as far as it changes later.
 
     own: bytes of each rule without its blocks.
     """
-    training = engine.training
-    learners = [size + cost.memory.by_kind["optimizer"] for size, cost in zip(own, costs, strict=True)]
-    if not training.returns:
-        learners = [0] * len(costs)
-    best = _bytes(engine.chain.blocks) + max(own) if training.returns or not training.climbs else 0
+    training, blocks = engine.training, [_bytes(block) for block in engine.chain.blocks]
+    learners, copies = [0] * len(costs), [0] * len(costs)
+    if training.returns or not training.climbs:
+        copies = [sum(blocks) + max(own)] * len(costs)
+    elif training.overlaps:
+        for i, (below, cost) in enumerate(pairwise(costs), 1):
+            copies[i] = max(copies[i - 1], sum(blocks[cost.start : below.stop]) + own[i - 1])
+    if training.returns:
+        learners = [size + cost.memory.by_kind["optimizer"] for size, cost in zip(own, costs, strict=True)]
     return [
-        replace(cost, idle_bytes=cost.idle_bytes + sum(learners) - learner + best)
-        for cost, learner in zip(costs, learners, strict=True)
+        replace(cost, idle_bytes=cost.idle_bytes + sum(learners) - learner + copy)
+        for cost, learner, copy in zip(costs, learners, copies, strict=True)
     ]
 
 

@@ -11,9 +11,10 @@ from effdl.archs.chain import ArchFacts, BlockChain
 from effdl.datasets.dataset import Facts
 from effdl.datasets.problem import Problem
 from effdl.errors import ConfigError
+from effdl.methods.cutting import windows
 from effdl.methods.method import Method
 from effdl.objectives.objective import Objective
-from effdl.setting import Count, NonNegative, Positive, Probability, Switch, setting
+from effdl.setting import Count, NonNegative, Positive, Probability, Size, Switch, setting
 from effdl.training.decision import Decision, Pool
 from effdl.training.decision_rule import DecisionRule
 from effdl.training.handle import RunHandle
@@ -51,6 +52,7 @@ class Segmentwise(Method):
 
     epochs: Count | Annotated[tuple[Count, ...], Field(min_length=1)] = 10
     segment_size: Count = 1
+    overlap: Size = 0
     rounds: Count = 1
     permute: Switch = False
     decision: Decision = Pool()
@@ -64,22 +66,29 @@ class Segmentwise(Method):
     patience: Count | None = None
     keep_features_mib: NonNegative = 2048.0
 
+    def __post_init__(self) -> None:
+        if self.overlap >= self.segment_size:
+            raise ValueError(
+                f"method.overlap={self.overlap}: segments of method.segment_size={self.segment_size} would never climb; take a "
+                "smaller overlap, or larger segments"
+            )
+
     def check(self, problem: Facts, arch: ArchFacts, hardware: Hardware) -> None:
-        segments = len(spans(arch.blocks, self.segment_size))
+        segments = len(windows(arch.blocks, self.segment_size, self.overlap))
         if isinstance(self.epochs, tuple) and len(self.epochs) > segments + 1:  # the last is for all others, if there are any
             raise ConfigError(f"method.epochs names {len(self.epochs)} segments, this network has {segments}")
         if self.patience is not None and self.rounds > 1:
             raise ConfigError("method.patience ends a segment for good, method.rounds comes back to it: set one of them alone")
 
     def training(self, problem: Problem, model: BlockChain, run: RunHandle) -> Training:
-        of_segments = spans(len(model), self.segment_size)
+        of_segments = windows(len(model), self.segment_size, self.overlap)
         epochs = [self._epochs(i) for i in range(len(of_segments))]
         order = robin(epochs, self.rounds, partial(permuted, problem.seed, len(epochs)) if self.permute else None)
         plans = [self._plan(i, span, problem) for i, span in enumerate(of_segments)]
         return Training(plans, int(self.keep_features_mib * 2**20), list(order), self.choose, self.patience)
 
     def network(self, model: BlockChain, problem: Facts, objective: Objective, notes: Mapping[str, Any]) -> nn.Module:
-        _, stop = spans(len(model), self.segment_size)[notes["segment/chosen"]]
+        _, stop = windows(len(model), self.segment_size, self.overlap)[notes["segment/chosen"]]
         shape = model.shapes(problem.input_shape)[stop - 1]
         return model.cropped(stop).with_head(self.decision.build(shape, problem.outputs))
 
@@ -105,8 +114,3 @@ class Segmentwise(Method):
             lr_scale=self.lr_factor**i,
             weight_decay_scale=self.weight_decay_factor**i,
         )
-
-
-def spans(blocks: int, size: int) -> list[tuple[int, int]]:
-    """Consecutive blocks [start, stop) of each segment, from the bottom; the last may be shorter."""
-    return [(start, min(start + size, blocks)) for start in range(0, blocks, size)]

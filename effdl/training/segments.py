@@ -71,9 +71,14 @@ class Training:
             epochs[turn.segment] += turn.epochs
         return epochs
 
-    def turns(self, segment: int) -> int:
-        """How often it is a segment's turn."""
-        return sum(turn.segment == segment for turn in self.order)
+    def turns(self, segment: int) -> tuple[tuple[int, int], ...]:
+        """(place in the order, epochs) of each of a segment's turns."""
+        return tuple((place, turn.epochs) for place, turn in enumerate(self.order) if turn.segment == segment)
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether two segments have a block in common."""
+        return any(above.start < below.stop for below, above in pairwise(self.segments))
 
     @property
     def returns(self) -> bool:
