@@ -107,10 +107,13 @@ class Feeding:
         return list(self.through.pending)
 
 
-def turns(costs: Sequence[SegmentCost]) -> list[tuple[int, int]]:
-    """(segment, epochs) in the order in which they take their turns."""
-    of_all = [(place, segment, epochs) for segment, cost in enumerate(costs) for place, epochs in cost.turns]
-    return [(segment, epochs) for _, segment, epochs in sorted(of_all)]
+def turns(costs: Sequence[SegmentCost]) -> list[tuple[list[int], int]]:
+    """(segments that learn at once, epochs) in the order of their turns."""
+    found: dict[int, tuple[list[int], int]] = {}
+    for segment, cost in enumerate(costs):
+        for place, epochs in cost.turns:
+            found.setdefault(place, ([], epochs))[0].append(segment)
+    return [found[place] for place in sorted(found)]
 
 
 def _passed(pieces: Iterable[Any], x: Any) -> Any:

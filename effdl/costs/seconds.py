@@ -30,14 +30,18 @@ def measuring_seconds(
     if test_every == "run":
         return [*(0.0 for _ in costs[1:]), batches * (costs[-1].feed_s + costs[-1].step_s / 3)]
     feeding, seconds, left, ahead = Feeding(costs, [samples], limit_bytes), [0.0] * len(costs), [c.epochs for c in costs], None
-    for segment, epochs in turns(costs):
-        cost = costs[segment]
-        left[segment] -= epochs
-        feeding.learned(segment, epochs)
-        times = epochs if test_every == "epoch" else int(left[segment] == 0)
-        if times == 0:
-            continue
-        made, fed = feeding.begin(segment, made=ahead is not None and ahead == feeding.stack(cost.start))
-        seconds[segment] += batches * (made + times * (cost.step_s / 3 + fed))
-        ahead = feeding.ahead(segment) if left[segment] == 0 else None
+    for team, epochs in turns(costs):
+        # Of several that learn at once each is measured in each epoch, after which all are another thing.
+        for now in [1] * epochs if len(team) > 1 else [epochs]:
+            for segment in team:
+                feeding.learned(segment, now)
+                left[segment] -= now
+            for segment in team:
+                cost, last = costs[segment], left[segment] == 0
+                times = now if test_every == "epoch" else int(last)
+                if times == 0:
+                    continue
+                made, fed = feeding.begin(segment, made=ahead is not None and ahead == feeding.stack(cost.start))
+                seconds[segment] += batches * (made + times * (cost.step_s / 3 + fed))
+                ahead = feeding.ahead(segment) if last else None
     return seconds

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import chain as chained
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,10 +13,12 @@ from effdl.costs.feeding import Feeding, turns
 from effdl.costs.rehearsal import PIECE_BUDGET_S, Prefix, Rehearsal, fastest
 from effdl.datasets.batch import Batch
 from effdl.datasets.problem import Problem
+from effdl.objectives.objective import at_least_float32
 from effdl.training.engine import Engine
 from effdl.training.feednet import is_copied
 from effdl.training.handle import SampleFilter, SegmentCost
 from effdl.training.learner import Learner
+from effdl.training.segments import Training
 from effdl.training.sources import prepared
 
 
@@ -33,13 +36,15 @@ def segment_costs(engine: Engine) -> list[SegmentCost]:
     learners = chained([first := next(learners)], learners)
     reading_s, batch, prepares = *_first_batch(engine, first), first.rule.prepares  # as all others' do
     del first
-    limit, kept_bytes, feednets, own = -1 if problem.varies or prepares else engine.training.keep_bytes, 0, 0, list[int]()
+    limit, kept_bytes, feednets, own = -1 if problem.varies or prepares else engine.training.keep_bytes, 0, 0, list[Own]()
     _take(idle := _weights(chain), chain.input)
     prefix = Prefix(batch, chain.input, fake=problem.is_outline, autocast=run.hardware.autocast)
     for plan, learner in zip(plans, learners, strict=True):
         rehearsal, feed_s = Rehearsal(learner, prefix), reading_s + prefix.seconds
         _take(idle, *chain[plan.start : plan.stop])
-        kept = samples * prefix.sample_bytes + kept_bytes <= limit
+        team = engine.training.team(len(costs))
+        is_lowest, is_highest = len(costs) == team[0], len(costs) == team[-1]
+        kept = is_lowest and samples * prefix.sample_bytes + kept_bytes <= limit
         kept_bytes = samples * prefix.sample_bytes if kept else kept_bytes
         costs.append(
             SegmentCost(
@@ -49,11 +54,11 @@ def segment_costs(engine: Engine) -> list[SegmentCost]:
                 turns=engine.training.turns(len(costs)),
                 batches=problem.steps,
                 steps=engine.steps,
-                fed_steps=problem.steps if waiting else engine.steps,
+                fed_steps=0 if not is_lowest else problem.steps if waiting else engine.steps,
                 val_steps=-(-problem.num_val // problem.batch_size),
                 feed_s=feed_s,
                 step_s=0.0 if problem.is_outline else rehearsal.seconds(),
-                memory=rehearsal.memory(),
+                memory=rehearsal.memory() if is_lowest else rehearsal.step()[0].plus(activation=_losses(prefix)),
                 idle_bytes=sum(idle.values()) - (_bytes(chain.head) if _learns(learner, chain.head) else 0),
                 filter_bytes=waiting * max(prefix.sample_bytes, batch.x[0].nbytes),
                 feature_bytes=prefix.sample_bytes,
@@ -61,27 +66,34 @@ def segment_costs(engine: Engine) -> list[SegmentCost]:
                 feednet_bytes=feednets,
             )
         )
-        own.append(_bytes(learner.rule) - _bytes(learner.rule.blocks))
+        own.append(Own(_bytes(learner.rule.blocks), _bytes(learner.rule), rehearsal.step()[1]))
         if plan is not plans[-1]:
             climbed = chain[plan.start : plans[len(costs)].start]
-            prefix.climb(*climbed, feeding=not kept)
+            prefix.climb(*climbed, feeding=not kept and is_highest)
             feednets += _copied(climbed)
-    return _fed(_with_what_waits(costs, own, engine), (problem.num_train, problem.num_val), limit)
+    costs = _fed(costs, (problem.num_train, problem.num_val), limit)
+    return _with_what_waits(_with_the_team(costs, own, engine.training), own, engine)
 
 
 def _fed(costs: list[SegmentCost], samples: Sequence[int], limit: int) -> list[SegmentCost]:
-    """With what feeding takes in all of their turns, and what is held for it in the turn that holds most."""
-    feeding, found = Feeding(costs, samples, limit), list(costs)
-    held = [-1] * len(costs)
-    for segment, epochs in turns(costs):
-        made_s, fed_s = feeding.begin(segment)
-        feeding.learned(segment, epochs)
-        cost, kept, copied = found[segment], feeding.through.kept_bytes, feeding.copied_bytes
-        cost = replace(cost, made_s=cost.made_s + made_s, fed_s=cost.fed_s + fed_s * epochs / cost.epochs)
-        if kept + copied > held[segment]:
-            held[segment], idle = kept + copied, costs[segment].idle_bytes + copied
-            cost = replace(cost, kept_bytes=kept, idle_bytes=idle, spared_bytes=cost.feednet_bytes - copied)
-        found[segment] = cost
+    """With what feeding takes in all of their turns, and what is held for it in the turn that holds most.
+
+    Of segments that learn at once the lowest is fed, and what is held for it is held beside all.
+    """
+    feeding, found, held = Feeding(costs, samples, limit), list(costs), [-1] * len(costs)
+    for team, epochs in turns(costs):
+        lowest = costs[team[0]]
+        made_s, fed_s = feeding.begin(team[0])
+        kept, copied = feeding.through.kept_bytes, feeding.copied_bytes
+        for segment in team:
+            feeding.learned(segment, epochs)
+            cost = found[segment]
+            if segment == team[0]:
+                cost = replace(cost, made_s=cost.made_s + made_s, fed_s=cost.fed_s + fed_s * epochs / cost.epochs)
+            if kept + copied > held[segment]:
+                held[segment], idle = kept + copied, costs[segment].idle_bytes + copied
+                cost = replace(cost, kept_bytes=kept, idle_bytes=idle, spared_bytes=lowest.feednet_bytes - copied)
+            found[segment] = cost
     return found
 
 
@@ -95,20 +107,52 @@ def _first_batch(engine: Engine, learner: Learner) -> tuple[float, Batch]:
     return reading_s, batch
 
 
-def _with_what_waits(costs: list[SegmentCost], own: list[int], engine: Engine) -> list[SegmentCost]:
-    """Beside each segment lie the learners whose turn comes again, and a copy of the best network as far as it changes later.
+class Own(NamedTuple):
+    """Bytes of a segment's own: of its blocks, of all weights of its rule, these among them, and of its optimizer's state."""
 
-    own: bytes of each rule without its blocks.
+    blocks: int
+    rule: int
+    optimizer: int
+
+
+def _losses(prefix: Prefix) -> int:
+    """Bytes of the losses that come with a batch from the segment below."""
+    return len(prefix.x) * at_least_float32(prefix.x[:0]).element_size()
+
+
+def _with_the_team(costs: list[SegmentCost], own: list[Own], training: Training) -> list[SegmentCost]:
+    """The step of a segment that learns at once with others has their weights and optimizers beside it.
+
+    What feeds it is what feeds the lowest of them.
     """
+    joined = list(costs)
+    for team in {training.team(segment) for segment in range(len(costs))}:
+        others = [segment for segment in team if len(team) > 1]
+        for segment in others:
+            cost, below = costs[segment], costs[team[0]].below_bytes if segment > team[0] else 0
+            rules = sum(own[other].rule for other in others if other != segment)
+            states = sum(own[other].optimizer for other in others if other != segment)
+            above = sum(own[other].blocks for other in others if other > segment)  # which lay idle beside it
+            joined[segment] = replace(
+                cost,
+                memory=cost.memory.plus(parameter=rules, optimizer=states, feednet=below),
+                idle_bytes=cost.idle_bytes - above,
+                below_bytes=costs[team[0]].below_bytes,
+            )
+    return joined
+
+
+def _with_what_waits(costs: list[SegmentCost], own: list[Own], engine: Engine) -> list[SegmentCost]:
+    """Beside each segment lie the learners whose turn comes again, and a copy of what changes later of the best network."""
     training, blocks = engine.training, [_bytes(block) for block in engine.chain.blocks]
-    learners, copies = [0] * len(costs), [0] * len(costs)
+    learners = [of.rule - of.blocks + of.optimizer if training.returns else 0 for of in own]
+    heads = [of.rule - of.blocks for of in own]
+    copies = [0] * len(costs)
     if training.returns or not training.climbs:
-        copies = [sum(blocks) + max(own)] * len(costs)
+        copies = [sum(blocks) + max(heads)] * len(costs)
     elif training.overlaps:
         for i, (below, cost) in enumerate(pairwise(costs), 1):
-            copies[i] = max(copies[i - 1], sum(blocks[cost.start : below.stop]) + own[i - 1])
-    if training.returns:
-        learners = [size + cost.memory.by_kind["optimizer"] for size, cost in zip(own, costs, strict=True)]
+            copies[i] = max(copies[i - 1], sum(blocks[cost.start : below.stop]) + heads[i - 1])
     return [
         replace(cost, idle_bytes=cost.idle_bytes + sum(learners) - learner + copy)
         for cost, learner, copy in zip(costs, learners, copies, strict=True)

@@ -1,7 +1,7 @@
 """Segmentwise training; with segments of one block, from the bottom up, it is deep layer-wise learning (thesis chapter 6)."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -21,7 +21,7 @@ from effdl.training.decision import Decision, Pool
 from effdl.training.decision_rule import DecisionRule
 from effdl.training.handle import RunHandle
 from effdl.training.hardware import Hardware
-from effdl.training.orders import permuted, robin
+from effdl.training.orders import Turn, permuted, robin, together
 from effdl.training.segments import SegmentPlan, Training
 
 Factor = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
@@ -45,6 +45,8 @@ class Segmentwise(Method):
     rounds: how often it is each segment's turn; schedules span all of its turns. Every segment's optimizer and decision block
         wait for the next round, which takes memory.
     permute: in each round another random order ("random robin", §6.6.2), instead of from the bottom up.
+    together: all segments learn at once, each from what the one below puts out as it learns, in one pass through the data an
+        epoch (§6.8.3), as they would on a device each; with few segments, since the weights of all lie in memory.
     decision: the decision block (§6.2.2).
     lr_factor, weight_decay_factor: segment i, from 0, learns with base · factor^i; 0.8 and 1.15 in table 6.3, 0.5
         and 0.5 in §6.8.1, 1.08 and 0.99 in table 6.5.
@@ -69,6 +71,7 @@ class Segmentwise(Method):
     epochs_factor: Positive = 1.0
     rounds: Count = 1
     permute: Switch = False
+    together: Switch = False
     decision: Decision = Pool()
     lr_factor: Positive = 1.0
     weight_decay_factor: Positive = 1.0
@@ -98,7 +101,8 @@ class Segmentwise(Method):
     def check(self, problem: Facts, arch: ArchFacts, hardware: Hardware) -> None:
         if self.partitions is not None and self.partitions > arch.blocks:
             raise ConfigError(
-                f"method.partitions={self.partitions}: this network has {arch.blocks} blocks, and no partition may be empty"
+                f"method.partitions={self.partitions}: this network has {arch.blocks} blocks; take no more partitions than "
+                "that, or a deeper arch"
             )
         segments = self.partitions or len(windows(arch.blocks, self.segment_size, self.overlap))
         if isinstance(self.epochs, tuple) and len(self.epochs) > segments + 1:  # the last is for all others, if there are any
@@ -110,11 +114,22 @@ class Segmentwise(Method):
                 )
         if self.patience is not None and self.rounds > 1:
             raise ConfigError("method.patience ends a segment for good, method.rounds comes back to it: set one of them alone")
+        if self.together:
+            self._check_together()
+
+    def _check_together(self) -> None:
+        """All that speaks of one segment's turn after another's."""
+        of_turns = {"rounds": 1, "permute": False, "overlap": 0, "epochs_factor": 1, "patience": None}
+        for name, without in of_turns.items():
+            if getattr(self, name) != without:
+                raise ConfigError(f"method.{name} is of segments that take turns, with method.together they have none: set one")
+        if isinstance(self.epochs, tuple) and len(set(self.epochs)) > 1:
+            raise ConfigError("method.epochs: segments that learn together learn for as many epochs: give one number")
 
     def training(self, problem: Problem, model: BlockChain, run: RunHandle) -> Training:
         of_segments = self._spans(problem, model, run)
         epochs = [self._epochs(i) for i in range(len(of_segments))]
-        order = robin(epochs, self.rounds, partial(permuted, problem.seed, len(epochs)) if self.permute else None)
+        order = together(epochs[0], len(epochs)) if self.together else self._turns(epochs, problem.seed)
         plans = [self._plan(i, span, problem) for i, span in enumerate(of_segments)]
         return Training(plans, int(self.keep_features_mib * 2**20), list(order), self.choose, self.patience)
 
@@ -124,6 +139,9 @@ class Segmentwise(Method):
         stop = stops[notes["segment/chosen"]]
         shape = model.shapes(problem.input_shape)[stop - 1]
         return model.cropped(stop).with_head(self.decision.build(shape, problem.outputs))
+
+    def _turns(self, epochs: list[int], seed: int) -> Iterator[Turn]:
+        return robin(epochs, self.rounds, partial(permuted, seed, len(epochs)) if self.permute else None)
 
     def _spans(self, problem: Problem, model: BlockChain, run: RunHandle) -> list[Span]:
         """The blocks of each segment; those of partitions are noted, since a cut may hang on what the run counts with."""
