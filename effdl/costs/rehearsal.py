@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
+from copy import copy as copied
 from dataclasses import replace
 from itertools import count
 from time import perf_counter
@@ -61,6 +62,12 @@ class Prefix:
         self.steps: dict[Any, tuple[Memory, int]] = {}
         self.step_seconds: dict[Any, float] = {}
         self.climb(*pieces)
+
+    def as_it_is(self) -> "Prefix":
+        """Itself now, which stays there while this one climbs on; what segments of one form take, they find out together."""
+        now = copied(self)
+        now._weights = dict(self._weights)
+        return now
 
     @property
     def mode(self) -> AbstractContextManager[Any]:

@@ -37,6 +37,10 @@ class Measure:
         self._ahead: tuple[Stack, Key, list[Tensor]] | None = None  # blocks by their key, and what they put out
 
     @property
+    def samples(self) -> int:
+        return len(self._samples)
+
+    @property
     def batches(self) -> int:
         return -(-len(self._samples) // self._batch_size)
 
@@ -44,9 +48,9 @@ class Measure:
     def kept_bytes(self) -> int:
         return self._through.kept_bytes
 
-    def fits(self, sample_bytes: float, kept_bytes: float, limit_bytes: int) -> bool:
-        """Whether features of this size may be kept while ``kept_bytes`` are there, for a moment both."""
-        return len(self._samples) * sample_bytes + kept_bytes <= limit_bytes
+    def _fits(self, sample_bytes: float) -> bool:
+        """Whether features of this size may be kept beside those that are, for a moment both."""
+        return len(self._samples) * sample_bytes + self._through.kept_bytes <= self._through.limit_bytes
 
     def release(self) -> None:
         """Keep no features any longer."""
@@ -112,7 +116,7 @@ class Measure:
         outputs: list[tuple[Tensor, int]] = []
 
         def hold(module: nn.Module, args: Any, out: Tensor) -> None:
-            if self.fits(out.untyped_storage().nbytes() / len(out), self.kept_bytes, self._through.limit_bytes):
+            if self._fits(out.untyped_storage().nbytes() / len(out)):
                 outputs.append((out, out._version))
 
         handle = model.blocks.register_forward_hook(hold)

@@ -145,9 +145,7 @@ class Run:
         peak = max(costs, key=lambda c: c.memory.peak).memory
         seconds = [training_seconds(cost) for cost in costs]
         if (measure := self._measure) is not None:
-            tests = measuring_seconds(
-                costs, measure.batches, self._test_every, lambda size, kept: measure.fits(size, kept, keep_bytes)
-            )
+            tests = measuring_seconds(costs, measure.samples, measure.batches, self._test_every, keep_bytes)
             seconds = [training + test for training, test in zip(seconds, tests, strict=True)]
         self._plan = {
             "epochs": [float(c.epochs) for c in costs],

@@ -25,6 +25,8 @@ def cost_of_run(overrides: str, cost: Any, remark: str | None = None) -> str:
     resident = f"resident {size(cost.resident_bytes)}, {cost.resident_share:.0%} of {full} {whole}"
     count = f"{len(cost.blocks)} block{'s' * (len(cost.blocks) > 1)}"
     lines = [f"{overrides}: {step}; {resident}; {NOT_MEASURED}", f"{count}: {', '.join(cost.blocks)}"]
+    if any(one.stop - one.start > 1 for one in cost.segments) and len(cost.segments) > 1:
+        lines.append(f"{len(cost.segments)} segments: blocks {', '.join(map(_blocks, cost.segments))}")
     lines += [remark, ""] if remark else [""]
     if len(cost.segment_bytes) > 1:
         lines.append("segment      step  of backprop" + ("     time" if timed else ""))
@@ -35,6 +37,12 @@ def cost_of_run(overrides: str, cost: Any, remark: str | None = None) -> str:
     lines += [*_table(_this(cost), cost), "", *_advice(cost)]
     lines.append(f"About {duration(cost.seconds)} on this machine." if timed else "How long it takes: --time.")
     return "\n".join(lines)
+
+
+def _blocks(segment: Any) -> str:
+    """Counted from 1."""
+    first, last = segment.start + 1, segment.stop
+    return str(first) if first == last else f"{first}-{last}"
 
 
 def _this(cost: Any) -> str:

@@ -267,15 +267,21 @@ class Engine:
         return rule
 
     def _refuse_shared_weights(self) -> None:
-        """Raise a ConfigError where a weight is of two segments: neither could be frozen while the other learns."""
-        owners: dict[int, int] = {}
-        for i in range(len(self.training.segments)):
-            for name, weight in self._blocks(i).named_parameters():
-                if owners.setdefault(id(weight), i) != i:
-                    raise ConfigError(
-                        f"arch: segments {owners[id(weight)] + 1} and {i + 1} share the weight {name}, so that neither stays "
-                        "as it is while the other learns: train their blocks as one segment"
-                    )
+        """Raise a ConfigError where two segments have a weight, and one of them not all blocks that have it: while that one
+        learns, these could not stay as they are."""
+        blocks: dict[int, dict[int, str]] = {}  # of each weight, those that have it, and its name there
+        for i, (block, module) in enumerate(self.chain.blocks.named_children()):
+            for name, weight in module.named_parameters():
+                blocks.setdefault(id(weight), {})[i] = f"{block}.{name}"
+        for having in (having for having in blocks.values() if len(having) > 1):
+            spans = [(plan.start, plan.stop) for plan in self.training.segments]
+            held = [[start <= i < stop for i in having] for start, stop in spans]
+            first, *others = [segment for segment, of in enumerate(held) if any(of)] or [0]
+            if others and not all(all(held[segment]) for segment in (first, *others)):
+                raise ConfigError(
+                    f"arch: segments {first + 1} and {others[0] + 1} share the weight {having[max(having)]}, so that neither "
+                    "stays as it is while the other learns: train their blocks as one segment"
+                )
 
     def _blocks(self, segment: int) -> nn.Sequential:
         plan = self.training.segments[segment]

@@ -103,9 +103,9 @@ class Training:
         """Passes through the data that lie behind when the turn at this place begins."""
         return sum(turn.epochs for turn in self.order[:place])
 
-    def turns(self, segment: int) -> int:
-        """How often it is a segment's turn."""
-        return sum(segment in turn.segments for turn in self.order)
+    def turns(self, segment: int) -> tuple[tuple[int, int], ...]:
+        """(place in the order, epochs) of each of a segment's turns."""
+        return tuple((place, turn.epochs) for place, turn in enumerate(self.order) if segment in turn.segments)
 
     def team(self, segment: int) -> range:
         """Who learns at once with a segment, itself among them, in its first turn."""
@@ -114,6 +114,11 @@ class Training:
     def yields(self, segment: int) -> bool:
         """Whether somebody takes what its blocks put out while it learns."""
         return segment in self.record or any(segment in turn.segments[:-1] for turn in self.order)
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether two segments have a block in common."""
+        return any(above.start < below.stop for below, above in pairwise(self.segments))
 
     @property
     def returns(self) -> bool:
