@@ -33,7 +33,9 @@ def segment_costs(engine: Engine) -> list[SegmentCost]:
     del first
     kept_bytes, stored_s, copied, feednets, own = 0, 0.0, 0, 0, list[int]()
     _take(idle := _weights(chain), chain.input)
-    prefix = Prefix(batch, chain.input, fake=problem.is_outline, autocast=run.hardware.autocast)
+    prefix = Prefix(
+        batch, chain.input, fake=problem.is_outline, autocast=run.hardware.autocast, parts=engine.training.feed_parts
+    )
     for plan, learner in zip(plans, learners, strict=True):
         rehearsal, feed_s = Rehearsal(learner, prefix), reading_s + prefix.seconds
         _take(idle, *chain[plan.start : plan.stop])

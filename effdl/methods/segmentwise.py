@@ -8,17 +8,19 @@ from pydantic import Field
 from torch import nn
 
 from effdl.archs.chain import ArchFacts, BlockChain
+from effdl.costs.budget import FEED_PARTS, LEVELS, MOST_CONVS, Choice, Search
 from effdl.datasets.dataset import Facts
 from effdl.datasets.problem import Problem
 from effdl.errors import ConfigError
 from effdl.methods.method import Method
 from effdl.objectives.objective import Objective
 from effdl.setting import Count, NonNegative, Positive, Probability, Switch, setting
-from effdl.training.decision import Decision, Pool
+from effdl.training.decision import Decision, DownConv, Pool
 from effdl.training.decision_rule import DecisionRule
 from effdl.training.handle import RunHandle
 from effdl.training.hardware import Hardware
 from effdl.training.orders import permuted, robin
+from effdl.training.recompute import Recompute
 from effdl.training.segments import SegmentPlan, Training
 
 Factor = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
@@ -45,6 +47,15 @@ class Segmentwise(Method):
     patience: stop a segment after so many epochs without a better validation score, with its last weights; ours, off in the
         thesis. Not in rounds.
     keep_features_mib: a trained segment's outputs are kept in memory where they fit this bound, else a feednet computes them.
+    memory_budget: decision blocks are searched so that no segment's step, feednet included, takes more than this share of full
+        backprop's at the same batch, optimizer and hardware, by 0.005 at most (§6.7: "30 ± 0.5%"), or the run is refused. Of
+        all down-convs that fit (up to as many convolutions as `decision` has, or four where it is a plain pool; up to its
+        channels, or the segment's own number; bottlenecked or not) the one with the most weights is taken. Where none does, the
+        segment's blocks are recomputed, as little as does: first whole, then in parts. The feednet takes batches in 4 parts.
+    checkpoint: "block" recomputes each block's activations in the backward pass instead of keeping them, "parts" what its
+        convolutions, linear layers and normalisations put out, each where it is needed, which saves more where a segment is a
+        single block and takes more time. The numbers are the same. With a budget it is what is recomputed at least.
+    feed_parts: a batch goes through the feednet in so many parts, one after another: less memory, the same up to rounding.
     """
 
     numerics_version: ClassVar[int] = 2  # of 1, outputs that nobody took were held, and feednets did not fold
@@ -63,6 +74,9 @@ class Segmentwise(Method):
     choose: Literal["validation", "last"] = "validation"
     patience: Count | None = None
     keep_features_mib: NonNegative = 2048.0
+    memory_budget: Factor | None = None
+    checkpoint: Literal["block", "parts"] | None = None
+    feed_parts: Count = 1
 
     def check(self, problem: Facts, arch: ArchFacts, hardware: Hardware) -> None:
         segments = len(spans(arch.blocks, self.segment_size))
@@ -70,32 +84,73 @@ class Segmentwise(Method):
             raise ConfigError(f"method.epochs names {len(self.epochs)} segments, this network has {segments}")
         if self.patience is not None and self.rounds > 1:
             raise ConfigError("method.patience ends a segment for good, method.rounds comes back to it: set one of them alone")
+        if hardware.compile and self.checkpoint == "parts":
+            raise ConfigError("method.checkpoint=parts: compiled blocks have no parts; hardware.compile=false, or block")
+        if self.memory_budget is not None and hardware.compile:
+            raise ConfigError("method.memory_budget: what compiled blocks take is not counted; hardware.compile=false")
+        if self.memory_budget is not None and not isinstance(self.decision, DownConv) and self.decision != Pool():
+            raise ConfigError("method.memory_budget: the decision blocks that it searches are down-convs: method/decision=down_conv_4")
 
     def training(self, problem: Problem, model: BlockChain, run: RunHandle) -> Training:
         of_segments = spans(len(model), self.segment_size)
         epochs = [self._epochs(i) for i in range(len(of_segments))]
         order = robin(epochs, self.rounds, partial(permuted, problem.seed, len(epochs)) if self.permute else None)
-        plans = [self._plan(i, span, problem) for i, span in enumerate(of_segments)]
-        return Training(plans, int(self.keep_features_mib * 2**20), list(order), self.choose, self.patience)
+        plans, parts = [self._plan(i, span, problem) for i, span in enumerate(of_segments)], self.feed_parts
+        if self.memory_budget is not None:
+            search, parts = self._search(of_segments, problem), self._fed_in
+            choices, full = search.choose(problem, model, run)
+            run.note({"segment/trained": [one.to_json() for one in choices], "memory/backprop_peak_bytes": full})
+            plans = [search.plan(i, choice) for i, choice in enumerate(choices)]
+        return Training(
+            plans, int(self.keep_features_mib * 2**20), list(order), self.choose, self.patience, feed_parts=parts
+        )
+
+    @property
+    def _fed_in(self) -> int:
+        """Parts of a batch under a budget."""
+        return max(self.feed_parts, FEED_PARTS)
+
+    def _search(self, of_segments: list[tuple[int, int]], problem: Problem) -> Search:
+        assert self.memory_budget is not None
+        most = self.decision if isinstance(self.decision, DownConv) else DownConv(convs=MOST_CONVS)
+        levels = LEVELS[LEVELS.index(self.checkpoint or False) :]
+
+        def plan(i: int, choice: Choice) -> SegmentPlan:
+            return self._plan(i, of_segments[i], problem, choice.decision, choice.checkpoint)
+
+        return Search(self.memory_budget, most, plan, len(of_segments), levels, self._fed_in)
 
     def network(self, model: BlockChain, problem: Facts, objective: Objective, notes: Mapping[str, Any]) -> nn.Module:
-        _, stop = spans(len(model), self.segment_size)[notes["segment/chosen"]]
-        shape = model.shapes(problem.input_shape)[stop - 1]
-        return model.cropped(stop).with_head(self.decision.build(shape, problem.outputs))
+        chosen = notes["segment/chosen"]
+        _, stop = spans(len(model), self.segment_size)[chosen]
+        shape, decision = model.shapes(problem.input_shape)[stop - 1], self.decision
+        if self.memory_budget is not None:
+            decision = Choice.from_json(notes["segment/trained"][chosen]).decision
+        return model.cropped(stop).with_head(decision.build(shape, problem.outputs))
 
     def _epochs(self, i: int) -> int:
         """Of segment i in a round."""
         return self.epochs if isinstance(self.epochs, int) else self.epochs[min(i, len(self.epochs) - 1)]
 
-    def _plan(self, i: int, span: tuple[int, int], problem: Problem) -> SegmentPlan:
+    def _plan(
+        self,
+        i: int,
+        span: tuple[int, int],
+        problem: Problem,
+        decision: Decision | None = None,
+        checkpoint: Recompute | None = None,
+    ) -> SegmentPlan:
+        decision, checkpoint = decision or self.decision, self.checkpoint or False if checkpoint is None else checkpoint
+
         def rule(blocks: nn.Sequential, shape: tuple[int, ...]) -> DecisionRule:
             return DecisionRule(
                 blocks,
-                self.decision.build(shape, problem.outputs),
+                decision.build(shape, problem.outputs),
                 problem.objective,
                 gradient_dropout=self.gradient_dropout,
                 input_dropout=self.input_dropout if i > 0 or self.drop_raw_input else 0.0,
                 input_dropout_decay=self.input_dropout_decay,
+                checkpoint=checkpoint,
             )
 
         return SegmentPlan(

@@ -36,7 +36,7 @@ class Engine:
         # A whole batch of fake tensors takes no longer than two samples, and is what the count calls the blocks with too.
         samples, like = problem.batch_size if problem.is_outline else 2, problem.train_split.first()
         self.shapes = chain.shapes(problem.input_shape, samples, like.dtype)
-        self.source = Fed(problem, training.keep_bytes, run.hardware, run.ranks)
+        self.source = Fed(problem, training.keep_bytes, run.hardware, run.ranks, training.feed_parts)
         self.best = Best(training.choose, len(training.segments))
         self.learners: dict[int, Learner] = {}  # of segments that have begun and are not done
         self.ages = [0] * len(chain)  # epochs that each block has learned
