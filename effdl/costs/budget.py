@@ -34,12 +34,16 @@ class Choice(NamedTuple):
     decision: DownConv
     checkpoint: Recompute
 
-    def to_json(self) -> dict[str, Any]:
-        return {"decision": asdict(self.decision), "checkpoint": self.checkpoint or None}
+    def to_json(self, weights: int) -> dict[str, Any]:
+        """weights: how many its decision block has."""
+        return {"decision": asdict(self.decision), "weights": weights, "checkpoint": self.checkpoint or None}
 
     @classmethod
     def from_json(cls, told: Mapping[str, Any]) -> "Choice":
         return cls(DownConv(**told["decision"]), told["checkpoint"] or False)
+
+
+Found = tuple[list[Choice], dict[str, Any]]  # and what is noted of them
 
 
 @dataclass(frozen=True)
@@ -61,16 +65,18 @@ class Search:
     levels: Sequence[Recompute] = LEVELS
     feed_parts: int = FEED_PARTS
 
-    def choose(self, problem: Problem, chain: BlockChain, run: RunHandle) -> tuple[list[Choice], int]:
-        """Of each segment how it is trained, and the bytes of full backprop's step; the same on all ranks, and again in a run
-        that goes on.
+    def choose(self, problem: Problem, chain: BlockChain, run: RunHandle) -> list[Choice]:
+        """Of each segment how it is trained, the same on all ranks, and again in a run that goes on; noted, with the bytes of
+        full backprop's step, as segment/trained and memory/backprop_peak_bytes.
 
         Raises:
             ConfigError: some segment does not fit; with the least budget that can be met, and the block that needs it.
         """
-        return run.ranks.agree(lambda: self._choose(problem, chain, run))
+        chosen, notes = run.ranks.agree(lambda: self._choose(problem, chain, run))
+        run.note(notes)
+        return chosen
 
-    def _choose(self, problem: Problem, chain: BlockChain, run: RunHandle) -> tuple[list[Choice], int]:
+    def _choose(self, problem: Problem, chain: BlockChain, run: RunHandle) -> Found:
         if problem.is_outline:
             return _Walk(self, problem, chain, run).choices()
         from effdl.costs.fake import by_stock, fakes  # half a second to import, and few need it
@@ -120,7 +126,7 @@ class _Walk:
         training = Training(self.plans, 0, feed_parts=search.feed_parts)
         self.engine = Engine(training, self.problem, self.chain, self.run)
 
-    def choices(self) -> tuple[list[Choice], int]:
+    def choices(self) -> Found:
         sizes = [self._size(batch) for batch in self._batches()]
         found, missed = list[Choice](), dict[int, float]()
         whole = range(len(self.plans))
@@ -135,7 +141,13 @@ class _Walk:
                 size.prefix.climb(*self.chain[self.plans[i].start : self.plans[i].stop])
         if missed:
             raise ConfigError(self._refusal(missed))
-        return found, sizes[0].full
+        weights = [one.decision.weights(self._shape(i), self.problem.outputs) for i, one in enumerate(found)]
+        told = [one.to_json(weight) for one, weight in zip(found, weights, strict=True)]
+        return found, {"segment/trained": told, "memory/backprop_peak_bytes": sizes[0].full}
+
+    def _shape(self, i: int) -> tuple[int, ...]:
+        """Of what a segment puts out for a sample."""
+        return self.engine.shapes[self.plans[i].stop - 1]
 
     def _batches(self) -> Iterator[Batch]:
         """The batches on which steps are counted: the first, and the last where a sample more makes it the largest."""
@@ -156,7 +168,7 @@ class _Walk:
 
     def _segment(self, i: int, sizes: Sequence[_Size]) -> tuple[Choice | None, float]:
         """How a segment is trained; else None, and the least share of full backprop's that its step takes."""
-        shape, outputs = self.engine.shapes[self.plans[i].stop - 1], self.problem.outputs
+        shape, outputs = self._shape(i), self.problem.outputs
         known, least = families(self.search.most, shape), lightest(self.search.most, shape)
 
         @cache

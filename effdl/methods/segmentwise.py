@@ -89,7 +89,9 @@ class Segmentwise(Method):
         if self.memory_budget is not None and hardware.compile:
             raise ConfigError("method.memory_budget: what compiled blocks take is not counted; hardware.compile=false")
         if self.memory_budget is not None and not isinstance(self.decision, DownConv) and self.decision != Pool():
-            raise ConfigError("method.memory_budget: the decision blocks that it searches are down-convs: method/decision=down_conv_4")
+            raise ConfigError(
+                "method.memory_budget: the decision blocks that it searches are down-convs: method/decision=down_conv_4"
+            )
 
     def training(self, problem: Problem, model: BlockChain, run: RunHandle) -> Training:
         of_segments = spans(len(model), self.segment_size)
@@ -98,12 +100,8 @@ class Segmentwise(Method):
         plans, parts = [self._plan(i, span, problem) for i, span in enumerate(of_segments)], self.feed_parts
         if self.memory_budget is not None:
             search, parts = self._search(of_segments, problem), self._fed_in
-            choices, full = search.choose(problem, model, run)
-            run.note({"segment/trained": [one.to_json() for one in choices], "memory/backprop_peak_bytes": full})
-            plans = [search.plan(i, choice) for i, choice in enumerate(choices)]
-        return Training(
-            plans, int(self.keep_features_mib * 2**20), list(order), self.choose, self.patience, feed_parts=parts
-        )
+            plans = [search.plan(i, choice) for i, choice in enumerate(search.choose(problem, model, run))]
+        return Training(plans, int(self.keep_features_mib * 2**20), list(order), self.choose, self.patience, feed_parts=parts)
 
     @property
     def _fed_in(self) -> int:
