@@ -145,7 +145,7 @@ def brute(of: Problem, chain: BlockChain, optimizer: Optimizer, convs: int) -> t
     full, found = peak(whole, 0, batch), []
     for i, shape in enumerate(chain.shapes(of.input_shape)):
         found.append({})
-        for decision, checkpoint in itertools.product(decisions(10, shape, convs), (None, "block", "parts")):
+        for decision, checkpoint in itertools.product(decisions(10, shape, convs), (None, "block", "parts", "channels")):
             method = Segmentwise(decision=decision, checkpoint=checkpoint, feed_parts=4, keep_features_mib=0)
             made = engine(method, of, chain, optimizer)
             weights = sum(p.numel() for p in made.learner(i).rule.decision.parameters())  # type: ignore[union-attr]

@@ -41,6 +41,7 @@ CASES = {
     "adamw": ("optimizer=adamw",),
     "recomputed in parts": ("method=dll", "method.checkpoint=parts", "arch=vgg13_bn"),
     "recomputed in parts, bf16": ("method=dll", "method.checkpoint=parts", "arch=vgg13_bn", "hardware.precision=bf16"),
+    "recomputed by channels": ("method=dll", "method.checkpoint=channels", "arch=vgg13_bn"),
     "fed in parts": ("method=dll", "method.feed_parts=3", "method.keep_features_mib=0"),
     "within a budget": ("method=dll", "method.memory_budget=0.8"),
     "bf16": ("hardware.precision=bf16",),

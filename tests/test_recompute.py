@@ -24,7 +24,9 @@ IMAGES = Facts((3, 32, 32), "classes", 10, 1280, 10, 10, 128)
 NETWORKS = {"vgg13_bn": 1, "efficientnet_b0": 3, "mobilevit_v2": 6, "resnet18": 2, "shufflenet_v2_x0_5": 1}
 
 
-def learned(name: str, block: int, checkpoint: object) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+def learned(
+    name: str, block: int, checkpoint: object, dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
     """What a block puts out in one step, its gradients and what the step leaves in its buffers."""
     reseed(0)
     chain = build_choice("arch", name).build(IMAGES)
@@ -34,9 +36,9 @@ def learned(name: str, block: int, checkpoint: object) -> tuple[Tensor, dict[str
             x = below.eval()(x)
     shape = chain.shapes(IMAGES.input_shape)[block]
     rule = DecisionRule(chain[block : block + 1], Pool().build(shape, 10), SoftmaxCe(), checkpoint=checkpoint)  # type: ignore[arg-type]
-    rule.train()
+    rule.train().to(dtype)
     reseed(1)
-    out = rule.learn(Batch(x, torch.arange(4), torch.arange(4)), 0)
+    out = rule.learn(Batch(x.to(dtype), torch.arange(4), torch.arange(4)), 0)
     gradients = {key: p.grad for key, p in rule.named_parameters() if p.grad is not None}
     return out.x, gradients, dict(rule.named_buffers())
 
@@ -48,11 +50,19 @@ def test_parts_give_the_same_bits_as_no_recomputation(name: str) -> None:
     torch.testing.assert_close(parts, plain, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_by_channels_outputs_and_statistics_are_the_same_bits_and_gradients_the_same_but_for_rounding(name: str) -> None:
+    plain, by_channels = (learned(name, NETWORKS[name], checkpoint, torch.float64) for checkpoint in (False, "channels"))
+    assert torch.equal(plain[0], by_channels[0])
+    torch.testing.assert_close(by_channels[2], plain[2], rtol=0, atol=0)
+    torch.testing.assert_close(by_channels[1], plain[1], rtol=1e-9, atol=1e-12)
+
+
 def test_of_a_convolution_with_normalisation_and_activation_its_input_alone_is_held() -> None:
     block = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.SiLU(inplace=True))
     x = torch.rand(2, 3, 4, 4)
     found = []
-    for call in (block, lambda x: in_parts(block, x)):
+    for call in (block, lambda x: in_parts(block, x), lambda x: in_parts(block, x, channels=True)):
         live = LiveStorages()
         live.book([*block.parameters(), *block.buffers(), x], "parameter")
         before = live.live
@@ -64,6 +74,7 @@ def test_of_a_convolution_with_normalisation_and_activation_its_input_alone_is_h
     one_map = 2 * 8 * 4 * 4 * 4
     statistics = 2 * 8 * 4  # of the batch, which normalisation saves
     assert found[1] == one_map + statistics  # what it puts out
+    assert found[2] == one_map
     assert found[0] == 3 * one_map + statistics  # what the convolution put out, and a copy of what the activation got
 
 
@@ -104,25 +115,27 @@ def case(name: str, block: int, checkpoint: object = "parts") -> tuple[Learner, 
     return learner, nn.Sequential(chain.input, *chain[:block]).eval()
 
 
+@pytest.mark.parametrize("how", ["parts", "channels"])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_parts_are_counted_alike_on_real_and_fake_tensors_and_take_less(name: str) -> None:
+def test_parts_are_counted_alike_on_real_and_fake_tensors_and_take_less(name: str, how: str) -> None:
     data = four_images()
-    learner, feednet = case(name, NETWORKS[name])
+    learner, feednet = case(name, NETWORKS[name], how)
     real = test_memory.rehearsal(learner, feednet, data).memory()
     assert test_memory.rehearsal(learner, feednet, data, fake=True).memory() == real
     with torch.no_grad():
         x = feednet(data.x).repeat(16, 1, 1, 1)
     many = Batch(x, data.y.repeat(16), data.index.repeat(16))
     peaks = [
-        test_memory.rehearsal(case(name, NETWORKS[name], how)[0], nn.Sequential(), many, fake=True).memory().peak
-        for how in ("parts", False)
+        test_memory.rehearsal(case(name, NETWORKS[name], one)[0], nn.Sequential(), many, fake=True).memory().peak
+        for one in (how, False)
     ]
     assert peaks[0] < peaks[1]
 
 
+@pytest.mark.parametrize("how", ["parts", "channels"])
 @pytest.mark.parametrize("name", ["vgg13_bn", "efficientnet_b0"])
-def test_the_count_is_torchs_own_to_the_byte(name: str) -> None:
+def test_the_count_is_torchs_own_to_the_byte(name: str, how: str) -> None:
     data = four_images()
-    learner, feednet = case(name, NETWORKS[name])
+    learner, feednet = case(name, NETWORKS[name], how)
     ours = test_memory.rehearsal(*copy.deepcopy((learner, feednet)), data).memory().peak
     assert ours == test_memory.oracle(learner, feednet, data)

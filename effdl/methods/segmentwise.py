@@ -51,10 +51,13 @@ class Segmentwise(Method):
         backprop's at the same batch, optimizer and hardware, by 0.005 at most (§6.7: "30 ± 0.5%"), or the run is refused. Of
         all down-convs that fit (up to as many convolutions as `decision` has, or four where it is a plain pool; up to its
         channels, or the segment's own number; bottlenecked or not) the one with the most weights is taken. Where none does, the
-        segment's blocks are recomputed, as little as does: first whole, then in parts. The feednet takes batches in 4 parts.
+        segment's blocks are recomputed, the first way that does of those that `checkpoint` names. The feednet takes batches in
+        4 parts.
     checkpoint: "block" recomputes each block's activations in the backward pass instead of keeping them, "parts" what its
         convolutions, linear layers and normalisations put out, each where it is needed, which saves more where a segment is a
-        single block and takes more time. The numbers are the same. With a budget it is what is recomputed at least.
+        single block, and takes more time: the same bits. "channels" does so for a quarter of a convolution's output channels at
+        a time, with the normalisation and activation that follow: gradients are the same up to rounding. With a budget it is
+        the first way that is tried.
     feed_parts: a batch goes through the feednet in so many parts, one after another: less memory, the same up to rounding.
     """
 
@@ -75,7 +78,7 @@ class Segmentwise(Method):
     patience: Count | None = None
     keep_features_mib: NonNegative = 2048.0
     memory_budget: Factor | None = None
-    checkpoint: Literal["block", "parts"] | None = None
+    checkpoint: Literal["block", "parts", "channels"] | None = None
     feed_parts: Count = 1
 
     def check(self, problem: Facts, arch: ArchFacts, hardware: Hardware) -> None:
@@ -84,8 +87,10 @@ class Segmentwise(Method):
             raise ConfigError(f"method.epochs names {len(self.epochs)} segments, this network has {segments}")
         if self.patience is not None and self.rounds > 1:
             raise ConfigError("method.patience ends a segment for good, method.rounds comes back to it: set one of them alone")
-        if hardware.compile and self.checkpoint == "parts":
-            raise ConfigError("method.checkpoint=parts: compiled blocks have no parts; hardware.compile=false, or block")
+        if hardware.compile and self.checkpoint in ("parts", "channels"):
+            raise ConfigError(
+                f"method.checkpoint={self.checkpoint}: a compiled block has no parts; hardware.compile=false, or block"
+            )
         if self.memory_budget is not None and hardware.compile:
             raise ConfigError("method.memory_budget: what compiled blocks take is not counted; hardware.compile=false")
         if self.memory_budget is not None and not isinstance(self.decision, DownConv) and self.decision != Pool():

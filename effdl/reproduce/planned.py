@@ -49,7 +49,12 @@ def _trained(cost: Any) -> list[str]:
         return [""] * (len(cost.segment_bytes) + 1)
     blocks = [_decision(**one["decision"]) for one in cost.trained]
     width = max(map(len, (*blocks, "decision block")))
-    recomputed = {None: "", "block": "  recomputed: all of it", "parts": "  recomputed: in parts"}
+    recomputed = {
+        None: "",
+        "block": "  recomputed: all of it",
+        "parts": "  recomputed: in parts",
+        "channels": "  recomputed: by channels",
+    }
     rows = zip(blocks, cost.trained, strict=True)
     return [
         f"  {'decision block':<{width}}  weights",

@@ -1,8 +1,8 @@
-"""Recomputation finer than by block: what layers and normalisations put out is made again when the backward pass asks for it."""
+"""Recomputation finer than by block: what layers and normalisations put out is made again when the backward pass needs it."""
 
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,8 +12,9 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 from torch.utils.checkpoint import checkpoint
 
-Recompute = bool | Literal["block", "parts"]  # True: "block"
-Autocast = Callable[[], AbstractContextManager[Any]]
+from effdl.training.by_channels import Autocast, by_channels
+
+Recompute = bool | Literal["block", "parts", "channels"]  # True: "block"
 LAYERS = (_ConvNd, nn.Linear)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.GroupNorm, nn.LayerNorm)
 # Activations whose gradient needs what they got: in place, they copy it first.
@@ -45,8 +46,8 @@ def still_statistics(module: nn.Module) -> Iterator[None]:
                 norm.num_batches_tracked.copy_(count)
 
 
-def in_parts(block: nn.Module, x: Tensor, autocast: Autocast = nullcontext) -> Tensor:
-    """block(x), for whose backward pass only what its convolutions and linear layers get is kept, besides what other parts save.
+def in_parts(block: nn.Module, x: Tensor, autocast: Autocast = nullcontext, channels: bool = False) -> Tensor:
+    """block(x), for whose backward pass of layers only what they get is kept, besides what other parts save.
 
     What they and the normalisations put out is computed again, just as before, each time that it is needed: a convolution
     followed by normalisation and activation is worked out three times instead of once. While the backward pass is in one part
@@ -55,6 +56,7 @@ def in_parts(block: nn.Module, x: Tensor, autocast: Autocast = nullcontext) -> T
 
     Args:
         autocast: in which it is called, to be entered for recomputation.
+        channels: where layers are called in sequence, also a few channels at a time, see `by_channels`.
     """
     known = _Known(autocast)
     with ExitStack() as held:
@@ -67,6 +69,9 @@ def in_parts(block: nn.Module, x: Tensor, autocast: Autocast = nullcontext) -> T
                 held.callback(part.register_forward_hook(known.remember).remove)
             elif type(part) in NORMS:
                 held.callback(part.register_forward_hook(known.remember).remove)
+            if channels and isinstance(part, nn.Sequential) and (forward := by_channels(part, autocast)) is not None:
+                part.forward = forward  # type: ignore[method-assign]
+                held.callback(delattr, part, "forward")
         held.enter_context(torch.autograd.graph.saved_tensors_hooks(known.pack, known.unpack))
         out: Tensor = block(x)
     return out

@@ -22,8 +22,8 @@ class Rule(nn.Module, ABC):
 
     Args:
         blocks: the network's own, called in order.
-        checkpoint: "block" (or True) recomputes each block in the backward pass instead of keeping its activations, "parts" what
-            its layers put out, see `recompute.in_parts`.
+        checkpoint: "block" (or True) recomputes each block in the backward pass instead of keeping its activations, "parts" and
+            "channels" what its layers put out, see `recompute.in_parts`.
 
     ``hardware``: in whose precision forward passes and losses are to be worked out, by ``hardware.autocast()``; whoever trains
     the rule sets it. ``yields``: whether somebody takes what the blocks put out. Where nobody does, it need not be held through
@@ -85,8 +85,8 @@ class Rule(nn.Module, ABC):
         for i, block in enumerate(self.blocks):
             call = self._compiled[i] if self._compiled else block
             x = x.detach() if local else x
-            if self.checkpoint == "parts":
-                x = in_parts(block, x, self.hardware.autocast)
+            if self.checkpoint in ("parts", "channels"):
+                x = in_parts(block, x, self.hardware.autocast, self.checkpoint == "channels")
             else:
                 x = checkpointed(block, x, call) if self.checkpoint else call(x)
             yield x
