@@ -51,8 +51,8 @@ class Search:
     """A search for decision blocks.
 
     budget: the share of full backprop's step, in (0, 1], that no segment's step may pass by more than `TOLERANCE`, feednet
-    included. most: the largest decision block. levels: what of the segment's blocks may be recomputed, the first that does
-    being taken. plan: (segment, how it is trained) -> its plan. feed_parts: see `Training`.
+    included. most: the largest decision block. plan: (segment, how it is trained) -> its plan. training: (plans, feed_parts) ->
+    the whole, see `Training`. levels: what of the segment's blocks may be recomputed, the first that does being taken.
 
     Of all decision blocks that fit, the one with the most weights is taken: of up to so many convolutions as ``most`` has, each
     with 8, 16, ... channels up to the segment's own number, or that of ``most``, with and without a bottleneck.
@@ -61,6 +61,7 @@ class Search:
     budget: float
     most: DownConv
     plan: Callable[[int, Choice], SegmentPlan]
+    training: Callable[[list[SegmentPlan], int], Training]
     segments: int
     levels: Sequence[Recompute] = LEVELS
     feed_parts: int = FEED_PARTS
@@ -123,8 +124,7 @@ class _Walk:
     def __post_init__(self) -> None:
         search = self.search
         self.plans = [search.plan(i, Choice(search.most, search.levels[0])) for i in range(search.segments)]
-        training = Training(self.plans, 0, feed_parts=search.feed_parts)
-        self.engine = Engine(training, self.problem, self.chain, self.run)
+        self.engine = Engine(search.training(self.plans, search.feed_parts), self.problem, self.chain, self.run)
 
     def choices(self) -> Found:
         sizes = [self._size(batch) for batch in self._batches()]

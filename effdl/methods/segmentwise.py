@@ -1,6 +1,6 @@
 """Segmentwise training; with segments of one block, from the bottom up, it is deep layer-wise learning (thesis chapter 6)."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -13,14 +13,16 @@ from effdl.datasets.dataset import Facts
 from effdl.datasets.problem import Problem
 from effdl.errors import ConfigError
 from effdl.methods.method import Method
+from effdl.methods.recorded import RecordAt, Room, check_layers, recorded
 from effdl.objectives.objective import Objective
 from effdl.setting import Count, NonNegative, Positive, Probability, Switch, setting
 from effdl.training.decision import Decision, DownConv, Pool
 from effdl.training.decision_rule import DecisionRule
 from effdl.training.handle import RunHandle
 from effdl.training.hardware import Hardware
-from effdl.training.orders import permuted, robin
+from effdl.training.orders import Turn, permuted, robin, together
 from effdl.training.recompute import Recompute
+from effdl.training.recording import Where
 from effdl.training.segments import SegmentPlan, Training
 
 Factor = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
@@ -36,6 +38,8 @@ class Segmentwise(Method):
     rounds: how often it is each segment's turn; schedules span all of its turns. Every segment's optimizer and decision block
         wait for the next round, which takes memory.
     permute: in each round another random order ("random robin", §6.6.2), instead of from the bottom up.
+    together: all segments learn at once, each from what the one below puts out as it learns, in one pass through the data an
+        epoch (§6.8.3), as they would on a device each; with few segments, since the weights of all lie in memory.
     decision: the decision block (§6.2.2).
     lr_factor, weight_decay_factor: segment i, from 0, learns with base · factor^i; 0.8 and 1.15 in table 6.3.
     input_dropout, input_dropout_decay: forward dropout p₀ and its decay per epoch (§6.6.3; 0.8 and 0.95 in table 6.3).
@@ -59,6 +63,14 @@ class Segmentwise(Method):
         a time, with the normalisation and activation that follow: gradients are the same up to rounding. With a budget it is
         the first way that is tried.
     feed_parts: a batch goes through the feednet in so many parts, one after another: less memory, the same up to rounding.
+    record_at: layers that are recorded while they learn, so that those above learn from the same batches in the same order
+        (§6.2.2, "Feature checkpointing"), through the frozen layers between; numbers from 1, each the last layer of a segment;
+        "all" of them; "auto" is the one that takes least room. Another network than by kept outputs: what was recorded came out
+        in training, of weights that still moved. An upper segment with more epochs than were recorded begins again with the
+        first (ours; the text does not say).
+    store: where recordings lie: on the device or host, within keep_features_mib, or on disk, a file an epoch.
+    full_disk: "stop" ends a run whose recording finds no room on the disk, and the same command goes on from its checkpoint;
+        "feed" goes on without a recording, the layers below as a feednet.
     """
 
     numerics_version: ClassVar[int] = 2  # of 1, outputs that nobody took were held, and feednets did not fold
@@ -67,6 +79,7 @@ class Segmentwise(Method):
     segment_size: Count = 1
     rounds: Count = 1
     permute: Switch = False
+    together: Switch = False
     decision: Decision = Pool()
     lr_factor: Positive = 1.0
     weight_decay_factor: Positive = 1.0
@@ -80,6 +93,9 @@ class Segmentwise(Method):
     memory_budget: Factor | None = None
     checkpoint: Literal["block", "parts", "channels"] | None = None
     feed_parts: Count = 1
+    record_at: RecordAt = None
+    store: Where = "device"
+    full_disk: Literal["stop", "feed"] = "stop"
 
     def check(self, problem: Facts, arch: ArchFacts, hardware: Hardware) -> None:
         segments = len(spans(arch.blocks, self.segment_size))
@@ -87,13 +103,45 @@ class Segmentwise(Method):
             raise ConfigError(f"method.epochs names {len(self.epochs)} segments, this network has {segments}")
         if self.patience is not None and self.rounds > 1:
             raise ConfigError("method.patience ends a segment for good, method.rounds comes back to it: set one of them alone")
+        if self.together:
+            self._check_together()
+        if self.record_at is not None:
+            self._check_recording(arch)
+        if self.memory_budget is not None or self.checkpoint is not None:
+            self._check_memory(hardware)
+
+    def _check_recording(self, arch: ArchFacts) -> None:
+        if self.permute:
+            raise ConfigError(
+                "method.record_at: in a random order the layer below has often not learned: set method.permute=false"
+            )
+        check_layers(self.record_at, spans(arch.blocks, self.segment_size))
+
+    def _check_together(self) -> None:
+        """All that speaks of one segment's turn after another's."""
+        for name, value in (
+            ("rounds", self.rounds > 1),
+            ("permute", self.permute),
+            ("patience", self.patience is not None),
+            ("record_at", self.record_at is not None),
+        ):
+            if value:
+                raise ConfigError(f"method.{name} is of segments that take turns, with method.together they have none: set one")
+        if isinstance(self.epochs, tuple) and len(set(self.epochs)) > 1:
+            raise ConfigError("method.epochs: segments that learn together learn for as many epochs: give one number")
+
+    def _check_memory(self, hardware: Hardware) -> None:
         if hardware.compile and self.checkpoint in ("parts", "channels"):
             raise ConfigError(
-                f"method.checkpoint={self.checkpoint}: a compiled block has no parts; hardware.compile=false, or block"
+                f"method.checkpoint={self.checkpoint}: compiled blocks have no parts; hardware.compile=false, or block"
             )
-        if self.memory_budget is not None and hardware.compile:
+        if self.memory_budget is None:
+            return
+        if hardware.compile:
             raise ConfigError("method.memory_budget: what compiled blocks take is not counted; hardware.compile=false")
-        if self.memory_budget is not None and not isinstance(self.decision, DownConv) and self.decision != Pool():
+        if self.together:
+            raise ConfigError("method.memory_budget is of segments that take turns: set method.together=false")
+        if not isinstance(self.decision, DownConv) and self.decision != Pool():
             raise ConfigError(
                 "method.memory_budget: the decision blocks that it searches are down-convs: method/decision=down_conv_4"
             )
@@ -101,27 +149,25 @@ class Segmentwise(Method):
     def training(self, problem: Problem, model: BlockChain, run: RunHandle) -> Training:
         of_segments = spans(len(model), self.segment_size)
         epochs = [self._epochs(i) for i in range(len(of_segments))]
-        order = robin(epochs, self.rounds, partial(permuted, problem.seed, len(epochs)) if self.permute else None)
-        plans, parts = [self._plan(i, span, problem) for i, span in enumerate(of_segments)], self.feed_parts
-        if self.memory_budget is not None:
-            search, parts = self._search(of_segments, problem), self._fed_in
-            plans = [search.plan(i, choice) for i, choice in enumerate(search.choose(problem, model, run))]
-        return Training(plans, int(self.keep_features_mib * 2**20), list(order), self.choose, self.patience, feed_parts=parts)
+        order = list(together(epochs[0], len(epochs)) if self.together else self._turns(epochs, problem.seed))
+        keep_bytes = int(self.keep_features_mib * 2**20)
 
-    @property
-    def _fed_in(self) -> int:
-        """Parts of a batch under a budget."""
-        return max(self.feed_parts, FEED_PARTS)
+        planned = [self._plan(i, span, problem) for i, span in enumerate(of_segments)]
+        record = recorded(self.record_at, planned, epochs, problem, model, Room(self.store, keep_bytes, run))
 
-    def _search(self, of_segments: list[tuple[int, int]], problem: Problem) -> Search:
-        assert self.memory_budget is not None
-        most = self.decision if isinstance(self.decision, DownConv) else DownConv(convs=MOST_CONVS)
-        levels = LEVELS[LEVELS.index(self.checkpoint or False) :]
+        def training(plans: list[SegmentPlan], feed_parts: int) -> Training:
+            choose, patience = self.choose, self.patience
+            return Training(plans, keep_bytes, order, choose, patience, record, self.store, self.full_disk, feed_parts)
 
         def plan(i: int, choice: Choice) -> SegmentPlan:
             return self._plan(i, of_segments[i], problem, choice.decision, choice.checkpoint)
 
-        return Search(self.memory_budget, most, plan, len(of_segments), levels, self._fed_in)
+        if self.memory_budget is None:
+            return training(planned, self.feed_parts)
+        most = self.decision if isinstance(self.decision, DownConv) else DownConv(convs=MOST_CONVS)
+        levels = LEVELS[LEVELS.index(self.checkpoint or False) :]
+        search = Search(self.memory_budget, most, plan, training, len(of_segments), levels, max(self.feed_parts, FEED_PARTS))
+        return training([plan(i, choice) for i, choice in enumerate(search.choose(problem, model, run))], search.feed_parts)
 
     def network(self, model: BlockChain, problem: Facts, objective: Objective, notes: Mapping[str, Any]) -> nn.Module:
         chosen = notes["segment/chosen"]
@@ -130,6 +176,9 @@ class Segmentwise(Method):
         if self.memory_budget is not None:
             decision = Choice.from_json(notes["segment/trained"][chosen]).decision
         return model.cropped(stop).with_head(decision.build(shape, problem.outputs))
+
+    def _turns(self, epochs: list[int], seed: int) -> Iterator[Turn]:
+        return robin(epochs, self.rounds, partial(permuted, seed, len(epochs)) if self.permute else None)
 
     def _epochs(self, i: int) -> int:
         """Of segment i in a round."""
