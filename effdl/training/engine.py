@@ -60,7 +60,7 @@ class Engine:
         # A whole batch of fake tensors takes no longer than two samples, and is what the count calls the blocks with too.
         samples, like = problem.batch_size if problem.is_outline else 2, problem.train_split.first()
         self.shapes = chain.shapes(problem.input_shape, samples, like.dtype)
-        self.fed = self.active = Fed(problem, training.keep_bytes, run.hardware, run.ranks)
+        self.fed = self.active = self._fed()
         self.source: Source = self.fed
         device = next(chain.parameters()).device
         self.recorder = Recorder(training, device, lambda: run.folder("recorded"), run.say)
@@ -138,13 +138,17 @@ class Engine:
         else:
             height, recording = found
             if self.active is self.fed:
-                self.active = Fed(self.problem, self.training.keep_bytes, self.run.hardware, self.run.ranks, only_val=True)
+                self.active = self._fed(only_val=True)
                 self.fed.through.forget()
             before = self.active.through.made
             self.active.look(below, None, tried)
             behind = self.training.epochs_before(place)
             self.source = Replay(recording, self.active, below.modules[height:], behind)
         return self.active.through.made - before
+
+    def _fed(self, only_val: bool = False) -> Fed:
+        training, run = self.training, self.run
+        return Fed(self.problem, training.keep_bytes, run.hardware, run.ranks, only_val, training.feed_parts)
 
     def _member(self, segment: int) -> Member:
         if segment not in self.learners:

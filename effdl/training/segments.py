@@ -45,6 +45,7 @@ class Training:
     choose: see `selection.Best`.
     patience: end a segment's turn after so many epochs without a better validation score, with its last weights (ours); only
         where each segment has a single turn.
+    feed_parts: a batch goes through the blocks below in so many parts, one after another, so that less is alive at once.
 
     Raises:
         ValueError: an order that does not go with the segments.
@@ -58,6 +59,7 @@ class Training:
     record: frozenset[int] = frozenset()
     store: Where = "device"
     full_disk: Literal["stop", "feed"] = "stop"
+    feed_parts: int = 1
 
     def __post_init__(self) -> None:
         if not self.order:
