@@ -1,6 +1,6 @@
 """Segmentwise training; with segments of one block, from the bottom up, it is deep layer-wise learning (thesis chapter 6)."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -18,7 +18,7 @@ from effdl.training.decision import Decision, Pool
 from effdl.training.decision_rule import DecisionRule
 from effdl.training.handle import RunHandle
 from effdl.training.hardware import Hardware
-from effdl.training.orders import permuted, robin
+from effdl.training.orders import Turn, permuted, robin, together
 from effdl.training.segments import SegmentPlan, Training
 
 Factor = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
@@ -34,6 +34,8 @@ class Segmentwise(Method):
     rounds: how often it is each segment's turn; schedules span all of its turns. Every segment's optimizer and decision block
         wait for the next round, which takes memory.
     permute: in each round another random order ("random robin", §6.6.2), instead of from the bottom up.
+    together: all segments learn at once, each from what the one below puts out as it learns, in one pass through the data an
+        epoch (§6.8.3), as they would on a device each; with few segments, since the weights of all lie in memory.
     decision: the decision block (§6.2.2).
     lr_factor, weight_decay_factor: segment i, from 0, learns with base · factor^i; 0.8 and 1.15 in table 6.3.
     input_dropout, input_dropout_decay: forward dropout p₀ and its decay per epoch (§6.6.3; 0.8 and 0.95 in table 6.3).
@@ -53,6 +55,7 @@ class Segmentwise(Method):
     segment_size: Count = 1
     rounds: Count = 1
     permute: Switch = False
+    together: Switch = False
     decision: Decision = Pool()
     lr_factor: Positive = 1.0
     weight_decay_factor: Positive = 1.0
@@ -70,11 +73,21 @@ class Segmentwise(Method):
             raise ConfigError(f"method.epochs names {len(self.epochs)} segments, this network has {segments}")
         if self.patience is not None and self.rounds > 1:
             raise ConfigError("method.patience ends a segment for good, method.rounds comes back to it: set one of them alone")
+        if self.together:
+            self._check_together()
+
+    def _check_together(self) -> None:
+        """All that speaks of one segment's turn after another's."""
+        for name, value in (("rounds", self.rounds > 1), ("permute", self.permute), ("patience", self.patience is not None)):
+            if value:
+                raise ConfigError(f"method.{name} is of segments that take turns, with method.together they have none: set one")
+        if isinstance(self.epochs, tuple) and len(set(self.epochs)) > 1:
+            raise ConfigError("method.epochs: segments that learn together learn for as many epochs: give one number")
 
     def training(self, problem: Problem, model: BlockChain, run: RunHandle) -> Training:
         of_segments = spans(len(model), self.segment_size)
         epochs = [self._epochs(i) for i in range(len(of_segments))]
-        order = robin(epochs, self.rounds, partial(permuted, problem.seed, len(epochs)) if self.permute else None)
+        order = together(epochs[0], len(epochs)) if self.together else self._turns(epochs, problem.seed)
         plans = [self._plan(i, span, problem) for i, span in enumerate(of_segments)]
         return Training(plans, int(self.keep_features_mib * 2**20), list(order), self.choose, self.patience)
 
@@ -82,6 +95,9 @@ class Segmentwise(Method):
         _, stop = spans(len(model), self.segment_size)[notes["segment/chosen"]]
         shape = model.shapes(problem.input_shape)[stop - 1]
         return model.cropped(stop).with_head(self.decision.build(shape, problem.outputs))
+
+    def _turns(self, epochs: list[int], seed: int) -> Iterator[Turn]:
+        return robin(epochs, self.rounds, partial(permuted, seed, len(epochs)) if self.permute else None)
 
     def _epochs(self, i: int) -> int:
         """Of segment i in a round."""
