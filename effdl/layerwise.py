@@ -37,6 +37,7 @@ def train_layerwise(
     train: Any,
     val: Any = None,
     *,
+    memory_budget: float | None = None,
     optimizer: Optimizer | Literal["adamw", "sgd"] = "adamw",
     lr: float | None = None,
     weight_decay: float | None = None,
@@ -60,6 +61,7 @@ def train_layerwise(
             or a `BlockChain`. It is trained where its weights are, in their precision, unless ``hardware`` says otherwise.
         train, val: (x, y) as tensors or arrays, a torch Dataset of such pairs, or a DataLoader of one, whose order is not used;
             see `datasets.torch_data`. y: class indices, or real numbers. Without ``val`` the network ends at the last layer.
+        memory_budget: decision blocks are searched so that no layer's training step takes more than this share of backprop's.
         optimizer: a setting such as ``Sgd(lr=0.05)``, or a name; ``lr`` and ``weight_decay`` in the place of its own.
         batch_size: by default the DataLoader's, else 128, of few samples all.
         objective: by default softmax and cross-entropy for classes, the sigmoid's where there is a single output, and the
@@ -71,7 +73,8 @@ def train_layerwise(
         hardware: see `Hardware`, for example ``Hardware(device="cuda", precision="bf16")``.
         progress: show on standard error how far it is and how long it will take.
         method: fields of `Segmentwise`, which `effdl explain method=segmentwise` lists, such as ``epochs`` (of each layer),
-            ``segment_size``, ``rounds``, ``patience`` and ``decision``, by default ``Pool(size=4)`` here.
+            ``segment_size``, ``rounds``, ``patience`` and ``decision``, by default ``Pool(size=4)`` here where there is no
+            budget.
 
     Returns:
         The network. Its ``summary`` has what was noted, such as "segment/chosen" (from 0) and "memory/segment_peak_bytes", and
@@ -81,7 +84,7 @@ def train_layerwise(
         ConfigError, DataError: what cannot be, in one line. Diverged: a loss is no number any more.
     """
     with _in_arguments_words(), ALONE, restoring(), torch.random.fork_rng():
-        rule, steps = _method(method), _optimizer(optimizer, lr, weight_decay)
+        rule, steps = _method(method, memory_budget), _optimizer(optimizer, lr, weight_decay)
         if not isinstance(module, nn.Module):
             raise ConfigError(f"module: a torch.nn.Module is trained, not {type(module).__name__}")
         weight = next((p for p in module.parameters() if p.is_floating_point()), None)
@@ -104,7 +107,8 @@ def train_layerwise(
         return network
 
 
-def _method(given: dict[str, Any]) -> Segmentwise:
+def _method(given: dict[str, Any], memory_budget: float | None) -> Segmentwise:
+    given = given | ({"memory_budget": memory_budget} if memory_budget is not None else {"decision": DECISION} | given)
     known = [field.name for field in fields(Segmentwise)]
     for name in given:
         if name not in known:
@@ -113,7 +117,7 @@ def _method(given: dict[str, Any]) -> Segmentwise:
                 f"train_layerwise has no argument {name!r}{f', but {near[0]!r}' if near else ''}; beside its own it takes "
                 f"{', '.join(known)}"
             )
-    return Segmentwise(**({"decision": DECISION} | given))
+    return Segmentwise(**given)
 
 
 def _optimizer(optimizer: Optimizer | str, lr: float | None, weight_decay: float | None) -> Optimizer:
