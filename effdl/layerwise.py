@@ -83,7 +83,7 @@ def train_layerwise(
     Raises:
         ConfigError, DataError: what cannot be, in one line. Diverged: a loss is no number any more.
     """
-    with _in_arguments_words(), ALONE, restoring(), torch.random.fork_rng():
+    with _in_arguments_words(), ALONE, restoring():
         rule, steps = _method(method, memory_budget), _optimizer(optimizer, lr, weight_decay)
         if not isinstance(module, nn.Module):
             raise ConfigError(f"module: a torch.nn.Module is trained, not {type(module).__name__}")
@@ -92,18 +92,17 @@ def train_layerwise(
             raise ConfigError("module: it has no weights that could learn")
         on = (hardware or Hardware(device="cuda" if weight.is_cuda else "cpu")).resolved(False)
         device = on.open() if hardware is not None else weight.device
-        splits = [as_split(train, "train", weight.dtype), _validation(val, weight.dtype)]
-        if splits[1] is None:
-            splits[1] = splits[0].take(torch.zeros(0, dtype=torch.long))
-        chain = _chain(module, cuts, splits[0], standardise)
+        splits = _splits(train, val, weight.dtype)
+        chain = on.place(_chain(module, cuts, splits[0], standardise), device)
         problem = _problem(chain, splits, objective, batch_size or batch_size_of(train), seed).to(device)
         rule.check(problem.facts, ArchFacts(len(chain), least_size=1), on)
-        with _shown(progress) as reporter:
+        with _shown(progress) as reporter, torch.random.fork_rng([device] if device.type == "cuda" else []):
             run = Run(seed, steps, hardware=on, reporter=reporter, name=type(module).__name__)
-            network = rule.fit(problem, on.place(chain, device), run)
+            if chain.remark is not None:
+                run.say(chain.remark)
+            network = rule.fit(problem, chain, run)
             network.summary = {**run.notes, "epochs": run.lines}  # type: ignore[assignment]
-            if progress:
-                run.say(_ending(run, len(problem.val_split)))
+            run.say(_ending(run, len(problem.val_split)))
         return network
 
 
@@ -136,8 +135,11 @@ def _optimizer(optimizer: Optimizer | str, lr: float | None, weight_decay: float
     return replace(optimizer, **changed)
 
 
-def _validation(val: Any, dtype: torch.dtype) -> Any:
-    return None if val is None else as_split(val, "val", dtype, may_change=False)
+def _splits(train: Any, val: Any, dtype: torch.dtype) -> list[Split]:
+    learned = as_split(train, "train", dtype)
+    if val is None:
+        return [learned, learned.take(torch.zeros(0, dtype=torch.long))]
+    return [learned, as_split(val, "val", dtype, may_change=False)]
 
 
 def _chain(module: nn.Module, cuts: Sequence[str] | None, train: Split, standardise: bool | None) -> BlockChain:

@@ -257,6 +257,21 @@ def test_fields_of_segmentwise_are_arguments(digits: tuple[Pair, Pair, Pair]) ->
     assert next(double.parameters()).dtype == torch.float64 and double(train[0].double()).dtype == torch.float64
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here; `make test-gpu` where there is one")
+@pytest.mark.parametrize("moved", [True, False])
+def test_on_a_gpu_it_trains_where_the_module_is_or_where_it_is_told_to(digits: tuple[Pair, Pair, Pair], moved: bool) -> None:
+    train, val, test = digits
+    raw = [((x * 16).to(torch.uint8), y) for x, y in (train, val, test)]
+    where = {} if moved else {"hardware": Hardware(device="cuda", precision="bf16")}
+    before = torch.cuda.get_rng_state()
+    network = quick(
+        ResNet().to("cuda" if moved else "cpu"), raw[0], DataLoader(TensorDataset(*raw[1])), epochs=3, lr=0.01, **where
+    )
+    assert all(p.is_cuda for p in network.parameters()) and torch.equal(torch.cuda.get_rng_state(), before)
+    assert accuracy(network, (raw[2][0].cuda(), raw[2][1].cuda())) > 0.9
+
+
 X, Y = torch.rand(40, 64), torch.arange(40) % 10
 
 
@@ -298,6 +313,7 @@ WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
         DataError,
         r"WeightedRandomSampler",
     ),
+    ({"train": DataLoader(TensorDataset(X, Y), batch_size=None)}, DataError, r"^train: the DataLoader makes no batches"),
     ({"epochs": 0}, ConfigError, r"^epochs: Input should be greater than or equal to 1, got 0$"),
     ({"epoch": 3}, ConfigError, r"^train_layerwise has no argument 'epoch', but 'epochs'; beside its own it takes epochs, "),
     ({"decision": "pool"}, ConfigError, r"^decision: .*got 'pool'$"),

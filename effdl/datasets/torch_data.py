@@ -10,7 +10,15 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, RandomSampler, SequentialSampler, TensorDataset, default_collate
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    TensorDataset,
+    default_collate,
+)
 
 from effdl.datasets.batch import Batch
 from effdl.datasets.moments import Moments, moments
@@ -185,16 +193,18 @@ def _read(split: Read, may_change: bool, most_bytes: int) -> Split:
     keep = not split.varies and first[0].numel() * first.element_size() * len(split.positions) <= most_bytes
     parts = split.positions.split(CHUNK)
     doing = f"reading {len(split.positions):,} samples"
-    xs, ys = [], []
-    for x, y in watched(split._pairs(parts), len(parts), doing):
+    whole = first.new_empty(len(split.positions) if keep else 0, *split.shape)
+    ys = []
+    for place, (x, y) in zip(parts, watched(split._pairs(parts), len(parts), doing), strict=True):
         if tuple(x.shape[1:]) != split.shape:
             raise DataError(
                 f"{split.where}: samples have several shapes, {[*split.shape]} and {[*x.shape[1:]]}: make them alike"
             )
-        xs += [x] if keep else []
+        if keep:
+            whole[place[0] : place[-1] + 1] = x
         ys.append(y)
     split.y = _column(torch.cat(ys))
-    return Samples(torch.cat(xs), split.y) if keep else split
+    return Samples(whole, split.y) if keep else split
 
 
 def _seeded(split: Read, seed: int) -> Read:
@@ -206,9 +216,14 @@ def _seeded(split: Read, seed: int) -> Read:
 def _dataset_of(loader: "DataLoader[Any]", where: str) -> Any:
     if isinstance(loader.dataset, IterableDataset):
         return loader.dataset
-    if loader.batch_sampler is not None and not isinstance(loader.sampler, RandomSampler | SequentialSampler):
+    if loader.batch_sampler is None:
         raise DataError(
-            f"{where}: the DataLoader draws by a {type(loader.sampler).__name__}, and here each epoch has every sample once, "
+            f"{where}: the DataLoader makes no batches, and batches are made here: pass a Dataset of single samples"
+        )
+    sampler = loader.sampler if type(loader.batch_sampler) is BatchSampler else loader.batch_sampler
+    if not isinstance(sampler, RandomSampler | SequentialSampler) or getattr(sampler, "replacement", False):
+        raise DataError(
+            f"{where}: the DataLoader draws by a {type(sampler).__name__}, and here each epoch has every sample once, "
             "in an order of its own: pass the Dataset of those that are to train"
         )
     return loader.dataset
