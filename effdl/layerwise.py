@@ -98,8 +98,8 @@ def train_layerwise(
         rule.check(problem.facts, ArchFacts(len(chain), least_size=1), on)
         with _shown(progress) as reporter, torch.random.fork_rng([device] if device.type == "cuda" else []):
             run = Run(seed, steps, hardware=on, reporter=reporter, name=type(module).__name__)
-            if chain.remark is not None:
-                run.say(chain.remark)
+            if chain.remark is not None and (len(chain) == 1 or "cuts=" in chain.remark):  # else nothing can be done about it
+                reporter.say(chain.remark)
             network = rule.fit(problem, chain, run)
             network.summary = {**run.notes, "epochs": run.lines}  # type: ignore[assignment]
             run.say(_ending(run, len(problem.val_split)))

@@ -17,6 +17,7 @@ from effdl import Adamw, BlockChain, Hardware, Pool, Sgd, SoftmaxCe, evaluate, t
 from effdl.config import build, compose
 from effdl.datasets.problem import Problem
 from effdl.datasets.split import Samples
+from effdl.datasets.torch_data import as_split
 from effdl.errors import ConfigError, DataError, Diverged
 from effdl.records.carry import build_network, carry_out, open_problem
 from effdl.records.run import digest
@@ -57,6 +58,17 @@ class ResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc(F.adaptive_avg_pool2d(self.layers(F.relu(self.stem(x))), 1).flatten(1))
+
+
+class Whole(nn.Module):
+    """Three layers in a module that is cut around by default."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = (nn.Linear(64, 64) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.c(F.relu(self.b(F.relu(self.a(x))))))
 
 
 def perceptron(outputs: int = 10, inputs: int = 64, width: int = 48) -> nn.Module:
@@ -203,6 +215,28 @@ def test_workers_of_a_loader_read_the_same(digits: tuple[Pair, Pair, Pair]) -> N
     data = list(zip(x[:200], y[:200], strict=True))
     alone, helped = (quick(perceptron(), DataLoader(data, 40, num_workers=n), val) for n in (0, 1))  # type: ignore[arg-type, var-annotated]
     assert digest(alone) == digest(helped)
+    varied = [quick(perceptron(), DataLoader(Jittered(x[:80], y[:80]), 40, num_workers=1)) for _ in range(2)]  # type: ignore[arg-type, var-annotated]
+    assert digest(varied[0]) == digest(varied[1])
+
+
+def test_a_set_that_does_not_fit_in_memory_is_read_for_every_pass_with_the_same_numbers(
+    digits: tuple[Pair, Pair, Pair],
+) -> None:
+    (x, y), val, _ = digits
+    data = list(zip((x[:200] * 16).to(torch.uint8), y[:200], strict=True))
+    whole, read = (as_split(data, "train", torch.float32, most_bytes=most) for most in (2**20, 0))
+    assert isinstance(whole, Samples) and not isinstance(read, Samples) and torch.equal(whole.y, read.y)
+    raw = ((val[0] * 16).to(torch.uint8), val[1])
+    assert digest(quick(perceptron(), read, raw)) == digest(quick(perceptron(), whole, raw))
+    assert torch.equal(read.tensors().x, whole.tensors().x)
+
+
+def test_it_says_where_a_module_could_be_cut_further(capfd: pytest.CaptureFixture[str]) -> None:
+    quick(nn.Sequential(Whole(), nn.Linear(64, 10)), (X, Y), progress=True)
+    said = capfd.readouterr().err
+    (cuts,) = re.findall(r"cuts=\['(.*?)'\]", said)
+    network = quick(nn.Sequential(Whole(), nn.Linear(64, 10)), (X, Y), cuts=cuts.split("', '"))
+    assert len(network.summary["memory/segment_peak_bytes"]) == 3
 
 
 def test_bytes_are_standardised_and_real_numbers_are_left_alone(digits: tuple[Pair, Pair, Pair]) -> None:
@@ -247,7 +281,7 @@ def test_what_comes_back_is_a_module_like_any_other(digits: tuple[Pair, Pair, Pa
 
 def test_fields_of_segmentwise_are_arguments(digits: tuple[Pair, Pair, Pair]) -> None:
     train, val, _ = digits
-    whole = quick(perceptron(), train, val, segment_size=2, decision=Pool())
+    whole = quick(perceptron(), train, val, segment_size=2, decision=Pool(), together=True)
     assert len(whole.summary["memory/segment_peak_bytes"]) == 1
     rounds = quick(perceptron(), train, val, rounds=2, choose="last", optimizer=Adamw(lr=1e-3))
     assert [line["segment"] for line in rounds.summary["epochs"]] == [0, 1, 0, 1]

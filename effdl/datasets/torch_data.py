@@ -124,7 +124,7 @@ class Read(Split):
             yield Batch(next(pairs)[0].to(self.device), self.y[index], index)
 
     def batches(self, size: int) -> Iterator[Batch]:
-        return self.gather(torch.arange(len(self), device=self.y.device).split(size))
+        return self.gather(torch.arange(len(self), device=self.y.device).split(size) if len(self) else [])
 
     def moments(self, by_pixel: bool = False) -> Moments:
         return moments((batch.x for batch in self.batches(CHUNK)), by_pixel)
