@@ -51,6 +51,14 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+FOLDERS = {Cinic10: "CINIC-10", Pets: "oxford-iiit-pet", Flowers: "flowers-102"}
+
+
+def copied(sets: Path, kind: Any, root: Path) -> Path:
+    """One of them, to be changed."""
+    return Path(shutil.copytree(sets / FOLDERS[kind], root / FOLDERS[kind]))
+
+
 # --- what is read
 
 
@@ -113,8 +121,8 @@ def test_sizes_by_the_sets_own_definition_and_their_defaults() -> None:
     assert build_choice("dataset", "cinic10_plus") == Cinic10(plus=True)
 
 
-def test_a_fingerprint_is_of_images_and_labels(tmp_path: Path) -> None:
-    folder = photographs.pets(tmp_path)
+def test_a_fingerprint_is_of_images_and_labels(sets: Path, tmp_path: Path) -> None:
+    folder = copied(sets, Pets, tmp_path)
     first = made(Pets, tmp_path).fingerprint()
     moved = tmp_path / "elsewhere"
     moved.mkdir()
@@ -133,14 +141,14 @@ def test_a_fingerprint_is_of_images_and_labels(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("kind", "title"), [(Pets, "OxfordIIITPet"), (Flowers, "Flowers102")])
 def test_a_download_asks_torchvisions_class_once_and_finds_the_set(
-    kind: Any, title: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: Any, title: str, sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real, asked = getattr(torchvision.datasets, title), []
 
     def fetch(**arguments: Any) -> None:
         inspect.signature(real).bind(**arguments)
         asked.append(arguments)
-        (photographs.pets if kind is Pets else photographs.flowers)(Path(arguments["root"]))
+        copied(sets, kind, Path(arguments["root"]))
 
     monkeypatch.setattr(torchvision.datasets, title, fetch)
     dataset = made(kind, tmp_path, download=True, val_size=3)
@@ -172,8 +180,8 @@ def test_a_missing_set_says_where_it_was_looked_for_and_what_to_do(kind: Any, sa
         made(kind, tmp_path).fingerprint()
 
 
-def test_cinic10_with_other_folders_than_its_own(tmp_path: Path) -> None:
-    folder = photographs.cinic10(tmp_path)
+def test_cinic10_with_other_folders_than_its_own(sets: Path, tmp_path: Path) -> None:
+    folder = copied(sets, Cinic10, tmp_path)
     shutil.move(folder / "valid", tmp_path / "valid")
     assert made(Cinic10, tmp_path, val_size=3).facts().train == 27  # which does without
     refused(made(Cinic10, tmp_path, plus=True), r"^CINIC-10 is incomplete under .*valid/airplane/ is missing")
@@ -190,15 +198,15 @@ def test_cinic10_with_other_folders_than_its_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "write", "image"),
+    ("kind", "image"),
     [
-        (Cinic10, photographs.cinic10, "train/ship/n08-0.png"),
-        (Pets, photographs.pets, f"images/{photographs.BREEDS[3]}_1.jpg"),
-        (Flowers, photographs.flowers, "jpg/image_00007.jpg"),
+        (Cinic10, "train/ship/n08-0.png"),
+        (Pets, f"images/{photographs.BREEDS[3]}_1.jpg"),
+        (Flowers, "jpg/image_00007.jpg"),
     ],
 )
-def test_damaged_images_are_named_or_skipped(kind: Any, write: Any, image: str, tmp_path: Path) -> None:
-    folder = write(tmp_path)
+def test_damaged_images_are_named_or_skipped(kind: Any, image: str, sets: Path, tmp_path: Path) -> None:
+    folder = copied(sets, kind, tmp_path)
     whole = (folder / image).read_bytes()
     (folder / image).write_bytes(whole[: len(whole) // 2])
     refused(made(kind, tmp_path), rf"1 of \d+ images cannot be read, first .*{image}.*unreadable=skip")
@@ -207,8 +215,8 @@ def test_damaged_images_are_named_or_skipped(kind: Any, write: Any, image: str, 
     assert sum(len(part) for part in picture.whole(skipping)) == before.train + before.val + before.test - 1
 
 
-def test_listed_images_that_are_not_there(tmp_path: Path) -> None:
-    pets, flowers = photographs.pets(tmp_path), photographs.flowers(tmp_path)
+def test_listed_images_that_are_not_there(sets: Path, tmp_path: Path) -> None:
+    pets, flowers = (copied(sets, kind, tmp_path) for kind in (Pets, Flowers))
     name = photographs.BREEDS[9]
     for i in (1, 2):
         (pets / "images" / f"{name}_{i}.jpg").unlink()
@@ -232,8 +240,10 @@ def test_listed_images_that_are_not_there(tmp_path: Path) -> None:
         (lambda lines: lines[:-2], r"class cat36 is missing from the training split"),
     ],
 )
-def test_annotations_of_pets_that_do_not_fit(change: Callable[[list[str]], list[str]], says: str, tmp_path: Path) -> None:
-    file = photographs.pets(tmp_path) / "annotations" / "trainval.txt"
+def test_annotations_of_pets_that_do_not_fit(
+    change: Callable[[list[str]], list[str]], says: str, sets: Path, tmp_path: Path
+) -> None:
+    file = copied(sets, Pets, tmp_path) / "annotations" / "trainval.txt"
     file.write_text("\n".join(change(file.read_text().splitlines())))
     dataset = made(Pets, tmp_path)
 
@@ -246,8 +256,8 @@ def test_annotations_of_pets_that_do_not_fit(change: Callable[[list[str]], list[
     assert "\n" not in str(error.value)
 
 
-def test_annotations_of_flowers_that_do_not_fit(tmp_path: Path) -> None:
-    folder = photographs.flowers(tmp_path)
+def test_annotations_of_flowers_that_do_not_fit(sets: Path, tmp_path: Path) -> None:
+    folder = copied(sets, Flowers, tmp_path)
     splits = {name: ids for name, ids in loadmat(folder / "setid.mat").items() if not name.startswith("__")}
     labels = loadmat(folder / "imagelabels.mat")["labels"]
 
