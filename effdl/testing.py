@@ -1,9 +1,11 @@
 """For tests of methods, in the package or outside it: `check_method`, and the tiny problem and networks that it takes."""
 
 import io
+import tempfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -105,15 +107,26 @@ class WatchedRun:
 
     saved: the checkpoints until now, as bytes: those of earlier runs too, from the last of which it goes on.
     stop: it is cut off at the save that makes so many.
+    folder: of files that belong to these checkpoints; by default the inner run's own.
     """
 
-    def __init__(self, inner: Run, model: nn.Module, saved: list[bytes] | None = None, stop: int | None = None) -> None:
-        self.inner, self.model, self.stop = inner, model, stop
+    def __init__(
+        self,
+        inner: Run,
+        model: nn.Module,
+        saved: list[bytes] | None = None,
+        stop: int | None = None,
+        folder: Path | None = None,
+    ) -> None:
+        self.inner, self.model, self.stop, self._folder = inner, model, stop, folder
         self.saved = [] if saved is None else saved
         self.epochs: list[tuple[int, dict[str, Tensor]]] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
+
+    def folder(self, name: str) -> Path:
+        return self._folder or self.inner.folder(name)
 
     def record(self, segment: int, epoch: int, metrics: Mapping[str, float]) -> None:
         self.epochs.append((segment, copied(self.model)))
@@ -141,6 +154,7 @@ class _Trial:
     def __init__(self, method: Method, on: Problem, build: Build, optimizer: Optimizer | None) -> None:
         self.method, self.on, self.build = method, on, build
         self.optimizer = optimizer if "optimizer" in method.takes else None
+        self._folder = tempfile.TemporaryDirectory(prefix="effdl-")  # of files that survive a cut as checkpoints do
 
     def fit(
         self, elsewhere: bool = False, saved: list[bytes] | None = None, stop: int | None = None
@@ -152,7 +166,7 @@ class _Trial:
             test = Samples(test.x, other if other.is_floating_point() else other % self.on.facts.classes)
             torch.rand(7)
         inner = Run(self.on.seed, self.optimizer, test=test, objective=self.on.objective)
-        run = WatchedRun(inner, model, saved, stop)
+        run = WatchedRun(inner, model, saved, stop, Path(self._folder.name) if saved is not None else None)
         return self.method.fit(self.on, model, run), run
 
 

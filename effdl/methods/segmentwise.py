@@ -12,6 +12,7 @@ from effdl.datasets.dataset import Facts
 from effdl.datasets.problem import Problem
 from effdl.errors import ConfigError
 from effdl.methods.method import Method
+from effdl.methods.recorded import RecordAt, Room, check_layers, recorded
 from effdl.objectives.objective import Objective
 from effdl.setting import Count, NonNegative, Positive, Probability, Switch, setting
 from effdl.training.decision import Decision, Pool
@@ -19,6 +20,7 @@ from effdl.training.decision_rule import DecisionRule
 from effdl.training.handle import RunHandle
 from effdl.training.hardware import Hardware
 from effdl.training.orders import Turn, permuted, robin, together
+from effdl.training.recording import Where
 from effdl.training.segments import SegmentPlan, Training
 
 Factor = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
@@ -47,6 +49,14 @@ class Segmentwise(Method):
     patience: stop a segment after so many epochs without a better validation score, with its last weights; ours, off in the
         thesis. Not in rounds.
     keep_features_mib: a trained segment's outputs are kept in memory where they fit this bound, else a feednet computes them.
+    record_at: layers that are recorded while they learn, so that those above learn from the same batches in the same order
+        (§6.2.2, "Feature checkpointing"), through the frozen layers between; numbers from 1, each the last layer of a segment;
+        "all" of them; "auto" is the one that takes least room. Another network than by kept outputs: what was recorded came out
+        in training, of weights that still moved. An upper segment with more epochs than were recorded begins again with the
+        first (ours; the text does not say).
+    store: where recordings lie: on the device or host, within keep_features_mib, or on disk, a file an epoch.
+    full_disk: "stop" ends a run whose recording finds no room on the disk, and the same command goes on from its checkpoint;
+        "feed" goes on without a recording, the layers below as a feednet.
     """
 
     numerics_version: ClassVar[int] = 2  # of 1, outputs that nobody took were held, and feednets did not fold
@@ -66,6 +76,9 @@ class Segmentwise(Method):
     choose: Literal["validation", "last"] = "validation"
     patience: Count | None = None
     keep_features_mib: NonNegative = 2048.0
+    record_at: RecordAt = None
+    store: Where = "device"
+    full_disk: Literal["stop", "feed"] = "stop"
 
     def check(self, problem: Facts, arch: ArchFacts, hardware: Hardware) -> None:
         segments = len(spans(arch.blocks, self.segment_size))
@@ -75,10 +88,24 @@ class Segmentwise(Method):
             raise ConfigError("method.patience ends a segment for good, method.rounds comes back to it: set one of them alone")
         if self.together:
             self._check_together()
+        if self.record_at is not None:
+            self._check_recording(arch)
+
+    def _check_recording(self, arch: ArchFacts) -> None:
+        if self.permute:
+            raise ConfigError(
+                "method.record_at: in a random order the layer below has often not learned: set method.permute=false"
+            )
+        check_layers(self.record_at, spans(arch.blocks, self.segment_size))
 
     def _check_together(self) -> None:
         """All that speaks of one segment's turn after another's."""
-        for name, value in (("rounds", self.rounds > 1), ("permute", self.permute), ("patience", self.patience is not None)):
+        for name, value in (
+            ("rounds", self.rounds > 1),
+            ("permute", self.permute),
+            ("patience", self.patience is not None),
+            ("record_at", self.record_at is not None),
+        ):
             if value:
                 raise ConfigError(f"method.{name} is of segments that take turns, with method.together they have none: set one")
         if isinstance(self.epochs, tuple) and len(set(self.epochs)) > 1:
@@ -89,7 +116,17 @@ class Segmentwise(Method):
         epochs = [self._epochs(i) for i in range(len(of_segments))]
         order = together(epochs[0], len(epochs)) if self.together else self._turns(epochs, problem.seed)
         plans = [self._plan(i, span, problem) for i, span in enumerate(of_segments)]
-        return Training(plans, int(self.keep_features_mib * 2**20), list(order), self.choose, self.patience)
+        room = Room(self.store, int(self.keep_features_mib * 2**20), run)
+        return Training(
+            plans,
+            int(self.keep_features_mib * 2**20),
+            list(order),
+            self.choose,
+            self.patience,
+            recorded(self.record_at, plans, epochs, problem, model, room),
+            self.store,
+            self.full_disk,
+        )
 
     def network(self, model: BlockChain, problem: Facts, objective: Objective, notes: Mapping[str, Any]) -> nn.Module:
         _, stop = spans(len(model), self.segment_size)[notes["segment/chosen"]]

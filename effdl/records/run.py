@@ -2,9 +2,11 @@
 
 import hashlib
 import math
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -79,6 +81,7 @@ class Run:
         goes_on: GoesOn | None = None,
     ) -> None:
         self._goes_on = goes_on
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self._seed, self._optimizer = seed, optimizer
         self._objective, self._filter, self._probes = objective, filter, probes
         self.hardware, self.ranks = hardware or Hardware(), ranks or Ranks()
@@ -125,6 +128,12 @@ class Run:
         if self._optimizer is None:
             raise ValueError("this run has no optimizer: Run.in_memory(Sgd(lr=0.05))")
         return self._optimizer.build(parameters, lr_scale, weight_decay_scale)
+
+    def folder(self, name: str) -> Path:
+        if self._store is not None:
+            return self._store.folder(name)
+        self._temporary = self._temporary or tempfile.TemporaryDirectory(prefix="effdl-")
+        return Path(self._temporary.name)
 
     def say(self, text: str) -> None:
         self._reporter.say(f"{self.name}: {text}")

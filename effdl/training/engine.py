@@ -16,11 +16,11 @@ from effdl.training.handle import RunHandle, taking_up
 from effdl.training.hardware import Hardware
 from effdl.training.learner import Learner
 from effdl.training.loop import evaluate_each, reseed
-from effdl.training.orders import Turn
+from effdl.training.recorder import Recorder
 from effdl.training.rule import Rule
 from effdl.training.segments import Training
 from effdl.training.selection import Best, score, stale
-from effdl.training.sources import Fed, Sieve
+from effdl.training.sources import Fed, Replay, Sieve, Source
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -53,11 +53,16 @@ class Engine:
     def __init__(self, training: Training, problem: Problem, chain: BlockChain, run: RunHandle) -> None:
         self.training, self.problem, self.chain, self.run = training, problem, chain, run
         self._refuse_shared_weights()
+        if training.record and not run.ranks.alone:
+            raise ConfigError("method.record_at: of several processes each would record its part alone: train in one process")
         chain.eval()
         # A whole batch of fake tensors takes no longer than two samples, and is what the count calls the blocks with too.
         samples, like = problem.batch_size if problem.is_outline else 2, problem.train_split.first()
         self.shapes = chain.shapes(problem.input_shape, samples, like.dtype)
-        self.source = Fed(problem, training.keep_bytes, run.hardware, run.ranks)
+        self.fed = self.active = Fed(problem, training.keep_bytes, run.hardware, run.ranks)
+        self.source: Source = self.fed
+        device = next(chain.parameters()).device
+        self.recorder = Recorder(training, device, lambda: run.folder("recorded"), run.say)
         self.best = Best(training.choose, len(training.segments))
         self.learners: dict[int, Learner] = {}  # of segments that have begun and are not done
         self.ages = [0] * len(chain)  # epochs that each block has learned
@@ -78,7 +83,7 @@ class Engine:
         self.run.ranks.synchronise(self.chain)
         first, done = self.at
         for place, turn in enumerate(self.training.order[first:], first):
-            team = self._begin(turn, resumed=done > 0)
+            team = self._begin(place, resumed=done > 0)
             while done < turn.epochs and not any(stale(m.learner.history, self.training.patience) for m in team):
                 self.at = (place, done)
                 self._epoch(team)
@@ -94,28 +99,51 @@ class Engine:
         assert chosen is not None
         kept, passes = self.most_kept, self.feature_passes
         self.run.note({"segment/chosen": chosen, "memory/kept_features_bytes": kept, "data/feature_passes": passes})
+        self.run.note(self.recorder.notes())
         if training.returns:
             self.run.note({"epoch/chosen": self.best.epoch})
         network = self._predictor(chosen, self._rule(chosen))
         self.best.put_into(network)
         return network.eval()
 
-    def _begin(self, turn: Turn, resumed: bool) -> list[Member]:
+    def _begin(self, place: int, resumed: bool) -> list[Member]:
         """Those who learn in a turn, from the bottom up, and the source looking through the blocks below."""
+        turn = self.training.order[place]
         team = [self._member(segment) for segment in turn.segments]
-        rule, below = team[0].learner.rule, self._below(turn.segment)
         for member in team:
             member.level(len(team) > 1)  # raises where its networks cannot be measured so
-        before = self.source.through.made
         with self.run.timer("feed"):
-            self.source.look(below, rule.prepare if rule.prepares else None, self._tried)
-            self._tried = []
+            made = self._look(place, team[0])
         if not resumed:  # else they were counted when the turn began
-            self.feature_passes += self.source.through.made - before
-        self.most_kept = max(self.most_kept, self.source.through.kept_bytes)
+            self.feature_passes += made
+        self.most_kept = max(self.most_kept, self.active.through.kept_bytes)
+        self.recorder.begin(place)
         for member in team:
             member.learner.ranks.synchronise(member.learner.rule)
         return team
+
+    def _look(self, place: int, lowest: Member) -> int:
+        """From now on the source is of what comes out below the lowest segment; how often features were kept for that."""
+        rule, below, tried = lowest.learner.rule, self._below(lowest.segment), self._tried
+        self._tried = []
+        if self.training.record and rule.prepares:
+            raise ConfigError(
+                f"method.record_at: the rule {type(rule).__name__} makes batches of raw inputs, of which nothing is recorded"
+            )
+        if (found := self.recorder.find(below)) is None:
+            self.source = self.active = self.fed
+            before = self.fed.through.made
+            self.fed.look(below, rule.prepare if rule.prepares else None, tried)
+        else:
+            height, recording = found
+            if self.active is self.fed:
+                self.active = Fed(self.problem, self.training.keep_bytes, self.run.hardware, self.run.ranks, only_val=True)
+                self.fed.through.forget()
+            before = self.active.through.made
+            self.active.look(below, None, tried)
+            behind = self.training.epochs_before(place)
+            self.source = Replay(recording, self.active, below.modules[height:], behind)
+        return self.active.through.made - before
 
     def _member(self, segment: int) -> Member:
         if segment not in self.learners:
@@ -170,7 +198,8 @@ class Engine:
 
         filter = self.run.filter
         sieve = None if filter is None else Sieve(filter, self.run.seed("filter", lowest, epochs[lowest]))
-        return drain_epoch(learners, self.source.train(number, sieve), progress, 0 if sieve else self.problem.steps)
+        batches, expected = self.source.train(number, sieve), 0 if sieve else self.problem.steps
+        return drain_epoch(learners, batches, progress, expected, self.recorder.passing)
 
     def _where(self, segment: int, epoch: int) -> str:
         return f"segment {segment + 1} of {len(self.training.segments)}, epoch {epoch + 1}"
@@ -186,6 +215,7 @@ class Engine:
             self.best.offer(segment, learner.epoch - 1, learner.history[-1], predictor, lasting, copied=bool(later))
             if segment not in later:
                 del self.learners[segment]
+        self.recorder.end(place, self._stack)
 
     def learner(self, segment: int) -> Learner:
         """A segment's learner as it begins, by itself."""
@@ -243,8 +273,10 @@ class Engine:
         return self.chain[plan.start : plan.stop]
 
     def _below(self, segment: int) -> Stack:
-        start = self.training.segments[segment].start
-        return Stack((self.chain.input, *self.chain[:start]), (0, *self.ages[:start]))
+        return self._stack(self.training.segments[segment].start)
+
+    def _stack(self, blocks: int) -> Stack:
+        return Stack((self.chain.input, *self.chain[:blocks]), (0, *self.ages[:blocks]))
 
     def _predictor(self, segment: int, rule: Rule) -> nn.Module:
         return rule.predictor(self.chain.cropped(self.training.segments[segment].stop))
@@ -268,7 +300,8 @@ class Engine:
             "ages": self.ages,
             "learners": {segment: learner.state_dict() for segment, learner in self.learners.items()},
             "best": self.best.state_dict(),
-            "tried": self.source.through.tried,
+            "tried": self.active.through.tried,
+            "recorded": self.recorder.state_dict(),
             "counts": (self.most_kept, self.feature_passes),
         }
 
@@ -301,6 +334,7 @@ class Engine:
             if learner.epoch != epochs[segment]:
                 raise ValueError("no such epoch")
             self.learners[segment] = self._start(learner)
+        self.recorder.load_state_dict(saved["recorded"], place, done, lambda blocks: self._stack(blocks).modules)
         self._load_best(saved["best"], is_there=place > 0)
 
     def _load_best(self, state: dict[str, Any], is_there: bool) -> None:

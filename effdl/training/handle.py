@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 import torch
@@ -131,6 +132,9 @@ class RunHandle(Protocol):
         self, parameters: Iterable[nn.Parameter], lr_scale: float = 1.0, weight_decay_scale: float = 1.0
     ) -> torch.optim.Optimizer:
         """The configured optimizer over these parameters, its base values scaled."""
+
+    def folder(self, name: str) -> Path:
+        """A folder of the run's own for files that belong to its checkpoint; they stay until the run has ended."""
 
     def say(self, text: str) -> None:
         """Tell whoever watches the run something in a line."""

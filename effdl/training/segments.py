@@ -3,10 +3,12 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal
 
 from torch import nn
 
 from effdl.training.orders import Turn, bottom_up
+from effdl.training.recording import Where
 from effdl.training.rule import Rule
 from effdl.training.selection import Choose
 
@@ -33,6 +35,9 @@ class Training:
     """What a method trains: segments, and in which order.
 
     keep_bytes: outputs of the blocks below a segment are kept where they fit this bound, else a feednet computes them.
+    record: segments whose outputs are recorded while they learn, for those above to learn from in the same order (§6.2.2).
+    store: where recordings lie. full_disk: whether a training whose recording a disk does not take any longer stops there, or
+        goes on with the blocks below as a feednet.
     order: each segment's turns come to the epochs of its plan; by default from the bottom up, one turn each.
     choose: see `selection.Best`.
     patience: end a segment's turn after so many epochs without a better validation score, with its last weights (ours); only
@@ -47,6 +52,9 @@ class Training:
     order: Sequence[Turn] = ()
     choose: Choose = "validation"
     patience: int | None = None
+    record: frozenset[int] = frozenset()
+    store: Where = "device"
+    full_disk: Literal["stop", "feed"] = "stop"
 
     def __post_init__(self) -> None:
         if not self.order:
@@ -91,7 +99,7 @@ class Training:
 
     def yields(self, segment: int) -> bool:
         """Whether somebody takes what its blocks put out while it learns."""
-        return any(segment in turn.segments[:-1] for turn in self.order)
+        return segment in self.record or any(segment in turn.segments[:-1] for turn in self.order)
 
     @property
     def returns(self) -> bool:
