@@ -136,14 +136,25 @@ class Engine:
 
     def _end(self, place: int, segment: int, learner: Learner) -> None:
         """After a turn: offer the segment's network, and let go of a learner whose last turn this was."""
-        later = {turn.segment for turn in self.training.order[place + 1 :]}
-        changing = {id(t) for other in later for t in self._blocks(other).state_dict(keep_vars=True).values()}
-        predictor = self._predictor(segment, learner.rule)
-        parts = self.chain.input, self.chain.blocks  # rules may share its head
-        lasting = {id(t) for part in parts for t in part.state_dict(keep_vars=True).values()} - changing
-        self.best.offer(segment, learner.epoch - 1, learner.history[-1], predictor, lasting, copied=bool(later))
-        if segment not in later:
+        is_last = place == len(self.training.order) - 1
+        self.best.offer(
+            segment,
+            learner.epoch - 1,
+            learner.history[-1],
+            lambda: self._predictor(segment, learner.rule),
+            lambda: self._lasting(place),
+            copied=not is_last,
+        )
+        if self.training.last_turns[segment] == place:
             del self.learners[segment]
+
+    def _lasting(self, place: int) -> set[int]:
+        """Ids of the chain's tensors that no turn after this place changes; without its head, which rules may share."""
+        blocks, plans = list(self.chain.blocks), self.training.segments
+        later = [plan for plan, last in zip(plans, self.training.last_turns, strict=True) if last > place]
+        changing = {i for plan in later for i in range(plan.start, plan.stop)}
+        ids = [{id(t) for t in block.state_dict(keep_vars=True).values()} for block in (self.chain.input, *blocks)]
+        return set().union(*ids) - set().union(*(ids[i + 1] for i in changing))
 
     def learner(self, segment: int) -> Learner:
         """A segment's learner as it begins, by itself."""
@@ -202,7 +213,7 @@ class Engine:
 
     def _below(self, segment: int) -> Stack:
         start = self.training.segments[segment].start
-        return Stack((self.chain.input, *self.chain[:start]), (0, *self.ages[:start]))
+        return Stack((self.chain.input, *list(self.chain.blocks)[:start]), (0, *self.ages[:start]))
 
     def _predictor(self, segment: int, rule: Rule) -> nn.Module:
         return rule.predictor(self.chain.cropped(self.training.segments[segment].stop))

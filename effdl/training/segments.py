@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 
 from torch import nn
@@ -70,6 +71,12 @@ class Training:
         for turn in self.order[:place]:
             epochs[turn.segment] += turn.epochs
         return epochs
+
+    @cached_property
+    def last_turns(self) -> list[int]:
+        """Of each segment the place of its last turn in the order."""
+        places = {turn.segment: place for place, turn in enumerate(self.order)}
+        return [places[segment] for segment in range(len(self.segments))]
 
     def turns(self, segment: int) -> int:
         """How often it is a segment's turn."""

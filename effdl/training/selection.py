@@ -1,6 +1,6 @@
 """Which network a training ends in, and when a segment has learned enough: by validation, never by anything else."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -39,17 +39,27 @@ class Best:
         self.score = float("-inf")
         self.weights: dict[str, Tensor] = {}
 
-    def offer(self, segment: int, epoch: int, score: float, predictor: nn.Module, lasting: set[int], copied: bool) -> None:
+    def offer(
+        self,
+        segment: int,
+        epoch: int,
+        score: float,
+        predictor: Callable[[], nn.Module],
+        lasting: Callable[[], set[int]],
+        copied: bool,
+    ) -> None:
         """A segment's network after its turn.
 
         Args:
             epoch: its last so far.
-            lasting: ids of the network's tensors that nobody changes from now on.
+            predictor, lasting: make it, and the ids of its tensors that nobody changes from now on. They are asked where it is
+                the best so far, for each goes through a network from its bottom.
             copied: whether the others may change; else they are only held.
         """
         if self.segment is None or self._is_better(segment, score):
             self.segment, self.epoch, self.score = segment, epoch, score
-            own = {name: t for name, t in predictor.state_dict(keep_vars=True).items() if id(t) not in lasting}
+            still = lasting()
+            own = {name: t for name, t in predictor().state_dict(keep_vars=True).items() if id(t) not in still}
             self.weights = {name: t.detach().clone() if copied else t.detach() for name, t in own.items()}
 
     def put_into(self, predictor: nn.Module) -> None:
