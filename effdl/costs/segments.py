@@ -59,6 +59,7 @@ def segment_costs(engine: Engine) -> list[SegmentCost]:
                 below_bytes=prefix.weight_bytes,
                 spared_bytes=feednets - copied,
                 turns=engine.training.turns(len(costs)),
+                certain=not engine.training.growth or not costs,
             )
         )
         own.append(_bytes(learner.rule) - _bytes(learner.rule.blocks))

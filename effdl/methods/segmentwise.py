@@ -20,6 +20,7 @@ from effdl.training.handle import RunHandle
 from effdl.training.hardware import Hardware
 from effdl.training.orders import permuted, robin
 from effdl.training.segments import SegmentPlan, Training
+from effdl.training.selection import Growth
 
 Factor = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 
@@ -44,6 +45,10 @@ class Segmentwise(Method):
         was then, "last" at the last segment after its last turn; the thesis chose by test accuracy, effdl never does.
     patience: stop a segment after so many epochs without a better validation score, with its last weights; ours, off in the
         thesis. Not in rounds.
+    grow_until, grow_patience: no further segments are trained once one has this validation accuracy (fraction; of real targets
+        at most this mean squared error), or once so many in a row did no better than the best before them; then the network
+        ends at the best (§6.1). The architecture's blocks are the most that there can be: those that are not reached are
+        drawn all the same, lie in memory and in checkpoints, and count in plans, which say "at most". Not in rounds.
     keep_features_mib: a trained segment's outputs are kept in memory where they fit this bound, else a feednet computes them.
     """
 
@@ -62,6 +67,8 @@ class Segmentwise(Method):
     gradient_dropout: Probability = 0.0
     choose: Literal["validation", "last"] = "validation"
     patience: Count | None = None
+    grow_until: Positive | None = None
+    grow_patience: Count | None = None
     keep_features_mib: NonNegative = 2048.0
 
     def check(self, problem: Facts, arch: ArchFacts, hardware: Hardware) -> None:
@@ -70,18 +77,34 @@ class Segmentwise(Method):
             raise ConfigError(f"method.epochs names {len(self.epochs)} segments, this network has {segments}")
         if self.patience is not None and self.rounds > 1:
             raise ConfigError("method.patience ends a segment for good, method.rounds comes back to it: set one of them alone")
+        self._check_growth(problem)
 
     def training(self, problem: Problem, model: BlockChain, run: RunHandle) -> Training:
         of_segments = spans(len(model), self.segment_size)
         epochs = [self._epochs(i) for i in range(len(of_segments))]
         order = robin(epochs, self.rounds, partial(permuted, problem.seed, len(epochs)) if self.permute else None)
         plans = [self._plan(i, span, problem) for i, span in enumerate(of_segments)]
-        return Training(plans, int(self.keep_features_mib * 2**20), list(order), self.choose, self.patience)
+        until = self.grow_until if self.grow_until is None or problem.facts.targets == "classes" else -self.grow_until
+        growth = Growth(until, self.grow_patience)
+        return Training(plans, int(self.keep_features_mib * 2**20), list(order), self.choose, self.patience, growth)
 
     def network(self, model: BlockChain, problem: Facts, objective: Objective, notes: Mapping[str, Any]) -> nn.Module:
         _, stop = spans(len(model), self.segment_size)[notes["segment/chosen"]]
         shape = model.shapes(problem.input_shape)[stop - 1]
         return model.cropped(stop).with_head(self.decision.build(shape, problem.outputs))
+
+    def _check_growth(self, problem: Facts) -> None:
+        key = "grow_until" if self.grow_until is not None else "grow_patience"
+        if self.grow_until is None and self.grow_patience is None:
+            return
+        if self.rounds > 1:
+            raise ConfigError(f"method.{key} ends at a segment, method.rounds comes back to all: set one of them alone")
+        if self.choose == "last":
+            raise ConfigError(f"method.{key} goes by validation, and by it the network ends: set method.choose=validation")
+        if not problem.val:
+            raise ConfigError(f"method.{key} goes by validation samples, of which there are none: set dataset.val_size above 0")
+        if problem.targets == "classes" and self.grow_until is not None and self.grow_until > 1:
+            raise ConfigError(f"method.grow_until={self.grow_until:g} is no accuracy: they go to 1, and 0.97 is 97%")
 
     def _epochs(self, i: int) -> int:
         """Of segment i in a round."""

@@ -54,7 +54,7 @@ class Engine:
         """
         self.run.ranks.synchronise(self.chain)
         first, done = self.at
-        for place, turn in enumerate(self.training.order[first:], first):
+        for place, turn in self.training.growth.growing(enumerate(self.training.order[first:], first), self.best):
             learner = self._begin(turn.segment, resumed=done > 0)
             local = self._local(turn.segment, learner.rule)
             while done < turn.epochs and not stale(learner.history, self.training.patience):
@@ -74,6 +74,7 @@ class Engine:
         self.run.note({"segment/chosen": chosen, "memory/kept_features_bytes": kept, "data/feature_passes": passes})
         if training.returns:
             self.run.note({"epoch/chosen": self.best.epoch})
+        self.run.note(training.growth.notes(self.best, self.at[0] + 1))
         network = self._predictor(chosen, self._rule(chosen))
         self.best.put_into(network)
         return network.eval()

@@ -55,7 +55,8 @@ class SegmentCost:
     again, and copies of weights. kept_bytes: features that are
     stored while it trains; filter_bytes: samples that a filter has chosen and that wait for their step; feature_bytes: of one
     sample at the segment's input; below_bytes: weights of the frozen prefix, which ``memory`` counts as the feednet's;
-    spared_bytes: of the feednets that would be made beside them if nothing were stored; turns: in so many its epochs are made.
+    spared_bytes: of the feednets that would be made beside them if nothing were stored; turns: in so many its epochs are made;
+    certain: False where the network may have grown enough before.
     """
 
     epochs: int
@@ -75,6 +76,7 @@ class SegmentCost:
     below_bytes: int
     spared_bytes: int
     turns: int = 1
+    certain: bool = True
 
 
 class SampleFilter(Protocol):

@@ -1,7 +1,7 @@
 """What is to be trained: the segments of a network, and in which order they learn."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
 
@@ -9,7 +9,7 @@ from torch import nn
 
 from effdl.training.orders import Turn, bottom_up
 from effdl.training.rule import Rule
-from effdl.training.selection import Choose
+from effdl.training.selection import Choose, Growth
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class Training:
     choose: see `selection.Best`.
     patience: end a segment's turn after so many epochs without a better validation score, with its last weights (ours); only
         where each segment has a single turn.
+    growth: ends the order early; only where each segment has a single turn, from the bottom up, and ``choose`` is "validation".
 
     Raises:
         ValueError: an order that does not go with the segments.
@@ -48,6 +49,7 @@ class Training:
     order: Sequence[Turn] = ()
     choose: Choose = "validation"
     patience: int | None = None
+    growth: Growth = field(default_factory=Growth)
 
     def __post_init__(self) -> None:
         if not self.order:
@@ -64,6 +66,8 @@ class Training:
                 raise ValueError(f"segment {i} is to learn for {planned} epochs, its turns come to {found}")
         if self.patience is not None and self.returns:
             raise ValueError("patience ends a segment's only turn, and here segments have several")
+        if self.growth and (self.choose == "last" or [turn.segment for turn in self.order] != list(range(len(self.segments)))):
+            raise ValueError("growth is of segments from the bottom up, in a single turn each, of which validation chooses")
 
     def behind(self, place: int) -> list[int]:
         """Of each segment the epochs that lie behind when the turn at this place begins, as the order has them."""
