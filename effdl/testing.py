@@ -229,22 +229,23 @@ def _check_network(trial: _Trial, fitted: nn.Module, run: WatchedRun) -> None:
 
 
 def _check_blocks(trial: _Trial, run: WatchedRun) -> None:
-    """The input block stays; and of a training by the engine each epoch moves its own segment's blocks, and no others."""
+    """The input block stays; and of a training by the engine each epoch moves the blocks of those who learn, and no others."""
     first, name = trial.method.chain(trial.build(0)), type(trial.method).__name__
     at_first = copied(first)
     inputs = [key for key in at_first if key.startswith("input.")]
     _hold(all(torch.equal(at_first[k], run.model.state_dict()[k]) for k in inputs), f"{name} changed the input block")
     if (training := trial.method.training(trial.on, first, run)) is None:
         return
-    states = [at_first, *(state for _, state in run.epochs)]
-    for (before, after), (segment, _) in zip(pairwise(states), run.epochs, strict=True):
-        plan = training.segments[segment]
+    epochs = [(training.team(segment), state) for segment, state in run.epochs if segment == training.team(segment)[0]]
+    for (before, after), (team, _) in zip(pairwise([at_first, *(state for _, state in epochs)]), epochs, strict=True):
+        start, stop = training.segments[team[0]].start, training.segments[team[-1]].stop
+        who = f"segment {team[0]}" if len(team) == 1 else f"segments {team[0]} to {team[-1]}"
         for i, block in enumerate(first.names):
             moved = [k for k in after if k.startswith(f"blocks.{block}.") and not torch.equal(before[k], after[k])]
-            if plan.start <= i < plan.stop:
-                _hold(bool(moved), f"{name}: nothing of block {block} moved while segment {segment}, whose it is, learned")
+            if start <= i < stop:
+                _hold(bool(moved), f"{name}: nothing of block {block} moved while {who}, whose it is, learned")
             else:
-                _hold(not moved, f"{name}: {', '.join(moved)} moved while segment {segment} learned, which has no such block")
+                _hold(not moved, f"{name}: {', '.join(moved)} moved while {who} learned, which has no such block")
 
 
 def _check_resume(trial: _Trial, fitted: nn.Module, run: WatchedRun) -> None:

@@ -134,7 +134,16 @@ def test_real_targets_grow_until_a_squared_error() -> None:
 
 
 WRONG = {
-    "method.rounds": ({"grow_until": 0.9, "rounds": 2}, 20, "method.grow_until ends at a segment, method.rounds"),
+    "method.rounds": (
+        {"grow_until": 0.9, "rounds": 2},
+        20,
+        "method.grow_until ends at a segment, with method.rounds none is trained to its end",
+    ),
+    "method.together": (
+        {"grow_patience": 2, "together": True},
+        20,
+        "method.grow_patience ends at a segment, with method.together",
+    ),
     "method.choose": (
         {"grow_patience": 2, "choose": "last"},
         20,
@@ -155,7 +164,7 @@ def test_what_cannot_work_is_refused_in_a_line(fields: dict[str, Any], val: int,
 def test_growth_wants_single_turns_from_the_bottom_up() -> None:
     plans = [SegmentPlan(i, i + 1, 1, lambda blocks, shape: blocks) for i in range(2)]  # type: ignore[arg-type, return-value]
     Training(plans, 0, growth=Growth(patience=1))
-    for more in ({"order": [Turn(1, 1), Turn(0, 1)]}, {"choose": "last"}):
+    for more in ({"order": [Turn(1, 1), Turn(0, 1)]}, {"order": [Turn(0, 1, above=1)]}, {"choose": "last"}):
         with pytest.raises(ValueError, match="growth is of segments from the bottom up"):
             Training(plans, 0, growth=Growth(patience=1), **more)  # type: ignore[arg-type]
 

@@ -1,6 +1,6 @@
 """Segmentwise training; with segments of one block, from the bottom up, it is deep layer-wise learning (thesis chapter 6)."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -18,7 +18,7 @@ from effdl.training.decision import Decision, Pool
 from effdl.training.decision_rule import DecisionRule
 from effdl.training.handle import RunHandle
 from effdl.training.hardware import Hardware
-from effdl.training.orders import permuted, robin
+from effdl.training.orders import Turn, permuted, robin, together
 from effdl.training.segments import SegmentPlan, Training
 from effdl.training.selection import Growth
 
@@ -35,6 +35,8 @@ class Segmentwise(Method):
     rounds: how often it is each segment's turn; schedules span all of its turns. Every segment's optimizer and decision block
         wait for the next round, which takes memory.
     permute: in each round another random order ("random robin", §6.6.2), instead of from the bottom up.
+    together: all segments learn at once, each from what the one below puts out as it learns, in one pass through the data an
+        epoch (§6.8.3), as they would on a device each; with few segments, since the weights of all lie in memory.
     decision: the decision block (§6.2.2).
     lr_factor, weight_decay_factor: segment i, from 0, learns with base · factor^i; 0.8 and 1.15 in table 6.3.
     input_dropout, input_dropout_decay: forward dropout p₀ and its decay per epoch (§6.6.3; 0.8 and 0.95 in table 6.3).
@@ -48,7 +50,8 @@ class Segmentwise(Method):
     grow_until, grow_patience: no further segments are trained once one has this validation accuracy (fraction; of real targets
         at most this mean squared error), or once so many in a row did no better than the best before them; then the network
         ends at the best (§6.1). The architecture's blocks are the most that there can be: those that are not reached are
-        drawn all the same, lie in memory and in checkpoints, and count in plans, which say "at most". Not in rounds.
+        drawn all the same, lie in memory and in checkpoints, and count in plans, which say "at most". Not in rounds, and not
+        together.
     keep_features_mib: a trained segment's outputs are kept in memory where they fit this bound, else a feednet computes them.
     """
 
@@ -58,6 +61,7 @@ class Segmentwise(Method):
     segment_size: Count = 1
     rounds: Count = 1
     permute: Switch = False
+    together: Switch = False
     decision: Decision = Pool()
     lr_factor: Positive = 1.0
     weight_decay_factor: Positive = 1.0
@@ -77,12 +81,37 @@ class Segmentwise(Method):
             raise ConfigError(f"method.epochs names {len(self.epochs)} segments, this network has {segments}")
         if self.patience is not None and self.rounds > 1:
             raise ConfigError("method.patience ends a segment for good, method.rounds comes back to it: set one of them alone")
-        self._check_growth(problem)
+        if self.together:
+            self._check_together()
+        if self.grow_until is not None or self.grow_patience is not None:
+            self._check_growth(problem, "grow_until" if self.grow_until is not None else "grow_patience")
+
+    def _check_together(self) -> None:
+        """All that speaks of one segment's turn after another's."""
+        for name, value in (("rounds", self.rounds > 1), ("permute", self.permute), ("patience", self.patience is not None)):
+            if value:
+                raise ConfigError(f"method.{name} is of segments that take turns, with method.together they have none: set one")
+        if isinstance(self.epochs, tuple) and len(set(self.epochs)) > 1:
+            raise ConfigError("method.epochs: segments that learn together learn for as many epochs: give one number")
+
+    def _check_growth(self, problem: Facts, key: str) -> None:
+        """key: of the first field that says when it ends."""
+        for name, value in (("rounds", self.rounds > 1), ("together", self.together)):
+            if value:
+                raise ConfigError(
+                    f"method.{key} ends at a segment, with method.{name} none is trained to its end: set one alone"
+                )
+        if self.choose == "last":
+            raise ConfigError(f"method.{key} goes by validation, and by it the network ends: set method.choose=validation")
+        if not problem.val:
+            raise ConfigError(f"method.{key} goes by validation samples, of which there are none: set dataset.val_size above 0")
+        if problem.targets == "classes" and self.grow_until is not None and self.grow_until > 1:
+            raise ConfigError(f"method.grow_until={self.grow_until:g} is no accuracy: they go to 1, and 0.97 is 97%")
 
     def training(self, problem: Problem, model: BlockChain, run: RunHandle) -> Training:
         of_segments = spans(len(model), self.segment_size)
         epochs = [self._epochs(i) for i in range(len(of_segments))]
-        order = robin(epochs, self.rounds, partial(permuted, problem.seed, len(epochs)) if self.permute else None)
+        order = together(epochs[0], len(epochs)) if self.together else self._turns(epochs, problem.seed)
         plans = [self._plan(i, span, problem) for i, span in enumerate(of_segments)]
         until = self.grow_until if self.grow_until is None or problem.facts.targets == "classes" else -self.grow_until
         growth = Growth(until, self.grow_patience)
@@ -93,18 +122,8 @@ class Segmentwise(Method):
         shape = model.shapes(problem.input_shape)[stop - 1]
         return model.cropped(stop).with_head(self.decision.build(shape, problem.outputs))
 
-    def _check_growth(self, problem: Facts) -> None:
-        key = "grow_until" if self.grow_until is not None else "grow_patience"
-        if self.grow_until is None and self.grow_patience is None:
-            return
-        if self.rounds > 1:
-            raise ConfigError(f"method.{key} ends at a segment, method.rounds comes back to all: set one of them alone")
-        if self.choose == "last":
-            raise ConfigError(f"method.{key} goes by validation, and by it the network ends: set method.choose=validation")
-        if not problem.val:
-            raise ConfigError(f"method.{key} goes by validation samples, of which there are none: set dataset.val_size above 0")
-        if problem.targets == "classes" and self.grow_until is not None and self.grow_until > 1:
-            raise ConfigError(f"method.grow_until={self.grow_until:g} is no accuracy: they go to 1, and 0.97 is 97%")
+    def _turns(self, epochs: list[int], seed: int) -> Iterator[Turn]:
+        return robin(epochs, self.rounds, partial(permuted, seed, len(epochs)) if self.permute else None)
 
     def _epochs(self, i: int) -> int:
         """Of segment i in a round."""

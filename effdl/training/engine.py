@@ -1,7 +1,9 @@
 """The engine: segments of a network learn by turns, each by its rule, fed by the blocks below (Algorithms 3 and 4)."""
 
 import math
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
 
 from torch import Tensor, nn
 
@@ -14,13 +16,33 @@ from effdl.training.features import Stack
 from effdl.training.handle import RunHandle, taking_up
 from effdl.training.hardware import Hardware
 from effdl.training.learner import Learner
-from effdl.training.loop import evaluate, reseed
+from effdl.training.loop import evaluate_each, reseed
+from effdl.training.orders import Turn
 from effdl.training.rule import Rule
 from effdl.training.segments import Training
 from effdl.training.selection import Best, score, stale
 from effdl.training.sources import Fed, Sieve
 
 Module = TypeVar("Module", bound=nn.Module)
+
+
+class Member(NamedTuple):
+    """Who learns in a turn. local: the network that is measured, above what comes in."""
+
+    segment: int
+    learner: Learner
+    local: nn.Module
+
+    def level(self, shared: bool) -> tuple[nn.Module, nn.Module]:
+        """As `evaluate_each` takes it. shared: whether another one's level is above it, or below."""
+        if not shared:
+            return nn.Identity(), self.local
+        if self.learner.rule.prepares or not isinstance(self.local, BlockChain):
+            raise ConfigError(
+                f"method: segments with the rule {type(self.learner.rule).__name__} cannot learn at once: it makes batches of "
+                "its own, or its predictor is no BlockChain"
+            )
+        return self.local.blocks, self.local.head
 
 
 class Engine:
@@ -51,18 +73,19 @@ class Engine:
             look through the blocks below the segment, and keep their outputs where they fit      (Algorithm 3, line 8)
             for each of its epochs: train, validate, record                                       (lines 3 to 6)
             offer the segment's network to the best
+
+        Segments that learn at once have one turn; each gets what the one below puts out as it learns (§6.8.3).
         """
         self.run.ranks.synchronise(self.chain)
         first, done = self.at
         for place, turn in self.training.growth.growing(enumerate(self.training.order[first:], first), self.best):
-            learner = self._begin(turn.segment, resumed=done > 0)
-            local = self._local(turn.segment, learner.rule)
-            while done < turn.epochs and not stale(learner.history, self.training.patience):
+            team = self._begin(turn, resumed=done > 0)
+            while done < turn.epochs and not any(stale(m.learner.history, self.training.patience) for m in team):
                 self.at = (place, done)
-                self._epoch(turn.segment, learner, local)
+                self._epoch(team)
                 done += 1
-            self._end(place, turn.segment, learner)
-            del learner, local  # before the next segment's features are made
+            self._end(place, team)
+            del team  # before the next segment's features are made
             done = 0
         return self._chosen()
 
@@ -79,75 +102,90 @@ class Engine:
         self.best.put_into(network)
         return network.eval()
 
-    def _begin(self, segment: int, resumed: bool) -> Learner:
-        """The segment's learner at the beginning of a turn, and its source looking through the blocks below."""
-        if segment not in self.learners:
-            self.learners[segment] = self._start(self.learner(segment))
-            self.learners[segment].check_next_step()
-        learner, below = self.learners[segment], self._below(segment)
+    def _begin(self, turn: Turn, resumed: bool) -> list[Member]:
+        """Those who learn in a turn, from the bottom up, and the source looking through the blocks below."""
+        team = [self._member(segment) for segment in turn.segments]
+        rule, below = team[0].learner.rule, self._below(turn.segment)
+        for member in team:
+            member.level(len(team) > 1)  # raises where its networks cannot be measured so
         before = self.source.through.made
         with self.run.timer("feed"):
-            self.source.look(below, learner.rule.prepare if learner.rule.prepares else None, self._tried)
+            self.source.look(below, rule.prepare if rule.prepares else None, self._tried)
             self._tried = []
         if not resumed:  # else they were counted when the turn began
             self.feature_passes += self.source.through.made - before
         self.most_kept = max(self.most_kept, self.source.through.kept_bytes)
-        learner.ranks.synchronise(learner.rule)
-        return learner
+        for member in team:
+            member.learner.ranks.synchronise(member.learner.rule)
+        return team
 
-    def _epoch(self, segment: int, learner: Learner, local: nn.Module) -> None:
-        """One epoch of a segment: train, validate, record, test, probe, offer a checkpoint.
+    def _member(self, segment: int) -> Member:
+        if segment not in self.learners:
+            self.learners[segment] = self._start(self.learner(segment))
+            self.learners[segment].check_next_step()
+        learner = self.learners[segment]
+        return Member(segment, learner, self._local(segment, learner.rule))
 
-        local: the network that is measured, above what the source looks through.
-        """
-        plan, epoch = self.training.segments[segment], learner.epoch
-        where = f"segment {segment + 1} of {len(self.training.segments)}, epoch {epoch + 1}"
+    def _epoch(self, team: Sequence[Member]) -> None:
+        """One epoch of a turn: train, validate, record, test, probe, offer a checkpoint."""
         with self.run.timer("train"):
-            loss, samples = self._learn(segment, learner, where)
+            learned = self._learn(team)
         self.at = (self.at[0], self.at[1] + 1)
-        for block in range(plan.start, plan.stop):
-            self.ages[block] += 1
+        for plan in (self.training.segments[member.segment] for member in team):
+            for block in range(plan.start, plan.stop):
+                self.ages[block] += 1
+        levels = [member.level(len(team) > 1) for member in team]
         with self.run.timer("eval"), self.run.hardware.autocast():
-            val = learner.ranks.agree(lambda: evaluate(local, self.source.val(), self.problem.objective))
+            found = self.run.ranks.agree(lambda: evaluate_each(levels, self.source.val(), self.problem.objective))
+        for member, (loss, samples), val in zip(team, learned, found, strict=True):
+            self._record(member, {"train/loss": loss, "data/samples": samples}, val)
+        self.run.save(self.state_dict)
+
+    def _record(self, member: Member, learned: dict[str, float], val: dict[str, float]) -> None:
+        """A segment's numbers of an epoch, and what the run measures of it."""
+        segment, learner, local = member.segment, member.learner, member.local
+        epoch = learner.epoch - 1
         if not math.isfinite(val.get("loss", 0.0)):
+            where = self._where(segment, epoch)
             raise Diverged(f"validation loss is {val['loss']} after {where}: try a smaller optimizer.lr")
         learner.history.append(score(val))
-        metrics = {"train/loss": loss, "data/samples": samples, **{f"val/{name}": value for name, value in val.items()}}
-        self.run.record(segment, epoch, metrics)
-        last = learner.epoch == plan.epochs or stale(learner.history, self.training.patience)
+        self.run.record(segment, epoch, {**learned, **{f"val/{name}": value for name, value in val.items()}})
+        epochs = self.training.segments[segment].epochs
+        last = learner.epoch == epochs or stale(learner.history, self.training.patience)
         below = None if learner.rule.prepares else self._below(segment)
         self.run.test(local, segment, epoch, last, below, self.training.keep_bytes)
         self.run.probe(learner.rule.blocks, segment, epoch, last)
-        self.run.save(self.state_dict)
 
-    def _learn(self, segment: int, learner: Learner, where: str) -> tuple[float, int]:
-        """An epoch of updates; mean training loss and samples stepped on."""
+    def _learn(self, team: Sequence[Member]) -> list[tuple[float, int]]:
+        """An epoch of updates; of each who learns mean training loss and samples stepped on."""
         place, done = self.at
-        behind = self.training.behind(place)
-        past, number = list(map(float, behind)), sum(behind) + done
-        epoch, epochs, steps = learner.epoch, self.training.segments[segment].epochs, self.steps
+        past, number = list(map(float, self.training.behind(place))), self.training.epochs_before(place) + done
+        learners = {self._where(m.segment, m.learner.epoch): m.learner for m in team}
+        epochs, steps = {m.segment: m.learner.epoch for m in team}, self.steps
+        lowest, of_all = team[0].segment, self.training.segments[team[0].segment].epochs
 
         def progress(step: int) -> None:
-            past[segment] = epoch + min(step / steps, 1.0)
-            self.run.progress(segment, past, epochs)
+            part = min(step / steps, 1.0)
+            for segment, epoch in epochs.items():
+                past[segment] = epoch + part
+            self.run.progress(lowest, past, of_all)
 
         filter = self.run.filter
-        sieve = None if filter is None else Sieve(filter, self.run.seed("filter", segment, epoch))
-        return drain_epoch(learner, self.source.train(number, sieve), where, progress, 0 if sieve else self.problem.steps)
+        sieve = None if filter is None else Sieve(filter, self.run.seed("filter", lowest, epochs[lowest]))
+        return drain_epoch(learners, self.source.train(number, sieve), progress, 0 if sieve else self.problem.steps)
 
-    def _end(self, place: int, segment: int, learner: Learner) -> None:
-        """After a turn: offer the segment's network, and let go of a learner whose last turn this was."""
+    def _where(self, segment: int, epoch: int) -> str:
+        return f"segment {segment + 1} of {len(self.training.segments)}, epoch {epoch + 1}"
+
+    def _end(self, place: int, team: Sequence[Member]) -> None:
+        """After a turn: offer the segments' networks, and let go of learners whose last turn this was."""
         is_last = place == len(self.training.order) - 1
-        self.best.offer(
-            segment,
-            learner.epoch - 1,
-            learner.history[-1],
-            lambda: self._predictor(segment, learner.rule),
-            lambda: self._lasting(place),
-            copied=not is_last,
-        )
-        if self.training.last_turns[segment] == place:
-            del self.learners[segment]
+        for segment, learner, _ in team:
+            predictor = partial(self._predictor, segment, learner.rule)
+            lasting = partial(self._lasting, place)
+            self.best.offer(segment, learner.epoch - 1, learner.history[-1], predictor, lasting, copied=not is_last)
+            if self.training.last_turns[segment] == place:
+                del self.learners[segment]
 
     def _lasting(self, place: int) -> set[int]:
         """Ids of the chain's tensors that no turn after this place changes; without its head, which rules may share."""
@@ -161,7 +199,7 @@ class Engine:
         """A segment's learner as it begins, by itself."""
         plan, rank = self.training.segments[segment], self.run.ranks.rank
         rule = self._rule(segment)
-        rule.hardware, rule.yields = self.run.hardware, False  # a turn ends before the next begins: nobody takes what it yields
+        rule.hardware, rule.yields = self.run.hardware, self.training.yields(segment)
         return Learner(
             rule,
             self.run.optimizer(rule.parameters(), plan.lr_scale, plan.weight_decay_scale),
@@ -259,11 +297,12 @@ class Engine:
         self.ages, self._tried = list(map(int, saved["ages"])), list(map(int, saved["tried"]))
         self.most_kept, self.feature_passes = map(int, saved["counts"])
         order = self.training.order
-        begun, still = ({turn.segment for turn in part} for part in (order[: place + 1], order[place:]))
+        begun, still = ({s for turn in part for s in turn.segments} for part in (order[: place + 1], order[place:]))
         if saved["learners"].keys() != begun & still:
             raise ValueError("not the learners that are at work or wait")
         epochs = self.training.behind(place)
-        epochs[order[place].segment] += done
+        for segment in order[place].segments:
+            epochs[segment] += done
         for segment, state in saved["learners"].items():
             learner = self.learner(segment)
             learner.load_state_dict(state)

@@ -54,45 +54,63 @@ class Training:
     def __post_init__(self) -> None:
         if not self.order:
             object.__setattr__(self, "order", tuple(bottom_up([plan.epochs for plan in self.segments])))
-        turns = [0] * len(self.segments)
         for turn in self.order:
-            if turn.epochs < 1:
-                raise ValueError(f"a turn of segment {turn.segment} has {turn.epochs} epochs: it needs one or more")
-            if not 0 <= turn.segment < len(self.segments):
-                raise ValueError(f"the order names segment {turn.segment}, there are 0 to {len(self.segments) - 1}")
-            turns[turn.segment] += turn.epochs
-        for i, (planned, found) in enumerate(zip((plan.epochs for plan in self.segments), turns, strict=True)):
-            if planned != found:
-                raise ValueError(f"segment {i} is to learn for {planned} epochs, its turns come to {found}")
-        if self.patience is not None and self.returns:
-            raise ValueError("patience ends a segment's only turn, and here segments have several")
-        if self.growth and (self.choose == "last" or [turn.segment for turn in self.order] != list(range(len(self.segments)))):
+            self._check(turn)
+        for i, (plan, found) in enumerate(zip(self.segments, self.behind(len(self.order)), strict=True)):
+            if plan.epochs != found:
+                raise ValueError(f"segment {i} is to learn for {plan.epochs} epochs, its turns come to {found}")
+        if self.patience is not None and (self.returns or any(turn.above for turn in self.order)):
+            raise ValueError("patience ends a segment's only turn, and here segments have several, or share one")
+        one_by_one = [list(turn.segments) for turn in self.order] == [[i] for i in range(len(self.segments))]
+        if self.growth and not (one_by_one and self.choose == "validation"):
             raise ValueError("growth is of segments from the bottom up, in a single turn each, of which validation chooses")
+
+    def _check(self, turn: Turn) -> None:
+        if turn.epochs < 1:
+            raise ValueError(f"a turn of segment {turn.segment} has {turn.epochs} epochs: it needs one or more")
+        for segment in turn.segments:
+            if not 0 <= segment < len(self.segments):
+                raise ValueError(f"the order names segment {segment}, there are 0 to {len(self.segments) - 1}")
+        for below, above in pairwise(turn.segments):
+            if self.segments[below].stop != self.segments[above].start:
+                raise ValueError(f"segments {below} and {above} learn at once: the one is to begin where the other ends")
 
     def behind(self, place: int) -> list[int]:
         """Of each segment the epochs that lie behind when the turn at this place begins, as the order has them."""
         epochs = [0] * len(self.segments)
         for turn in self.order[:place]:
-            epochs[turn.segment] += turn.epochs
+            for segment in turn.segments:
+                epochs[segment] += turn.epochs
         return epochs
 
     @cached_property
     def last_turns(self) -> list[int]:
         """Of each segment the place of its last turn in the order."""
-        places = {turn.segment: place for place, turn in enumerate(self.order)}
+        places = {segment: place for place, turn in enumerate(self.order) for segment in turn.segments}
         return [places[segment] for segment in range(len(self.segments))]
+
+    def epochs_before(self, place: int) -> int:
+        """Passes through the data that lie behind when the turn at this place begins."""
+        return sum(turn.epochs for turn in self.order[:place])
 
     def turns(self, segment: int) -> int:
         """How often it is a segment's turn."""
-        return sum(turn.segment == segment for turn in self.order)
+        return sum(segment in turn.segments for turn in self.order)
+
+    def team(self, segment: int) -> range:
+        """Who learns at once with a segment, itself among them, in its first turn."""
+        return next(turn.segments for turn in self.order if segment in turn.segments)
+
+    def yields(self, segment: int) -> bool:
+        """Whether somebody takes what its blocks put out while it learns."""
+        return any(segment in turn.segments[:-1] for turn in self.order)
 
     @property
     def returns(self) -> bool:
         """Whether some segment's turn comes again, and its learner waits for it."""
-        return len({turn.segment for turn in self.order}) < len(self.order)
+        return len(self.segments) < sum(len(turn.segments) for turn in self.order)
 
     @property
     def climbs(self) -> bool:
         """Whether after a turn comes the segment above, or the first: then features are made from those below."""
-        segments = [turn.segment for turn in self.order]
-        return all(above in (below + 1, 0) for below, above in pairwise(segments))
+        return all(then.segment in (turn.segments[-1] + 1, 0) for turn, then in pairwise(self.order))
