@@ -66,6 +66,7 @@ def segment_costs(engine: Engine) -> list[SegmentCost]:
                 feature_bytes=prefix.sample_bytes,
                 below_bytes=prefix.weight_bytes,
                 feednet_bytes=feednets,
+                certain=not engine.training.growth or not costs,
             )
         )
         own.append(Own(_bytes(learner.rule.blocks), _bytes(learner.rule), rehearsal.step()[1]))

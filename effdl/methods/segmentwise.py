@@ -27,6 +27,7 @@ from effdl.training.orders import Turn, permuted, robin, together
 from effdl.training.recompute import Recompute
 from effdl.training.recording import Where
 from effdl.training.segments import SegmentPlan, Shapes, Training
+from effdl.training.selection import Growth
 
 Factor = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 
@@ -62,6 +63,11 @@ class Segmentwise(Method):
         was then, "last" at the last segment after its last turn; the thesis chose by test accuracy, effdl never does.
     patience: stop a segment after so many epochs without a better validation score, with its last weights; ours, off in the
         thesis. Not in rounds.
+    grow_until, grow_patience: no further segments are trained once one has this validation accuracy (fraction; of real targets
+        at most this mean squared error), or once so many in a row did no better than the best before them; then the network
+        ends at the best (§6.1). The architecture's blocks are the most that there can be: those that are not reached are
+        drawn all the same, lie in memory and in checkpoints, and count in plans, which say "at most". Not in rounds, and not
+        together.
     keep_features_mib: a trained segment's outputs are kept in memory where they fit this bound, else a feednet computes them.
     memory_budget: decision blocks are searched so that no segment's step, feednet included, takes more than this share of full
         backprop's at the same batch, optimizer and hardware, by 0.005 at most (§6.7: "30 ± 0.5%"), or the run is refused. Of
@@ -105,6 +111,8 @@ class Segmentwise(Method):
     gradient_dropout: Probability = 0.0
     choose: Literal["validation", "last"] = "validation"
     patience: Count | None = None
+    grow_until: Positive | None = None
+    grow_patience: Count | None = None
     keep_features_mib: NonNegative = 2048.0
     memory_budget: Factor | None = None
     checkpoint: Literal["block", "parts", "channels"] | None = None
@@ -150,6 +158,8 @@ class Segmentwise(Method):
             self._check_recording(arch)
         if self.memory_budget is not None or self.checkpoint is not None:
             self._check_memory(hardware)
+        if self.grow_until is not None or self.grow_patience is not None:
+            self._check_growth(problem, "grow_until" if self.grow_until is not None else "grow_patience")
 
     def _check_recording(self, arch: ArchFacts) -> None:
         if self.permute:
@@ -188,6 +198,20 @@ class Segmentwise(Method):
                 "method.memory_budget: the decision blocks that it searches are down-convs: method/decision=down_conv_4"
             )
 
+    def _check_growth(self, problem: Facts, key: str) -> None:
+        """key: of the first field that says when it ends."""
+        for name, value in (("rounds", self.rounds > 1), ("together", self.together)):
+            if value:
+                raise ConfigError(
+                    f"method.{key} ends at a segment, with method.{name} none is trained to its end: set one alone"
+                )
+        if self.choose == "last":
+            raise ConfigError(f"method.{key} goes by validation, and by it the network ends: set method.choose=validation")
+        if not problem.val:
+            raise ConfigError(f"method.{key} goes by validation samples, of which there are none: set dataset.val_size above 0")
+        if problem.targets == "classes" and self.grow_until is not None and self.grow_until > 1:
+            raise ConfigError(f"method.grow_until={self.grow_until:g} is no accuracy: they go to 1, and 0.97 is 97%")
+
     def training(self, problem: Problem, model: BlockChain, run: RunHandle) -> Training:
         of_segments = self._spans(problem, model, run)
         epochs = [self._epochs(i) for i in range(len(of_segments))]
@@ -197,9 +221,22 @@ class Segmentwise(Method):
         planned = [self._plan(i, span, problem) for i, span in enumerate(of_segments)]
         record = recorded(self.record_at, planned, epochs, problem, model, Room(self.store, keep_bytes, run))
 
+        until = self.grow_until if self.grow_until is None or problem.facts.targets == "classes" else -self.grow_until
+        growth = Growth(until, self.grow_patience)
+
         def training(plans: list[SegmentPlan], feed_parts: int) -> Training:
-            choose, patience = self.choose, self.patience
-            return Training(plans, keep_bytes, order, choose, patience, record, self.store, self.full_disk, feed_parts)
+            return Training(
+                plans,
+                keep_bytes,
+                order,
+                self.choose,
+                self.patience,
+                record=record,
+                store=self.store,
+                full_disk=self.full_disk,
+                feed_parts=feed_parts,
+                growth=growth,
+            )
 
         def plan(i: int, choice: Choice) -> SegmentPlan:
             return self._plan(i, of_segments[i], problem, choice.decision, choice.checkpoint)
@@ -216,7 +253,7 @@ class Segmentwise(Method):
         stops = notes["segment/stops"] if self.partitions is not None else [stop for _, stop in spans]
         shape, decision = model.shapes(problem.input_shape)[stops[chosen] - 1], self.decision
         if self.memory_budget is not None:
-            decision = Choice.from_json(notes["segment/trained"][chosen]).decision
+            decision = Choice.from_json(notes["segment/choices"][chosen]).decision
         return model.cropped(stops[chosen]).with_head(decision.build(shape, problem.outputs))
 
     def _turns(self, epochs: list[int], seed: int) -> Iterator[Turn]:

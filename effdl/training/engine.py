@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -83,7 +84,7 @@ class Engine:
         """
         self.run.ranks.synchronise(self.chain)
         first, done = self.at
-        for place, turn in enumerate(self.training.order[first:], first):
+        for place, turn in self.training.growth.growing(enumerate(self.training.order[first:], first), self.best):
             team = self._begin(place, resumed=done > 0)
             while done < turn.epochs and not any(stale(m.learner.history, self.training.patience) for m in team):
                 self.at = (place, done)
@@ -103,6 +104,7 @@ class Engine:
         self.run.note(self.recorder.notes())
         if training.returns:
             self.run.note({"epoch/chosen": self.best.epoch})
+        self.run.note(training.growth.notes(self.best, self.at[0] + 1))
         network = self._predictor(chosen, self._rule(chosen))
         self.best.put_into(network)
         return network.eval()
@@ -215,20 +217,22 @@ class Engine:
 
     def _end(self, place: int, team: Sequence[Member]) -> None:
         """After a turn: offer the segments' networks, and let go of learners whose last turn this was."""
-        later, lasting = self.training.after(place), self._lasting(place)
+        is_last = place == len(self.training.order) - 1
         for segment, learner, _ in team:
-            predictor = self._predictor(segment, learner.rule)
-            self.best.offer(segment, learner.epoch - 1, learner.history[-1], predictor, lasting, copied=bool(later))
-            if segment not in later:
+            predictor = partial(self._predictor, segment, learner.rule)
+            lasting = partial(self._lasting, place)
+            self.best.offer(segment, learner.epoch - 1, learner.history[-1], predictor, lasting, copied=not is_last)
+            if self.training.last_turns[segment] == place:
                 del self.learners[segment]
         self.recorder.end(place, self._stack)
 
     def _lasting(self, place: int) -> set[int]:
-        """Ids of the network's tensors that no turn after this place changes; without its head, which rules may share."""
-        later = self.training.after(place)
-        changing = {id(t) for other in later for t in self._blocks(other).state_dict(keep_vars=True).values()}
-        parts = self.chain.input, self.chain.blocks
-        return {id(t) for part in parts for t in part.state_dict(keep_vars=True).values()} - changing
+        """Ids of the chain's tensors that no turn after this place changes; without its head, which rules may share."""
+        blocks, plans = list(self.chain.blocks), self.training.segments
+        later = [plan for plan, last in zip(plans, self.training.last_turns, strict=True) if last > place]
+        changing = {i for plan in later for i in range(plan.start, plan.stop)}
+        ids = [{id(t) for t in block.state_dict(keep_vars=True).values()} for block in (self.chain.input, *blocks)]
+        return set().union(*ids) - set().union(*(ids[i + 1] for i in changing))
 
     def learner(self, segment: int) -> Learner:
         """A segment's learner as it begins, by itself."""
@@ -295,7 +299,7 @@ class Engine:
         return self._stack(self.training.segments[segment].start)
 
     def _stack(self, blocks: int) -> Stack:
-        return Stack((self.chain.input, *self.chain[:blocks]), (0, *self.ages[:blocks]))
+        return Stack((self.chain.input, *list(self.chain.blocks)[:blocks]), (0, *self.ages[:blocks]))
 
     def _predictor(self, segment: int, rule: Rule) -> nn.Module:
         return rule.predictor(self.chain.cropped(self.training.segments[segment].stop))

@@ -57,7 +57,8 @@ class SegmentCost:
     again, and copies of weights. kept_bytes: features that are stored while it trains; filter_bytes: samples that a filter has
     chosen and that wait for their step; feature_bytes: of one sample at the segment's input; below_bytes: weights of the frozen
     prefix, which ``memory`` counts as the feednet's; feednet_bytes: of weights that feednets copy where nothing is stored;
-    spared_bytes: the part of them that is not copied.
+    spared_bytes: the part of them that is not copied; certain: False where the network may have
+    grown enough before.
     """
 
     start: int
@@ -80,6 +81,7 @@ class SegmentCost:
     made_s: float = 0.0
     fed_s: float = 0.0
     kept_bytes: int = 0
+    certain: bool = True
 
 
 class SampleFilter(Protocol):
