@@ -38,7 +38,9 @@ def segment_costs(engine: Engine) -> list[SegmentCost]:
     del first
     limit, kept_bytes, feednets, own = -1 if problem.varies or prepares else engine.training.keep_bytes, 0, 0, list[Own]()
     _take(idle := _weights(chain), chain.input)
-    prefix = Prefix(batch, chain.input, fake=problem.is_outline, autocast=run.hardware.autocast)
+    prefix = Prefix(
+        batch, chain.input, fake=problem.is_outline, autocast=run.hardware.autocast, parts=engine.training.feed_parts
+    )
     for plan, learner in zip(plans, learners, strict=True):
         rehearsal, feed_s = Rehearsal(learner, prefix), reading_s + prefix.seconds
         _take(idle, *chain[plan.start : plan.stop])
@@ -64,6 +66,7 @@ def segment_costs(engine: Engine) -> list[SegmentCost]:
                 feature_bytes=prefix.sample_bytes,
                 below_bytes=prefix.weight_bytes,
                 feednet_bytes=feednets,
+                certain=not engine.training.growth or not costs,
             )
         )
         own.append(Own(_bytes(learner.rule.blocks), _bytes(learner.rule), rehearsal.step()[1]))

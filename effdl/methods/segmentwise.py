@@ -9,20 +9,25 @@ from pydantic import Field
 from torch import nn
 
 from effdl.archs.chain import ArchFacts, BlockChain
+from effdl.costs.budget import FEED_PARTS, LEVELS, MOST_CONVS, Choice, Search
 from effdl.costs.cut import by_cost, by_memory
 from effdl.datasets.dataset import Facts
 from effdl.datasets.problem import Problem
 from effdl.errors import ConfigError
 from effdl.methods.cutting import Span, evenly, windows
 from effdl.methods.method import Method
+from effdl.methods.recorded import RecordAt, Room, check_layers, recorded
 from effdl.objectives.objective import Objective
 from effdl.setting import Count, NonNegative, Positive, Probability, Size, Switch, setting
-from effdl.training.decision import Decision, Pool
+from effdl.training.decision import Decision, DownConv, Pool
 from effdl.training.decision_rule import DecisionRule
 from effdl.training.handle import RunHandle
 from effdl.training.hardware import Hardware
 from effdl.training.orders import Turn, permuted, robin, together
-from effdl.training.segments import SegmentPlan, Training
+from effdl.training.recompute import Recompute
+from effdl.training.recording import Where
+from effdl.training.segments import SegmentPlan, Shapes, Training
+from effdl.training.selection import Growth
 
 Factor = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 
@@ -58,7 +63,32 @@ class Segmentwise(Method):
         was then, "last" at the last segment after its last turn; the thesis chose by test accuracy, effdl never does.
     patience: stop a segment after so many epochs without a better validation score, with its last weights; ours, off in the
         thesis. Not in rounds.
+    grow_until, grow_patience: no further segments are trained once one has this validation accuracy (fraction; of real targets
+        at most this mean squared error), or once so many in a row did no better than the best before them; then the network
+        ends at the best (§6.1). The architecture's blocks are the most that there can be: those that are not reached are
+        drawn all the same, lie in memory and in checkpoints, and count in plans, which say "at most". Not in rounds, and not
+        together.
     keep_features_mib: a trained segment's outputs are kept in memory where they fit this bound, else a feednet computes them.
+    memory_budget: decision blocks are searched so that no segment's step, feednet included, takes more than this share of full
+        backprop's at the same batch, optimizer and hardware, by 0.005 at most (§6.7: "30 ± 0.5%"), or the run is refused. Of
+        all down-convs that fit (up to as many convolutions as `decision` has, or four where it is a plain pool; up to its
+        channels, or the segment's own number; bottlenecked or not) the one with the most weights is taken. Where none does, the
+        segment's blocks are recomputed, the first way that does of those that `checkpoint` names. The feednet takes batches in
+        4 parts.
+    checkpoint: "block" recomputes each block's activations in the backward pass instead of keeping them, "parts" what its
+        convolutions, linear layers and normalisations put out, each where it is needed, which saves more where a segment is a
+        single block, and takes more time: the same bits. "channels" does so for a quarter of a convolution's output channels at
+        a time, with the normalisation and activation that follow: gradients are the same up to rounding. With a budget it is
+        the first way that is tried.
+    feed_parts: a batch goes through the feednet in so many parts, one after another: less memory, the same up to rounding.
+    record_at: layers that are recorded while they learn, so that those above learn from the same batches in the same order
+        (§6.2.2, "Feature checkpointing"), through the frozen layers between; numbers from 1, each the last layer of a segment;
+        "all" of them; "auto" is the one that takes least room. Another network than by kept outputs: what was recorded came out
+        in training, of weights that still moved. An upper segment with more epochs than were recorded begins again with the
+        first (ours; the text does not say).
+    store: where recordings lie: on the device or host, within keep_features_mib, or on disk, a file an epoch.
+    full_disk: "stop" ends a run whose recording finds no room on the disk, and the same command goes on from its checkpoint;
+        "feed" goes on without a recording, the layers below as a feednet.
     """
 
     numerics_version: ClassVar[int] = 2  # of 1, outputs that nobody took were held, and feednets did not fold
@@ -81,7 +111,15 @@ class Segmentwise(Method):
     gradient_dropout: Probability = 0.0
     choose: Literal["validation", "last"] = "validation"
     patience: Count | None = None
+    grow_until: Positive | None = None
+    grow_patience: Count | None = None
     keep_features_mib: NonNegative = 2048.0
+    memory_budget: Factor | None = None
+    checkpoint: Literal["block", "parts", "channels"] | None = None
+    feed_parts: Count = 1
+    record_at: RecordAt = None
+    store: Where = "device"
+    full_disk: Literal["stop", "feed"] = "stop"
 
     def __post_init__(self) -> None:
         if self.overlap >= self.segment_size:
@@ -116,29 +154,107 @@ class Segmentwise(Method):
             raise ConfigError("method.patience ends a segment for good, method.rounds comes back to it: set one of them alone")
         if self.together:
             self._check_together()
+        if self.record_at is not None:
+            self._check_recording(arch)
+        if self.memory_budget is not None or self.checkpoint is not None:
+            self._check_memory(hardware)
+        if self.grow_until is not None or self.grow_patience is not None:
+            self._check_growth(problem, "grow_until" if self.grow_until is not None else "grow_patience")
+
+    def _check_recording(self, arch: ArchFacts) -> None:
+        if self.permute:
+            raise ConfigError(
+                "method.record_at: in a random order the layer below has often not learned: set method.permute=false"
+            )
+        if self.overlap:
+            raise ConfigError("method.record_at: segments that overlap begin below what is recorded: set method.overlap=0")
+        if self.partitions is None:
+            check_layers(self.record_at, windows(arch.blocks, self.segment_size))
+        elif self.cut == "depth":
+            check_layers(self.record_at, evenly(arch.blocks, self.partitions))
 
     def _check_together(self) -> None:
         """All that speaks of one segment's turn after another's."""
-        of_turns = {"rounds": 1, "permute": False, "overlap": 0, "epochs_factor": 1, "patience": None}
+        of_turns = {"rounds": 1, "permute": False, "overlap": 0, "epochs_factor": 1, "patience": None, "record_at": None}
         for name, without in of_turns.items():
             if getattr(self, name) != without:
                 raise ConfigError(f"method.{name} is of segments that take turns, with method.together they have none: set one")
         if isinstance(self.epochs, tuple) and len(set(self.epochs)) > 1:
             raise ConfigError("method.epochs: segments that learn together learn for as many epochs: give one number")
 
+    def _check_memory(self, hardware: Hardware) -> None:
+        if hardware.compile and self.checkpoint in ("parts", "channels"):
+            raise ConfigError(
+                f"method.checkpoint={self.checkpoint}: compiled blocks have no parts; hardware.compile=false, or block"
+            )
+        if self.memory_budget is None:
+            return
+        if hardware.compile:
+            raise ConfigError("method.memory_budget: what compiled blocks take is not counted; hardware.compile=false")
+        if self.together:
+            raise ConfigError("method.memory_budget is of segments that take turns: set method.together=false")
+        if not isinstance(self.decision, DownConv) and self.decision != Pool():
+            raise ConfigError(
+                "method.memory_budget: the decision blocks that it searches are down-convs: method/decision=down_conv_4"
+            )
+
+    def _check_growth(self, problem: Facts, key: str) -> None:
+        """key: of the first field that says when it ends."""
+        for name, value in (("rounds", self.rounds > 1), ("together", self.together)):
+            if value:
+                raise ConfigError(
+                    f"method.{key} ends at a segment, with method.{name} none is trained to its end: set one alone"
+                )
+        if self.choose == "last":
+            raise ConfigError(f"method.{key} goes by validation, and by it the network ends: set method.choose=validation")
+        if not problem.val:
+            raise ConfigError(f"method.{key} goes by validation samples, of which there are none: set dataset.val_size above 0")
+        if problem.targets == "classes" and self.grow_until is not None and self.grow_until > 1:
+            raise ConfigError(f"method.grow_until={self.grow_until:g} is no accuracy: they go to 1, and 0.97 is 97%")
+
     def training(self, problem: Problem, model: BlockChain, run: RunHandle) -> Training:
         of_segments = self._spans(problem, model, run)
         epochs = [self._epochs(i) for i in range(len(of_segments))]
-        order = together(epochs[0], len(epochs)) if self.together else self._turns(epochs, problem.seed)
-        plans = [self._plan(i, span, problem) for i, span in enumerate(of_segments)]
-        return Training(plans, int(self.keep_features_mib * 2**20), list(order), self.choose, self.patience)
+        order = list(together(epochs[0], len(epochs)) if self.together else self._turns(epochs, problem.seed))
+        keep_bytes = int(self.keep_features_mib * 2**20)
+
+        planned = [self._plan(i, span, problem) for i, span in enumerate(of_segments)]
+        record = recorded(self.record_at, planned, epochs, problem, model, Room(self.store, keep_bytes, run))
+
+        until = self.grow_until if self.grow_until is None or problem.facts.targets == "classes" else -self.grow_until
+        growth = Growth(until, self.grow_patience)
+
+        def training(plans: list[SegmentPlan], feed_parts: int) -> Training:
+            return Training(
+                plans,
+                keep_bytes,
+                order,
+                self.choose,
+                self.patience,
+                record=record,
+                store=self.store,
+                full_disk=self.full_disk,
+                feed_parts=feed_parts,
+                growth=growth,
+            )
+
+        def plan(i: int, choice: Choice) -> SegmentPlan:
+            return self._plan(i, of_segments[i], problem, choice.decision, choice.checkpoint)
+
+        if self.memory_budget is None:
+            return training(planned, self.feed_parts)
+        most = self.decision if isinstance(self.decision, DownConv) else DownConv(convs=MOST_CONVS)
+        levels = LEVELS[LEVELS.index(self.checkpoint or False) :]
+        search = Search(self.memory_budget, most, plan, training, len(of_segments), levels, max(self.feed_parts, FEED_PARTS))
+        return training([plan(i, choice) for i, choice in enumerate(search.choose(problem, model, run))], search.feed_parts)
 
     def network(self, model: BlockChain, problem: Facts, objective: Objective, notes: Mapping[str, Any]) -> nn.Module:
-        spans = windows(len(model), self.segment_size, self.overlap)
+        chosen, spans = notes["segment/chosen"], windows(len(model), self.segment_size, self.overlap)
         stops = notes["segment/stops"] if self.partitions is not None else [stop for _, stop in spans]
-        stop = stops[notes["segment/chosen"]]
-        shape = model.shapes(problem.input_shape)[stop - 1]
-        return model.cropped(stop).with_head(self.decision.build(shape, problem.outputs))
+        shape, decision = model.shapes(problem.input_shape)[stops[chosen] - 1], self.decision
+        if self.memory_budget is not None:
+            decision = Choice.from_json(notes["segment/choices"][chosen]).decision
+        return model.cropped(stops[chosen]).with_head(decision.build(shape, problem.outputs))
 
     def _turns(self, epochs: list[int], seed: int) -> Iterator[Turn]:
         return robin(epochs, self.rounds, partial(permuted, seed, len(epochs)) if self.permute else None)
@@ -163,15 +279,25 @@ class Segmentwise(Method):
         """Of segment i in a round."""
         return max(1, math.floor(self._base(i) * self.epochs_factor**i + 0.5))
 
-    def _plan(self, i: int, span: tuple[int, int], problem: Problem) -> SegmentPlan:
-        def rule(blocks: nn.Sequential, shape: tuple[int, ...]) -> DecisionRule:
+    def _plan(
+        self,
+        i: int,
+        span: tuple[int, int],
+        problem: Problem,
+        decision: Decision | None = None,
+        checkpoint: Recompute | None = None,
+    ) -> SegmentPlan:
+        decision, checkpoint = decision or self.decision, self.checkpoint or False if checkpoint is None else checkpoint
+
+        def rule(blocks: nn.Sequential, shapes: Shapes) -> DecisionRule:
             return DecisionRule(
                 blocks,
-                self.decision.build(shape, problem.outputs),
+                decision.build(shapes[-1], problem.outputs),
                 problem.objective,
                 gradient_dropout=self.gradient_dropout,
                 input_dropout=self.input_dropout if i > 0 or self.drop_raw_input else 0.0,
                 input_dropout_decay=self.input_dropout_decay,
+                checkpoint=checkpoint,
             )
 
         return SegmentPlan(

@@ -60,9 +60,11 @@ class Measure:
     def above(self, model: nn.Module, last: bool, below: Stack | None, keep_bytes: int) -> Numbers:
         """The numbers of ``model``, which stands on ``below``; see `RunHandle.test`."""
         below, self._through.limit_bytes = below or NOTHING, keep_bytes
-        restore = switch_mode(nn.ModuleList([*below.modules, model]), False)  # nothing may learn from the test split
+        self._through.look(below)
+        # Nothing may learn from the test split, of what is called: modules below kept features are not, however many there are.
+        restore = switch_mode(nn.ModuleList([*self._through.pending, model]), False)
         try:
-            self._look(below)
+            self._keep(below)
             if not last:
                 return self._numbers(model, self._fed())
             key = joined(self._key(below), key_of(model))
@@ -81,9 +83,8 @@ class Measure:
             return self._known[key]
         return self._numbers(network, self._samples.batches(self._batch_size))
 
-    def _look(self, below: Stack) -> None:
-        """See through these modules; what the last measurement kept on its way is taken where it is theirs."""
-        self._through.look(below)
+    def _keep(self, below: Stack) -> None:
+        """Keep what these modules put out; what the last measurement kept on its way is taken where it is theirs."""
         if (ahead := self._ahead) is not None and self._is_of(below, *ahead[:2]):
             self._through.put([_Batches(self._samples, ahead[2])], _bytes(ahead[2]))
         elif len(below) and len(self._samples):

@@ -2,9 +2,11 @@
 
 import hashlib
 import math
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -79,6 +81,7 @@ class Run:
         goes_on: GoesOn | None = None,
     ) -> None:
         self._goes_on = goes_on
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self._seed, self._optimizer = seed, optimizer
         self._objective, self._filter, self._probes = objective, filter, probes
         self.hardware, self.ranks = hardware or Hardware(), ranks or Ranks()
@@ -126,6 +129,12 @@ class Run:
             raise ValueError("this run has no optimizer: Run.in_memory(Sgd(lr=0.05))")
         return self._optimizer.build(parameters, lr_scale, weight_decay_scale)
 
+    def folder(self, name: str) -> Path:
+        if self._store is not None:
+            return self._store.folder(name)
+        self._temporary = self._temporary or tempfile.TemporaryDirectory(prefix="effdl-")
+        return Path(self._temporary.name)
+
     def say(self, text: str) -> None:
         self._reporter.say(f"{self.name}: {text}")
 
@@ -141,6 +150,7 @@ class Run:
         self._plan = {
             "epochs": [float(c.epochs) for c in costs],
             "epoch_s": [s / cost.epochs for s, cost in zip(seconds, costs, strict=True)],
+            "certain": [float(c.certain) for c in costs],
         }
         self.note(
             {
@@ -166,11 +176,11 @@ class Run:
         done = fraction - self._first_fraction
         elapsed = now - self._started
         left = elapsed * (1 - fraction) / done if done > 0.02 else self.notes.get("time/estimate_s", 0.0) * (1 - fraction)
+        at_most = not all(self._plan.get("certain", [])[segment + 1 :])  # unknown of a run that an older version began
         scores: dict[str, Any] = next((line for line in reversed(self.lines) if "val/acc" in line or "val/mse" in line), {})
         shown = {k: v for k, v in scores.items() if k in ("val/acc", "val/mse")}
-        self._reporter.progress(
-            Progress(self.name, segment, len(past), max(0, math.ceil(past[segment]) - 1), epochs, fraction, left, shown)
-        )
+        epoch = max(0, math.ceil(past[segment]) - 1)
+        self._reporter.progress(Progress(self.name, segment, len(past), epoch, epochs, fraction, left, shown, at_most))
         return True
 
     def record(self, segment: int, epoch: int, metrics: Mapping[str, float]) -> None:

@@ -1,12 +1,12 @@
 """The files of one run: owned by a lock, appended, checkpointed, and finished by one atomic rename."""
 
-import errno
 import fcntl
 import hashlib
 import io
 import json
 import multiprocessing
 import os
+import shutil
 import time
 import weakref
 import zlib
@@ -17,25 +17,11 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from effdl.errors import RecordError
+from effdl.errors import disk_errors
 from effdl.records import kept
 
 Say = Callable[[str], None]
 Lines = list[dict[str, Any]]
-
-FULL, WRITABLE = "free some space", "point `results` to a folder that can be written"
-HINTS = {errno.ENOSPC: FULL, errno.EDQUOT: FULL, errno.EFBIG: FULL}
-HINTS[errno.ENOENT] = f"{WRITABLE}, from which nothing is deleted meanwhile,"
-
-
-@contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """An OSError within becomes a RecordError of one line."""
-    try:
-        yield
-    except OSError as error:
-        hint = HINTS.get(error.errno or 0, WRITABLE)
-        raise RecordError(f"{path}: {error.strerror or error}; {hint} and run the same command again") from error
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -123,6 +109,7 @@ class Store:
         self._lock: int | None = None
         self._metrics = bytearray()  # what metrics.jsonl should hold
         self._made: list[Path] = []
+        self._folders: set[Path] = set()  # of files that go with the checkpoint
 
     @classmethod
     def at(cls, path: Path) -> "Store":
@@ -219,6 +206,13 @@ class Store:
                 for folder in (self.path, *self._made):
                     folder.rmdir()
 
+    def folder(self, name: str) -> Path:
+        """One within the run's own, for files that go with its checkpoint. Raises RecordError."""
+        self._folders.add(path := self.path / name)
+        with disk_errors(path):
+            path.mkdir(exist_ok=True)
+        return path
+
     def append(self, line: Mapping[str, Any]) -> None:
         text = (json.dumps(line) + "\n").encode()
         self._metrics += text
@@ -287,6 +281,8 @@ class Store:
         write_json(self.path / kept.SUMMARY, whole)
         for name in ("checkpoint", "checkpoint.part"):
             (self.path / name).unlink(missing_ok=True)
+        for folder in self._folders:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _read_checkpoint(self) -> dict[str, Any] | None:
         import torch

@@ -2,8 +2,10 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from effdl.archs.chain import BlockChain
@@ -16,11 +18,11 @@ from effdl.training.handle import RunHandle, taking_up
 from effdl.training.hardware import Hardware
 from effdl.training.learner import Learner
 from effdl.training.loop import evaluate_each, reseed
-from effdl.training.orders import Turn
+from effdl.training.recorder import Recorder
 from effdl.training.rule import Rule
 from effdl.training.segments import Training
 from effdl.training.selection import Best, score, stale
-from effdl.training.sources import Fed, Sieve
+from effdl.training.sources import Fed, Replay, Sieve, Source
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -53,11 +55,16 @@ class Engine:
     def __init__(self, training: Training, problem: Problem, chain: BlockChain, run: RunHandle) -> None:
         self.training, self.problem, self.chain, self.run = training, problem, chain, run
         self._refuse_shared_weights()
+        if training.record and not run.ranks.alone:
+            raise ConfigError("method.record_at: of several processes each would record its part alone: train in one process")
         chain.eval()
         # A whole batch of fake tensors takes no longer than two samples, and is what the count calls the blocks with too.
         samples, like = problem.batch_size if problem.is_outline else 2, problem.train_split.first()
         self.shapes = chain.shapes(problem.input_shape, samples, like.dtype)
-        self.source = Fed(problem, training.keep_bytes, run.hardware, run.ranks)
+        self.fed = self.active = self._fed()
+        self.source: Source = self.fed
+        device = next(chain.parameters()).device
+        self.recorder = Recorder(training, device, lambda: run.folder("recorded"), run.say)
         self.best = Best(training.choose, len(training.segments))
         self.learners: dict[int, Learner] = {}  # of segments that have begun and are not done
         self.ages = [0] * len(chain)  # epochs that each block has learned
@@ -77,8 +84,8 @@ class Engine:
         """
         self.run.ranks.synchronise(self.chain)
         first, done = self.at
-        for place, turn in enumerate(self.training.order[first:], first):
-            team = self._begin(turn, resumed=done > 0)
+        for place, turn in self.training.growth.growing(enumerate(self.training.order[first:], first), self.best):
+            team = self._begin(place, resumed=done > 0)
             while done < turn.epochs and not any(stale(m.learner.history, self.training.patience) for m in team):
                 self.at = (place, done)
                 self._epoch(team)
@@ -94,28 +101,56 @@ class Engine:
         assert chosen is not None
         kept, passes = self.most_kept, self.feature_passes
         self.run.note({"segment/chosen": chosen, "memory/kept_features_bytes": kept, "data/feature_passes": passes})
+        self.run.note(self.recorder.notes())
         if training.returns:
             self.run.note({"epoch/chosen": self.best.epoch})
+        self.run.note(training.growth.notes(self.best, self.at[0] + 1))
         network = self._predictor(chosen, self._rule(chosen))
         self.best.put_into(network)
         return network.eval()
 
-    def _begin(self, turn: Turn, resumed: bool) -> list[Member]:
+    def _begin(self, place: int, resumed: bool) -> list[Member]:
         """Those who learn in a turn, from the bottom up, and the source looking through the blocks below."""
+        turn = self.training.order[place]
         team = [self._member(segment) for segment in turn.segments]
-        rule, below = team[0].learner.rule, self._below(turn.segment)
         for member in team:
             member.level(len(team) > 1)  # raises where its networks cannot be measured so
-        before = self.source.through.made
         with self.run.timer("feed"):
-            self.source.look(below, rule.prepare if rule.prepares else None, self._tried)
-            self._tried = []
+            made = self._look(place, team[0])
         if not resumed:  # else they were counted when the turn began
-            self.feature_passes += self.source.through.made - before
-        self.most_kept = max(self.most_kept, self.source.through.kept_bytes)
+            self.feature_passes += made
+        self.most_kept = max(self.most_kept, self.active.through.kept_bytes)
+        self.recorder.begin(place)
         for member in team:
             member.learner.ranks.synchronise(member.learner.rule)
         return team
+
+    def _look(self, place: int, lowest: Member) -> int:
+        """From now on the source is of what comes out below the lowest segment; how often features were kept for that."""
+        rule, below, tried = lowest.learner.rule, self._below(lowest.segment), self._tried
+        self._tried = []
+        if self.training.record and rule.prepares:
+            raise ConfigError(
+                f"method.record_at: the rule {type(rule).__name__} makes batches of raw inputs, of which nothing is recorded"
+            )
+        if (found := self.recorder.find(below)) is None:
+            self.source = self.active = self.fed
+            before = self.fed.through.made
+            self.fed.look(below, rule.prepare if rule.prepares else None, tried)
+        else:
+            height, recording = found
+            if self.active is self.fed:
+                self.active = self._fed(only_val=True)
+                self.fed.through.forget()
+            before = self.active.through.made
+            self.active.look(below, None, tried)
+            behind = self.training.epochs_before(place)
+            self.source = Replay(recording, self.active, below.modules[height:], behind)
+        return self.active.through.made - before
+
+    def _fed(self, only_val: bool = False) -> Fed:
+        training, run = self.training, self.run
+        return Fed(self.problem, training.keep_bytes, run.hardware, run.ranks, only_val, training.feed_parts)
 
     def _member(self, segment: int) -> Member:
         if segment not in self.learners:
@@ -155,7 +190,7 @@ class Engine:
         self.run.probe(learner.rule.blocks, segment, epoch, last)
 
     def _learn(self, team: Sequence[Member]) -> list[tuple[float, int]]:
-        """An epoch of updates; of each who learns mean training loss and samples stepped on."""
+        """An epoch of updates; of each who learns mean training loss, and how many samples of the problem it learned from."""
         place, done = self.at
         past, number = list(map(float, self.training.behind(place))), self.training.epochs_before(place) + done
         learners = {self._where(m.segment, m.learner.epoch): m.learner for m in team}
@@ -170,22 +205,34 @@ class Engine:
 
         filter = self.run.filter
         sieve = None if filter is None else Sieve(filter, self.run.seed("filter", lowest, epochs[lowest]))
-        return drain_epoch(learners, self.source.train(number, sieve), progress, 0 if sieve else self.problem.steps)
+        batches, expected = self.source.train(number, sieve), 0 if sieve else self.problem.steps
+        found = drain_epoch(learners, batches, progress, expected, self.recorder.passing)
+        if not team[0].learner.rule.prepares:
+            return found
+        samples = self.run.ranks.total(torch.tensor(self.fed.prepared))  # of each its rule made as many rows as it likes
+        return [(loss, int(samples)) for loss, _ in found]
 
     def _where(self, segment: int, epoch: int) -> str:
         return f"segment {segment + 1} of {len(self.training.segments)}, epoch {epoch + 1}"
 
     def _end(self, place: int, team: Sequence[Member]) -> None:
         """After a turn: offer the segments' networks, and let go of learners whose last turn this was."""
-        later = {segment for turn in self.training.order[place + 1 :] for segment in turn.segments}
-        changing = {id(t) for other in later for t in self._blocks(other).state_dict(keep_vars=True).values()}
-        parts = self.chain.input, self.chain.blocks  # rules may share its head
-        lasting = {id(t) for part in parts for t in part.state_dict(keep_vars=True).values()} - changing
+        is_last = place == len(self.training.order) - 1
         for segment, learner, _ in team:
-            predictor = self._predictor(segment, learner.rule)
-            self.best.offer(segment, learner.epoch - 1, learner.history[-1], predictor, lasting, copied=bool(later))
-            if segment not in later:
+            predictor = partial(self._predictor, segment, learner.rule)
+            lasting = partial(self._lasting, place)
+            self.best.offer(segment, learner.epoch - 1, learner.history[-1], predictor, lasting, copied=not is_last)
+            if self.training.last_turns[segment] == place:
                 del self.learners[segment]
+        self.recorder.end(place, self._stack)
+
+    def _lasting(self, place: int) -> set[int]:
+        """Ids of the chain's tensors that no turn after this place changes; without its head, which rules may share."""
+        blocks, plans = list(self.chain.blocks), self.training.segments
+        later = [plan for plan, last in zip(plans, self.training.last_turns, strict=True) if last > place]
+        changing = {i for plan in later for i in range(plan.start, plan.stop)}
+        ids = [{id(t) for t in block.state_dict(keep_vars=True).values()} for block in (self.chain.input, *blocks)]
+        return set().union(*ids) - set().union(*(ids[i + 1] for i in changing))
 
     def learner(self, segment: int) -> Learner:
         """A segment's learner as it begins, by itself."""
@@ -210,10 +257,10 @@ class Engine:
     def _rule(self, segment: int) -> Rule:
         """Segment's rule, in eval mode, all but its blocks freshly drawn from the stream ("init", segment)."""
         plan, blocks = self.training.segments[segment], self._blocks(segment)
-        shape, like = self.shapes[plan.stop - 1], next(blocks.parameters())
+        shapes, like = self.shapes[plan.start : plan.stop], next(blocks.parameters())
         reseed(self.run.seed("init", segment))
         before = [t._version for t in blocks.state_dict(keep_vars=True).values()]
-        rule = plan.rule(blocks, shape)
+        rule = plan.rule(blocks, shapes)
         if before != [t._version for t in blocks.state_dict(keep_vars=True).values()]:
             raise ConfigError(
                 f"the rule {type(rule).__name__} changes its blocks where it is made, which happens again and again: let their "
@@ -223,7 +270,7 @@ class Engine:
         rule = matched(like, rule, self.problem.is_outline, self.run.hardware)
         rule.blocks = blocks
         if not self.problem.is_outline:
-            rule.check(like.new_zeros(2, *shape), self.problem.outputs)
+            rule.check(like.new_zeros(2, *shapes[-1]), self.problem.outputs)
         rule.eval()
         return rule
 
@@ -249,8 +296,10 @@ class Engine:
         return self.chain[plan.start : plan.stop]
 
     def _below(self, segment: int) -> Stack:
-        start = self.training.segments[segment].start
-        return Stack((self.chain.input, *self.chain[:start]), (0, *self.ages[:start]))
+        return self._stack(self.training.segments[segment].start)
+
+    def _stack(self, blocks: int) -> Stack:
+        return Stack((self.chain.input, *list(self.chain.blocks)[:blocks]), (0, *self.ages[:blocks]))
 
     def _predictor(self, segment: int, rule: Rule) -> nn.Module:
         return rule.predictor(self.chain.cropped(self.training.segments[segment].stop))
@@ -274,7 +323,8 @@ class Engine:
             "ages": self.ages,
             "learners": {segment: learner.state_dict() for segment, learner in self.learners.items()},
             "best": self.best.state_dict(),
-            "tried": self.source.through.tried,
+            "tried": self.active.through.tried,
+            "recorded": self.recorder.state_dict(),
             "counts": (self.most_kept, self.feature_passes),
         }
 
@@ -307,17 +357,21 @@ class Engine:
             if learner.epoch != epochs[segment]:
                 raise ValueError("no such epoch")
             self.learners[segment] = self._start(learner)
-        self._load_best(saved["best"], is_there=place > 0)
+        self.recorder.load_state_dict(saved["recorded"], place, done, lambda blocks: self._stack(blocks).modules)
+        self._load_best(saved["best"], place)
 
-    def _load_best(self, state: dict[str, Any], is_there: bool) -> None:
+    def _load_best(self, state: dict[str, Any], place: int) -> None:
+        """Its weights are to be those that were not lasting when it was offered: exactly these."""
         self.best.load_state_dict(state)
-        if (self.best.segment is not None) != is_there:
+        segment, epoch = self.best.segment, self.best.epoch
+        if (segment is not None) != (place > 0):
             raise ValueError("no best network, or one of the future")
-        if self.best.segment is not None:
-            predictor = self._predictor(self.best.segment, self._rule(self.best.segment))
-            chains = {id(t) for part in (self.chain.input, self.chain.blocks) for t in part.state_dict(keep_vars=True).values()}
-            own = {name for name, t in predictor.state_dict(keep_vars=True).items() if id(t) not in chains}
-            self.best.check(predictor, own)
+        if segment is not None:
+            if epoch is None:
+                raise ValueError("no epoch of the best network")
+            lasting = self._lasting(self.training.place_of(segment, epoch, before=place))
+            predictor = self._predictor(segment, self._rule(segment))
+            self.best.check(predictor, {n for n, t in predictor.state_dict(keep_vars=True).items() if id(t) not in lasting})
 
 
 def matched(like: Tensor, module: Module, is_outline: bool, hardware: Hardware) -> Module:

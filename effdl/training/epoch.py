@@ -63,7 +63,11 @@ class Losses:
 
 
 def drain_epoch(
-    learners: Mapping[str, Learner], batches: Iterable[Batch], progress: Callable[[int], object], expected: int = 0
+    learners: Mapping[str, Learner],
+    batches: Iterable[Batch],
+    progress: Callable[[int], object],
+    expected: int = 0,
+    passing: Callable[[Iterator[Batch]], Iterable[Batch]] = iter,
 ) -> list[tuple[float, int]]:
     """Let a segment learn from one epoch, or several at once, each from what the one below puts out as it learns.
 
@@ -73,9 +77,10 @@ def drain_epoch(
         learners: from the bottom up, by what names segment and epoch in an error.
         progress: told each step, from 1.
         expected: so many batches there are at least.
+        passing: what comes out of the highest, on its way to nowhere; a recording looks at it.
 
     Returns:
-        Of each segment its mean training loss over the samples stepped on, and how many these were.
+        Of each segment its mean training loss over the samples stepped on, as its rule prepared them, and how many these were.
 
     Raises:
         Diverged: a loss, or at the end a weight, is not finite.
@@ -86,7 +91,7 @@ def drain_epoch(
     *lower, highest = learners.values()
     for learner, losses in zip(lower, below, strict=True):
         batches = losses.passing(learner.train_epoch(batches))
-    for batch in highest.train_epoch(batches):
+    for batch in passing(highest.train_epoch(batches)):
         step = top.see(batch)
         del batch
         progress(step)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 import torch
@@ -56,7 +57,8 @@ class SegmentCost:
     again, and copies of weights. kept_bytes: features that are stored while it trains; filter_bytes: samples that a filter has
     chosen and that wait for their step; feature_bytes: of one sample at the segment's input; below_bytes: weights of the frozen
     prefix, which ``memory`` counts as the feednet's; feednet_bytes: of weights that feednets copy where nothing is stored;
-    spared_bytes: the part of them that is not copied.
+    spared_bytes: the part of them that is not copied; certain: False where the network may have
+    grown enough before.
     """
 
     start: int
@@ -79,6 +81,7 @@ class SegmentCost:
     made_s: float = 0.0
     fed_s: float = 0.0
     kept_bytes: int = 0
+    certain: bool = True
 
 
 class SampleFilter(Protocol):
@@ -135,6 +138,9 @@ class RunHandle(Protocol):
         self, parameters: Iterable[nn.Parameter], lr_scale: float = 1.0, weight_decay_scale: float = 1.0
     ) -> torch.optim.Optimizer:
         """The configured optimizer over these parameters, its base values scaled."""
+
+    def folder(self, name: str) -> Path:
+        """A folder of the run's own for files that belong to its checkpoint; they stay until the run has ended."""
 
     def say(self, text: str) -> None:
         """Tell whoever watches the run something in a line."""

@@ -1,14 +1,19 @@
 """What is to be trained: the segments of a network, and in which order they learn."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
+from typing import Literal
 
 from torch import nn
 
 from effdl.training.orders import Turn, bottom_up
+from effdl.training.recording import Where
 from effdl.training.rule import Rule
-from effdl.training.selection import Choose
+from effdl.training.selection import Choose, Growth
+
+Shapes = Sequence[tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -16,14 +21,15 @@ class SegmentPlan:
     """How one segment is trained: blocks [start, stop) and everything that depends on its place.
 
     epochs: in all its turns together, over which its schedule spans.
-    rule: (its blocks, output shape of the last) -> its rule, whose other parameters are freshly drawn. It is made several times
-        (to be rehearsed, to learn, for the network at the end) and leaves the blocks' weights as they are.
+    rule: (its blocks, the shape of what each puts out for one sample) -> its rule, whose other parameters are freshly drawn.
+        It is made several times (to be rehearsed, to learn, for the network at the end) and leaves the blocks' weights as they
+        are.
     """
 
     start: int
     stop: int
     epochs: int
-    rule: Callable[[nn.Sequential, tuple[int, ...]], Rule]
+    rule: Callable[[nn.Sequential, Shapes], Rule]
     lr_scale: float = 1.0
     weight_decay_scale: float = 1.0
 
@@ -33,10 +39,15 @@ class Training:
     """What a method trains: segments, and in which order.
 
     keep_bytes: outputs of the blocks below a segment are kept where they fit this bound, else a feednet computes them.
+    record: segments whose outputs are recorded while they learn, for those above to learn from in the same order (§6.2.2).
+    store: where recordings lie. full_disk: whether a training whose recording a disk does not take any longer stops there, or
+        goes on with the blocks below as a feednet.
     order: each segment's turns come to the epochs of its plan; by default from the bottom up, one turn each.
     choose: see `selection.Best`.
     patience: end a segment's turn after so many epochs without a better validation score, with its last weights (ours); only
         where each segment has a single turn.
+    feed_parts: a batch goes through the blocks below in so many parts, one after another, so that less is alive at once.
+    growth: ends the order early; only where each segment has a single turn, from the bottom up, and ``choose`` is "validation".
 
     Raises:
         ValueError: an order that does not go with the segments.
@@ -47,6 +58,11 @@ class Training:
     order: Sequence[Turn] = ()
     choose: Choose = "validation"
     patience: int | None = None
+    record: frozenset[int] = frozenset()
+    store: Where = "device"
+    full_disk: Literal["stop", "feed"] = "stop"
+    feed_parts: int = 1
+    growth: Growth = field(default_factory=Growth)
 
     def __post_init__(self) -> None:
         if not self.order:
@@ -58,6 +74,9 @@ class Training:
                 raise ValueError(f"segment {i} is to learn for {plan.epochs} epochs, its turns come to {found}")
         if self.patience is not None and (self.returns or any(turn.above for turn in self.order)):
             raise ValueError("patience ends a segment's only turn, and here segments have several, or share one")
+        one_by_one = [list(turn.segments) for turn in self.order] == [[i] for i in range(len(self.segments))]
+        if self.growth and not (one_by_one and self.choose == "validation"):
+            raise ValueError("growth is of segments from the bottom up, in a single turn each, of which validation chooses")
 
     def _check(self, turn: Turn) -> None:
         if turn.epochs < 1:
@@ -77,6 +96,19 @@ class Training:
                 epochs[segment] += turn.epochs
         return epochs
 
+    def place_of(self, segment: int, epoch: int, before: int) -> int:
+        """Where in the order a segment has its epoch of this number. Raises ValueError where it is not before this place."""
+        for place, turn in enumerate(self.order[:before]):
+            if segment in turn.segments and 0 <= epoch - self.behind(place)[segment] < turn.epochs:
+                return place
+        raise ValueError("no such epoch behind")
+
+    @cached_property
+    def last_turns(self) -> list[int]:
+        """Of each segment the place of its last turn in the order."""
+        places = {segment: place for place, turn in enumerate(self.order) for segment in turn.segments}
+        return [places[segment] for segment in range(len(self.segments))]
+
     def epochs_before(self, place: int) -> int:
         """Passes through the data that lie behind when the turn at this place begins."""
         return sum(turn.epochs for turn in self.order[:place])
@@ -91,7 +123,7 @@ class Training:
 
     def yields(self, segment: int) -> bool:
         """Whether somebody takes what its blocks put out while it learns."""
-        return any(segment in turn.segments[:-1] for turn in self.order)
+        return segment in self.record or any(segment in turn.segments[:-1] for turn in self.order)
 
     @property
     def overlaps(self) -> bool:
