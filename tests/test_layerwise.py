@@ -293,6 +293,10 @@ def test_fields_of_segmentwise_are_arguments(digits: tuple[Pair, Pair, Pair]) ->
     assert len(whole.summary["memory/segment_peak_bytes"]) == 1
     rounds = quick(perceptron(), train, val, rounds=2, choose="last", optimizer=Adamw(lr=1e-3))
     assert [line["segment"] for line in rounds.summary["epochs"]] == [0, 1, 0, 1]
+    fed, recorded = (
+        quick(perceptron(), train, val, choose="last", **more) for more in ({}, {"record_at": [1], "store": "disk"})
+    )
+    assert digest(fed) != digest(recorded) and recorded.summary["data/recorded_bytes"] > 0
     halves = quick(perceptron(), train, val, hardware=Hardware(precision="bf16"))
     assert next(halves.parameters()).dtype == torch.float32
     double = quick(perceptron().double(), train, val)
