@@ -165,7 +165,7 @@ def tried() -> tuple[Problem, BlockChain, int, list[dict[Choice, tuple[int, int]
 def searched(budget: float, of: Problem, chain: BlockChain) -> list[Choice]:
     run = Run.in_memory(Sgd(momentum=0.9))
     Segmentwise(memory_budget=budget, decision=DownConv()).training(of, chain, run)
-    return [Choice.from_json(one) for one in run.notes["segment/trained"]]
+    return [Choice.from_json(one) for one in run.notes["segment/choices"]]
 
 
 def test_a_budget_that_cannot_be_met_names_the_block_that_needs_the_most_at_the_least(tried: Any) -> None:
@@ -252,7 +252,7 @@ def test_a_run_with_a_budget_that_is_killed_and_resumed_ends_in_the_same_numbers
     ]))  # fmt: skip
     whole = carry_out(spec, tmp_path / "whole")
     cut_off = tiny.resumed(spec, tmp_path / "resumed", monkeypatch, 1, 2)
-    assert whole["summary"]["segment/trained"] == cut_off["summary"]["segment/trained"]
+    assert whole["summary"]["segment/choices"] == cut_off["summary"]["segment/choices"]
     assert whole["summary"]["network/sha256"] == cut_off["summary"]["network/sha256"]
     assert whole["summary"]["test/acc"] == cut_off["summary"]["test/acc"]
 

@@ -30,9 +30,11 @@ from effdl.training.hardware import Hardware
 from effdl.training.segments import Training
 
 CLOSED = [name for name in config.choices("method") if config.build_choice("method", name).fits_least_squares]  # without steps
+PARTITIONED = [name for name in config.choices("method") if getattr(config.build_choice("method", name), "partitions", None)]
+FEWER = dict.fromkeys(PARTITIONED, ("method.partitions=2",))  # of the blocks there are
 SMALL = ("dataset.train_limit=60", "dataset.val_size=40", "dataset.batch_size=4")
 CASES = {
-    **{name: (f"method={name}",) for name in config.choices("method") if name not in CLOSED},
+    **{name: (f"method={name}", *FEWER.get(name, ())) for name in config.choices("method") if name not in CLOSED},
     "checkpointed": ("method=backprop", "method.checkpoint=block"),
     "fed": ("method.keep_features_mib=0",),
     "kept in part": ("method.keep_features_mib=0.15",),

@@ -69,7 +69,7 @@ def test_limit_one_segment_together_is_backprop() -> None:
     models, runs = [tiny.chain(), tiny.chain()], [Run.in_memory(SGD), Run.in_memory(SGD)]
     for model, run, at_once in zip(models, runs, (0, 1), strict=True):
 
-        def rule(blocks: nn.Sequential, shape: Any, model: Any = model) -> DecisionRule:
+        def rule(blocks: nn.Sequential, shapes: Any, model: Any = model) -> DecisionRule:
             return DecisionRule(blocks, model.head, SoftmaxCe())
 
         order = list(together(EPOCHS, 1)) if at_once else []
@@ -160,7 +160,7 @@ def test_what_speaks_of_turns_is_refused(changes: dict[str, Any], words: str) ->
 
 
 def test_an_order_of_segments_that_cannot_pass_on_is_refused() -> None:
-    def rule(blocks: nn.Sequential, shape: Any) -> Any:
+    def rule(blocks: nn.Sequential, shapes: Any) -> Any:
         raise AssertionError
 
     plans = [SegmentPlan(i, i + 2, 1, rule) for i in range(2)]
@@ -179,8 +179,8 @@ class Uneven(DecisionRule):
 
 
 def test_a_rule_whose_network_has_no_blocks_to_stand_on_is_refused_before_a_step() -> None:
-    def rule(blocks: nn.Sequential, shape: Any) -> DecisionRule:
-        flat = nn.Sequential(nn.Flatten(), nn.Linear(int(torch.tensor(shape).prod()), tiny.CLASSES))
+    def rule(blocks: nn.Sequential, shapes: Any) -> DecisionRule:
+        flat = nn.Sequential(nn.Flatten(), nn.Linear(int(torch.tensor(shapes[-1]).prod()), tiny.CLASSES))
         return Uneven(blocks, flat, SoftmaxCe())
 
     plans = [SegmentPlan(a, b, 1, rule) for a, b in pairwise(range(4))]

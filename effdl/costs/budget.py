@@ -70,7 +70,7 @@ class Search:
 
     def choose(self, problem: Problem, chain: BlockChain, run: RunHandle) -> list[Choice]:
         """Of each segment how it is trained, the same on all ranks, and again in a run that goes on; noted, with the bytes of
-        full backprop's step, as segment/trained and memory/backprop_peak_bytes.
+        full backprop's step, as segment/choices and memory/backprop_peak_bytes.
 
         Raises:
             ConfigError: some segment does not fit; with the least budget that can be met, and the block that needs it.
@@ -149,7 +149,7 @@ class _Walk:
             raise ConfigError(self._refusal(missed))
         weights = [one.decision.weights(self._shape(i), self.problem.outputs) for i, one in enumerate(found)]
         told = [one.to_json(weight) for one, weight in zip(found, weights, strict=True)]
-        return found, {"segment/trained": told, "memory/backprop_peak_bytes": sizes[0].full}
+        return found, {"segment/choices": told, "memory/backprop_peak_bytes": sizes[0].full}
 
     def _shape(self, i: int) -> tuple[int, ...]:
         """Of what a segment puts out for a sample."""

@@ -68,7 +68,7 @@ class Cost:
         times = {"time/estimate_s": self.seconds, "time/segment_estimate_s": self.segment_seconds}
         return {
             "arch/blocks": self.blocks,
-            **({"segment/trained": self.trained} if self.trained else {}),
+            **({"segment/choices": self.trained} if self.trained else {}),
             "memory/accounted_peak_bytes": self.peak_bytes,
             "memory/resident_peak_bytes": self.resident_bytes,
             "memory/share_of_backprop": self.share,
@@ -116,7 +116,7 @@ def cost(
         if not counted[name]:
             return None
     notes, keeps = counted["accounted"], getattr(spec.method, "keep_features_mib", 0) > 0
-    trained = notes.get("segment/trained")  # for a budget, within which more need not be saved
+    trained = notes.get("segment/choices")  # for a budget, within which more need not be saved
     change = remedy(spec, notes["segments"]) if rows is None and trained is None else None
     return Cost(
         *_held(notes),

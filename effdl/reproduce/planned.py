@@ -24,7 +24,11 @@ def cost_of_run(overrides: str, cost: Any, remark: str | None = None) -> str:
     whole = size(cost.beside["backprop"].resident)
     resident = f"resident {size(cost.resident_bytes)}, {cost.resident_share:.0%} of {full} {whole}"
     count = f"{len(cost.blocks)} block{'s' * (len(cost.blocks) > 1)}"
+    if not all(one.certain for one in cost.segments):
+        count = f"At most {count}, all of which are drawn, and of which training ends with the first that suffice"
     lines = [f"{overrides}: {step}; {resident}; {NOT_MEASURED}", f"{count}: {', '.join(cost.blocks)}"]
+    if any(one.stop - one.start > 1 for one in cost.segments) and len(cost.segments) > 1:
+        lines.append(f"{len(cost.segments)} segments: blocks {', '.join(map(_blocks, cost.segments))}")
     lines += [remark, ""] if remark else [""]
     if len(cost.segment_bytes) > 1:
         trained = _trained(cost)
@@ -34,8 +38,15 @@ def cost_of_run(overrides: str, cost: Any, remark: str | None = None) -> str:
             lines.append(row + (f"  {duration(cost.segment_seconds[i]):>7}" if timed else "") + trained[i + 1])
         lines.append("")
     lines += [*_table(_this(cost), cost), "", *_advice(cost)]
-    lines.append(f"About {duration(cost.seconds)} on this machine." if timed else "How long it takes: --time.")
+    most = "About" if all(one.certain for one in cost.segments) else "At most about"
+    lines.append(f"{most} {duration(cost.seconds)} on this machine." if timed else "How long it takes: --time.")
     return "\n".join(lines)
+
+
+def _blocks(segment: Any) -> str:
+    """Counted from 1."""
+    first, last = segment.start + 1, segment.stop
+    return str(first) if first == last else f"{first}-{last}"
 
 
 def _share(share: float, cost: Any) -> str:

@@ -2,8 +2,10 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from effdl.archs.chain import BlockChain
@@ -82,7 +84,7 @@ class Engine:
         """
         self.run.ranks.synchronise(self.chain)
         first, done = self.at
-        for place, turn in enumerate(self.training.order[first:], first):
+        for place, turn in self.training.growth.growing(enumerate(self.training.order[first:], first), self.best):
             team = self._begin(place, resumed=done > 0)
             while done < turn.epochs and not any(stale(m.learner.history, self.training.patience) for m in team):
                 self.at = (place, done)
@@ -102,6 +104,7 @@ class Engine:
         self.run.note(self.recorder.notes())
         if training.returns:
             self.run.note({"epoch/chosen": self.best.epoch})
+        self.run.note(training.growth.notes(self.best, self.at[0] + 1))
         network = self._predictor(chosen, self._rule(chosen))
         self.best.put_into(network)
         return network.eval()
@@ -187,7 +190,7 @@ class Engine:
         self.run.probe(learner.rule.blocks, segment, epoch, last)
 
     def _learn(self, team: Sequence[Member]) -> list[tuple[float, int]]:
-        """An epoch of updates; of each who learns mean training loss and samples stepped on."""
+        """An epoch of updates; of each who learns mean training loss, and how many samples of the problem it learned from."""
         place, done = self.at
         past, number = list(map(float, self.training.behind(place))), self.training.epochs_before(place) + done
         learners = {self._where(m.segment, m.learner.epoch): m.learner for m in team}
@@ -203,23 +206,33 @@ class Engine:
         filter = self.run.filter
         sieve = None if filter is None else Sieve(filter, self.run.seed("filter", lowest, epochs[lowest]))
         batches, expected = self.source.train(number, sieve), 0 if sieve else self.problem.steps
-        return drain_epoch(learners, batches, progress, expected, self.recorder.passing)
+        found = drain_epoch(learners, batches, progress, expected, self.recorder.passing)
+        if not team[0].learner.rule.prepares:
+            return found
+        samples = self.run.ranks.total(torch.tensor(self.fed.prepared))  # of each its rule made as many rows as it likes
+        return [(loss, int(samples)) for loss, _ in found]
 
     def _where(self, segment: int, epoch: int) -> str:
         return f"segment {segment + 1} of {len(self.training.segments)}, epoch {epoch + 1}"
 
     def _end(self, place: int, team: Sequence[Member]) -> None:
         """After a turn: offer the segments' networks, and let go of learners whose last turn this was."""
-        later = {segment for turn in self.training.order[place + 1 :] for segment in turn.segments}
-        changing = {id(t) for other in later for t in self._blocks(other).state_dict(keep_vars=True).values()}
-        parts = self.chain.input, self.chain.blocks  # rules may share its head
-        lasting = {id(t) for part in parts for t in part.state_dict(keep_vars=True).values()} - changing
+        is_last = place == len(self.training.order) - 1
         for segment, learner, _ in team:
-            predictor = self._predictor(segment, learner.rule)
-            self.best.offer(segment, learner.epoch - 1, learner.history[-1], predictor, lasting, copied=bool(later))
-            if segment not in later:
+            predictor = partial(self._predictor, segment, learner.rule)
+            lasting = partial(self._lasting, place)
+            self.best.offer(segment, learner.epoch - 1, learner.history[-1], predictor, lasting, copied=not is_last)
+            if self.training.last_turns[segment] == place:
                 del self.learners[segment]
         self.recorder.end(place, self._stack)
+
+    def _lasting(self, place: int) -> set[int]:
+        """Ids of the chain's tensors that no turn after this place changes; without its head, which rules may share."""
+        blocks, plans = list(self.chain.blocks), self.training.segments
+        later = [plan for plan, last in zip(plans, self.training.last_turns, strict=True) if last > place]
+        changing = {i for plan in later for i in range(plan.start, plan.stop)}
+        ids = [{id(t) for t in block.state_dict(keep_vars=True).values()} for block in (self.chain.input, *blocks)]
+        return set().union(*ids) - set().union(*(ids[i + 1] for i in changing))
 
     def learner(self, segment: int) -> Learner:
         """A segment's learner as it begins, by itself."""
@@ -244,10 +257,10 @@ class Engine:
     def _rule(self, segment: int) -> Rule:
         """Segment's rule, in eval mode, all but its blocks freshly drawn from the stream ("init", segment)."""
         plan, blocks = self.training.segments[segment], self._blocks(segment)
-        shape, like = self.shapes[plan.stop - 1], next(blocks.parameters())
+        shapes, like = self.shapes[plan.start : plan.stop], next(blocks.parameters())
         reseed(self.run.seed("init", segment))
         before = [t._version for t in blocks.state_dict(keep_vars=True).values()]
-        rule = plan.rule(blocks, shape)
+        rule = plan.rule(blocks, shapes)
         if before != [t._version for t in blocks.state_dict(keep_vars=True).values()]:
             raise ConfigError(
                 f"the rule {type(rule).__name__} changes its blocks where it is made, which happens again and again: let their "
@@ -257,20 +270,26 @@ class Engine:
         rule = matched(like, rule, self.problem.is_outline, self.run.hardware)
         rule.blocks = blocks
         if not self.problem.is_outline:
-            rule.check(like.new_zeros(2, *shape), self.problem.outputs)
+            rule.check(like.new_zeros(2, *shapes[-1]), self.problem.outputs)
         rule.eval()
         return rule
 
     def _refuse_shared_weights(self) -> None:
-        """Raise a ConfigError where a weight is of two segments: neither could be frozen while the other learns."""
-        owners: dict[int, int] = {}
-        for i in range(len(self.training.segments)):
-            for name, weight in self._blocks(i).named_parameters():
-                if owners.setdefault(id(weight), i) != i:
-                    raise ConfigError(
-                        f"arch: segments {owners[id(weight)] + 1} and {i + 1} share the weight {name}, so that neither stays "
-                        "as it is while the other learns: train their blocks as one segment"
-                    )
+        """Raise a ConfigError where two segments have a weight, and one of them not all blocks that have it: while that one
+        learns, these could not stay as they are."""
+        blocks: dict[int, dict[int, str]] = {}  # of each weight, those that have it, and its name there
+        for i, (block, module) in enumerate(self.chain.blocks.named_children()):
+            for name, weight in module.named_parameters():
+                blocks.setdefault(id(weight), {})[i] = f"{block}.{name}"
+        for having in (having for having in blocks.values() if len(having) > 1):
+            spans = [(plan.start, plan.stop) for plan in self.training.segments]
+            held = [[start <= i < stop for i in having] for start, stop in spans]
+            first, *others = [segment for segment, of in enumerate(held) if any(of)] or [0]
+            if others and not all(all(held[segment]) for segment in (first, *others)):
+                raise ConfigError(
+                    f"arch: segments {first + 1} and {others[0] + 1} share the weight {having[max(having)]}, so that neither "
+                    "stays as it is while the other learns: train their blocks as one segment"
+                )
 
     def _blocks(self, segment: int) -> nn.Sequential:
         plan = self.training.segments[segment]
@@ -280,7 +299,7 @@ class Engine:
         return self._stack(self.training.segments[segment].start)
 
     def _stack(self, blocks: int) -> Stack:
-        return Stack((self.chain.input, *self.chain[:blocks]), (0, *self.ages[:blocks]))
+        return Stack((self.chain.input, *list(self.chain.blocks)[:blocks]), (0, *self.ages[:blocks]))
 
     def _predictor(self, segment: int, rule: Rule) -> nn.Module:
         return rule.predictor(self.chain.cropped(self.training.segments[segment].stop))
@@ -339,17 +358,20 @@ class Engine:
                 raise ValueError("no such epoch")
             self.learners[segment] = self._start(learner)
         self.recorder.load_state_dict(saved["recorded"], place, done, lambda blocks: self._stack(blocks).modules)
-        self._load_best(saved["best"], is_there=place > 0)
+        self._load_best(saved["best"], place)
 
-    def _load_best(self, state: dict[str, Any], is_there: bool) -> None:
+    def _load_best(self, state: dict[str, Any], place: int) -> None:
+        """Its weights are to be those that were not lasting when it was offered: exactly these."""
         self.best.load_state_dict(state)
-        if (self.best.segment is not None) != is_there:
+        segment, epoch = self.best.segment, self.best.epoch
+        if (segment is not None) != (place > 0):
             raise ValueError("no best network, or one of the future")
-        if self.best.segment is not None:
-            predictor = self._predictor(self.best.segment, self._rule(self.best.segment))
-            chains = {id(t) for part in (self.chain.input, self.chain.blocks) for t in part.state_dict(keep_vars=True).values()}
-            own = {name for name, t in predictor.state_dict(keep_vars=True).items() if id(t) not in chains}
-            self.best.check(predictor, own)
+        if segment is not None:
+            if epoch is None:
+                raise ValueError("no epoch of the best network")
+            lasting = self._lasting(self.training.place_of(segment, epoch, before=place))
+            predictor = self._predictor(segment, self._rule(segment))
+            self.best.check(predictor, {n for n, t in predictor.state_dict(keep_vars=True).items() if id(t) not in lasting})
 
 
 def matched(like: Tensor, module: Module, is_outline: bool, hardware: Hardware) -> Module:

@@ -80,7 +80,7 @@ def drain_epoch(
         passing: what comes out of the highest, on its way to nowhere; a recording looks at it.
 
     Returns:
-        Of each segment its mean training loss over the samples stepped on, and how many these were.
+        Of each segment its mean training loss over the samples stepped on, as its rule prepared them, and how many these were.
 
     Raises:
         Diverged: a loss, or at the end a weight, is not finite.

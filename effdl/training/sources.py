@@ -61,6 +61,8 @@ class Fed(Source):
         parts: each batch goes through the modules in so many parts: less is alive at once, and outputs are the same up to
             rounding.
         only_val: nobody asks for training batches, which are replayed.
+
+    ``prepared``: how many samples of the problem this rank gave a rule in the epoch begun last, to make its own batches of.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class Fed(Source):
         self.problem, self._parts = problem, parts
         self._hardware, self._ranks = hardware or Hardware(), ranks or Ranks()
         self._prepare: Prepare | None = None
+        self.prepared = 0
         splits = problem.train_split, problem.val_split
         # Where every epoch has other inputs nothing can be kept.
         self.through: Through[Split] = Through(
@@ -100,6 +103,7 @@ class Fed(Source):
         Each batch is this rank's part; before that, the filter has chosen among the samples of all ranks. Samples that it drops
         without a look at their features are not fed and, where nothing is augmented, not even read.
         """
+        self.prepared = 0
         chosen_before = sieve is None or sieve.filter.sees == "index"
         if chosen_before and self.problem.augment is None and (sieve is None or not self.problem.train_split.changes):
             return self._fed(self._stored(epoch, self._choice(sieve)), epoch)
@@ -139,8 +143,12 @@ class Fed(Source):
 
     def _fed(self, batches: Iterator[Batch], epoch: int) -> Iterator[Batch]:
         if self._prepare is not None:
-            batches = prepared(batches, self._prepare, self.problem.seed, epoch, self._ranks.rank)
+            batches = prepared(map(self._counted, batches), self._prepare, self.problem.seed, epoch, self._ranks.rank)
         return map(self._feed, batches)
+
+    def _counted(self, batch: Batch) -> Batch:
+        self.prepared += len(batch)
+        return batch
 
     def _feed(self, batch: Batch) -> Batch:
         return batch.passed_on(self.through.features(batch.x)) if self.through.pending and len(batch) else batch
