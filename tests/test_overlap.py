@@ -127,7 +127,7 @@ def test_limit_size_one_without_overlap_is_deep_layer_wise_learning() -> None:
 @pytest.mark.parametrize(("size", "overlap"), SLIDING)
 def test_what_lies_below_a_segment_stays_still_weights_and_buffers(size: int, overlap: int) -> None:
     model = chain()
-    run = tiny.WatchedRun(Run.in_memory(Sgd(lr=0.1)), model)
+    run = tiny.WatchedRun(Run.in_memory(Sgd(lr=0.1)), model, tiny.problem().val_tensors().x)
     Segmentwise(epochs=2, segment_size=size, overlap=overlap, choose="last").fit(tiny.problem(), model, run)
     states, spans = [tiny.copied(chain()), *(state for _, state in run.epochs)], windows(BLOCKS, size, overlap)
     assert [segment for segment, _ in run.epochs] == [i for i in range(len(spans)) for _ in range(2)]

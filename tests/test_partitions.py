@@ -101,23 +101,27 @@ def test_cost_is_multiply_adds_as_counted_by_hand() -> None:
     ("method", "optimizer"),
     [
         (Segmentwise(partitions=3), SGD),
+        (Segmentwise(partitions=2, checkpoint="parts", feed_parts=2), SGD),
         (Segmentwise(partitions=2, decision=DownConv(convs=2, channels=40), input_dropout=0.5), Adamw()),
     ],
-    ids=["pool, sgd", "large decision, adamw"],
+    ids=["pool, sgd", "recomputed, fed in parts", "large decision, adamw"],
 )
 def test_memory_has_the_least_largest_step_of_all_cuts(method: Segmentwise, optimizer: Any) -> None:
     problem, model, run = tiny.problem(), chain(), Run.in_memory(optimizer)
 
     def costs(spans: list[Span]) -> list[int]:
-        training = Training([method._plan(i, span, problem) for i, span in enumerate(spans)], 0)
+        training = Training([method._plan(i, span, problem) for i, span in enumerate(spans)], 0, feed_parts=method.feed_parts)
         return [cost.memory.peak for cost in segment_costs(Engine(training, problem, model, run))]
 
     parts = method.partitions or 1
     largest = {tuple(cut): max(costs(cut)) for cut in all_cuts(BLOCKS, parts)}
-    before, found = tiny.copied(model), by_memory(parts, lambda a, b: method._plan(a, (a, b), problem), problem, model, run)
+    before, found = (
+        tiny.copied(model),
+        by_memory(parts, lambda a, b: method._plan(a, (a, b), problem), problem, model, run, method.feed_parts),
+    )
     assert largest[tuple(found)] == min(largest.values()) < max(largest.values())
     assert tiny.same(before, tiny.copied(model))
-    peaks = Peaks(lambda a, b: method._plan(a, (a, b), problem), problem, model, run)  # of real steps
+    peaks = Peaks(lambda a, b: method._plan(a, (a, b), problem), problem, model, run, method.feed_parts)  # real
     assert [peaks.count(*span) for span in found] == costs(found)
     assert all(peaks.bound(a, b) <= peaks.count(a, b) for a in range(BLOCKS) for b in range(a + 1, BLOCKS + 1))
 

@@ -71,6 +71,7 @@ class Prefix:
         """Itself now, which stays there while this one climbs on; what segments of one form take, they find out together."""
         now = copied(self)
         now._weights = dict(self._weights)
+        now._part = self._part and self._part.as_it_is()
         return now
 
     def above(self) -> "Prefix":
