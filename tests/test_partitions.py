@@ -133,7 +133,7 @@ def test_limit_one_partition_under_the_same_decision_is_backprop_bit_for_bit(cut
     assert tiny.same(*networks)
 
 
-@pytest.mark.parametrize("cut", CUTS)
+@pytest.mark.parametrize("cut", ["depth", "memory"])
 def test_limit_as_many_partitions_as_blocks_are_deep_layer_wise_learning(cut: Any) -> None:
     ended = []
     for method in (Segmentwise(epochs=2, partitions=BLOCKS, cut=cut), Segmentwise(epochs=2)):
@@ -149,7 +149,9 @@ def test_limit_as_many_partitions_as_blocks_are_deep_layer_wise_learning(cut: An
     assert tiny.same(list(ended[0]), list(ended[1]))
 
 
-@pytest.mark.parametrize(("cut", "more"), [("depth", {}), ("cost", {"rounds": 2}), ("memory", {"rounds": 2, "permute": True})])
+@pytest.mark.parametrize(
+    ("cut", "more"), [("cost", {"rounds": 2, "permute": True}), pytest.param("memory", {}, marks=pytest.mark.slow)]
+)
 def test_it_keeps_the_contract_of_all_methods(cut: Any, more: dict[str, Any]) -> None:
     check_method(Segmentwise(epochs=1, partitions=2, cut=cut, **more), network=chain)
 
@@ -158,7 +160,7 @@ SMALL = ("dataset=digits", "dataset.train_limit=120", "dataset.val_size=80", "da
 NET = ("arch.widths=[4,5,6,5,4]", "arch.size=32")
 
 
-@pytest.mark.parametrize("cut", ["cost", "memory"])
+@pytest.mark.parametrize("cut", [pytest.param("cost", marks=pytest.mark.slow), "memory"])
 def test_a_plan_and_a_run_cut_alike_and_a_run_that_goes_on_too(
     cut: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

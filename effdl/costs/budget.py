@@ -12,7 +12,7 @@ import torch
 from effdl.archs.chain import BlockChain
 from effdl.costs.rehearsal import Prefix, Rehearsal
 from effdl.datasets.batch import Batch, concatenate
-from effdl.datasets.problem import Problem, cut
+from effdl.datasets.problem import Change, Problem, cut
 from effdl.errors import ConfigError, EffdlError
 from effdl.training.decision import DownConv
 from effdl.training.decision_rule import DecisionRule
@@ -96,7 +96,8 @@ class Search:
 
 def _outline(problem: Problem, device: torch.device) -> Problem:
     """The problem without its data. Raises ValueError where its samples are not stored as an outline has them."""
-    outline = Problem.outline(problem.facts, problem.objective, problem.seed, problem.augment)
+    augment: Change | None = None if problem.augment is None else lambda x, generator: x  # of images of their own form
+    outline = Problem.outline(problem.facts, problem.objective, problem.seed, augment)
     if outline.train_split.first().dtype != problem.train_split.first().dtype:
         raise ValueError("an outline does not tell how these samples are stored")
     return outline.to(device)
@@ -193,7 +194,7 @@ class _Walk:
         plan, names = self.plans[holder], self.chain.names
         blocks = names[plan.start] if plan.stop == plan.start + 1 else f"{names[plan.start]} to {names[plan.stop - 1]}"
         least = ceil(1000 * (missed[holder] - TOLERANCE)) / 1000
-        most = f", {len(missed)} of {len(self.plans)} segments need more than that" if len(missed) > 1 else ""
+        most = f", the most of {len(missed)} segments that miss it" if len(missed) > 1 else ""
         way = (
             f"method.memory_budget={least:.3f} is the least that can be met"
             if least <= 1

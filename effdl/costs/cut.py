@@ -7,7 +7,6 @@ from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from effdl.archs.chain import BlockChain
 from effdl.costs.rehearsal import Prefix, Rehearsal
@@ -36,6 +35,8 @@ def by_cost(parts: int, problem: Problem, chain: BlockChain) -> list[Span]:
 def multiply_adds(chain: BlockChain, problem: Problem) -> list[int]:
     """Of each block in a forward pass of one sample, as torch.utils.flop_counter counts them: convolutions, matrix products and
     attention."""
+    from torch.utils.flop_counter import FlopCounterMode  # which imports a compiler
+
     like, found = problem.train_split.first(), list[int]()
     x = torch.zeros(2, *problem.input_shape, dtype=like.dtype, device=next(chain.parameters()).device)
     restore = switch_mode(chain, False)

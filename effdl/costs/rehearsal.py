@@ -49,7 +49,7 @@ class Prefix:
         autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
         parts: int = 1,
     ) -> None:
-        self._fakes, self._autocast = _fakes() if fake else None, autocast
+        self._fakes, self._autocast, self._parts = _fakes() if fake else None, autocast, parts
         with self.mode:  # each a storage of its own: a slice of the set counts itself only
             x, y, index = (self.convert(t).clone() for t in (batch.x, batch.y, batch.index))
         self.batch = replace(batch, x=x, y=y, index=index)
@@ -72,6 +72,11 @@ class Prefix:
         now = copied(self)
         now._weights = dict(self._weights)
         return now
+
+    def above(self) -> "Prefix":
+        """One that begins where this one ends, on what it puts out, as a recording gives it back."""
+        batch = replace(self.batch, x=self.fed())
+        return Prefix(batch, fake=self._fakes is not None, autocast=self._autocast, parts=self._parts)
 
     @property
     def mode(self) -> AbstractContextManager[Any]:
