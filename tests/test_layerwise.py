@@ -326,7 +326,7 @@ def test_a_budget_is_kept_partitions_and_overlaps_are_arguments(digits: tuple[Pa
     problem = Problem(Samples(*train), Samples(*val), SoftmaxCe(), outputs=10, batch_size=128)
     Backprop(epochs=1).fit(problem, BlockChain.from_module(ResNet()), run)
     most = max(network.summary["memory/segment_peak_bytes"])
-    assert most <= 0.505 * run.notes["memory/accounted_peak_bytes"] and accuracy(network, test) > 0.9
+    assert most <= 0.505 * run.notes["memory/accounted_peak_bytes"] and accuracy(network, test) > 0.8
     halves = quick(ResNet(), train, val, partitions=2)
     assert len(halves.summary["memory/segment_peak_bytes"]) == 2
     sliding = quick(ResNet(), train, val, segment_size=2, overlap=1)
