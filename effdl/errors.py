@@ -1,9 +1,12 @@
 """What can go wrong, in one line each, and the exit code that says which kind it was."""
 
+import errno
 import os
 import re
 import sysconfig
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 ADDRESS = re.compile(r" ?<[\w.]+ object at 0x[0-9a-f]+>")  # of an object in memory, which tells nobody anything
@@ -63,6 +66,21 @@ class Stopped(EffdlError):
 
 class IllConditionedWarning(RuntimeWarning):
     """A linear system is beyond what the precision holds; the text says which, and names remedies."""
+
+
+FULL, WRITABLE = "free some space", "point `results` to a folder that can be written"
+HINTS = {errno.ENOSPC: FULL, errno.EDQUOT: FULL, errno.EFBIG: FULL}
+HINTS[errno.ENOENT] = f"{WRITABLE}, from which nothing is deleted meanwhile,"
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """An OSError within becomes a RecordError of one line."""
+    try:
+        yield
+    except OSError as error:
+        hint = HINTS.get(error.errno or 0, WRITABLE)
+        raise RecordError(f"{path}: {error.strerror or error}; {hint} and run the same command again") from error
 
 
 def crash(error: BaseException) -> str:

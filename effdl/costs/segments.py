@@ -7,6 +7,7 @@ from itertools import chain as chained
 import torch
 from torch import Tensor, nn
 
+from effdl.costs.offloaded import offloaded
 from effdl.costs.rehearsal import PIECE_BUDGET_S, Prefix, Rehearsal, fastest
 from effdl.datasets.batch import Batch
 from effdl.datasets.problem import Problem
@@ -65,6 +66,7 @@ def segment_costs(engine: Engine) -> list[SegmentCost]:
         stored_s = feed_s if kept and engine.training.climbs else stored_s
         if plan is not plans[-1]:
             prefix.climb(*chain[plan.start : plan.stop], feeding=not kept)
+        engine.offloaded.rest()
         copied, feednets = (count + _copied(chain[plan.start : plan.stop]) for count in (copied, feednets))
     return _with_what_waits(costs, own, engine)
 
@@ -88,6 +90,9 @@ def _with_what_waits(costs: list[SegmentCost], own: list[int], engine: Engine) -
     learners = [size + cost.memory.by_kind["optimizer"] for size, cost in zip(own, costs, strict=True)]
     if not training.returns:
         learners = [0] * len(costs)
+    costs = [replace(cost, state_bytes=learner) for cost, learner in zip(costs, learners, strict=True)]
+    if engine.offload.moves:
+        return offloaded(costs, engine)
     best = _bytes(engine.chain.blocks) + max(own) if training.returns or not training.climbs else 0
     return [
         replace(cost, idle_bytes=cost.idle_bytes + sum(learners) - learner + best)

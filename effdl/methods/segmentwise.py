@@ -18,8 +18,10 @@ from effdl.training.decision import Decision, Pool
 from effdl.training.decision_rule import DecisionRule
 from effdl.training.handle import RunHandle
 from effdl.training.hardware import Hardware
+from effdl.training.offload import Where
 from effdl.training.orders import permuted, robin
 from effdl.training.segments import SegmentPlan, Training
+from effdl.training.untrained import Untrained
 
 Factor = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 
@@ -45,6 +47,16 @@ class Segmentwise(Method):
     patience: stop a segment after so many epochs without a better validation score, with its last weights; ours, off in the
         thesis. Not in rounds.
     keep_features_mib: a trained segment's outputs are kept in memory where they fit this bound, else a feednet computes them.
+    offload: where blocks lie that are finished or have not begun, and the learners of rounds that wait, with optimizer and
+        decision block: null leaves all on the device; "host" moves them from a GPU to the machine's memory, pinned (on a CPU
+        that is the device itself, and nothing moves); "disk" to files in the run's folder for as long as it goes, which frees
+        memory on a CPU too. Then only what learns is on the device, and of the blocks below, where their outputs are not kept,
+        one at a time. The numbers are the same bit for bit. The network is built whole before anything leaves, and is whole
+        again at the end.
+    first_round: how layers that have not learned yet are called below a learning one, in the first round of a random order:
+        "eval" by their initial statistics, by which features shrink from block to block; "batch_statistics": normalisation
+        takes each batch's statistics and leaves its running ones alone, dropout is off, what comes of it is not kept, and no
+        network is chosen by a score of that kind; "ordered": the first round goes from the bottom up, so that there are none.
     """
 
     numerics_version: ClassVar[int] = 2  # of 1, outputs that nobody took were held, and feednets did not fold
@@ -63,6 +75,8 @@ class Segmentwise(Method):
     choose: Literal["validation", "last"] = "validation"
     patience: Count | None = None
     keep_features_mib: NonNegative = 2048.0
+    offload: Where | None = None
+    first_round: Literal["eval", "batch_statistics", "ordered"] = "eval"
 
     def check(self, problem: Facts, arch: ArchFacts, hardware: Hardware) -> None:
         segments = len(spans(arch.blocks, self.segment_size))
@@ -70,13 +84,22 @@ class Segmentwise(Method):
             raise ConfigError(f"method.epochs names {len(self.epochs)} segments, this network has {segments}")
         if self.patience is not None and self.rounds > 1:
             raise ConfigError("method.patience ends a segment for good, method.rounds comes back to it: set one of them alone")
+        if self.first_round != "eval" and not (self.permute and self.rounds > 1):
+            raise ConfigError(
+                f"method.first_round={self.first_round} is of rounds in a random order, as layers from the bottom up have none "
+                "below that has not learned: method.permute=true and method.rounds of 2 or more, or leave it out"
+            )
 
     def training(self, problem: Problem, model: BlockChain, run: RunHandle) -> Training:
         of_segments = spans(len(model), self.segment_size)
         epochs = [self._epochs(i) for i in range(len(of_segments))]
-        order = robin(epochs, self.rounds, partial(permuted, problem.seed, len(epochs)) if self.permute else None)
+        ordered = int(self.first_round == "ordered")  # rounds
+        shuffled = partial(permuted, problem.seed, len(epochs), ordered=ordered)
+        order = robin(epochs, self.rounds, shuffled if self.permute else None)
         plans = [self._plan(i, span, problem) for i, span in enumerate(of_segments)]
-        return Training(plans, int(self.keep_features_mib * 2**20), list(order), self.choose, self.patience)
+        keep_bytes = int(self.keep_features_mib * 2**20)
+        untrained: Untrained = "batch_statistics" if self.first_round == "batch_statistics" else "eval"
+        return Training(plans, keep_bytes, list(order), self.choose, self.patience, self.offload, untrained)
 
     def network(self, model: BlockChain, problem: Facts, objective: Objective, notes: Mapping[str, Any]) -> nn.Module:
         _, stop = spans(len(model), self.segment_size)[notes["segment/chosen"]]

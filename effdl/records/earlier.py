@@ -6,8 +6,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from effdl.errors import RecordError
-from effdl.records.store import Say, Store, disk_errors
+from effdl.errors import RecordError, disk_errors
+from effdl.records.store import Say, Store
 
 DATE = "%Y-%m-%d_%H-%M-%S"
 

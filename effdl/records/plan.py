@@ -152,6 +152,8 @@ def _count(spec: config.Spec, threads: int | None) -> Notes:
     from effdl.costs.fake import by_stock
 
     if not torch.cuda.is_available():  # then a GPU's bytes are counted without one
+        if spec.hardware.device == "cuda" and getattr(spec.method, "offload", None) == "host":  # there it leaves the device
+            spec = replace(spec, method=replace(spec.method, offload="disk"))
         spec = replace(spec, hardware=replace(spec.hardware, device="cpu"))
     device = spec.hardware.open(threads)
     for tensors in (nullcontext, by_stock):

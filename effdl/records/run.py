@@ -2,9 +2,12 @@
 
 import hashlib
 import math
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -14,7 +17,7 @@ from effdl.costs.seconds import measuring_seconds, training_seconds
 from effdl.datasets.batch import Batch
 from effdl.datasets.split import Split
 from effdl.datasets.waiting import watched
-from effdl.errors import Stopped
+from effdl.errors import Stopped, disk_errors
 from effdl.filters.filter import Filter
 from effdl.objectives.objective import Objective
 from effdl.probes.probe import Probe, look
@@ -34,6 +37,7 @@ T = TypeVar("T")
 GoesOn = Callable[[int, float], bool]
 
 SHOW_EVERY_S = 0.2
+SCRATCH = "scratch"  # in a run's folder, while it is under way
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 CHECKPOINT_SHARE = 0.05  # of the run's time at most
 
@@ -57,6 +61,8 @@ class Run:
         test_every: "epoch", "segment" or "run": when `test` really measures.
         goes_on: asked after each epoch but the last, with its number over all segments, from 0, and the score on validation
             samples; where it says no the run stops at a checkpoint.
+        scratch: the folder that `scratch` makes; by default one beside the records, or, without any, the system's for
+            temporary files.
     """
 
     def __init__(
@@ -77,8 +83,11 @@ class Run:
         batch_size: int = 256,
         name: str = "run",
         goes_on: GoesOn | None = None,
+        scratch: Path | None = None,
     ) -> None:
         self._goes_on = goes_on
+        self._scratch = store.path / SCRATCH if scratch is None and store is not None else scratch
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self._seed, self._optimizer = seed, optimizer
         self._objective, self._filter, self._probes = objective, filter, probes
         self.hardware, self.ranks = hardware or Hardware(), ranks or Ranks()
@@ -126,6 +135,16 @@ class Run:
             raise ValueError("this run has no optimizer: Run.in_memory(Sgd(lr=0.05))")
         return self._optimizer.build(parameters, lr_scale, weight_decay_scale)
 
+    def scratch(self) -> Path:
+        if self._scratch is None:
+            self._temporary = self._temporary or tempfile.TemporaryDirectory(prefix="effdl-")
+        folder = self._scratch or Path(self._temporary.name) / SCRATCH  # type: ignore[union-attr]
+        with disk_errors(folder):
+            if folder.exists():
+                shutil.rmtree(folder)
+            folder.mkdir(parents=True)
+        return folder
+
     def say(self, text: str) -> None:
         self._reporter.say(f"{self.name}: {text}")
 
@@ -147,9 +166,10 @@ class Run:
         self.note(
             {
                 "memory/accounted_peak_bytes": peak.peak,
-                "memory/resident_peak_bytes": max(c.memory.peak + c.idle_bytes + c.kept_bytes + c.filter_bytes for c in costs),
+                "memory/resident_peak_bytes": max(c.resident for c in costs),
                 "memory/segment_peak_bytes": [c.memory.peak for c in costs],
                 **{f"memory/peak_{kind}_bytes": count for kind, count in peak.by_kind.items()},
+                **({"memory/waiting_state_bytes": [c.state_bytes for c in costs]} if any(c.turns > 1 for c in costs) else {}),
                 "time/estimate_s": sum(seconds),
                 "time/segment_estimate_s": seconds,
             }

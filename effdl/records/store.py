@@ -1,6 +1,5 @@
 """The files of one run: owned by a lock, appended, checkpointed, and finished by one atomic rename."""
 
-import errno
 import fcntl
 import hashlib
 import io
@@ -15,36 +14,29 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from effdl.errors import RecordError
+from effdl.errors import disk_errors
 from effdl.records import kept
+from effdl.records.hashed import DIGEST, Hashed
 
 Say = Callable[[str], None]
 Lines = list[dict[str, Any]]
 
-FULL, WRITABLE = "free some space", "point `results` to a folder that can be written"
-HINTS = {errno.ENOSPC: FULL, errno.EDQUOT: FULL, errno.EFBIG: FULL}
-HINTS[errno.ENOENT] = f"{WRITABLE}, from which nothing is deleted meanwhile,"
 
+def write_atomically(path: Path, data: bytes | Callable[[BinaryIO], object]) -> None:
+    """Write, fsync and rename: the file is there whole or not at all. Raises RecordError.
 
-@contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """An OSError within becomes a RecordError of one line."""
-    try:
-        yield
-    except OSError as error:
-        hint = HINTS.get(error.errno or 0, WRITABLE)
-        raise RecordError(f"{path}: {error.strerror or error}; {hint} and run the same command again") from error
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write, fsync and rename: the file is there whole or not at all. Raises RecordError."""
+    data: what it is to hold, or what writes that.
+    """
     part = path.with_name(path.name + ".part")
     with disk_errors(path):
         try:
             with part.open("wb") as file:
-                file.write(data)
+                if isinstance(data, bytes):
+                    file.write(data)
+                else:
+                    data(file)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(part, path)
@@ -232,11 +224,17 @@ class Store:
         metrics = self.path / "metrics.jsonl"
         with disk_errors(metrics), metrics.open("ab") as file:
             os.fsync(file.fileno())
-        buffer = io.BytesIO()
         packed = torch.frombuffer(bytearray(zlib.compress(self._metrics, 1)), dtype=torch.uint8)
-        torch.save({**state, "metrics": packed}, buffer)
-        data = buffer.getvalue()
-        write_atomically(self.path / "checkpoint", hashlib.sha256(data).hexdigest().encode() + b"\n" + data)
+
+        def write(file: BinaryIO) -> None:
+            file.write(bytes(DIGEST))
+            body = Hashed(file)
+            torch.save({**state, "metrics": packed}, body)  # type: ignore[arg-type]
+            digest = body.digest()
+            file.seek(0)
+            file.write(digest.encode() + b"\n")
+
+        write_atomically(self.path / "checkpoint", write)
 
     def load(self) -> tuple[dict[str, Any] | None, Lines]:
         """The checkpoint's state and the metrics up to it; (None, []) to begin anew."""

@@ -10,9 +10,8 @@ from pathlib import Path
 from optuna.storages import BaseStorage, JournalStorage, get_storage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
-from effdl.errors import ConfigError
+from effdl.errors import ConfigError, disk_errors
 from effdl.home import at_home
-from effdl.records.store import disk_errors
 
 OF_A_FILE = re.compile(r"(sqlite:///)(~.*)")  # a database that is a file below a home folder
 

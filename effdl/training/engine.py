@@ -12,13 +12,16 @@ from effdl.training.copies import clone
 from effdl.training.epoch import drain_epoch
 from effdl.training.features import Stack
 from effdl.training.handle import RunHandle, taking_up
-from effdl.training.hardware import Hardware
+from effdl.training.hardware import Hardware, give_back
 from effdl.training.learner import Learner
 from effdl.training.loop import evaluate, reseed
+from effdl.training.offload import Offload
+from effdl.training.offloaded import Offloaded
 from effdl.training.rule import Rule
 from effdl.training.segments import Training
 from effdl.training.selection import Best, score, stale
 from effdl.training.sources import Fed, Sieve
+from effdl.training.untrained import OfBatch, normalises
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -37,9 +40,14 @@ class Engine:
         samples, like = problem.batch_size if problem.is_outline else 2, problem.train_split.first()
         self.shapes = chain.shapes(problem.input_shape, samples, like.dtype)
         self.source = Fed(problem, training.keep_bytes, run.hardware, run.ranks)
-        self.best = Best(training.choose, len(training.segments))
+        device = next(chain.parameters()).device
+        self.offload = Offload(training.offload, device, run.scratch, problem.is_outline)
+        self.offloaded = Offloaded(self.offload, chain)
+        self.best = Best(training.choose, len(training.segments), self.offloaded.copied)
         self.learners: dict[int, Learner] = {}  # of segments that have begun and are not done
         self.ages = [0] * len(chain)  # epochs that each block has learned
+        by_batch = [i for i, block in enumerate(chain.blocks) if training.untrained == "batch_statistics" and normalises(block)]
+        self._of_batch = {i: OfBatch(self.offloaded.blocks[i]) for i in by_batch}
         self.most_kept = self.feature_passes = 0
         self.at = (0, 0)  # the turn, and its epochs that lie behind
         self._tried: list[int] = []
@@ -52,7 +60,10 @@ class Engine:
             for each of its epochs: train, validate, record                                       (lines 3 to 6)
             offer the segment's network to the best
         """
-        self.run.ranks.synchronise(self.chain)
+        if not self.run.ranks.alone:
+            self.offloaded.all_come()
+            self.run.ranks.synchronise(self.chain)
+        self.offloaded.rest()
         first, done = self.at
         for place, turn in enumerate(self.training.order[first:], first):
             learner = self._begin(turn.segment, resumed=done > 0)
@@ -74,16 +85,21 @@ class Engine:
         self.run.note({"segment/chosen": chosen, "memory/kept_features_bytes": kept, "data/feature_passes": passes})
         if training.returns:
             self.run.note({"epoch/chosen": self.best.epoch})
+        self.offloaded.all_come()
         network = self._predictor(chosen, self._rule(chosen))
         self.best.put_into(network)
         return network.eval()
 
     def _begin(self, segment: int, resumed: bool) -> Learner:
         """The segment's learner at the beginning of a turn, and its source looking through the blocks below."""
+        give_back()  # what the last turn, or rehearsed steps, held
+        plan = self.training.segments[segment]
+        self.offloaded.come(plan.start, plan.stop)
         if segment not in self.learners:
             self.learners[segment] = self._start(self.learner(segment))
             self.learners[segment].check_next_step()
         learner, below = self.learners[segment], self._below(segment)
+        self.offloaded.wake(segment, learner)
         before = self.source.through.made
         with self.run.timer("feed"):
             self.source.look(below, learner.rule.prepare if learner.rule.prepares else None, self._tried)
@@ -141,13 +157,18 @@ class Engine:
         predictor = self._predictor(segment, learner.rule)
         parts = self.chain.input, self.chain.blocks  # rules may share its head
         lasting = {id(t) for part in parts for t in part.state_dict(keep_vars=True).values()} - changing
-        self.best.offer(segment, learner.epoch - 1, learner.history[-1], predictor, lasting, copied=bool(later))
+        above_untrained = any(isinstance(module, OfBatch) for module in self._below(segment).modules)
+        if self.best.segment is None or not above_untrained:  # what was measured by batch statistics is not what it computes
+            score = float("-inf") if above_untrained else learner.history[-1]
+            self.best.offer(segment, learner.epoch - 1, score, predictor, lasting, copied=bool(later))
         if segment not in later:
             del self.learners[segment]
+        self.offloaded.wait(segment, self.learners.get(segment))
 
     def learner(self, segment: int) -> Learner:
-        """A segment's learner as it begins, by itself."""
+        """A segment's learner as it begins, by itself, its blocks on the device."""
         plan, rank = self.training.segments[segment], self.run.ranks.rank
+        self.offloaded.come(plan.start, plan.stop)
         rule = self._rule(segment)
         rule.hardware, rule.yields = self.run.hardware, False  # a turn ends before the next begins: nobody takes what it yields
         return Learner(
@@ -202,7 +223,11 @@ class Engine:
 
     def _below(self, segment: int) -> Stack:
         start = self.training.segments[segment].start
-        return Stack((self.chain.input, *self.chain[:start]), (0, *self.ages[:start]))
+        return Stack((self.chain.input, *map(self._called, range(start))), (0, *self.ages[:start]))
+
+    def _called(self, i: int) -> nn.Module:
+        """A block as it is called from above; the same object as long as it has learned nothing new."""
+        return self._of_batch.get(i, self.offloaded.blocks[i]) if self.ages[i] == 0 else self.offloaded.blocks[i]
 
     def _predictor(self, segment: int, rule: Rule) -> nn.Module:
         return rule.predictor(self.chain.cropped(self.training.segments[segment].stop))
@@ -210,7 +235,10 @@ class Engine:
     def _local(self, segment: int, rule: Rule) -> nn.Module:
         """The network of a segment above what its source looks through; the whole where the rule makes batches of its own."""
         if rule.prepares:
-            return self._predictor(segment, rule)
+            plan, blocks = self.training.segments[segment], list(self.chain.blocks)
+            whole = [*map(self._called, range(plan.start)), *blocks[plan.start : plan.stop]]
+            named = dict(zip(self.chain.names, whole, strict=False))
+            return rule.predictor(BlockChain(named, nn.Identity(), self.chain.input))
         return rule.predictor(BlockChain(dict(rule.blocks.named_children()), nn.Identity()))
 
     @property
@@ -220,6 +248,7 @@ class Engine:
         return max(1, len(cut(round(share * self.problem.num_train), self.problem.batch_size)))
 
     def state_dict(self) -> dict[str, Any]:
+        self.offload.check()
         return {
             "at": self.at,
             "chain": self.chain.state_dict(),
@@ -255,6 +284,7 @@ class Engine:
         for segment, state in saved["learners"].items():
             learner = self.learner(segment)
             learner.load_state_dict(state)
+            self.offloaded.wait(segment, learner)
             if learner.epoch != epochs[segment]:
                 raise ValueError("no such epoch")
             self.learners[segment] = self._start(learner)
@@ -269,6 +299,8 @@ class Engine:
             chains = {id(t) for part in (self.chain.input, self.chain.blocks) for t in part.state_dict(keep_vars=True).values()}
             own = {name for name, t in predictor.state_dict(keep_vars=True).items() if id(t) not in chains}
             self.best.check(predictor, own)
+            if self.offload.moves:
+                self.best.weights = self.offloaded.copied(self.best.weights)
 
 
 def matched(like: Tensor, module: Module, is_outline: bool, hardware: Hardware) -> Module:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 import torch
@@ -55,7 +56,9 @@ class SegmentCost:
     again, and copies of weights. kept_bytes: features that are
     stored while it trains; filter_bytes: samples that a filter has chosen and that wait for their step; feature_bytes: of one
     sample at the segment's input; below_bytes: weights of the frozen prefix, which ``memory`` counts as the feednet's;
-    spared_bytes: of the feednets that would be made beside them if nothing were stored; turns: in so many its epochs are made.
+    spared_bytes: of the feednets that would be made beside them if nothing were stored; turns: in so many its epochs are made;
+    state_bytes: of its learner while it waits for its next turn, beside the network: what its rule has of its own, and the
+    optimizer's state; away_bytes: of what ``memory`` counts so much is on the host or on disk (`offload.Offload`).
     """
 
     epochs: int
@@ -75,6 +78,13 @@ class SegmentCost:
     below_bytes: int
     spared_bytes: int
     turns: int = 1
+    state_bytes: int = 0
+    away_bytes: int = 0
+
+    @property
+    def resident(self) -> int:
+        """Bytes of a step's peak with all that lies in the device's memory beside it."""
+        return self.memory.peak + self.idle_bytes + self.kept_bytes + self.filter_bytes - self.away_bytes
 
 
 class SampleFilter(Protocol):
@@ -131,6 +141,12 @@ class RunHandle(Protocol):
         self, parameters: Iterable[nn.Parameter], lr_scale: float = 1.0, weight_decay_scale: float = 1.0
     ) -> torch.optim.Optimizer:
         """The configured optimizer over these parameters, its base values scaled."""
+
+    def scratch(self) -> Path:
+        """An empty folder for what is not to lie in memory, of this process alone; what an earlier one left there is gone.
+
+        Whoever asks for it removes what it holds; it is no part of a checkpoint.
+        """
 
     def say(self, text: str) -> None:
         """Tell whoever watches the run something in a line."""

@@ -34,7 +34,9 @@ def robin(epochs: Sequence[int], rounds: int, order: Callable[[int], Sequence[in
             yield Turn(segment, epochs[segment])
 
 
-def permuted(seed: int, segments: int, number: int) -> list[int]:
-    """The segments in a random order, round by round another."""
+def permuted(seed: int, segments: int, number: int, ordered: int = 0) -> list[int]:
+    """The segments in a random order, round by round another; so many first rounds are from the bottom up."""
+    if number < ordered:
+        return list(range(segments))
     generator = torch.Generator().manual_seed(seed_for(seed, "robin", number))
     return torch.randperm(segments, generator=generator).tolist()

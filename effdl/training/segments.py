@@ -6,9 +6,11 @@ from itertools import pairwise
 
 from torch import nn
 
+from effdl.training.offload import Where
 from effdl.training.orders import Turn, bottom_up
 from effdl.training.rule import Rule
 from effdl.training.selection import Choose
+from effdl.training.untrained import Untrained
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,9 @@ class Training:
     choose: see `selection.Best`.
     patience: end a segment's turn after so many epochs without a better validation score, with its last weights (ours); only
         where each segment has a single turn.
+    offload: where blocks and learners lie that wait or are finished, see `offload.Offload`; None leaves them on the device.
+    untrained: how blocks below a segment are called that have never learned: as they are, or with the batch's statistics, see
+        `untrained.OfBatch`; then the segment's network is chosen only where there is no other yet.
 
     Raises:
         ValueError: an order that does not go with the segments.
@@ -47,6 +52,8 @@ class Training:
     order: Sequence[Turn] = ()
     choose: Choose = "validation"
     patience: int | None = None
+    offload: Where | None = None
+    untrained: Untrained = "eval"
 
     def __post_init__(self) -> None:
         if not self.order:

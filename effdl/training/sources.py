@@ -17,7 +17,9 @@ from effdl.training.feednet import feednet
 from effdl.training.handle import SampleFilter
 from effdl.training.hardware import Hardware
 from effdl.training.learner import Learner
+from effdl.training.offload import Streamed
 from effdl.training.ranks import Ranks
+from effdl.training.untrained import OfBatch
 
 Prepare = Callable[[Batch, torch.Generator], Batch]
 
@@ -81,7 +83,8 @@ class Fed(Source):
             self.through.limit_bytes = -1
         self.through.replay(tried, below)
         self.through.look(below)
-        return self.through.keep()
+        # What depends on the batch that a sample comes in is nothing that could be kept.
+        return not any(isinstance(module, OfBatch) for module in below.modules) and self.through.keep()
 
     def train(self, epoch: int, sieve: Sieve | None = None) -> Iterator[Batch]:
         """The batches in the problem's order, with the modules' outputs as x, and of them what the sieve leaves.
@@ -142,7 +145,7 @@ class Fed(Source):
         return x.contiguous(memory_format=self._hardware.memory_format) if x.dim() == 4 else x
 
     def _fast(self, module: nn.Module) -> nn.Module:
-        return self._hardware.compiled(feednet(module))
+        return module.fast(self._hardware) if isinstance(module, Streamed) else self._hardware.compiled(feednet(module))
 
     def _whole(self, samples: Split, features: Callable[[Tensor], Tensor]) -> tuple[Split, int]:
         """Outputs for a whole split as one tensor, filled chunk by chunk."""
