@@ -19,6 +19,8 @@ from effdl.training.tensor_file import TensorFile
 
 Where = Literal["host", "disk"]
 
+_numbers = count()  # so that no file of this process is ever taken for an earlier one, which may end only now
+
 
 class Offload:
     """Where a training's tensors lie while nothing computes with them.
@@ -41,7 +43,6 @@ class Offload:
         self.moves = where == "disk" or (where == "host" and device.type != "cpu")
         self._scratch = scratch
         self._parts: weakref.WeakSet[Part] = weakref.WeakSet()
-        self._numbers = count()
         self._folder: Path | None = None
 
     def __enter__(self) -> "Offload":
@@ -58,7 +59,7 @@ class Offload:
         tensors: asked for when they leave: an optimizer has its state only after a step. staying: those whose memory others
             share, which does not move.
         """
-        made = Part(self, f"{next(self._numbers)}-{name}", tensors, {_address(t) for t in staying})
+        made = Part(self, f"{next(_numbers)}-{name}", tensors, {_address(t) for t in staying})
         self._parts.add(made)
         return made
 

@@ -1,0 +1,125 @@
+"""Offload to disk in whole runs: full disks, damaged files, kills, and what the process feels of it."""
+
+import errno
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+from command import IdxSet, answer, files, numbers, run
+
+from effdl.config import Spec, build, compose
+from effdl.errors import RecordError
+from effdl.records.carry import carry_out
+from effdl.records.run import SCRATCH
+from effdl.training import tensor_file
+from effdl.training.engine import Engine
+from effdl.training.offload import Offload
+
+SMALL = ("dataset=digits", "dataset.train_limit=200", "arch.widths=[4,5,6]", "dataset.batch_size=50", "hardware.threads=1")
+ROBIN = ("method=random_robin", "method.rounds=3", "method.input_dropout=0.4", "optimizer=adamw", "method.offload=disk")
+
+
+def robin(*more: str) -> Spec:
+    return build(compose([*SMALL, *ROBIN, *more]))
+
+
+def test_a_disk_that_fills_up_at_any_file_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, full = robin("method.keep_features_mib=0"), list[str]()
+    written, calls = tensor_file._written, list[Path]()
+
+    def counted(path: Path, storages: Any) -> str:
+        calls.append(path)
+        if full and full[-1] in path.name:
+            full.pop()
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return written(path, storages)
+
+    monkeypatch.setattr(tensor_file, "_written", counted)
+    alone = carry_out(asked, tmp_path / "alone")
+    names = [path.name for path in calls]  # a number, and what it is of
+    tiny.interrupt_at_saves(monkeypatch)
+    for kind in ("feednet", "best", "learner0"):
+        assert any(kind in name for name in names)
+        full.append(kind)
+        with pytest.raises(RecordError, match=rf"{SCRATCH}.*No space left on device; free some space and run the same command"):
+            carry_out(asked, tmp_path / kind)
+        assert not full and not [*(tmp_path / kind).rglob(SCRATCH)]
+        again = carry_out(asked, tmp_path / kind)
+        assert numbers(Path(again["path"])) == numbers(Path(alone["path"]))
+
+
+def test_a_state_that_was_damaged_while_it_waited_ends_the_run_before_a_step_and_it_goes_on_from_its_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, turns = robin(), list[int]()
+    alone = carry_out(asked, tmp_path / "alone")
+    tiny.interrupt_at_saves(monkeypatch)
+    begin, learn = Engine._begin, Engine._learn
+
+    def damaging(self: Engine, segment: int, resumed: bool) -> Any:
+        turns.append(segment)
+        if len(turns) == 5:
+            (path,) = (tmp_path / "again").rglob(f"{SCRATCH}/*-learner{segment}")
+            tiny.flip_at_the_same_time(path)
+        return begin(self, segment, resumed)
+
+    def learned(self: Engine, *arguments: Any) -> Any:
+        assert len(turns) != 5, "no step on it"
+        return learn(self, *arguments)
+
+    monkeypatch.setattr(Engine, "_begin", damaging)
+    monkeypatch.setattr(Engine, "_learn", learned)
+    with pytest.raises(
+        RecordError, match=r"learner.* is damaged: it is not what was put away there; run the same command again"
+    ):
+        carry_out(asked, tmp_path / "again")
+    again = carry_out(asked, tmp_path / "again")
+    assert len(turns) == 5 + 6, "from the checkpoint after the fourth of nine turns, which ends first"
+    assert numbers(Path(again["path"])) == numbers(Path(alone["path"]))
+
+
+def test_what_a_killed_run_left_is_gone_when_it_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = robin()
+    with monkeypatch.context() as patch:
+        patch.setattr(Offload, "__exit__", lambda *_: None)  # as in a process that is killed
+        tiny.interrupt_at_saves(patch, 3)
+        with pytest.raises(KeyboardInterrupt):
+            carry_out(asked, tmp_path)
+    (scratch,) = tmp_path.rglob(SCRATCH)
+    (scratch / "left").write_text("by a killed process")
+    done = carry_out(asked, tmp_path)
+    assert done["status"] == "finished" and not scratch.exists()
+
+
+def test_a_full_disk_at_the_command_line_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+    IdxSet(tmp_path)
+    before, asked = files(tmp_path), (*IdxSet.OVERRIDES, "arch.hidden=[100]", "method.offload=disk")
+    done = run("FSIZE", "5000", *asked, cwd=tmp_path, script="tests/limited.py")
+    assert done.returncode == 4
+    said = rf"effdl: [^:]*: error: \S*/{SCRATCH}/\S+: File too large; free some space and run the same command again\n"
+    assert re.fullmatch(said, done.stderr), done.stderr
+    assert files(tmp_path) == before
+
+
+LAYERS = ("arch=mlp", "arch.hidden=[1400,1400,1400,1400,1400,1400]", "dataset.train_limit=400", "optimizer=adamw")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the kernel keeps no high-water mark")
+@pytest.mark.parametrize("keep_features_mib", [0, 2048])
+def test_the_process_rises_less_where_a_robin_lies_on_disk_by_what_was_planned(keep_features_mib: int, tmp_path: Path) -> None:
+    told, layer, network = {}, 4 * 1400**2, 4 * (5 * 1400**2 + 64 * 1400)
+    for where in ("null", "host", "disk"):
+        more = ("method=random_robin", "method.rounds=2", f"method.keep_features_mib={keep_features_mib}", "test_every=run")
+        done = run(*LAYERS, *more, f"method.offload={where}", "dataset=digits", "hardware.threads=1", cwd=tmp_path)
+        told[where] = answer(done)["summary"]
+    process, resident = ({w: one[f"memory/{k}_peak_bytes"] for w, one in told.items()} for k in ("process", "resident"))
+    assert resident["host"] == resident["null"], "on a CPU the host is the device"
+    assert resident["disk"] < 6.5 * layer < 3 * network < resident["null"]
+    # The whole network was there before anything left, and is again at the end.
+    assert process["disk"] < max(resident["disk"], network) + 3 * layer
+    assert process["null"] - process["disk"] > 0.8 * (resident["null"] - max(resident["disk"], network + layer))
+    assert told["disk"]["network/sha256"] == told["null"]["network/sha256"]
