@@ -3,6 +3,8 @@
 import errno
 import os
 import re
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,11 @@ from command import IdxSet, answer, files, numbers, run
 
 from effdl.config import Spec, build, compose
 from effdl.errors import RecordError
+from effdl.records import plan
 from effdl.records.carry import carry_out
+from effdl.records.plan import Cost
 from effdl.records.run import SCRATCH
+from effdl.reproduce.planned import cost_of_run
 from effdl.training import tensor_file
 from effdl.training.engine import Engine
 from effdl.training.offload import Offload
@@ -123,3 +128,23 @@ def test_the_process_rises_less_where_a_robin_lies_on_disk_by_what_was_planned(k
     assert process["disk"] < max(resident["disk"], network) + 3 * layer
     assert process["null"] - process["disk"] > 0.8 * (resident["null"] - max(resident["disk"], network + layer))
     assert told["disk"]["network/sha256"] == told["null"]["network/sha256"]
+
+
+def test_a_plan_says_where_states_lie_what_they_hold_and_that_a_cpus_host_is_its_device() -> None:
+    found = {}
+    for where, device in (("null", "cpu"), ("host", "cpu"), ("disk", "cpu"), ("host", "cuda")):
+        asked = build(compose([*SMALL, *ROBIN, f"method.offload={where}"]))
+        asked = replace(asked, hardware=replace(asked.hardware, device=device))
+        found[where, device] = plan.cost(asked, rows=())
+    texts, told = ({at: make(one) for at, one in found.items()} for make in (partial(cost_of_run, ""), Cost.to_json))
+    hold = "Learners that wait for their next turn hold "
+    assert [re.findall(rf"{hold}.*?, up to .*? each, ([\w ]+)", text) for text in texts.values()] == [
+        ["on the device"], ["on the device"], ["on disk"], ["on the host"]
+    ]  # fmt: skip
+    assert ["nothing moves; method.offload=disk frees memory" in text for text in texts.values()] == [False, True, False, False]
+    states = [one["memory/waiting_state_bytes"] for one in told.values()]
+    weights = [3 * 9 * a * b for a, b in ((1, 4), (4, 5), (5, 6))]  # the head beside them, and one scale and shift
+    assert all(one == states[0] for one in states) and all(s > 2 * 4 * w / 3 for s, w in zip(states[0], weights, strict=True))
+    resident = [one["memory/resident_peak_bytes"] for one in told.values()]
+    assert resident[0] == resident[1] > resident[2] + sum(states[0]) - max(states[0]) and resident[3] == resident[2]
+    assert {one["memory/accounted_peak_bytes"] for one in told.values()} == {told["null", "cpu"]["memory/accounted_peak_bytes"]}
