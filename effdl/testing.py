@@ -1,9 +1,11 @@
 """For tests of methods, in the package or outside it: `check_method`, and the tiny problem and networks that it takes."""
 
 import io
+import tempfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,12 +21,13 @@ from effdl.datasets.split import Samples
 from effdl.errors import ConfigError
 from effdl.methods.method import Method
 from effdl.objectives.losses import LinearMse, SoftmaxCe
-from effdl.objectives.objective import Objective
+from effdl.objectives.objective import Objective, kind_of
 from effdl.records.process import of_the_machine
 from effdl.records.run import Run
+from effdl.training.features import NOTHING, Stack
 from effdl.training.handle import CannotGoOn
 from effdl.training.hardware import Hardware
-from effdl.training.loop import reseed
+from effdl.training.loop import reseed, switch_mode
 from effdl.training.optim import Optimizer, Sgd
 
 CLASSES, SIDE = 3, 6
@@ -103,21 +106,45 @@ class CutOff(BaseException):
 class WatchedRun:
     """A run that keeps, for every recorded epoch, (segment, a copy of the chain's state), and its checkpoints in memory.
 
+    asked: inputs, of which it keeps what the network that is to be tested makes: ``answers``, by segment and epoch.
     saved: the checkpoints until now, as bytes: those of earlier runs too, from the last of which it goes on.
     stop: it is cut off at the save that makes so many.
+    folder: of files that belong to these checkpoints; by default the inner run's own.
     """
 
-    def __init__(self, inner: Run, model: nn.Module, saved: list[bytes] | None = None, stop: int | None = None) -> None:
-        self.inner, self.model, self.stop = inner, model, stop
+    def __init__(
+        self,
+        inner: Run,
+        model: nn.Module,
+        asked: Tensor,
+        saved: list[bytes] | None = None,
+        stop: int | None = None,
+        folder: Path | None = None,
+    ) -> None:
+        self.inner, self.model, self.asked, self.stop, self._folder = inner, model, asked, stop, folder
+        self.answers: dict[tuple[int, int], Tensor] = {}
         self.saved = [] if saved is None else saved
         self.epochs: list[tuple[int, dict[str, Tensor]]] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
 
+    def folder(self, name: str) -> Path:
+        return self._folder or self.inner.folder(name)
+
     def record(self, segment: int, epoch: int, metrics: Mapping[str, float]) -> None:
         self.epochs.append((segment, copied(self.model)))
         self.inner.record(segment, epoch, metrics)
+
+    def test(self, model: nn.Module, segment: int, epoch: int, last: bool, below: Stack | None = None, *more: Any) -> None:
+        x = self.asked
+        for module in (*(below or NOTHING).modules, model):
+            restore = switch_mode(module, False)
+            with torch.no_grad():
+                x = module(x)
+            restore()
+        self.answers[segment, epoch] = x
+        self.inner.test(model, segment, epoch, last, below, *more)
 
     def save(self, state: Callable[[], dict[str, Any]]) -> None:
         buffer = io.BytesIO()
@@ -136,23 +163,30 @@ class WatchedRun:
 
 
 class _Trial:
-    """Fits of one method on one problem, each with a network and a run of its own, whose test split is the validation set."""
+    """Fits of one method on one problem, each with a network and a run of its own.
 
-    def __init__(self, method: Method, on: Problem, build: Build, optimizer: Optimizer | None) -> None:
+    val: samples to look at the networks with, and the test split: by default the problem's validation set.
+    """
+
+    def __init__(
+        self, method: Method, on: Problem, build: Build, optimizer: Optimizer | None, val: Samples | None = None
+    ) -> None:
         self.method, self.on, self.build = method, on, build
+        self.val = on.val_tensors() if val is None else val
         self.optimizer = optimizer if "optimizer" in method.takes else None
+        self._folder = tempfile.TemporaryDirectory(prefix="effdl-")  # of files that survive a cut as checkpoints do
 
     def fit(
         self, elsewhere: bool = False, saved: list[bytes] | None = None, stop: int | None = None
     ) -> tuple[nn.Module, WatchedRun]:
         """elsewhere: with other test labels, and after others drew from the global generator."""
-        test, model = self.on.val_tensors(), self.build(0)
+        test, model = self.val, self.build(0)
         if elsewhere:
             other = test.y + 1
             test = Samples(test.x, other if other.is_floating_point() else other % self.on.facts.classes)
             torch.rand(7)
         inner = Run(self.on.seed, self.optimizer, test=test, objective=self.on.objective)
-        run = WatchedRun(inner, model, saved, stop)
+        run = WatchedRun(inner, model, self.val.x, saved, stop, Path(self._folder.name) if saved is not None else None)
         return self.method.fit(self.on, model, run), run
 
 
@@ -164,6 +198,7 @@ def check_method(
     The network that it returns is in evaluation mode and gives finite logits; `Method.network` makes one of the same form; no
     block moves while another segment learns, nor does the input block; neither test labels nor what others drew from the global
     generator move anything; and cut off at several of its saves and taken up again it ends in the same numbers and weights.
+    Where the engine chooses among segments, network and resume are tried with the first chosen and with the last.
 
     Args:
         method: with few epochs.
@@ -185,6 +220,7 @@ def check_method(
     _compare(trial, what, (fitted, run), trial.fit(elsewhere=True), tested=False)
     if run.saved:
         _check_resume(trial, fitted, run)
+        _check_ends(trial, run)
     else:
         _hold(method.training(on, trial.build(0), run) is None, "the engine saved no checkpoint")
 
@@ -211,7 +247,7 @@ def _taken(method: Method, on: Problem) -> Build:
 def _check_network(trial: _Trial, fitted: nn.Module, run: WatchedRun) -> None:
     name, on = type(trial.method).__name__, trial.on
     _hold(not any(m.training for m in fitted.modules()), f"{name}.fit returns a network that is not in evaluation mode")
-    x = on.val_tensors().x
+    x = trial.val.x
     with torch.no_grad():
         logits = fitted(x)
         wanted = (len(x), on.outputs)
@@ -229,22 +265,25 @@ def _check_network(trial: _Trial, fitted: nn.Module, run: WatchedRun) -> None:
 
 
 def _check_blocks(trial: _Trial, run: WatchedRun) -> None:
-    """The input block stays; and of a training by the engine each epoch moves its own segment's blocks, and no others."""
-    first, name = trial.method.chain(trial.build(0)), type(trial.method).__name__
-    at_first = copied(first)
+    """The input block stays; and of a training by the engine each epoch moves the blocks of those who learn, and no others."""
+    model, name = trial.build(0), type(trial.method).__name__
+    at_first, first = copied(model), trial.method.chain(model)
+    names = {id(tensor): key for key, tensor in model.state_dict(keep_vars=True).items()}  # which the chain may call otherwise
     inputs = [key for key in at_first if key.startswith("input.")]
     _hold(all(torch.equal(at_first[k], run.model.state_dict()[k]) for k in inputs), f"{name} changed the input block")
     if (training := trial.method.training(trial.on, first, run)) is None:
         return
-    states = [at_first, *(state for _, state in run.epochs)]
-    for (before, after), (segment, _) in zip(pairwise(states), run.epochs, strict=True):
-        plan = training.segments[segment]
-        for i, block in enumerate(first.names):
-            moved = [k for k in after if k.startswith(f"blocks.{block}.") and not torch.equal(before[k], after[k])]
-            if plan.start <= i < plan.stop:
-                _hold(bool(moved), f"{name}: nothing of block {block} moved while segment {segment}, whose it is, learned")
+    epochs = [(training.team(segment), state) for segment, state in run.epochs if segment == training.team(segment)[0]]
+    for (before, after), (team, _) in zip(pairwise([at_first, *(state for _, state in epochs)]), epochs, strict=True):
+        start, stop = training.segments[team[0]].start, training.segments[team[-1]].stop
+        who = f"segment {team[0]}" if len(team) == 1 else f"segments {team[0]} to {team[-1]}"
+        for i, (block, module) in enumerate(first.blocks.named_children()):
+            weights = [names[id(t)] for t in module.state_dict(keep_vars=True).values() if id(t) in names]
+            moved = [k for k in weights if not torch.equal(before[k], after[k])]
+            if start <= i < stop:
+                _hold(bool(moved), f"{name}: nothing of block {block} moved while {who}, whose it is, learned")
             else:
-                _hold(not moved, f"{name}: {', '.join(moved)} moved while segment {segment} learned, which has no such block")
+                _hold(not moved, f"{name}: {', '.join(moved)} moved while {who} learned, which has no such block")
 
 
 def _check_resume(trial: _Trial, fitted: nn.Module, run: WatchedRun) -> None:
@@ -259,6 +298,34 @@ def _check_resume(trial: _Trial, fitted: nn.Module, run: WatchedRun) -> None:
             raise AssertionError(f"{name} does not take up its checkpoint {len(saved)}: {error.__cause__}") from error
         raise AssertionError(f"{name} made {count} checkpoints, and when it was taken up again fewer")
     _compare(trial, f"being cut off and taken up, with {count} checkpoints in all,", (fitted, run), trial.fit(saved=saved))
+
+
+def _check_ends(trial: _Trial, run: WatchedRun) -> None:
+    """Network and resume where the first segment wins, and where the last does, of which one has won already or none.
+
+    The first wins on validation samples whose targets are its own answers, the last where there are no such samples.
+    """
+    on, val, training = trial.on, trial.val, trial.method.training(trial.on, trial.method.chain(trial.build(0)), run)
+    if training is None or training.choose == "last":
+        return
+    first = training.order[0]
+    # After its first turn, which patience may have ended early
+    answer = run.answers[first.segment, max(e for s, e in run.answers if s == first.segment and e < first.epochs)]
+    y = on.objective.units(answer) if kind_of(val.y) == "vectors" else on.objective.decide(answer)
+    none = torch.arange(0)
+    ends = {first.segment: Samples(val.x, y), len(training.segments) - 1: val.take(none)}
+    for segment, choosing in ends.items():
+        if segment != run.inner.notes["segment/chosen"]:
+            again = _Trial(trial.method, _validated(on, choosing), trial.build, trial.optimizer, val)
+            fitted, its_run = again.fit()
+            _check_network(again, fitted, its_run)
+            _check_resume(again, fitted, its_run)
+
+
+def _validated(on: Problem, val: Samples) -> Problem:
+    """The same problem with other validation samples."""
+    size, change = on.batch_size, on.augment
+    return Problem(on.train_split, val, on.objective, outputs=on.outputs, batch_size=size, seed=on.seed, augment=change)
 
 
 def _compare(

@@ -95,7 +95,7 @@ def _engine(data: Problem, chain: BlockChain, hardware: Hardware | None = None) 
         learner.rule.compile_blocks()
     source = Fed(data, 0, hardware)
     source.through.look(Stack((chain.input,), (0,)))  # neither kept nor compiled, as in the bare loop
-    return lambda: drain_epoch(learner, source.train(0), "", lambda step: False)
+    return lambda: drain_epoch({"": learner}, source.train(0), lambda step: False)
 
 
 def _bare(data: Problem, chain: BlockChain, hardware: Hardware | None = None) -> Callable[[], object]:

@@ -19,8 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from effdl.config import (
     CONFIGS,
     GROUPS,
-    MAY_BE_NONE,
-    SEVERAL,
+    OF_A_RUN,
     Spec,
     build,
     build_choice,
@@ -31,7 +30,9 @@ from effdl.config import (
     is_setting,
     run_id,
 )
+from effdl.config.groups import default_entries
 from effdl.errors import ConfigError
+from effdl.methods.method import BY_THE_ENGINE
 from effdl.methods.segmentwise import Segmentwise
 from effdl.training.decision import DownConv, Pool
 from effdl.training.optim import Adamw, MultiStep, Sgd
@@ -52,7 +53,7 @@ def composed(*overrides: str) -> DictConfig:
 def node(group: str, name: str) -> Any:
     parents = {"method/solver": ["method=platonic"], "search/sampler": ["search=optuna"], "search/pruner": ["search=optuna"]}
     found = OmegaConf.select(composed(*parents.get(group, ()), f"{group}={name}"), group.replace("/", "."))
-    return next(iter(found.values()), None) if group in SEVERAL else found
+    return next(iter(found.values()), None) if GROUPS[group].several else found
 
 
 def spec(*overrides: str) -> Spec:
@@ -61,7 +62,7 @@ def spec(*overrides: str) -> Spec:
 
 def concrete_classes(group: str) -> set[type]:
     """Classes of the package that a choice of the group may name, found by importing its folder."""
-    module, _, name = GROUPS[group].partition(":")
+    module, _, name = GROUPS[group].base.partition(":")
     base = getattr(import_module(module), name)
     folder = Path(import_module(module).__file__ or "").parent
     found: set[type] = set()
@@ -69,6 +70,28 @@ def concrete_classes(group: str) -> set[type]:
         members = vars(import_module(f"{module.rpartition('.')[0]}.{path.stem}")).values()
         found |= {m for m in members if isinstance(m, type) and issubclass(m, base) and not isabstract(m)}
     return found
+
+
+# --- every group
+
+
+def test_a_spec_has_a_field_for_each_group_of_a_run() -> None:
+    """It is written out, so that readers and the type checker see it; the table of groups says what is done with each."""
+    defaults = {f.name: f.default for f in fields(Spec) if f.name in GROUPS}
+    assert set(defaults) == set(OF_A_RUN)
+    for name, default in defaults.items():
+        absent = () if GROUPS[name].several else None
+        assert default == (absent if GROUPS[name].identity == "chosen" else MISSING), name
+
+
+def test_the_root_config_chooses_of_each_group_and_of_none_twice() -> None:
+    listed = [name for one in default_entries(CONFIGS / "config.yaml") if isinstance(one, dict) for name in one]
+    assert sorted(name for name in listed if not name.startswith("override ")) == sorted(n for n in GROUPS if "/" not in n)
+    assert listed.index("method") > max(listed.index("objective"), listed.index("optimizer"))  # which a method's YAML overrides
+
+
+def test_what_the_engine_takes_are_the_groups_that_not_every_method_takes() -> None:
+    assert {name for name, group in GROUPS.items() if group.not_taken} | {"processes"} == BY_THE_ENGINE
 
 
 # --- every YAML
@@ -108,7 +131,10 @@ def test_each_class_has_one_yaml_of_its_name_with_its_defaults_and_all_others_ar
     assert {type(build_choice(group, name)) for name in presets} <= set(classes.values())
 
 
-@pytest.mark.parametrize("group", sorted((MAY_BE_NONE | SEVERAL) - {"method/decision"}))
+MAY_BE_NONE = [name for name, group in GROUPS.items() if group.may_be_none or group.several]
+
+
+@pytest.mark.parametrize("group", [name for name in MAY_BE_NONE if name != "method/decision"])
 def test_none_is_the_absence_of_a_choice(group: str) -> None:
     assert node(group, "none") is None and build_choice(group, "none") is None
 

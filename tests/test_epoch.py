@@ -70,14 +70,14 @@ def test_a_loss_that_is_not_finite_ends_the_epoch_after_so_many_steps_whatever_i
     monkeypatch.setattr(epoch, "LOOK_EVERY", 5)
     learner, rule, batches = sick_learner(10)
     with pytest.raises(Diverged, match="here, step 3"):
-        drain_epoch(learner, batches, "here", lambda step: shown)
+        drain_epoch({"here": learner}, batches, lambda step: shown)
     assert rule.steps == 5, "the epoch went on though the loss was not a number"
 
 
 def test_training_loss_is_the_mean_over_the_samples_seen() -> None:
     learner, _, batches = sick_learner(10)
     short = [replace(b, **{k: getattr(b, k)[:n] for k in ("x", "y", "index")}) for b, n in zip(batches, (8, 3), strict=False)]
-    loss, samples = drain_epoch(learner, short, "here", lambda step: False)
+    [(loss, samples)] = drain_epoch({"here": learner}, short, lambda step: False)
     assert loss == pytest.approx(1.0) and samples == 11
 
 

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from effdl.datasets.batch import Batch
-from effdl.errors import FitFailed
 from effdl.objectives.losses import SoftmaxCe
 from effdl.rng import seed_for
 from effdl.training.decision import Pool
@@ -19,7 +19,8 @@ from effdl.training.decision_rule import DecisionRule
 from effdl.training.features import Stack, Through
 from effdl.training.learner import Learner
 from effdl.training.optim import Sgd
-from effdl.training.sources import Chained, Fed, Replay, Sieve
+from effdl.training.recording import Recording
+from effdl.training.sources import Fed, Replay, Sieve
 
 
 class Widening(nn.Module):
@@ -113,18 +114,22 @@ def test_a_chain_of_learners_and_the_replay_of_what_the_lower_put_out_are_the_sa
     for recorded in (False, True):
         model = tiny.chain().eval()
         below, above = learners(model)
-        fed = Fed(problem, 0)
+        fed, val = Fed(problem, 0), Fed(problem, 0, only_val=True)
         fed.look(Stack((model.input,), (0,)))
-        source: Any = Chained(below, fed)
+        val.look(Stack((model.input, model.blocks[0]), (0, 0)))
+        recording = Recording("below", "device", torch.device("cpu"), Path)
         if recorded:
-            epochs = [drained(source.train(epoch)) for epoch in range(3)]
-            source = Replay(epochs, problem.batch_size, drained(source.val()))
-        losses = [drained(above.train_epoch(source.train(epoch))) for epoch in range(3)]
-        val = torch.cat([batch.x for batch in source.val()])
-        assert not val.requires_grad and (below.epoch, above.epoch) == (3, 3)
-        ended.append([tiny.copied(below.rule), tiny.copied(above.rule), [[b.loss for b in part] for part in losses], val])
+            for epoch in range(3):
+                drained(recording.passing(below.train_epoch(fed.train(epoch))))
+        replay = Replay(recording, val)
+        losses = [
+            drained(above.train_epoch(replay.train(epoch) if recorded else below.train_epoch(fed.train(epoch))))
+            for epoch in range(3)
+        ]
+        assert (below.epoch, above.epoch) == (3, 3)
+        ended.append([tiny.copied(below.rule), tiny.copied(above.rule), [[b.loss for b in part] for part in losses]])
+        assert torch.cat([batch.x for batch in replay.val()]).shape == (problem.num_val, tiny.WIDTHS[1], tiny.SIDE, tiny.SIDE)
     assert tiny.same(*ended)
-    assert val.shape == (problem.num_val, tiny.WIDTHS[1], tiny.SIDE, tiny.SIDE)
 
 
 class EveryOther:
@@ -134,9 +139,11 @@ class EveryOther:
         return (batch.take(torch.arange(0, len(batch), 2)) for batch in batches)
 
 
-def test_a_replay_ends_where_nothing_was_recorded_and_takes_a_sieve() -> None:
-    batches = drained(tiny.problem().train(0))
-    replay = Replay([batches], 8)
-    assert [len(batch) for batch in replay.train(0, Sieve(EveryOther(), 0))] == [4] * len(batches)  # type: ignore[arg-type]
-    with pytest.raises(FitFailed, match=r"^epoch 2 was asked for, of which nothing is recorded: there are 1$"):
-        replay.train(1)
+def test_a_replay_begins_again_after_its_last_epoch_and_takes_a_sieve() -> None:
+    problem = tiny.problem()
+    recording, fed = Recording("below", "device", torch.device("cpu"), Path), Fed(problem, 0, only_val=True)
+    epochs = [drained(recording.passing(problem.train(epoch))) for epoch in range(2)]
+    replay = Replay(recording, fed, first=7)
+    assert [len(batch) for batch in replay.train(7, Sieve(EveryOther(), 0))] == [4] * len(epochs[0])  # type: ignore[arg-type]
+    for epoch, expected in ((7, epochs[0]), (8, epochs[1]), (9, epochs[0])):
+        assert all(tiny.same(a.x, b.x) for a, b in zip(replay.train(epoch), expected, strict=True))

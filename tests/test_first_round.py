@@ -58,13 +58,13 @@ class Fed:
             self.inputs.append(batch.x.detach().clone())
             return step(learner, batch)
 
-        def begun(engine: Engine, segment: int, resumed: bool) -> Learner:
+        def begun(engine: Engine, place: int, resumed: bool) -> Any:
             self.inputs.clear()
-            return begin(engine, segment, resumed)
+            return begin(engine, place, resumed)
 
-        def ended(engine: Engine, place: int, segment: int, learner: Learner) -> None:
-            self.turns.append((segment, torch.cat(self.inputs).std().item()))
-            end(engine, place, segment, learner)
+        def ended(engine: Engine, place: int, team: Any) -> None:
+            self.turns.append((team[0].segment, torch.cat(self.inputs).std().item()))
+            end(engine, place, team)
 
         monkeypatch.setattr(Learner, "step", stepped)
         monkeypatch.setattr(Engine, "_begin", begun)
@@ -93,11 +93,11 @@ def test_what_comes_of_an_untrained_layer_has_the_size_of_a_normalised_one_and_i
 def test_no_network_is_chosen_by_batch_statistics_while_there_is_another(monkeypatch: pytest.MonkeyPatch) -> None:
     offers, end = list[tuple[bool, int | None, float]](), Engine._end
 
-    def ended(engine: Engine, place: int, segment: int, learner: Learner) -> None:
-        untrained = any(isinstance(m, OfBatch) for m in engine._below(segment).modules)
+    def ended(engine: Engine, place: int, team: Any) -> None:
+        untrained = any(isinstance(m, OfBatch) for m in engine._below(team[0].segment).modules)
         before = engine.best.segment
-        learner.history[-1] = 1.0 - 0.01 * place  # the first would be best
-        end(engine, place, segment, learner)
+        team[0].learner.history[-1] = 1.0 - 0.01 * place  # the first would be best
+        end(engine, place, team)
         offers.append((untrained, before, engine.best.score))
 
     monkeypatch.setattr(Engine, "_end", ended)

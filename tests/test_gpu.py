@@ -124,9 +124,9 @@ def test_only_what_learns_and_a_block_below_it_are_on_the_gpu(device: str) -> No
     problem, held, begin = open_problem(asked, *asked.dataset.load()).to(asked.hardware.open()), list[int](), Engine._begin
     before = torch.cuda.memory_allocated()
 
-    def begun(self: Engine, segment: int, resumed: bool) -> Learner:
+    def begun(self: Engine, place: int, resumed: bool) -> Any:
         held.append(torch.cuda.memory_allocated() - before)
-        return begin(self, segment, resumed)
+        return begin(self, place, resumed)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Engine, "_begin", begun)

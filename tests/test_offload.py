@@ -19,7 +19,7 @@ from effdl.costs.segments import segment_costs
 from effdl.errors import RecordError
 from effdl.methods.segmentwise import Segmentwise
 from effdl.records.carry import carry_out
-from effdl.records.run import SCRATCH, Run
+from effdl.records.run import Run
 from effdl.testing import check_method
 from effdl.training.engine import Engine
 from effdl.training.offload import Offload, tensors
@@ -27,7 +27,7 @@ from effdl.training.optim import Adamw, MultiStep, Sgd
 from effdl.training.tensor_file import TensorFile
 
 SGD = Sgd(lr=0.05, weight_decay=1e-3, momentum=0.9, schedule=MultiStep(milestones=(0.5,)))
-PLACES = ["host", "disk"]
+PLACES, FOLDER = ["host", "disk"], "offload"
 
 
 @pytest.fixture
@@ -212,7 +212,7 @@ def test_states_of_a_robin_killed_at_any_turn_end_as_those_on_the_device(
     alone = carry_out(asked[0], tmp_path / "alone")
     again = tiny.resumed(asked[1], tmp_path / "again", monkeypatch, 1, 3, 8, 13, 17)
     assert of_weights(numbers(Path(again["path"]))) == of_weights(numbers(Path(alone["path"])))
-    assert not (Path(again["path"]) / SCRATCH).exists()
+    assert not (Path(again["path"]) / FOLDER).exists()
 
 
 def of_weights(found: tuple[list[dict[str, Any]], dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -228,7 +228,7 @@ def wide(seed: int = 0) -> BlockChain:
 
 def mapped_ranges() -> list[tuple[int, int]]:
     """Addresses that belong to files of an offload, by the kernel's own list."""
-    lines = (line.split() for line in Path("/proc/self/maps").read_text().splitlines() if SCRATCH in line)
+    lines = (line.split() for line in Path("/proc/self/maps").read_text().splitlines() if FOLDER in line)
     return [(int(low, 16), int(high, 16)) for low, _, high in (line[0].partition("-") for line in lines)]
 
 

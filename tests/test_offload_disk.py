@@ -17,12 +17,12 @@ from effdl.errors import RecordError
 from effdl.records import plan
 from effdl.records.carry import carry_out
 from effdl.records.plan import Cost
-from effdl.records.run import SCRATCH
 from effdl.reproduce.planned import cost_of_run
 from effdl.training import tensor_file
 from effdl.training.engine import Engine
 from effdl.training.offload import Offload
 
+FOLDER = "offload"  # of a run, while it is under way
 SMALL = ("dataset=digits", "dataset.train_limit=200", "arch.widths=[4,5,6]", "dataset.batch_size=50", "hardware.threads=1")
 ROBIN = ("method=random_robin", "method.rounds=3", "method.input_dropout=0.4", "optimizer=adamw", "method.offload=disk")
 
@@ -49,9 +49,9 @@ def test_a_disk_that_fills_up_at_any_file_loses_nothing(tmp_path: Path, monkeypa
     for kind in ("feednet", "best", "learner0"):
         assert any(kind in name for name in names)
         full.append(kind)
-        with pytest.raises(RecordError, match=rf"{SCRATCH}.*No space left on device; free some space and run the same command"):
+        with pytest.raises(RecordError, match=rf"{FOLDER}.*No space left on device; free some space and run the same command"):
             carry_out(asked, tmp_path / kind)
-        assert not full and not [*(tmp_path / kind).rglob(SCRATCH)]
+        assert not full and not [*(tmp_path / kind).rglob(f"{FOLDER}/*")]
         again = carry_out(asked, tmp_path / kind)
         assert numbers(Path(again["path"])) == numbers(Path(alone["path"]))
 
@@ -64,12 +64,12 @@ def test_a_state_that_was_damaged_while_it_waited_ends_the_run_before_a_step_and
     tiny.interrupt_at_saves(monkeypatch)
     begin, learn = Engine._begin, Engine._learn
 
-    def damaging(self: Engine, segment: int, resumed: bool) -> Any:
-        turns.append(segment)
+    def damaging(self: Engine, place: int, resumed: bool) -> Any:
+        turns.append(segment := self.training.order[place].segment)
         if len(turns) == 5:
-            (path,) = (tmp_path / "again").rglob(f"{SCRATCH}/*-learner{segment}")
+            (path,) = (tmp_path / "again").rglob(f"{FOLDER}/*-learner{segment}.away")
             tiny.flip_at_the_same_time(path)
-        return begin(self, segment, resumed)
+        return begin(self, place, resumed)
 
     def learned(self: Engine, *arguments: Any) -> Any:
         assert len(turns) != 5, "no step on it"
@@ -93,8 +93,8 @@ def test_what_a_killed_run_left_is_gone_when_it_ends(tmp_path: Path, monkeypatch
         tiny.interrupt_at_saves(patch, 3)
         with pytest.raises(KeyboardInterrupt):
             carry_out(asked, tmp_path)
-    (scratch,) = tmp_path.rglob(SCRATCH)
-    (scratch / "left").write_text("by a killed process")
+    (scratch,) = tmp_path.rglob(FOLDER)
+    (scratch / "9-left.away").write_text("by a killed process")
     done = carry_out(asked, tmp_path)
     assert done["status"] == "finished" and not scratch.exists()
 
@@ -104,7 +104,7 @@ def test_a_full_disk_at_the_command_line_is_one_line_and_leaves_nothing(tmp_path
     before, asked = files(tmp_path), (*IdxSet.OVERRIDES, "arch.hidden=[100]", "method.offload=disk")
     done = run("FSIZE", "5000", *asked, cwd=tmp_path, script="tests/limited.py")
     assert done.returncode == 4
-    said = rf"effdl: [^:]*: error: \S*/{SCRATCH}/\S+: File too large; free some space and run the same command again\n"
+    said = rf"effdl: [^:]*: error: \S*/{FOLDER}/\S+: File too large; free some space and run the same command again\n"
     assert re.fullmatch(said, done.stderr), done.stderr
     assert files(tmp_path) == before
 

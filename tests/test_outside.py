@@ -25,7 +25,8 @@ from effdl.training.segments import SegmentPlan, Training
 OUTSIDE = ROOT / "tests" / "outside"
 FOLDERS = sorted(folder.name for folder in OUTSIDE.iterdir() if (folder / "configs").is_dir())
 MNIST = Path(os.environ.get("EFFDL_DATA", "data")).absolute() / "MNIST" / "raw"
-SMALL = ("arch=mlp", "arch.hidden=[30,20]", "hardware.threads=1", "method.epochs=2")
+EPOCHS, LAYERS = 2, 2
+SMALL = ("arch=mlp", "arch.hidden=[30,20]", "hardware.threads=1", f"method.epochs={EPOCHS}")
 
 
 @pytest.fixture(autouse=True)
@@ -57,6 +58,7 @@ def test_forward_forward_runs_as_planned_and_keeps_no_features(capsys: pytest.Ca
     assert told is not None and told.peak_bytes == summary["memory/accounted_peak_bytes"]
     assert told.segment_bytes == summary["memory/segment_peak_bytes"]
     assert summary["memory/kept_features_bytes"] == 0
+    assert summary["data/train_samples"] == EPOCHS * LAYERS * 1200  # each sample once, though in two rows
 
 
 def test_transport_runs_on_a_residual_network(capsys: pytest.CaptureFixture[str]) -> None:
@@ -144,7 +146,7 @@ class ByRule(Method):
     rule: Any = Plain
 
     def training(self, problem: Any, model: BlockChain, run: Any) -> Training:
-        plan = SegmentPlan(0, len(model), 1, lambda blocks, shape: self.rule(blocks, model.head))
+        plan = SegmentPlan(0, len(model), 1, lambda blocks, shapes: self.rule(blocks, model.head))
         return Training([plan], 0)
 
     def network(self, model: BlockChain, *others: Any) -> nn.Module:

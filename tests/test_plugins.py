@@ -1,4 +1,4 @@
-"""Add a method in three files: CONTRIBUTING's own, written into a folder outside the package, work as it says."""
+"""The methods, data sets and all else that CONTRIBUTING shows, written into a folder outside the package, work as it says."""
 
 import json
 import os
@@ -19,11 +19,19 @@ TEXT = (ROOT / "CONTRIBUTING.md").read_text()
 FILES = dict(re.findall(r"^`([\w/.]+)`\n\n```\w+\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL))
 COMMANDS = [line for block in re.findall(r"^```sh\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL) for line in block.splitlines()]
 FAST = ("arch=mlp", "arch.hidden=[8]", "dataset.train_limit=300")
+METHODS = ("readout", "dfa")
+OTHERS = {"dataset": "rings", "arch": "sines", "objective": "hinge", "filter": "every", "probe": "norms"}
+
+
+def command(begins: str) -> list[str]:
+    """The words of the one command that begins so, without these."""
+    (found,) = (line for line in COMMANDS if line.startswith(begins))
+    return shlex.split(found)[len(begins.split()) :]
 
 
 @pytest.fixture
 def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder with the three files, in a place whose name needs care; the current folder is another."""
+    """The folder with all files, in a place whose name needs care; the current folder is another."""
     folder = tmp_path / "my rules, 'new'"
     for name, text in FILES.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -32,22 +40,28 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setenv("EFFDL_PLUGINS", str(folder))
-    for name in ("readout", "dfa", "mine"):
+    for name in (*METHODS, *OTHERS.values()):
         monkeypatch.delitem(sys.modules, name, raising=False)
     return folder
 
 
-def test_contributing_holds_the_files_and_the_commands_tried_here() -> None:
-    methods = {file for name in ("readout", "dfa") for file in (f"{name}.py", f"configs/method/{name}.yaml", f"test_{name}.py")}
-    others = {"dataset/rings", "arch/sines", "objective/hinge", "filter/every", "probe/norms"}
-    artefact = "experiments/two_losses.yaml"
-    assert set(FILES) == methods | {"mine.py", artefact} | {f"configs/{name}.yaml" for name in others}
-    begins = ["export EFFDL_PLUGINS=", "python run.py method=", "python run.py -m", "python -m pytest", "PYTHONPATH="]
-    assert len(COMMANDS) == 5 and all(c.startswith(b) for c, b in zip(COMMANDS, begins, strict=True))
+def test_contributing_shows_three_files_of_each_kind_and_two_of_a_data_set() -> None:
+    choices = {name: f"configs/method/{name}.yaml" for name in METHODS}
+    choices |= {name: f"configs/{group}/{name}.yaml" for group, name in OTHERS.items()}
+    tests = {f"test_{name}.py" for name in choices if name != OTHERS["dataset"]}
+    assert set(FILES) == {f"{name}.py" for name in choices} | {*choices.values()} | tests | {"experiments/two_losses.yaml"}
+    sections = re.findall(r"^## Add an? ([\w ]+)", TEXT, re.MULTILINE)
+    kinds = ("method", "rule", "data set", "network", "objective", "filter", "probe", "artefact")
+    assert all(sum(section.startswith(kind) for section in sections) == 1 for kind in kinds)
+
+
+def test_the_base_class_of_each_choice_is_named() -> None:
+    for group in (*OTHERS, "augment", "method/decision"):
+        assert f"extends `{config.GROUPS[group].base.replace(':', '.')}`" in " ".join(TEXT.split())
 
 
 def test_method_outside_the_package_runs_learns_and_is_loaded_again(plugin: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_here(*shlex.split(COMMANDS[1])[2:], "arch.widths=[8]") == 0
+    assert run_here("method=readout", *command("python run.py method=readout"), "arch.widths=[8]") == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert result["status"] == "finished" and result["summary"]["test/acc"] > 0.8
     assert isinstance(load_network(result["path"]), nn.Module)
@@ -56,44 +70,34 @@ def test_method_outside_the_package_runs_learns_and_is_loaded_again(plugin: Path
 
 
 def test_rule_outside_the_package_learns(plugin: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (command,) = re.findall(r"`(python run.py method=dfa .*?)`", TEXT)
-    assert run_here(*shlex.split(command)[2:]) == 0
+    assert run_here("method=dfa", *command("python run.py method=dfa")) == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert result["status"] == "finished" and result["summary"]["test/acc"] > 0.8
     assert isinstance(load_network(result["path"]), nn.Module)
 
 
 def test_artefact_outside_the_package_is_made_and_judged(plugin: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (command,) = re.findall(r"`effdl (run two-losses .*?)`", TEXT)
     with pytest.raises(SystemExit) as stopped:
-        commands.main(shlex.split(command))
+        commands.main(command("effdl"))
     out = capsys.readouterr().out
     assert not stopped.value.code and "Two losses on three rings" in out and "Both tell rings apart" in out
     assert len(list(Path.cwd().glob("results/runs/*/summary.json"))) == 4
 
 
-def test_data_set_network_objective_filter_and_probe_outside_the_package_train_together(
-    plugin: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (command,) = re.findall(r"`(python run.py dataset=rings .*?)`", TEXT)
-    assert run_here(*shlex.split(command)[2:], "method.epochs=20", "optimizer.lr=0.2") == 0
+@pytest.mark.parametrize("arguments", [line for line in COMMANDS if line.startswith("python run.py dataset=rings")])
+def test_other_choices_outside_the_package_learn(arguments: str, plugin: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_here(*shlex.split(arguments)[2:]) == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert result["summary"]["test/acc"] > 0.95 and result["summary"]["data/train_samples"] == 20 * 800
-    lines = [json.loads(line) for line in (Path(result["path"]) / "metrics.jsonl").read_text().splitlines()]
-    assert sum(line.get("norms/0", 0) > 0 < line.get("norms/1", 0) for line in lines) == 20
-    assert run_here("dataset=rings", "arch=sines", "objective=hinge", "method=dll", "method.epochs=2") == 0
-    result = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert result["status"] == "finished"
-
-
-def test_the_table_of_groups_names_the_base_classes_that_there_are() -> None:
-    rows = dict(re.findall(r"^\| `([\w/]+)` \| `([\w.]+)` \|", TEXT, re.MULTILINE))
-    assert len(rows) == 7
-    assert {group: config.GROUPS[group].replace(":", ".") for group in rows} == rows
+    assert result["status"] == "finished" and result["summary"]["test/acc"] > 0.95
+    if "filter=every" in arguments:
+        assert result["summary"]["data/train_samples"] == 10 * 1600 / 4
+    if "probe=" in arguments:
+        lines = [json.loads(line) for line in (Path(result["path"]) / "metrics.jsonl").read_text().splitlines()]
+        assert [sum(line.get(f"norms/{block}", 0) > 0 for line in lines) for block in (0, 1)] == [5, 5]
 
 
 def test_sweeps_workers_find_it_too(plugin: Path) -> None:
-    done = run(*shlex.split(COMMANDS[2])[2:], *FAST, cwd=Path.cwd(), EFFDL_PLUGINS=str(plugin))
+    done = run("-m", *command("python run.py -m"), *FAST, cwd=Path.cwd(), EFFDL_PLUGINS=str(plugin))
     runs = answer(done)["runs"]
     assert [r["status"] for r in runs] == ["finished"] * 6 and len({r["run_id"] for r in runs}) == 6
     assert sum(r["name"].startswith("readout") for r in runs) == 3
@@ -101,8 +105,8 @@ def test_sweeps_workers_find_it_too(plugin: Path) -> None:
 
 def test_it_runs_by_its_target_alone(plugin: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("EFFDL_PLUGINS")
-    command = shlex.split(COMMANDS[4])
-    done = run(*command[3:], *FAST, cwd=Path.cwd(), PYTHONPATH=f"{ROOT}{os.pathsep}{plugin}")
+    (line,) = (line for line in COMMANDS if line.startswith("PYTHONPATH="))
+    done = run(*shlex.split(line)[3:], *FAST, cwd=Path.cwd(), PYTHONPATH=f"{ROOT}{os.pathsep}{plugin}")
     assert done.returncode == 0 and answer(done)["status"] == "finished", done.stderr
     monkeypatch.setenv("EFFDL_PLUGINS", str(plugin))
     named = config.build(config.compose(["method=readout", "method.penalty=10", *FAST]))
@@ -110,9 +114,11 @@ def test_it_runs_by_its_target_alone(plugin: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_its_own_tests_run(plugin: Path) -> None:
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(plugin)]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
-    assert done.returncode == 0 and "4 passed" in done.stdout, done.stdout
+    assert len(command("python -m pytest")) == 1
+    program = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(plugin)]
+    done = subprocess.run(program, env=environment(), capture_output=True, text=True, check=False)
+    tests = sum(text.count("def test_") for text in FILES.values())
+    assert done.returncode == 0 and f"{tests} passed" in done.stdout, done.stdout
 
 
 def test_it_is_listed_with_its_first_comment(plugin: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -163,7 +163,7 @@ def test_resident_memory_has_the_learners_that_wait_and_the_best_networks_copy()
 def test_patience_and_rounds_exclude_one_another_and_an_order_fits_its_segments(tmp_path: Path) -> None:
     done = run("method=round_robin", "method.patience=2", cwd=tmp_path)
     assert done.returncode == 2 and done.stderr.splitlines()[-1].startswith("effdl: method.patience ends a segment for good")
-    plan: Any = SegmentPlan(0, 1, 2, lambda blocks, shape: blocks)
+    plan: Any = SegmentPlan(0, 1, 2, lambda blocks, shapes: blocks)
     for order, word in (
         ([Turn(1, 2)], "names segment 1"),
         ([Turn(0, 1)], "turns come to 1"),

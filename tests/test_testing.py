@@ -41,6 +41,25 @@ class OfAnotherForm(Around):
         return model.with_head(nn.Linear(5, 3))
 
 
+class AlwaysOne(Around):
+    """Rebuilds one segment's network, whichever was chosen; the tiny problem chooses it by itself."""
+
+    chosen: ClassVar[int]
+
+    def network(self, model: BlockChain, problem: Any, objective: Any, notes: Any) -> nn.Module:
+        return self.inner.network(model, problem, objective, {**notes, "segment/chosen": self.chosen})
+
+
+class AlwaysFirst(AlwaysOne):
+    chosen = 0
+
+
+@setting
+class AlwaysLast(AlwaysOne):
+    chosen: ClassVar[int] = 2
+    inner: Any = Segmentwise(epochs=(1, 1, 6))
+
+
 class WithNoise(Around):
     def fit(self, problem: Any, model: BlockChain, run: Any) -> nn.Module:
         with torch.no_grad():
@@ -66,7 +85,15 @@ class Counting:
 
     def record(self, segment: int, epoch: int, metrics: Any) -> None:
         self.count += 1
-        self.inner.record(segment, epoch, {**metrics, "train/count": self.count})
+        self.inner.record(segment, epoch, {**metrics, **self.shown()})
+
+    def shown(self) -> dict[str, int]:
+        return {"train/count": self.count}
+
+
+class Silent(Counting):
+    def shown(self) -> dict[str, int]:
+        return {}
 
 
 class Forgetful(Around):
@@ -87,6 +114,18 @@ class Stirring(Around):
         return self.inner.fit(problem, model, Run(run))
 
 
+class KeptBeside(Around):
+    """Adds to what it returns, where that is the last segment's, what no checkpoint holds."""
+
+    def fit(self, problem: Any, model: BlockChain, run: Any) -> nn.Module:
+        counting = Silent(run)
+        network = self.inner.fit(problem, model, counting)
+        if run.notes["segment/chosen"] == 2:
+            with torch.no_grad():
+                next(network.parameters()).add_(counting.count)
+        return network
+
+
 def test_a_method_without_a_fault_passes() -> None:
     check_method(Around())
     check_method(Backprop(epochs=2))
@@ -97,9 +136,12 @@ def test_a_method_without_a_fault_passes() -> None:
     [
         (LeftInTraining, r"^LeftInTraining\.fit returns a network that is not in evaluation mode"),
         (OfAnotherForm, r"^OfAnotherForm\.network is not of the form of what fit returned: .*[Mm]issing key"),
+        (AlwaysFirst, r"^AlwaysFirst\.network is not of the form of what fit returned: "),
+        (AlwaysLast, r"^AlwaysLast\.network is not of the form of what fit returned: "),
         (WithNoise, r"^WithNoise: other test labels and another state of torch's global generator moved the weight blocks"),
         (Peeking, r"^Peeking: other test labels and .* moved the note score/best from "),
         (Forgetful, r"^Forgetful: being cut off and taken up, with 6 checkpoints in all, moved line \d+ of the metrics"),
+        (KeptBeside, r"^KeptBeside: being cut off and taken up, with 6 checkpoints in all, moved the weight blocks"),
         (Stirring, r"^Stirring: blocks\.conv3\.0\.weight moved while segment 0 learned, which has no such block"),
     ],
 )

@@ -22,9 +22,9 @@ from effdl.training.loop import evaluate
 from effdl.training.optim import Sgd
 from effdl.training.orders import Turn, robin
 from effdl.training.rule import Rule
-from effdl.training.segments import SegmentPlan, Training
+from effdl.training.segments import SegmentPlan, Shapes, Training
 
-Make = Callable[[nn.Sequential, tuple[int, ...]], Rule]
+Make = Callable[[nn.Sequential, Shapes], Rule]
 
 
 class CutOff(BaseException):
@@ -71,8 +71,8 @@ class Seeing(DecisionRule):
         return chain.with_head(self.decision)
 
 
-def seeing(blocks: nn.Sequential, shape: tuple[int, ...]) -> Rule:
-    return Seeing(blocks, Classifier(shape, tiny.CLASSES, size=1), SoftmaxCe())
+def seeing(blocks: nn.Sequential, shapes: Shapes) -> Rule:
+    return Seeing(blocks, Classifier(shapes[-1], tiny.CLASSES, size=1), SoftmaxCe())
 
 
 @pytest.mark.parametrize("stop", [1, 3, 5])
@@ -118,8 +118,8 @@ class Scaled(nn.Module):
 
 
 class Resetting(DecisionRule):
-    def __init__(self, blocks: nn.Sequential, shape: tuple[int, ...]) -> None:
-        super().__init__(blocks, Classifier(shape, tiny.CLASSES, size=1), SoftmaxCe())
+    def __init__(self, blocks: nn.Sequential, shapes: Shapes) -> None:
+        super().__init__(blocks, Classifier(shapes[-1], tiny.CLASSES, size=1), SoftmaxCe())
         nn.init.zeros_(blocks[0][0].weight)
 
 
@@ -144,6 +144,10 @@ HOSTILE: dict[str, Callable[[Any], Any]] = {
     "a learner of another epoch": lambda s: s["learners"][0].update(epoch=1, history=[0.0]),
     "no best network": lambda s: s["best"].update(segment=None),
     "a best without its decision block": lambda s: s["best"]["weights"].clear(),
+    "a best without a weight of its blocks": lambda s: s["best"]["weights"].pop("blocks.conv1.0.weight"),
+    "a best without its blocks": lambda s: [s["best"]["weights"].pop(k) for k in [*s["best"]["weights"]] if "blocks" in k],
+    "a best of an epoch to come": lambda s: s["best"].update(epoch=3),
+    "a best of no epoch": lambda s: s["best"].update(epoch=None),
     "a best of another shape": lambda s: s["best"]["weights"].update({"head.layers.0.weight": torch.zeros(2, 2)}),
     "no chain": lambda s: s.pop("chain"),
 }
@@ -151,8 +155,8 @@ HOSTILE: dict[str, Callable[[Any], Any]] = {
 
 @pytest.mark.parametrize("damage", HOSTILE.values(), ids=HOSTILE)
 def test_a_checkpoint_that_holds_something_else_is_none(damage: Callable[[Any], Any]) -> None:
-    def rule(blocks: nn.Sequential, shape: tuple[int, ...]) -> Rule:
-        return DecisionRule(blocks, Classifier(shape, tiny.CLASSES, size=1), SoftmaxCe())
+    def rule(blocks: nn.Sequential, shapes: Shapes) -> Rule:
+        return DecisionRule(blocks, Classifier(shapes[-1], tiny.CLASSES, size=1), SoftmaxCe())
 
     order = list(robin([1] * 3, 4))
     _, _, saved = trained(tiny.chain(), rule, order, epochs=4, stop=8)

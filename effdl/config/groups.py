@@ -4,8 +4,9 @@ import hashlib
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from effdl.errors import ConfigError
 from effdl.home import at_home
@@ -13,29 +14,69 @@ from effdl.home import at_home
 # A wheel's own, else the repository's; beside an installed package could stand anybody's folder of that name.
 CONFIGS = next(p for p in (Path(__file__).parents[1] / "configs", Path(__file__).parents[2] / "configs") if p.is_dir())
 
-# Group -> the class its choices must be: "module:Class", imported when a choice is built. Nested groups by their full path.
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """What may be chosen under one key of a config.
+
+    base: the class that its choices must be, "module:Class", imported when a choice is built.
+    may_be_none: whether `none` is a choice.
+    several: any number may be chosen: {name: choice} in a config, a tuple in the Spec.
+    of_runs: says which runs there are, and is part of none.
+    identity: whether the choice is part of a run's name: "always", where it is none too; "chosen", only where there is one, of
+        groups that came after the first records, whose names must stay what they are; or "never".
+    not_taken: what a method does that does not take a choice of it, and what to say instead, see `Method.takes`; empty where
+        every method takes one.
+    """
+
+    base: str
+    may_be_none: bool = False
+    several: bool = False
+    of_runs: bool = False
+    identity: Literal["always", "chosen", "never"] = "always"
+    not_taken: str = ""
+
+
+# Nested groups by their full path. In this order they are listed.
 GROUPS = {
-    "dataset": "effdl.datasets.dataset:Dataset",
-    "arch": "effdl.archs.chain:Arch",
-    "objective": "effdl.objectives.objective:Objective",
-    "optimizer": "effdl.training.optim:Optimizer",
-    "optimizer/schedule": "effdl.training.optim:Schedule",
-    "method": "effdl.methods.method:Method",
-    "method/decision": "effdl.training.decision:Decision",
-    "method/solver": "effdl.least_squares.solvers:Solver",
-    "augment": "effdl.augment.augment:Augment",
-    "filter": "effdl.filters.filter:Filter",
-    "probe": "effdl.probes.probe:Probe",
-    "hardware": "effdl.training.hardware:Hardware",
-    "logger": "effdl.records.logger:Logger",
-    "search": "effdl.search.setting:Search",
-    "search/sampler": "effdl.search.setting:Sampler",
-    "search/pruner": "effdl.search.setting:Pruner",
+    "dataset": Group("effdl.datasets.dataset:Dataset"),
+    "arch": Group("effdl.archs.chain:Arch"),
+    "objective": Group("effdl.objectives.objective:Objective"),
+    "optimizer": Group(
+        "effdl.training.optim:Optimizer",
+        may_be_none=True,
+        not_taken="uses none, leave it out or say optimizer=none",
+    ),
+    "optimizer/schedule": Group("effdl.training.optim:Schedule", may_be_none=True),
+    "method": Group("effdl.methods.method:Method"),
+    "method/decision": Group("effdl.training.decision:Decision", may_be_none=True),
+    "method/solver": Group("effdl.least_squares.solvers:Solver"),
+    "augment": Group(
+        "effdl.augment.augment:Augment",
+        may_be_none=True,
+        identity="chosen",
+        not_taken="takes training images as they are, say augment=none",
+    ),
+    "filter": Group(
+        "effdl.filters.filter:Filter",
+        may_be_none=True,
+        identity="chosen",
+        not_taken="trains on all samples, leave it out or say filter=none",
+    ),
+    "probe": Group(
+        "effdl.probes.probe:Probe",
+        several=True,
+        identity="chosen",
+        not_taken="has no epochs after which to measure, say probe=none",
+    ),
+    "hardware": Group("effdl.training.hardware:Hardware"),
+    "logger": Group("effdl.records.logger:Logger", may_be_none=True, identity="never"),
+    "search": Group("effdl.search.setting:Search", may_be_none=True, of_runs=True),
+    "search/sampler": Group("effdl.search.setting:Sampler"),
+    "search/pruner": Group("effdl.search.setting:Pruner", may_be_none=True),
 }
-MAY_BE_NONE = {"optimizer", "optimizer/schedule", "method/decision", "augment", "filter", "logger", "search", "search/pruner"}
-OF_RUNS = {"search"}  # says which runs there are, and is part of none
+OF_A_RUN = tuple(name for name, group in GROUPS.items() if "/" not in name and not group.of_runs)
 BASE = "_base_"
-SEVERAL = {"probe"}  # of these any number may be chosen: {name: choice}, and a tuple in the Spec
 
 
 def choices(group: str) -> list[str]:

@@ -6,13 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from effdl.config.groups import SEVERAL
+from effdl.config.groups import GROUPS
 from effdl.config.spec import Spec
 from effdl.setting import Setting
-
-NOT_IDENTITY = {"logger"}
-# Groups that came after the first records, whose names must stay what they are.
-LEFT_OUT_UNUSED = {"filter", "probe", "augment"}
 
 
 def is_setting(value: Any) -> bool:
@@ -21,8 +17,7 @@ def is_setting(value: Any) -> bool:
 
 def all_settings(spec: Spec) -> Iterator[Setting]:
     """Every choice of a Spec that is part of its identity, those within others too."""
-    groups = {group: chosen for group, chosen in spec.settings().items() if group not in NOT_IDENTITY}
-    waiting: list[Any] = list(groups.values())
+    waiting: list[Any] = [chosen for group, chosen in spec.settings().items() if GROUPS[group].identity != "never"]
     while waiting:
         here = waiting.pop(0)
         if isinstance(here, tuple):
@@ -43,8 +38,8 @@ def dump(spec: Spec, *, identity_only: bool = False) -> dict[str, Any]:
         target = f"{cls.__module__}.{cls.__qualname__}"
         return {"_target_": target, **{name: plain(getattr(setting, name)) for name in names}}
 
-    groups = {g: s for g, s in spec.settings().items() if not (identity_only and g in NOT_IDENTITY)}
-    built = {g: {one.snake_name(): plain(one) for one in s} if g in SEVERAL else plain(s) for g, s in groups.items()}
+    groups = {g: s for g, s in spec.settings().items() if not (identity_only and GROUPS[g].identity == "never")}
+    built = {g: {one.snake_name(): plain(one) for one in s} if GROUPS[g].several else plain(s) for g, s in groups.items()}
     return {**built, "seed": spec.seed, "test_every": spec.test_every}
 
 
@@ -72,8 +67,9 @@ def identity(spec: Spec, fingerprint: str, versions: Mapping[type, int] | None =
         version = (versions or {}).get(type(value), value.version())
         return version > 1 or any(revised(getattr(value, f.name)) for f in fields(value))
 
-    used = {g: s for g, s in spec.settings().items() if g not in NOT_IDENTITY and (s or g not in LEFT_OUT_UNUSED)}
-    settings = {g: {one.snake_name(): named(one) for one in s} if g in SEVERAL else named(s) for g, s in used.items()}
+    settled = [(g, s, GROUPS[g].identity) for g, s in spec.settings().items()]
+    used = {g: s for g, s, part in settled if part == "always" or (part == "chosen" and s)}
+    settings = {g: {one.snake_name(): named(one) for one in s} if GROUPS[g].several else named(s) for g, s in used.items()}
     extra = {} if spec.test_every == "epoch" else {"test_every": spec.test_every}
     return {**settings, **extra, "seed": spec.seed, "data": fingerprint}
 

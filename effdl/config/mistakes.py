@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from effdl.config.composition import CHOSEN, parse
-from effdl.config.groups import CONFIGS, GROUPS, SEVERAL, choices
+from effdl.config.groups import CONFIGS, GROUPS, choices
 from effdl.errors import ConfigError
 
 NAME = re.compile(r"[\w.+-]+")
@@ -38,7 +38,8 @@ def refuse(overrides: Sequence[str]) -> None:
         named = key.lstrip("+").partition("@")[0]
         if equals and named in GROUPS and any(NO_NAME.fullmatch(each.strip()) for each in value.split(",")):
             raise ConfigError(f"{one}: {named} takes a choice by its name; there are {', '.join(choices(named))}")
-        if one.startswith("~") and "." in key and key[1:].split(".")[0] in set(GROUPS) - SEVERAL:
+        known = GROUPS.get(key[1:].split(".")[0])
+        if one.startswith("~") and "." in key and known is not None and not known.several:
             raise ConfigError(
                 f"{one}: would put its class's default in the place of your choice's; set {key[1:]}, or leave it out"
             )

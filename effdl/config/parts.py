@@ -19,7 +19,6 @@ from effdl.config.composition import CHOSEN, SETS_A_VALUE, compose, parse, survi
 from effdl.config.groups import (
     BASE,
     GROUPS,
-    SEVERAL,
     choices,
     config_file,
     default_entries,
@@ -104,7 +103,7 @@ def _part(one: str, plugins: str | None) -> tuple[Any, dict[str, str]]:
 def _stands_alone(one: str, choosing: tuple[str, ...], plugins: str | None) -> bool:
     """Whether a choice changes its group's node and no other, and none of the others what is in it."""
     group, _, name = one.partition("=")
-    if "/" in group or group in SEVERAL:
+    if "/" in group or GROUPS[group].several:
         return False
     if any(other is not one and other.startswith((f"{group}/", f"{group}=")) for other in choosing):
         return False
@@ -132,7 +131,7 @@ def _known_parts(plugins: str | None) -> dict[str, list[Any]]:
 
 
 def _parts() -> dict[str, list[Any]]:
-    groups = [group for group in GROUPS if "/" not in group and group not in SEVERAL]
+    groups = [name for name, group in GROUPS.items() if "/" not in name and not group.several]
     asked = [(group, name) for group in groups for name in choices(group) if _is_plain(group, name, (*ELSEWHERE, "@"))]
     try:
         made: Any = OmegaConf.to_container(compose([f"+{group}@{PLACE}.{group}.{name}={name}" for group, name in asked]))

@@ -9,26 +9,19 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import ValidationError
 
 from effdl.config.composition import CHOSEN, chosen_by_hydra, compose
-from effdl.config.groups import GROUPS, MAY_BE_NONE, OF_RUNS, SEVERAL, choices, holder, plugin_folders
+from effdl.config.groups import GROUPS, OF_A_RUN, choices, holder, plugin_folders
 from effdl.config.mistakes import unbuildable
 from effdl.config.moved import today
 from effdl.errors import ConfigError, one_line
 
+OF_RUNS = [name for name, group in GROUPS.items() if group.of_runs]
 PLACES = ("results", "workers", *OF_RUNS)  # root keys that say where and how, not what
-OF_A_RUN = tuple(group for group in GROUPS if "/" not in group and group not in OF_RUNS)
 TEST_EVERY = ("epoch", "segment", "run")
-# What a method does that does not take a choice of that group, and what to say instead, see `Method.takes`.
-NOT_TAKEN = {
-    "filter": "trains on all samples, leave it out or say filter=none",
-    "probe": "has no epochs after which to measure, say probe=none",
-    "augment": "takes training images as they are, say augment=none",
-    "optimizer": "uses none, leave it out or say optimizer=none",
-}
 
 
 @dataclass(frozen=True)
 class Spec:
-    """A validated config: everything that a run's numbers depend on, and its seed.
+    """A validated config: everything that a run's numbers depend on, and its seed. It has a field for each of `OF_A_RUN`.
 
     test_every: how often networks under training are measured on the test split, for the record only.
     probe: by name, so that equal choices are equal Specs.
@@ -78,7 +71,7 @@ def build(config: DictConfig | Mapping[str, Any], *, checked: bool = True) -> Sp
     known = {f.name for f in fields(Spec)} - {CHOSEN}
     if unknown := sorted(set(plain) - known):
         raise ConfigError(f"{unknown[0]}: unknown key; there are {', '.join(sorted(known))}")
-    settings = {g: (_build_several if g in SEVERAL else build_setting)(plain.get(g), g) for g in OF_A_RUN}
+    settings = {g: (_build_several if GROUPS[g].several else build_setting)(plain.get(g), g) for g in OF_A_RUN}
     seed, test_every = plain.get("seed", 0), plain.get("test_every", "epoch")
     if type(seed) is not int or seed < 0:
         raise ConfigError(f"seed: a whole number from 0, not {seed!r}")
@@ -107,13 +100,13 @@ def build_setting(node: Any, group: str, key: str | None = None) -> Any:
     """One config node as the frozen object that its ``_target_`` names; errors name the full key."""
     dotted = key or group.replace("/", ".")
     if node is None:
-        if group in MAY_BE_NONE:
+        if GROUPS[group].may_be_none:
             return None
         raise ConfigError(f"{dotted}: needs a choice, see --help")
     if not isinstance(node, Mapping) or "_target_" not in node:
         raise ConfigError(f"{dotted}: {node!r} has no _target_; name a choice of the group ({', '.join(choices(group))})")
     cls = locate(str(node["_target_"]), dotted)
-    base = locate(GROUPS[group].replace(":", "."), dotted)
+    base = locate(GROUPS[group].base.replace(":", "."), dotted)
     if not (isinstance(cls, type) and issubclass(cls, base)):
         raise ConfigError(f"{dotted}._target_: {node['_target_']} is no {base.__name__}, so it cannot be a choice of {group}")
     if said := unbuildable(cls, str(node["_target_"]), dotted, group):
@@ -170,9 +163,9 @@ def check(spec: Spec) -> None:
     name = type(spec.method).__name__
     if "optimizer" in spec.method.takes and spec.optimizer is None:
         raise ConfigError(f"optimizer: {name} needs one: {', '.join(c for c in choices('optimizer') if c != 'none')}")
-    for group, why in NOT_TAKEN.items():
-        if getattr(spec, group) and group not in spec.method.takes:
-            raise ConfigError(f"{group}: {name} {why}")
+    for group, chosen in spec.settings().items():
+        if chosen and GROUPS[group].not_taken and group not in spec.method.takes:
+            raise ConfigError(f"{group}: {name} {GROUPS[group].not_taken}")
     if problem.train < 1:
         raise ConfigError(f"dataset.val_size: {spec.dataset.val_size} leaves no training samples")
     if spec.dataset.batch_size > problem.train:
@@ -210,6 +203,6 @@ def build_choice(group: str, name: str) -> Any:
     parents = [f"{group.split('/')[0]}={holder(group)[0]}"] if "/" in group else []
     node = OmegaConf.select(compose([*parents, f"{group}={name}"]), group.replace("/", "."))
     plain = None if node is None else OmegaConf.to_container(node)
-    if group in SEVERAL:
+    if GROUPS[group].several:
         return next(iter(_build_several(plain, group)), None)
     return build_setting(plain, group)

@@ -16,9 +16,10 @@ def offloaded(costs: list[SegmentCost], engine: Engine) -> list[SegmentCost]:
     they come one by one, and most of the time none is. What leaves with nobody, since its memory is shared, is counted beside
     each segment.
     """
-    chain, found = engine.chain, list[SegmentCost]()
-    for plan, cost in zip(engine.training.segments, costs, strict=True):
-        largest = max(map(_bytes, chain[: plan.start]), default=0)
+    chain, training, found = engine.chain, engine.training, list[SegmentCost]()
+    for segment, cost in enumerate(costs):
+        lowest = training.segments[training.team(segment)[0]]
+        largest = max(map(_bytes, chain[: lowest.start]), default=0)
         away = cost.below_bytes - _bytes(chain.input) - largest
         found.append(replace(cost, idle_bytes=engine.offloaded.staying_bytes, spared_bytes=0, away_bytes=max(0, away)))
     return found

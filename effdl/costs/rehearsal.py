@@ -155,8 +155,12 @@ class Rehearsal:
     def memory(self) -> Memory:
         """Peak memory of a step after the first. The feednet counts (table 6.3's "relative memory use" includes it)."""
         prefix, weights = self._prefix, _bytes(_state(self._learner.rule))
-        step, of_optimizer = _once(prefix.steps, self._form, self._count)
+        step, of_optimizer = self.step()
         return _larger(prefix.feeding().plus(parameter=weights, optimizer=of_optimizer), step.plus(feednet=prefix.weight_bytes))
+
+    def step(self) -> tuple[Memory, int]:
+        """The same of a step alone, on a batch that is there, with nothing below the segment; and the optimizer's bytes."""
+        return _once(self._prefix.steps, self._form, self._count)
 
     def _form_of_step(self) -> Any:
         """All that the bytes and the seconds of its step depend on, but what lies below; None where that cannot be told."""

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import replace
 from itertools import chain as chained
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,10 +12,12 @@ from effdl.costs.offloaded import offloaded
 from effdl.costs.rehearsal import PIECE_BUDGET_S, Prefix, Rehearsal, fastest
 from effdl.datasets.batch import Batch
 from effdl.datasets.problem import Problem
+from effdl.objectives.objective import at_least_float32
 from effdl.training.engine import Engine
 from effdl.training.feednet import is_copied
 from effdl.training.handle import SampleFilter, SegmentCost
 from effdl.training.learner import Learner
+from effdl.training.segments import Training
 from effdl.training.sources import prepared
 
 
@@ -32,13 +35,15 @@ def segment_costs(engine: Engine) -> list[SegmentCost]:
     learners = chained([first := next(learners)], learners)
     reading_s, batch, prepares = *_first_batch(engine, first), first.rule.prepares  # as all others' do
     del first
-    kept_bytes, stored_s, copied, feednets, own = 0, 0.0, 0, 0, list[int]()
+    kept_bytes, stored_s, copied, feednets, own = 0, 0.0, 0, 0, list[Own]()
     _take(idle := _weights(chain), chain.input)
     prefix = Prefix(batch, chain.input, fake=problem.is_outline, autocast=run.hardware.autocast)
     for plan, learner in zip(plans, learners, strict=True):
         rehearsal, feed_s = Rehearsal(learner, prefix), reading_s + prefix.seconds
         _take(idle, *chain[plan.start : plan.stop])
-        fits = samples * prefix.sample_bytes + kept_bytes <= engine.training.keep_bytes
+        team = engine.training.team(len(costs))
+        is_lowest, is_highest = len(costs) == team[0], len(costs) == team[-1]
+        fits = is_lowest and samples * prefix.sample_bytes + kept_bytes <= engine.training.keep_bytes
         kept = fits and not problem.varies and not prepares
         kept_bytes, copied = (samples * prefix.sample_bytes, 0) if kept else (kept_bytes, copied)
         costs.append(
@@ -46,13 +51,13 @@ def segment_costs(engine: Engine) -> list[SegmentCost]:
                 epochs=plan.epochs,
                 batches=problem.steps,
                 steps=engine.steps,
-                fed_steps=problem.steps if waiting else engine.steps,
+                fed_steps=0 if not is_lowest else problem.steps if waiting else engine.steps,
                 val_steps=-(-problem.num_val // problem.batch_size),
                 feed_s=feed_s,
-                stored_s=min(stored_s, feed_s),
+                stored_s=min(stored_s, feed_s) if is_lowest else feed_s,
                 step_s=0.0 if problem.is_outline else rehearsal.seconds(),
                 kept=kept,
-                memory=rehearsal.memory(),
+                memory=rehearsal.memory() if is_lowest else rehearsal.step()[0].plus(activation=_losses(prefix)),
                 idle_bytes=copied + sum(idle.values()) - (_bytes(chain.head) if _learns(learner, chain.head) else 0),
                 kept_bytes=kept_bytes,
                 filter_bytes=waiting * max(prefix.sample_bytes, batch.x[0].nbytes),
@@ -62,13 +67,15 @@ def segment_costs(engine: Engine) -> list[SegmentCost]:
                 turns=engine.training.turns(len(costs)),
             )
         )
-        own.append(_bytes(learner.rule) - _bytes(learner.rule.blocks))
+        own.append(Own(_bytes(learner.rule.blocks), _bytes(learner.rule), rehearsal.step()[1]))
         stored_s = feed_s if kept and engine.training.climbs else stored_s
         if plan is not plans[-1]:
-            prefix.climb(*chain[plan.start : plan.stop], feeding=not kept)
+            prefix.climb(*chain[plan.start : plan.stop], feeding=not kept and is_highest)
         engine.offloaded.rest()
-        copied, feednets = (count + _copied(chain[plan.start : plan.stop]) for count in (copied, feednets))
-    return _with_what_waits(costs, own, engine)
+        if is_highest:
+            below = chain[plans[team[0]].start : plan.stop]
+            copied, feednets = (count + _copied(below) for count in (copied, feednets))
+    return _with_what_waits(_with_the_team(costs, own, engine.training), own, engine)
 
 
 def _first_batch(engine: Engine, learner: Learner) -> tuple[float, Batch]:
@@ -81,19 +88,50 @@ def _first_batch(engine: Engine, learner: Learner) -> tuple[float, Batch]:
     return reading_s, batch
 
 
-def _with_what_waits(costs: list[SegmentCost], own: list[int], engine: Engine) -> list[SegmentCost]:
-    """Beside each segment lie the learners whose turn comes again, and a copy of the best network where blocks change later.
+class Own(NamedTuple):
+    """Bytes of a segment's own: of its blocks, of all weights of its rule, these among them, and of its optimizer's state."""
 
-    own: bytes of each rule without its blocks.
+    blocks: int
+    rule: int
+    optimizer: int
+
+
+def _losses(prefix: Prefix) -> int:
+    """Bytes of the losses that come with a batch from the segment below."""
+    return len(prefix.x) * at_least_float32(prefix.x[:0]).element_size()
+
+
+def _with_the_team(costs: list[SegmentCost], own: list[Own], training: Training) -> list[SegmentCost]:
+    """The step of a segment that learns at once with others has their weights and optimizers beside it.
+
+    What feeds it is what feeds the lowest of them.
     """
+    joined = list(costs)
+    for team in {training.team(segment) for segment in range(len(costs))}:
+        others = [segment for segment in team if len(team) > 1]
+        for segment in others:
+            cost, below = costs[segment], costs[team[0]].below_bytes if segment > team[0] else 0
+            rules = sum(own[other].rule for other in others if other != segment)
+            states = sum(own[other].optimizer for other in others if other != segment)
+            above = sum(own[other].blocks for other in others if other > segment)  # which lay idle beside it
+            joined[segment] = replace(
+                cost,
+                memory=cost.memory.plus(parameter=rules, optimizer=states, feednet=below),
+                idle_bytes=cost.idle_bytes - above,
+                below_bytes=costs[team[0]].below_bytes,
+            )
+    return joined
+
+
+def _with_what_waits(costs: list[SegmentCost], own: list[Own], engine: Engine) -> list[SegmentCost]:
+    """Beside each segment lie the learners whose turn comes again, and a copy of the best network where blocks change later."""
     training = engine.training
-    learners = [size + cost.memory.by_kind["optimizer"] for size, cost in zip(own, costs, strict=True)]
-    if not training.returns:
-        learners = [0] * len(costs)
+    learners = [of.rule - of.blocks + of.optimizer if training.returns else 0 for of in own]
     costs = [replace(cost, state_bytes=learner) for cost, learner in zip(costs, learners, strict=True)]
     if engine.offload.moves:
         return offloaded(costs, engine)
-    best = _bytes(engine.chain.blocks) + max(own) if training.returns or not training.climbs else 0
+    heads = max(of.rule - of.blocks for of in own)
+    best = _bytes(engine.chain.blocks) + heads if training.returns or not training.climbs else 0
     return [
         replace(cost, idle_bytes=cost.idle_bytes + sum(learners) - learner + best)
         for cost, learner in zip(costs, learners, strict=True)

@@ -10,17 +10,17 @@ from torch import Tensor
 from effdl.datasets.batch import Batch, concatenate
 from effdl.datasets.dataset import Facts
 from effdl.datasets.problem import cut
-from effdl.setting import Count, Setting
+from effdl.setting import Count, Setting, setting
 
 
+@setting
 class Filter(Setting, ABC):
     """Decides for each sample of a chunk whether this epoch trains on it.
 
     ``sees``: what `keep` may look at. "index": only which samples there are (index, y, sample_weight), so that what is
     dropped need not be fed; "features": ``x`` too, as the segment will get it.
 
-    chunk: samples that `keep` sees at once, or more where the batches do not add up to it (the thesis: about 6,000). A
-    member has it as a field.
+    chunk: samples that `keep` sees at once, or more where the batches do not add up to it (the thesis: about 6,000).
     """
 
     sees: ClassVar[Literal["index", "features"]] = "features"

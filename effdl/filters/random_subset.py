@@ -10,7 +10,7 @@ from effdl.datasets.batch import Batch
 from effdl.datasets.dataset import Facts
 from effdl.errors import ConfigError
 from effdl.filters.filter import Filter
-from effdl.setting import Count, setting
+from effdl.setting import setting
 
 
 @setting
@@ -25,7 +25,6 @@ class RandomSubset(Filter):
     sees: ClassVar[Literal["index", "features"]] = "index"
 
     share: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 0.5
-    chunk: Count = 6000
 
     @property
     def expected_share(self) -> float:

@@ -14,7 +14,7 @@ from effdl.setting import Count, NonNegative, Switch, setting
 from effdl.training.decision_rule import DecisionRule
 from effdl.training.handle import RunHandle
 from effdl.training.loop import evaluate
-from effdl.training.segments import SegmentPlan, Training
+from effdl.training.segments import SegmentPlan, Shapes, Training
 
 
 @setting
@@ -40,7 +40,7 @@ class Backprop(Method):
     measure_train: Switch = False
 
     def training(self, problem: Problem, model: BlockChain, run: RunHandle) -> Training:
-        def rule(blocks: nn.Sequential, shape: tuple[int, ...]) -> DecisionRule:
+        def rule(blocks: nn.Sequential, shapes: Shapes) -> DecisionRule:
             return DecisionRule(blocks, model.head, problem.objective, checkpoint=self.checkpoint is not None)
 
         plan = SegmentPlan(0, len(model), self.epochs, rule)

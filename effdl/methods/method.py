@@ -62,6 +62,8 @@ class Method(Setting, ABC):
         """The segments that the engine trains, each by its rule, and in which order; None where `fit` is written whole.
 
         `fit`, a plan, the costs and the search for a budget share it. Called again, as a run is that goes on, it says the same.
+        A method whose own `fit` calls another method's gives that one's training here (and its `chain`, where it has one): then
+        its runs are planned too.
 
         Args:
             model: as `chain` made it.

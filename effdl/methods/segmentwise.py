@@ -1,6 +1,6 @@
 """Segmentwise training; with segments of one block, from the bottom up, it is deep layer-wise learning (thesis chapter 6)."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -12,16 +12,17 @@ from effdl.datasets.dataset import Facts
 from effdl.datasets.problem import Problem
 from effdl.errors import ConfigError
 from effdl.methods.method import Method
+from effdl.methods.recorded import RecordAt, Room, check_layers, recorded
 from effdl.objectives.objective import Objective
 from effdl.setting import Count, NonNegative, Positive, Probability, Switch, setting
 from effdl.training.decision import Decision, Pool
 from effdl.training.decision_rule import DecisionRule
 from effdl.training.handle import RunHandle
 from effdl.training.hardware import Hardware
-from effdl.training.offload import Where
-from effdl.training.orders import permuted, robin
-from effdl.training.segments import SegmentPlan, Training
-from effdl.training.untrained import Untrained
+from effdl.training.offload import Place
+from effdl.training.orders import Turn, permuted, robin, together
+from effdl.training.recording import Where
+from effdl.training.segments import SegmentPlan, Shapes, Training
 
 Factor = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 
@@ -36,6 +37,8 @@ class Segmentwise(Method):
     rounds: how often it is each segment's turn; schedules span all of its turns. Every segment's optimizer and decision block
         wait for the next round, which takes memory.
     permute: in each round another random order ("random robin", §6.6.2), instead of from the bottom up.
+    together: all segments learn at once, each from what the one below puts out as it learns, in one pass through the data an
+        epoch (§6.8.3), as they would on a device each; with few segments, since the weights of all lie in memory.
     decision: the decision block (§6.2.2).
     lr_factor, weight_decay_factor: segment i, from 0, learns with base · factor^i; 0.8 and 1.15 in table 6.3.
     input_dropout, input_dropout_decay: forward dropout p₀ and its decay per epoch (§6.6.3; 0.8 and 0.95 in table 6.3).
@@ -47,6 +50,14 @@ class Segmentwise(Method):
     patience: stop a segment after so many epochs without a better validation score, with its last weights; ours, off in the
         thesis. Not in rounds.
     keep_features_mib: a trained segment's outputs are kept in memory where they fit this bound, else a feednet computes them.
+    record_at: layers that are recorded while they learn, so that those above learn from the same batches in the same order
+        (§6.2.2, "Feature checkpointing"), through the frozen layers between; numbers from 1, each the last layer of a segment;
+        "all" of them; "auto" is the one that takes least room. Another network than by kept outputs: what was recorded came out
+        in training, of weights that still moved. An upper segment with more epochs than were recorded begins again with the
+        first (ours; the text does not say).
+    store: where recordings lie: on the device or host, within keep_features_mib, or on disk, a file an epoch.
+    full_disk: "stop" ends a run whose recording finds no room on the disk, and the same command goes on from its checkpoint;
+        "feed" goes on without a recording, the layers below as a feednet.
     offload: where blocks lie that are finished or have not begun, and the learners of rounds that wait, with optimizer and
         decision block: null leaves all on the device; "host" moves them from a GPU to the machine's memory, pinned (on a CPU
         that is the device itself, and nothing moves); "disk" to files in the run's folder for as long as it goes, which frees
@@ -65,6 +76,7 @@ class Segmentwise(Method):
     segment_size: Count = 1
     rounds: Count = 1
     permute: Switch = False
+    together: Switch = False
     decision: Decision = Pool()
     lr_factor: Positive = 1.0
     weight_decay_factor: Positive = 1.0
@@ -75,7 +87,10 @@ class Segmentwise(Method):
     choose: Literal["validation", "last"] = "validation"
     patience: Count | None = None
     keep_features_mib: NonNegative = 2048.0
-    offload: Where | None = None
+    record_at: RecordAt = None
+    store: Where = "device"
+    full_disk: Literal["stop", "feed"] = "stop"
+    offload: Place | None = None
     first_round: Literal["eval", "batch_statistics", "ordered"] = "eval"
 
     def check(self, problem: Facts, arch: ArchFacts, hardware: Hardware) -> None:
@@ -89,32 +104,68 @@ class Segmentwise(Method):
                 f"method.first_round={self.first_round} is of rounds in a random order, as layers from the bottom up have none "
                 "below that has not learned: method.permute=true and method.rounds of 2 or more, or leave it out"
             )
+        if self.together:
+            self._check_together()
+        if self.record_at is not None:
+            self._check_recording(arch)
+
+    def _check_recording(self, arch: ArchFacts) -> None:
+        if self.permute:
+            raise ConfigError(
+                "method.record_at: in a random order the layer below has often not learned: set method.permute=false"
+            )
+        check_layers(self.record_at, spans(arch.blocks, self.segment_size))
+
+    def _check_together(self) -> None:
+        """All that speaks of one segment's turn after another's."""
+        for name, value in (
+            ("rounds", self.rounds > 1),
+            ("permute", self.permute),
+            ("patience", self.patience is not None),
+            ("record_at", self.record_at is not None),
+        ):
+            if value:
+                raise ConfigError(f"method.{name} is of segments that take turns, with method.together they have none: set one")
+        if isinstance(self.epochs, tuple) and len(set(self.epochs)) > 1:
+            raise ConfigError("method.epochs: segments that learn together learn for as many epochs: give one number")
 
     def training(self, problem: Problem, model: BlockChain, run: RunHandle) -> Training:
         of_segments = spans(len(model), self.segment_size)
         epochs = [self._epochs(i) for i in range(len(of_segments))]
-        ordered = int(self.first_round == "ordered")  # rounds
-        shuffled = partial(permuted, problem.seed, len(epochs), ordered=ordered)
-        order = robin(epochs, self.rounds, shuffled if self.permute else None)
+        order = together(epochs[0], len(epochs)) if self.together else self._turns(epochs, problem.seed)
         plans = [self._plan(i, span, problem) for i, span in enumerate(of_segments)]
-        keep_bytes = int(self.keep_features_mib * 2**20)
-        untrained: Untrained = "batch_statistics" if self.first_round == "batch_statistics" else "eval"
-        return Training(plans, keep_bytes, list(order), self.choose, self.patience, self.offload, untrained)
+        room = Room(self.store, int(self.keep_features_mib * 2**20), run)
+        return Training(
+            plans,
+            int(self.keep_features_mib * 2**20),
+            list(order),
+            self.choose,
+            self.patience,
+            recorded(self.record_at, plans, epochs, problem, model, room),
+            self.store,
+            self.full_disk,
+            self.offload,
+            "batch_statistics" if self.first_round == "batch_statistics" else "eval",
+        )
 
     def network(self, model: BlockChain, problem: Facts, objective: Objective, notes: Mapping[str, Any]) -> nn.Module:
         _, stop = spans(len(model), self.segment_size)[notes["segment/chosen"]]
         shape = model.shapes(problem.input_shape)[stop - 1]
         return model.cropped(stop).with_head(self.decision.build(shape, problem.outputs))
 
+    def _turns(self, epochs: list[int], seed: int) -> Iterator[Turn]:
+        shuffled = partial(permuted, seed, len(epochs), ordered=int(self.first_round == "ordered"))
+        return robin(epochs, self.rounds, shuffled if self.permute else None)
+
     def _epochs(self, i: int) -> int:
         """Of segment i in a round."""
         return self.epochs if isinstance(self.epochs, int) else self.epochs[min(i, len(self.epochs) - 1)]
 
     def _plan(self, i: int, span: tuple[int, int], problem: Problem) -> SegmentPlan:
-        def rule(blocks: nn.Sequential, shape: tuple[int, ...]) -> DecisionRule:
+        def rule(blocks: nn.Sequential, shapes: Shapes) -> DecisionRule:
             return DecisionRule(
                 blocks,
-                self.decision.build(shape, problem.outputs),
+                self.decision.build(shapes[-1], problem.outputs),
                 problem.objective,
                 gradient_dropout=self.gradient_dropout,
                 input_dropout=self.input_dropout if i > 0 or self.drop_raw_input else 0.0,

@@ -5,14 +5,15 @@ from abc import ABC, abstractmethod
 import torch
 from torch import nn
 
-from effdl.setting import Count, Setting
+from effdl.setting import Count, Setting, setting
 from effdl.training.loop import reseed, switch_mode
 
 
+@setting
 class Probe(Setting, ABC):
     """A measurement at the ends of epochs. Its name, `Setting.snake_name`, is its key in a config and prefixes its numbers.
 
-    every: measure after each so many epochs of a segment, and after its last. A member has it as a field.
+    every: measure after each so many epochs of a segment, and after its last.
     """
 
     every: Count = 1

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from effdl.probes.probe import Probe
-from effdl.setting import Count, setting
+from effdl.setting import setting
 
 
 @setting
@@ -14,8 +14,6 @@ class StableRank(Probe):
     every: epochs between measurements; the thesis does not say when it measured. A block with one matrix has its name as
     key, of several each is <block>.<parameter>. Biases and normalisation have no matrix.
     """
-
-    every: Count = 1
 
     def measure(self, blocks: nn.Sequential) -> dict[str, float]:
         ranks: dict[str, float] = {}

@@ -28,7 +28,7 @@ from effdl.records.logger import Log
 from effdl.records.process import PROCESS_PEAK, HighWater, first_run
 from effdl.records.provenance import other_source, provenance, sources
 from effdl.records.report import DAMAGED, Answer, Reporter, Silent
-from effdl.records.run import SCRATCH, GoesOn, Run, digest
+from effdl.records.run import GoesOn, Run, digest
 from effdl.records.store import Say, Store, write_atomically, write_json
 from effdl.rng import seed_for
 from effdl.training.handle import CannotGoOn
@@ -96,7 +96,7 @@ def _carry_out(
             return done
         spec.hardware.open(begun_with)
         if ranks.rank > 0:
-            return _follow(spec, problem, device, ranks, store.path / f"{SCRATCH}-{ranks.rank}")
+            return _follow(spec, problem, device, ranks)
         with Log(spec.logger, reporter.say, store.path, name_of(spec), config.dump(spec)) as log:
             return _lead(spec, store, problem, test.to(device), device, log, reporter, ranks, goes_on)
 
@@ -235,10 +235,10 @@ def _after(metrics: dict[str, Any], name: str, more: dict[str, Any]) -> dict[str
     return {key: {**metrics, **more}[key] for key in (*names[:place], *more, *names[place:])}
 
 
-def _follow(spec: config.Spec, problem: Problem, device: torch.device, ranks: Ranks, scratch: Path) -> dict[str, Any]:
+def _follow(spec: config.Spec, problem: Problem, device: torch.device, ranks: Ranks) -> dict[str, Any]:
     """Learn beside the first process, which measures and records; returns what it recorded."""
     with suppress(Diverged, FitFailed):  # which all meet
-        _fit(spec, problem, device, lambda: open_run(spec, None, ranks=ranks, scratch=scratch))
+        _fit(spec, problem, device, lambda: open_run(spec, None, ranks=ranks))
     answer: dict[str, Any] = ranks.agree(dict)
     return answer
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import math
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -37,7 +36,6 @@ T = TypeVar("T")
 GoesOn = Callable[[int, float], bool]
 
 SHOW_EVERY_S = 0.2
-SCRATCH = "scratch"  # in a run's folder, while it is under way
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 CHECKPOINT_SHARE = 0.05  # of the run's time at most
 
@@ -61,8 +59,6 @@ class Run:
         test_every: "epoch", "segment" or "run": when `test` really measures.
         goes_on: asked after each epoch but the last, with its number over all segments, from 0, and the score on validation
             samples; where it says no the run stops at a checkpoint.
-        scratch: the folder that `scratch` makes; by default one beside the records, or, without any, the system's for
-            temporary files.
     """
 
     def __init__(
@@ -83,10 +79,8 @@ class Run:
         batch_size: int = 256,
         name: str = "run",
         goes_on: GoesOn | None = None,
-        scratch: Path | None = None,
     ) -> None:
         self._goes_on = goes_on
-        self._scratch = store.path / SCRATCH if scratch is None and store is not None else scratch
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self._seed, self._optimizer = seed, optimizer
         self._objective, self._filter, self._probes = objective, filter, probes
@@ -135,14 +129,13 @@ class Run:
             raise ValueError("this run has no optimizer: Run.in_memory(Sgd(lr=0.05))")
         return self._optimizer.build(parameters, lr_scale, weight_decay_scale)
 
-    def scratch(self) -> Path:
-        if self._scratch is None:
-            self._temporary = self._temporary or tempfile.TemporaryDirectory(prefix="effdl-")
-        folder = self._scratch or Path(self._temporary.name) / SCRATCH  # type: ignore[union-attr]
+    def folder(self, name: str) -> Path:
+        if self._store is not None:
+            return self._store.folder(name)
+        self._temporary = self._temporary or tempfile.TemporaryDirectory(prefix="effdl-")
+        folder = Path(self._temporary.name) / name
         with disk_errors(folder):
-            if folder.exists():
-                shutil.rmtree(folder)
-            folder.mkdir(parents=True)
+            folder.mkdir(exist_ok=True)
         return folder
 
     def say(self, text: str) -> None:

@@ -6,6 +6,7 @@ import io
 import json
 import multiprocessing
 import os
+import shutil
 import time
 import weakref
 import zlib
@@ -115,6 +116,7 @@ class Store:
         self._lock: int | None = None
         self._metrics = bytearray()  # what metrics.jsonl should hold
         self._made: list[Path] = []
+        self._folders: set[Path] = set()  # of files that go with the checkpoint
 
     @classmethod
     def at(cls, path: Path) -> "Store":
@@ -205,11 +207,20 @@ class Store:
         """Remove a run that has nothing to go on from, and the folders made for it: a failed start leaves nothing behind."""
         names = ("metrics.jsonl", "provenance.json", "spec.json", "lock")  # the lock last: until then the run is ours
         with suppress(OSError):  # a folder that another run has come to use, or that somebody deleted
+            for folder in self._folders:
+                folder.rmdir()
             if {p.name for p in self.path.iterdir()} <= set(names):
                 for name in names:
                     (self.path / name).unlink(missing_ok=True)
                 for folder in (self.path, *self._made):
                     folder.rmdir()
+
+    def folder(self, name: str) -> Path:
+        """One within the run's own, for files that go with its checkpoint. Raises RecordError."""
+        self._folders.add(path := self.path / name)
+        with disk_errors(path):
+            path.mkdir(exist_ok=True)
+        return path
 
     def append(self, line: Mapping[str, Any]) -> None:
         text = (json.dumps(line) + "\n").encode()
@@ -285,6 +296,8 @@ class Store:
         write_json(self.path / kept.SUMMARY, whole)
         for name in ("checkpoint", "checkpoint.part"):
             (self.path / name).unlink(missing_ok=True)
+        for folder in self._folders:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _read_checkpoint(self) -> dict[str, Any] | None:
         import torch

@@ -1,5 +1,6 @@
 """The rule of deep layer-wise learning: a decision block under the problem's loss; with the two dropouts of thesis §6.6.3."""
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +14,8 @@ from effdl.errors import ConfigError
 from effdl.objectives.objective import Objective, at_least_float32
 from effdl.training.loop import reduce_loss, switch_mode
 from effdl.training.rule import Rule
+
+Penalty = Callable[[Sequence[Tensor], Tensor], Tensor]
 
 
 def input_dropout_rate(initial: float, decay: float, epoch: int) -> float:
@@ -53,6 +56,8 @@ class DecisionRule(Rule):
         gradient_dropout: probability p of dropout on the gradients that leave the decision block; its own stay whole.
         input_dropout, input_dropout_decay: dropout on the segment's input and its decay, see `input_dropout_rate`.
         checkpoint: see `Rule`.
+        penalty: (activations, y) -> (B,), which is added to each sample's loss in training. Activations are what the segment
+            gets, (B, ...), and what each of its blocks puts out, from the bottom up.
     """
 
     def __init__(
@@ -65,12 +70,14 @@ class DecisionRule(Rule):
         input_dropout: float = 0.0,
         input_dropout_decay: float = 1.0,
         checkpoint: bool = False,
+        penalty: Penalty | None = None,
     ) -> None:
         super().__init__(blocks, checkpoint)
         self.decision = decision
         self.objective = objective
         self.gradient_dropout = gradient_dropout
         self.input_dropout, self.input_dropout_decay = input_dropout, input_dropout_decay
+        self.penalty = penalty
 
     def learn(self, batch: Batch, epoch: int) -> Batch:
         version = batch.x._version
@@ -79,10 +86,14 @@ class DecisionRule(Rule):
         if p > 0 and not x.is_floating_point():
             raise ConfigError("method.drop_raw_input: samples are ids, of which none can be dropped; say false")
         with self.hardware.autocast():
-            outputs = self.forward(F.dropout(x, p) if p > 0 else x)
+            if self.penalty is None:
+                outputs, more = self.forward(F.dropout(x, p) if p > 0 else x), None
+            else:
+                outputs, more = self._penalised(F.dropout(x, p) if p > 0 else x, batch.y, self.penalty)
             yielded = outputs._version
             logits = self.decision(gradient_dropout(outputs, self.gradient_dropout))
             loss = self.objective.loss(at_least_float32(logits), batch.y)
+            loss = loss if more is None else loss + more
         if batch.x._version != version or outputs._version != yielded:
             part = "segment" if batch.x._version != version else "decision block"
             raise ConfigError(f"a {part} must not begin with an in-place operation: it overwrites what the one below yields")
@@ -90,6 +101,10 @@ class DecisionRule(Rule):
         del outputs, logits  # else held through the backward pass
         reduce_loss(loss, batch.sample_weight).backward()
         return batch.passed_on(put_out, loss.detach())
+
+    def _penalised(self, x: Tensor, y: Tensor, penalty: Penalty) -> tuple[Tensor, Tensor]:
+        activations = [x, *self.activations(x)]
+        return activations[-1], penalty(activations, y)
 
     def check(self, outputs: Tensor, wanted: int) -> None:
         restore, name = switch_mode(self.decision, False), type(self.decision).__name__

@@ -1,8 +1,10 @@
 """The engine: segments of a network learn by turns, each by its rule, fed by the blocks below (Algorithms 3 and 4)."""
 
 import math
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from effdl.archs.chain import BlockChain
@@ -14,16 +16,36 @@ from effdl.training.features import Stack
 from effdl.training.handle import RunHandle, taking_up
 from effdl.training.hardware import Hardware, give_back
 from effdl.training.learner import Learner
-from effdl.training.loop import evaluate, reseed
+from effdl.training.loop import evaluate_each, reseed
 from effdl.training.offload import Offload
 from effdl.training.offloaded import Offloaded
+from effdl.training.recorder import Recorder
 from effdl.training.rule import Rule
 from effdl.training.segments import Training
 from effdl.training.selection import Best, score, stale
-from effdl.training.sources import Fed, Sieve
+from effdl.training.sources import Fed, Replay, Sieve, Source
 from effdl.training.untrained import OfBatch, normalises
 
 Module = TypeVar("Module", bound=nn.Module)
+
+
+class Member(NamedTuple):
+    """Who learns in a turn. local: the network that is measured, above what comes in."""
+
+    segment: int
+    learner: Learner
+    local: nn.Module
+
+    def level(self, shared: bool) -> tuple[nn.Module, nn.Module]:
+        """As `evaluate_each` takes it. shared: whether another one's level is above it, or below."""
+        if not shared:
+            return nn.Identity(), self.local
+        if self.learner.rule.prepares or not isinstance(self.local, BlockChain):
+            raise ConfigError(
+                f"method: segments with the rule {type(self.learner.rule).__name__} cannot learn at once: it makes batches of "
+                "its own, or its predictor is no BlockChain"
+            )
+        return self.local.blocks, self.local.head
 
 
 class Engine:
@@ -35,13 +57,17 @@ class Engine:
     def __init__(self, training: Training, problem: Problem, chain: BlockChain, run: RunHandle) -> None:
         self.training, self.problem, self.chain, self.run = training, problem, chain, run
         self._refuse_shared_weights()
+        if training.record and not run.ranks.alone:
+            raise ConfigError("method.record_at: of several processes each would record its part alone: train in one process")
         chain.eval()
         # A whole batch of fake tensors takes no longer than two samples, and is what the count calls the blocks with too.
         samples, like = problem.batch_size if problem.is_outline else 2, problem.train_split.first()
         self.shapes = chain.shapes(problem.input_shape, samples, like.dtype)
-        self.source = Fed(problem, training.keep_bytes, run.hardware, run.ranks)
+        self.fed = self.active = Fed(problem, training.keep_bytes, run.hardware, run.ranks)
+        self.source: Source = self.fed
         device = next(chain.parameters()).device
-        self.offload = Offload(training.offload, device, run.scratch, problem.is_outline)
+        self.recorder = Recorder(training, device, lambda: run.folder("recorded"), run.say)
+        self.offload = Offload(training.offload, device, lambda: run.folder("offload"), problem.is_outline)
         self.offloaded = Offloaded(self.offload, chain)
         self.best = Best(training.choose, len(training.segments), self.offloaded.copied)
         self.learners: dict[int, Learner] = {}  # of segments that have begun and are not done
@@ -59,6 +85,8 @@ class Engine:
             look through the blocks below the segment, and keep their outputs where they fit      (Algorithm 3, line 8)
             for each of its epochs: train, validate, record                                       (lines 3 to 6)
             offer the segment's network to the best
+
+        Segments that learn at once have one turn; each gets what the one below puts out as it learns (§6.8.3).
         """
         if not self.run.ranks.alone:
             self.offloaded.all_come()
@@ -66,14 +94,13 @@ class Engine:
         self.offloaded.rest()
         first, done = self.at
         for place, turn in enumerate(self.training.order[first:], first):
-            learner = self._begin(turn.segment, resumed=done > 0)
-            local = self._local(turn.segment, learner.rule)
-            while done < turn.epochs and not stale(learner.history, self.training.patience):
+            team = self._begin(place, resumed=done > 0)
+            while done < turn.epochs and not any(stale(m.learner.history, self.training.patience) for m in team):
                 self.at = (place, done)
-                self._epoch(turn.segment, learner, local)
+                self._epoch(team)
                 done += 1
-            self._end(place, turn.segment, learner)
-            del learner, local  # before the next segment's features are made
+            self._end(place, team)
+            del team  # before the next segment's features are made
             done = 0
         return self._chosen()
 
@@ -83,6 +110,7 @@ class Engine:
         assert chosen is not None
         kept, passes = self.most_kept, self.feature_passes
         self.run.note({"segment/chosen": chosen, "memory/kept_features_bytes": kept, "data/feature_passes": passes})
+        self.run.note(self.recorder.notes())
         if training.returns:
             self.run.note({"epoch/chosen": self.best.epoch})
         self.offloaded.all_come()
@@ -90,87 +118,141 @@ class Engine:
         self.best.put_into(network)
         return network.eval()
 
-    def _begin(self, segment: int, resumed: bool) -> Learner:
-        """The segment's learner at the beginning of a turn, and its source looking through the blocks below."""
+    def _begin(self, place: int, resumed: bool) -> list[Member]:
+        """Those who learn in a turn, from the bottom up, and the source looking through the blocks below."""
         give_back()  # what the last turn, or rehearsed steps, held
+        turn = self.training.order[place]
+        team = [self._member(segment) for segment in turn.segments]
+        for member in team:
+            member.level(len(team) > 1)  # raises where its networks cannot be measured so
+        with self.run.timer("feed"):
+            made = self._look(place, team[0])
+        if not resumed:  # else they were counted when the turn began
+            self.feature_passes += made
+        self.most_kept = max(self.most_kept, self.active.through.kept_bytes)
+        self.recorder.begin(place)
+        for member in team:
+            member.learner.ranks.synchronise(member.learner.rule)
+        return team
+
+    def _look(self, place: int, lowest: Member) -> int:
+        """From now on the source is of what comes out below the lowest segment; how often features were kept for that."""
+        rule, below, tried = lowest.learner.rule, self._below(lowest.segment), self._tried
+        self._tried = []
+        if self.training.record and rule.prepares:
+            raise ConfigError(
+                f"method.record_at: the rule {type(rule).__name__} makes batches of raw inputs, of which nothing is recorded"
+            )
+        if (found := self.recorder.find(below)) is None:
+            self.source = self.active = self.fed
+            before = self.fed.through.made
+            self.fed.look(below, rule.prepare if rule.prepares else None, tried)
+        else:
+            height, recording = found
+            if self.active is self.fed:
+                self.active = Fed(self.problem, self.training.keep_bytes, self.run.hardware, self.run.ranks, only_val=True)
+                self.fed.through.forget()
+            before = self.active.through.made
+            self.active.look(below, None, tried)
+            behind = self.training.epochs_before(place)
+            self.source = Replay(recording, self.active, below.modules[height:], behind)
+        return self.active.through.made - before
+
+    def _member(self, segment: int) -> Member:
         plan = self.training.segments[segment]
         self.offloaded.come(plan.start, plan.stop)
         if segment not in self.learners:
             self.learners[segment] = self._start(self.learner(segment))
             self.learners[segment].check_next_step()
-        learner, below = self.learners[segment], self._below(segment)
+        learner = self.learners[segment]
         self.offloaded.wake(segment, learner)
-        before = self.source.through.made
-        with self.run.timer("feed"):
-            self.source.look(below, learner.rule.prepare if learner.rule.prepares else None, self._tried)
-            self._tried = []
-        if not resumed:  # else they were counted when the turn began
-            self.feature_passes += self.source.through.made - before
-        self.most_kept = max(self.most_kept, self.source.through.kept_bytes)
-        learner.ranks.synchronise(learner.rule)
-        return learner
+        return Member(segment, learner, self._local(segment, learner.rule))
 
-    def _epoch(self, segment: int, learner: Learner, local: nn.Module) -> None:
-        """One epoch of a segment: train, validate, record, test, probe, offer a checkpoint.
-
-        local: the network that is measured, above what the source looks through.
-        """
-        plan, epoch = self.training.segments[segment], learner.epoch
-        where = f"segment {segment + 1} of {len(self.training.segments)}, epoch {epoch + 1}"
+    def _epoch(self, team: Sequence[Member]) -> None:
+        """One epoch of a turn: train, validate, record, test, probe, offer a checkpoint."""
         with self.run.timer("train"):
-            loss, samples = self._learn(segment, learner, where)
+            learned = self._learn(team)
         self.at = (self.at[0], self.at[1] + 1)
-        for block in range(plan.start, plan.stop):
-            self.ages[block] += 1
+        for plan in (self.training.segments[member.segment] for member in team):
+            for block in range(plan.start, plan.stop):
+                self.ages[block] += 1
+        levels = [member.level(len(team) > 1) for member in team]
         with self.run.timer("eval"), self.run.hardware.autocast():
-            val = learner.ranks.agree(lambda: evaluate(local, self.source.val(), self.problem.objective))
+            found = self.run.ranks.agree(lambda: evaluate_each(levels, self.source.val(), self.problem.objective))
+        for member, (loss, samples), val in zip(team, learned, found, strict=True):
+            self._record(member, {"train/loss": loss, "data/samples": samples}, val)
+        self.run.save(self.state_dict)
+
+    def _record(self, member: Member, learned: dict[str, float], val: dict[str, float]) -> None:
+        """A segment's numbers of an epoch, and what the run measures of it."""
+        segment, learner, local = member.segment, member.learner, member.local
+        epoch = learner.epoch - 1
         if not math.isfinite(val.get("loss", 0.0)):
+            where = self._where(segment, epoch)
             raise Diverged(f"validation loss is {val['loss']} after {where}: try a smaller optimizer.lr")
         learner.history.append(score(val))
-        metrics = {"train/loss": loss, "data/samples": samples, **{f"val/{name}": value for name, value in val.items()}}
-        self.run.record(segment, epoch, metrics)
-        last = learner.epoch == plan.epochs or stale(learner.history, self.training.patience)
+        self.run.record(segment, epoch, {**learned, **{f"val/{name}": value for name, value in val.items()}})
+        epochs = self.training.segments[segment].epochs
+        last = learner.epoch == epochs or stale(learner.history, self.training.patience)
         below = None if learner.rule.prepares else self._below(segment)
         self.run.test(local, segment, epoch, last, below, self.training.keep_bytes)
         self.run.probe(learner.rule.blocks, segment, epoch, last)
-        self.run.save(self.state_dict)
 
-    def _learn(self, segment: int, learner: Learner, where: str) -> tuple[float, int]:
-        """An epoch of updates; mean training loss and samples stepped on."""
+    def _learn(self, team: Sequence[Member]) -> list[tuple[float, int]]:
+        """An epoch of updates; of each who learns mean training loss, and how many samples of the problem it learned from."""
         place, done = self.at
-        behind = self.training.behind(place)
-        past, number = list(map(float, behind)), sum(behind) + done
-        epoch, epochs, steps = learner.epoch, self.training.segments[segment].epochs, self.steps
+        past, number = list(map(float, self.training.behind(place))), self.training.epochs_before(place) + done
+        learners = {self._where(m.segment, m.learner.epoch): m.learner for m in team}
+        epochs, steps = {m.segment: m.learner.epoch for m in team}, self.steps
+        lowest, of_all = team[0].segment, self.training.segments[team[0].segment].epochs
 
         def progress(step: int) -> None:
-            past[segment] = epoch + min(step / steps, 1.0)
-            self.run.progress(segment, past, epochs)
+            part = min(step / steps, 1.0)
+            for segment, epoch in epochs.items():
+                past[segment] = epoch + part
+            self.run.progress(lowest, past, of_all)
 
         filter = self.run.filter
-        sieve = None if filter is None else Sieve(filter, self.run.seed("filter", segment, epoch))
-        return drain_epoch(learner, self.source.train(number, sieve), where, progress, 0 if sieve else self.problem.steps)
+        sieve = None if filter is None else Sieve(filter, self.run.seed("filter", lowest, epochs[lowest]))
+        batches, expected = self.source.train(number, sieve), 0 if sieve else self.problem.steps
+        found = drain_epoch(learners, batches, progress, expected, self.recorder.passing)
+        if not team[0].learner.rule.prepares:
+            return found
+        samples = self.run.ranks.total(torch.tensor(self.fed.prepared))  # of each its rule made as many rows as it likes
+        return [(loss, int(samples)) for loss, _ in found]
 
-    def _end(self, place: int, segment: int, learner: Learner) -> None:
-        """After a turn: offer the segment's network, and let go of a learner whose last turn this was."""
-        later = {turn.segment for turn in self.training.order[place + 1 :]}
+    def _where(self, segment: int, epoch: int) -> str:
+        return f"segment {segment + 1} of {len(self.training.segments)}, epoch {epoch + 1}"
+
+    def _end(self, place: int, team: Sequence[Member]) -> None:
+        """After a turn: offer the segments' networks, and let go of learners whose last turn this was."""
+        later, lasting = self.training.after(place), self._lasting(place)
+        for segment, learner, _ in team:
+            predictor = self._predictor(segment, learner.rule)
+            above_untrained = any(isinstance(module, OfBatch) for module in self._below(segment).modules)
+            if self.best.segment is None or not above_untrained:  # by batch statistics another network was measured
+                score = float("-inf") if above_untrained else learner.history[-1]
+                self.best.offer(segment, learner.epoch - 1, score, predictor, lasting, copied=bool(later))
+            if segment in later:
+                self.offloaded.wait(segment, learner)
+            else:
+                del self.learners[segment]
+        self.offloaded.rest()
+        self.recorder.end(place, self._stack)
+
+    def _lasting(self, place: int) -> set[int]:
+        """Ids of the network's tensors that no turn after this place changes; without its head, which rules may share."""
+        later = self.training.after(place)
         changing = {id(t) for other in later for t in self._blocks(other).state_dict(keep_vars=True).values()}
-        predictor = self._predictor(segment, learner.rule)
-        parts = self.chain.input, self.chain.blocks  # rules may share its head
-        lasting = {id(t) for part in parts for t in part.state_dict(keep_vars=True).values()} - changing
-        above_untrained = any(isinstance(module, OfBatch) for module in self._below(segment).modules)
-        if self.best.segment is None or not above_untrained:  # what was measured by batch statistics is not what it computes
-            score = float("-inf") if above_untrained else learner.history[-1]
-            self.best.offer(segment, learner.epoch - 1, score, predictor, lasting, copied=bool(later))
-        if segment not in later:
-            del self.learners[segment]
-        self.offloaded.wait(segment, self.learners.get(segment))
+        parts = self.chain.input, self.chain.blocks
+        return {id(t) for part in parts for t in part.state_dict(keep_vars=True).values()} - changing
 
     def learner(self, segment: int) -> Learner:
         """A segment's learner as it begins, by itself, its blocks on the device."""
         plan, rank = self.training.segments[segment], self.run.ranks.rank
         self.offloaded.come(plan.start, plan.stop)
         rule = self._rule(segment)
-        rule.hardware, rule.yields = self.run.hardware, False  # a turn ends before the next begins: nobody takes what it yields
+        rule.hardware, rule.yields = self.run.hardware, self.training.yields(segment)
         return Learner(
             rule,
             self.run.optimizer(rule.parameters(), plan.lr_scale, plan.weight_decay_scale),
@@ -189,10 +271,10 @@ class Engine:
     def _rule(self, segment: int) -> Rule:
         """Segment's rule, in eval mode, all but its blocks freshly drawn from the stream ("init", segment)."""
         plan, blocks = self.training.segments[segment], self._blocks(segment)
-        shape, like = self.shapes[plan.stop - 1], next(blocks.parameters())
+        shapes, like = self.shapes[plan.start : plan.stop], next(blocks.parameters())
         reseed(self.run.seed("init", segment))
         before = [t._version for t in blocks.state_dict(keep_vars=True).values()]
-        rule = plan.rule(blocks, shape)
+        rule = plan.rule(blocks, shapes)
         if before != [t._version for t in blocks.state_dict(keep_vars=True).values()]:
             raise ConfigError(
                 f"the rule {type(rule).__name__} changes its blocks where it is made, which happens again and again: let their "
@@ -202,7 +284,7 @@ class Engine:
         rule = matched(like, rule, self.problem.is_outline, self.run.hardware)
         rule.blocks = blocks
         if not self.problem.is_outline:
-            rule.check(like.new_zeros(2, *shape), self.problem.outputs)
+            rule.check(like.new_zeros(2, *shapes[-1]), self.problem.outputs)
         rule.eval()
         return rule
 
@@ -222,8 +304,10 @@ class Engine:
         return self.chain[plan.start : plan.stop]
 
     def _below(self, segment: int) -> Stack:
-        start = self.training.segments[segment].start
-        return Stack((self.chain.input, *map(self._called, range(start))), (0, *self.ages[:start]))
+        return self._stack(self.training.segments[segment].start)
+
+    def _stack(self, blocks: int) -> Stack:
+        return Stack((self.chain.input, *map(self._called, range(blocks))), (0, *self.ages[:blocks]))
 
     def _called(self, i: int) -> nn.Module:
         """A block as it is called from above; the same object as long as it has learned nothing new."""
@@ -237,8 +321,7 @@ class Engine:
         if rule.prepares:
             plan, blocks = self.training.segments[segment], list(self.chain.blocks)
             whole = [*map(self._called, range(plan.start)), *blocks[plan.start : plan.stop]]
-            named = dict(zip(self.chain.names, whole, strict=False))
-            return rule.predictor(BlockChain(named, nn.Identity(), self.chain.input))
+            return rule.predictor(BlockChain(dict(zip(self.chain.names, whole, strict=False)), nn.Identity(), self.chain.input))
         return rule.predictor(BlockChain(dict(rule.blocks.named_children()), nn.Identity()))
 
     @property
@@ -255,7 +338,8 @@ class Engine:
             "ages": self.ages,
             "learners": {segment: learner.state_dict() for segment, learner in self.learners.items()},
             "best": self.best.state_dict(),
-            "tried": self.source.through.tried,
+            "tried": self.active.through.tried,
+            "recorded": self.recorder.state_dict(),
             "counts": (self.most_kept, self.feature_passes),
         }
 
@@ -276,11 +360,12 @@ class Engine:
         self.ages, self._tried = list(map(int, saved["ages"])), list(map(int, saved["tried"]))
         self.most_kept, self.feature_passes = map(int, saved["counts"])
         order = self.training.order
-        begun, still = ({turn.segment for turn in part} for part in (order[: place + 1], order[place:]))
+        begun, still = ({s for turn in part for s in turn.segments} for part in (order[: place + 1], order[place:]))
         if saved["learners"].keys() != begun & still:
             raise ValueError("not the learners that are at work or wait")
         epochs = self.training.behind(place)
-        epochs[order[place].segment] += done
+        for segment in order[place].segments:
+            epochs[segment] += done
         for segment, state in saved["learners"].items():
             learner = self.learner(segment)
             learner.load_state_dict(state)
@@ -288,17 +373,21 @@ class Engine:
             if learner.epoch != epochs[segment]:
                 raise ValueError("no such epoch")
             self.learners[segment] = self._start(learner)
-        self._load_best(saved["best"], is_there=place > 0)
+        self.recorder.load_state_dict(saved["recorded"], place, done, lambda blocks: self._stack(blocks).modules)
+        self._load_best(saved["best"], place)
 
-    def _load_best(self, state: dict[str, Any], is_there: bool) -> None:
+    def _load_best(self, state: dict[str, Any], place: int) -> None:
+        """Its weights are to be those that were not lasting when it was offered: exactly these."""
         self.best.load_state_dict(state)
-        if (self.best.segment is not None) != is_there:
+        segment, epoch = self.best.segment, self.best.epoch
+        if (segment is not None) != (place > 0):
             raise ValueError("no best network, or one of the future")
-        if self.best.segment is not None:
-            predictor = self._predictor(self.best.segment, self._rule(self.best.segment))
-            chains = {id(t) for part in (self.chain.input, self.chain.blocks) for t in part.state_dict(keep_vars=True).values()}
-            own = {name for name, t in predictor.state_dict(keep_vars=True).items() if id(t) not in chains}
-            self.best.check(predictor, own)
+        if segment is not None:
+            if epoch is None:
+                raise ValueError("no epoch of the best network")
+            lasting = self._lasting(self.training.place_of(segment, epoch, before=place))
+            predictor = self._predictor(segment, self._rule(segment))
+            self.best.check(predictor, {n for n, t in predictor.state_dict(keep_vars=True).items() if id(t) not in lasting})
             if self.offload.moves:
                 self.best.weights = self.offloaded.copied(self.best.weights)
 

@@ -1,6 +1,6 @@
-"""One epoch of a learner, drained: its mean loss, and when it has diverged."""
+"""One epoch of a learner, or of several that learn at once, drained: mean losses, and when one has diverged."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -12,46 +12,92 @@ from effdl.training.learner import Learner
 LOOK_EVERY = 64  # steps: each look at a loss waits for the device
 
 
+class Losses:
+    """What a learner's losses come to in an epoch.
+
+    where: names its segment and epoch in an error.
+    """
+
+    def __init__(self, learner: Learner, where: str) -> None:
+        self._learner, self._where = learner, where
+        self._sums: list[Tensor] = []
+        self._samples = 0
+
+    def see(self, batch: Batch) -> int:
+        """Take in a batch that it has learned from; how many they are now."""
+        assert batch.loss is not None
+        self._sums.append(batch.loss.sum())
+        self._samples += len(batch.loss)
+        return len(self._sums)
+
+    def passing(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """The same batches, seen on their way; none is held."""
+        source = iter(batches)
+        while (batch := next(source, None)) is not None:
+            self.see(batch)
+            waiting = [batch]
+            del batch
+            yield waiting.pop()
+
+    def is_finite(self) -> bool:
+        """Whether the last one is a number; where there is none yet, too. It waits for the device."""
+        return all(bool(loss.isfinite()) for loss in self._sums[-1:])
+
+    def mean(self, expected: int) -> tuple[float, int]:
+        """Over the samples stepped on, and how many they were. Raises as `drain_epoch`."""
+        learner, where, count = self._learner, self._where, len(self._sums)
+        if count < expected and self.is_finite():
+            raise DataError(
+                f"the samples end after {count} of {expected} batches at {where}: a split has as many in each epoch"
+            )
+        if not self._sums:
+            raise FitFailed(f"nothing to train on at {where}: the filter dropped every sample")
+        total = learner.ranks.total(torch.stack(self._sums).double())
+        samples = int(learner.ranks.total(torch.tensor(self._samples)))
+        if not total.isfinite().all():
+            step = int((~total.isfinite()).nonzero()[0]) + 1
+            raise Diverged(f"loss is {total[step - 1].item()} at {where}, step {step}: try a smaller optimizer.lr")
+        if (name := not_finite(learner.rule)) is not None:
+            raise Diverged(f"weight {name} is not finite after {where}: try a smaller optimizer.lr")
+        return float(total.sum()) / samples, samples
+
+
 def drain_epoch(
-    learner: Learner, batches: Iterable[Batch], where: str, progress: Callable[[int], object], expected: int = 0
-) -> tuple[float, int]:
-    """Let a segment learn from one epoch; mean training loss over the samples stepped on, and how many they were.
+    learners: Mapping[str, Learner],
+    batches: Iterable[Batch],
+    progress: Callable[[int], object],
+    expected: int = 0,
+    passing: Callable[[Iterator[Batch]], Iterable[Batch]] = iter,
+) -> list[tuple[float, int]]:
+    """Let a segment learn from one epoch, or several at once, each from what the one below puts out as it learns.
 
     An epoch whose loss is no number ends early, at a step that does not depend on any clock.
 
     Args:
-        where: names the segment and epoch in an error.
+        learners: from the bottom up, by what names segment and epoch in an error.
         progress: told each step, from 1.
         expected: so many batches there are at least.
+        passing: what comes out of the highest, on its way to nowhere; a recording looks at it.
+
+    Returns:
+        Of each segment its mean training loss over the samples stepped on, as its rule prepared them, and how many these were.
 
     Raises:
         Diverged: a loss, or at the end a weight, is not finite.
         FitFailed: there were no samples.
         DataError: the batches ended early.
     """
-    losses: list[Tensor] = []
-    samples = 0
-    for batch in learner.train_epoch(batches):
-        assert batch.loss is not None
-        losses.append(batch.loss.sum())
-        samples += len(batch.loss)
+    *below, top = (Losses(learner, where) for where, learner in learners.items())
+    *lower, highest = learners.values()
+    for learner, losses in zip(lower, below, strict=True):
+        batches = losses.passing(learner.train_epoch(batches))
+    for batch in passing(highest.train_epoch(batches)):
+        step = top.see(batch)
         del batch
-        progress(len(losses))
-        if len(losses) % LOOK_EVERY == 0 and learner.ranks.alone and not losses[-1].isfinite():
+        progress(step)
+        if step % LOOK_EVERY == 0 and highest.ranks.alone and not top.is_finite():
             break
-    if len(losses) < expected and all(loss.isfinite() for loss in losses[-1:]):
-        raise DataError(
-            f"the samples end after {len(losses)} of {expected} batches at {where}: a split has as many in each epoch"
-        )
-    if not losses:
-        raise FitFailed(f"nothing to train on at {where}: the filter dropped every sample")
-    total, samples = learner.ranks.total(torch.stack(losses).double()), int(learner.ranks.total(torch.tensor(samples)))
-    if not total.isfinite().all():
-        step = int((~total.isfinite()).nonzero()[0]) + 1
-        raise Diverged(f"loss is {total[step - 1].item()} at {where}, step {step}: try a smaller optimizer.lr")
-    if (name := not_finite(learner.rule)) is not None:
-        raise Diverged(f"weight {name} is not finite after {where}: try a smaller optimizer.lr")
-    return float(total.sum()) / samples, samples
+    return [losses.mean(expected) for losses in (*below, top)]
 
 
 def not_finite(module: nn.Module) -> str | None:

@@ -142,10 +142,10 @@ class RunHandle(Protocol):
     ) -> torch.optim.Optimizer:
         """The configured optimizer over these parameters, its base values scaled."""
 
-    def scratch(self) -> Path:
-        """An empty folder for what is not to lie in memory, of this process alone; what an earlier one left there is gone.
+    def folder(self, name: str) -> Path:
+        """A folder of the run's own for files that belong to its checkpoint; they stay until the run has ended.
 
-        Whoever asks for it removes what it holds; it is no part of a checkpoint.
+        Such as are of this process alone whoever writes them removes.
         """
 
     def say(self, text: str) -> None:

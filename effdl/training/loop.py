@@ -1,6 +1,6 @@
 """THE loop: every rule that learns by minibatches goes through `train_epoch`; every measurement through `evaluate`."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -76,13 +76,27 @@ def switch_mode(module: nn.Module, training: bool) -> Callable[[], None]:
 
 def evaluate(model: nn.Module, batches: Iterable[Batch], objective: Objective) -> dict[str, float]:
     """The objective's scores of a model in eval mode, see `Objective.scores`; {} where there are no batches."""
-    restore = switch_mode(model, False)
-    sums: dict[str, Tensor] = {}
+    return evaluate_each([(nn.Identity(), model)], batches, objective)[0]
+
+
+def evaluate_each(
+    levels: Sequence[tuple[nn.Module, nn.Module]], batches: Iterable[Batch], objective: Objective
+) -> list[dict[str, float]]:
+    """As `evaluate`, of networks one above another, in one pass.
+
+    levels: blocks, which get what those of the level below put out, and what is to be measured above them.
+    """
+    restores = [switch_mode(module, False) for level in levels for module in level]
+    sums: list[dict[str, Tensor]] = [{} for _ in levels]
     try:
         with torch.no_grad():
             for batch in batches:
-                for name, value in objective.tally(at_least_float32(model(batch.x)), batch.y).items():
-                    sums[name] = sums[name] + value if name in sums else value
+                x = batch.x
+                for (blocks, top), sum in zip(levels, sums, strict=True):
+                    x = blocks(x)
+                    for name, value in objective.tally(at_least_float32(top(x)), batch.y).items():
+                        sum[name] = sum[name] + value if name in sum else value
     finally:
-        restore()
-    return objective.scores(sums) if sums else {}
+        for restore in reversed(restores):
+            restore()
+    return [objective.scores(sum) if sum else {} for sum in sums]

@@ -1,9 +1,8 @@
 """Offload: tensors that nothing computes with lie on the host or on disk, and come back as they were."""
 
-import shutil
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -13,12 +12,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from effdl.errors import disk_errors
 from effdl.training.feednet import feednet, is_copied
 from effdl.training.hardware import Hardware
 from effdl.training.tensor_file import TensorFile
 
-Where = Literal["host", "disk"]
+Place = Literal["host", "disk"]
 
+SUFFIX = ".away"
 _numbers = count()  # so that no file of this process is ever taken for an earlier one, which may end only now
 
 
@@ -32,16 +33,17 @@ class Offload:
     Args:
         where: None leaves all where it is.
         device: on which the training computes.
-        scratch: makes an empty folder of this process, see `RunHandle.scratch`; asked for when the first file is written.
+        folder: the run's own for these files, see `RunHandle.folder`; asked for when the first is written, and emptied then of
+            what a killed process left.
         outline: whether the tensors are fake ones, of which only the bytes are asked for.
 
     ``moves``: whether anything does. Within ``with``, files are there; they go with its end, however that comes.
     """
 
-    def __init__(self, where: Where | None, device: torch.device, scratch: Callable[[], Path], outline: bool = False) -> None:
+    def __init__(self, where: Place | None, device: torch.device, folder: Callable[[], Path], outline: bool = False) -> None:
         self.where, self.device, self.outline = where, device, outline
         self.moves = where == "disk" or (where == "host" and device.type != "cpu")
-        self._scratch = scratch
+        self._asked = folder
         self._parts: weakref.WeakSet[Part] = weakref.WeakSet()
         self._folder: Path | None = None
 
@@ -50,7 +52,8 @@ class Offload:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            with suppress(OSError):
+                self._empty(self._folder)
             self._folder = None
 
     def part(self, name: str, tensors: Callable[[], Iterable[Tensor]], staying: Iterable[Tensor] = ()) -> "Part":
@@ -75,8 +78,15 @@ class Offload:
         if self.where == "host":
             return _Host(storages)
         if self._folder is None:
-            self._folder = self._scratch()
-        return TensorFile(self._folder / name, storages)
+            self._folder = self._asked()
+            with disk_errors(self._folder):
+                self._empty(self._folder)
+        return TensorFile(self._folder / (name + SUFFIX), storages)
+
+    @staticmethod
+    def _empty(folder: Path) -> None:
+        for path in (*folder.glob(f"*{SUFFIX}"), *folder.glob(f"*{SUFFIX}.part")):
+            path.unlink(missing_ok=True)
 
     def check(self) -> None:
         """Raise a RecordError where a file is not what was written."""

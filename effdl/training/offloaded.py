@@ -51,12 +51,11 @@ class Offloaded:
         if any(module is self._chain.head for module in learner.rule.modules()):
             self._head.come()
 
-    def wait(self, segment: int, learner: Learner | None) -> None:
-        """A learner, until its next turn, and all blocks; None for one that has no other."""
-        if learner is not None and self.offload.moves and segment not in self._learners:
-            part = self._learners[segment] = self.offload.part(f"learner{segment}", self._own(learner))
-            part.leave()
-        self.rest()
+    def wait(self, segment: int, learner: Learner) -> None:
+        """A learner, until its next turn, without its blocks."""
+        if self.offload.moves and segment not in self._learners:
+            self._learners[segment] = self.offload.part(f"learner{segment}", self._own(learner))
+            self._learners[segment].leave()
 
     def copied(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """Copies of the best network's weights, which lie off the device."""

@@ -1,4 +1,4 @@
-"""In which order segments learn: turns, by Algorithms 3 and 4 of the thesis."""
+"""In which order segments learn: turns, by Algorithms 3 and 4 of the thesis, or all at once (§6.8.3)."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,10 +10,19 @@ from effdl.rng import seed_for
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """A segment learns for so many epochs, and then it is another's turn."""
+    """A segment learns for so many epochs, and then it is another's turn.
+
+    above: so many segments above it learn at once with it, each from what the one below puts out as it learns (§6.8.3).
+    """
 
     segment: int
     epochs: int
+    above: int = 0
+
+    @property
+    def segments(self) -> range:
+        """All that learn, from the bottom up."""
+        return range(self.segment, self.segment + 1 + self.above)
 
 
 def bottom_up(epochs: Sequence[int]) -> Iterator[Turn]:
@@ -32,6 +41,11 @@ def robin(epochs: Sequence[int], rounds: int, order: Callable[[int], Sequence[in
     for number in range(rounds):
         for segment in order(number) if order else range(len(epochs)):
             yield Turn(segment, epochs[segment])
+
+
+def together(epochs: int, segments: int) -> Iterator[Turn]:
+    """All segments learn at once, in one pass through the data an epoch, as they would on a device each (§6.8.3)."""
+    yield Turn(0, epochs, segments - 1)
 
 
 def permuted(seed: int, segments: int, number: int, ordered: int = 0) -> list[int]:

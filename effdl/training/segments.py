@@ -3,14 +3,18 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal
 
 from torch import nn
 
-from effdl.training.offload import Where
+from effdl.training.offload import Place
 from effdl.training.orders import Turn, bottom_up
+from effdl.training.recording import Where
 from effdl.training.rule import Rule
 from effdl.training.selection import Choose
 from effdl.training.untrained import Untrained
+
+Shapes = Sequence[tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -18,14 +22,15 @@ class SegmentPlan:
     """How one segment is trained: blocks [start, stop) and everything that depends on its place.
 
     epochs: in all its turns together, over which its schedule spans.
-    rule: (its blocks, output shape of the last) -> its rule, whose other parameters are freshly drawn. It is made several times
-        (to be rehearsed, to learn, for the network at the end) and leaves the blocks' weights as they are.
+    rule: (its blocks, the shape of what each puts out for one sample) -> its rule, whose other parameters are freshly drawn.
+        It is made several times (to be rehearsed, to learn, for the network at the end) and leaves the blocks' weights as they
+        are.
     """
 
     start: int
     stop: int
     epochs: int
-    rule: Callable[[nn.Sequential, tuple[int, ...]], Rule]
+    rule: Callable[[nn.Sequential, Shapes], Rule]
     lr_scale: float = 1.0
     weight_decay_scale: float = 1.0
 
@@ -35,6 +40,9 @@ class Training:
     """What a method trains: segments, and in which order.
 
     keep_bytes: outputs of the blocks below a segment are kept where they fit this bound, else a feednet computes them.
+    record: segments whose outputs are recorded while they learn, for those above to learn from in the same order (§6.2.2).
+    store: where recordings lie. full_disk: whether a training whose recording a disk does not take any longer stops there, or
+        goes on with the blocks below as a feednet.
     order: each segment's turns come to the epochs of its plan; by default from the bottom up, one turn each.
     choose: see `selection.Best`.
     patience: end a segment's turn after so many epochs without a better validation score, with its last weights (ours); only
@@ -52,43 +60,74 @@ class Training:
     order: Sequence[Turn] = ()
     choose: Choose = "validation"
     patience: int | None = None
-    offload: Where | None = None
+    record: frozenset[int] = frozenset()
+    store: Where = "device"
+    full_disk: Literal["stop", "feed"] = "stop"
+    offload: Place | None = None
     untrained: Untrained = "eval"
 
     def __post_init__(self) -> None:
         if not self.order:
             object.__setattr__(self, "order", tuple(bottom_up([plan.epochs for plan in self.segments])))
-        turns = [0] * len(self.segments)
         for turn in self.order:
-            if turn.epochs < 1:
-                raise ValueError(f"a turn of segment {turn.segment} has {turn.epochs} epochs: it needs one or more")
-            if not 0 <= turn.segment < len(self.segments):
-                raise ValueError(f"the order names segment {turn.segment}, there are 0 to {len(self.segments) - 1}")
-            turns[turn.segment] += turn.epochs
-        for i, (planned, found) in enumerate(zip((plan.epochs for plan in self.segments), turns, strict=True)):
-            if planned != found:
-                raise ValueError(f"segment {i} is to learn for {planned} epochs, its turns come to {found}")
-        if self.patience is not None and self.returns:
-            raise ValueError("patience ends a segment's only turn, and here segments have several")
+            self._check(turn)
+        for i, (plan, found) in enumerate(zip(self.segments, self.behind(len(self.order)), strict=True)):
+            if plan.epochs != found:
+                raise ValueError(f"segment {i} is to learn for {plan.epochs} epochs, its turns come to {found}")
+        if self.patience is not None and (self.returns or any(turn.above for turn in self.order)):
+            raise ValueError("patience ends a segment's only turn, and here segments have several, or share one")
+
+    def _check(self, turn: Turn) -> None:
+        if turn.epochs < 1:
+            raise ValueError(f"a turn of segment {turn.segment} has {turn.epochs} epochs: it needs one or more")
+        for segment in turn.segments:
+            if not 0 <= segment < len(self.segments):
+                raise ValueError(f"the order names segment {segment}, there are 0 to {len(self.segments) - 1}")
+        for below, above in pairwise(turn.segments):
+            if self.segments[below].stop != self.segments[above].start:
+                raise ValueError(f"segments {below} and {above} learn at once: the one is to begin where the other ends")
 
     def behind(self, place: int) -> list[int]:
         """Of each segment the epochs that lie behind when the turn at this place begins, as the order has them."""
         epochs = [0] * len(self.segments)
         for turn in self.order[:place]:
-            epochs[turn.segment] += turn.epochs
+            for segment in turn.segments:
+                epochs[segment] += turn.epochs
         return epochs
+
+    def after(self, place: int) -> set[int]:
+        """The segments whose turn comes after the one at this place."""
+        return {segment for turn in self.order[place + 1 :] for segment in turn.segments}
+
+    def place_of(self, segment: int, epoch: int, before: int) -> int:
+        """Where in the order a segment has its epoch of this number. Raises ValueError where it is not before this place."""
+        for place, turn in enumerate(self.order[:before]):
+            if segment in turn.segments and 0 <= epoch - self.behind(place)[segment] < turn.epochs:
+                return place
+        raise ValueError("no such epoch behind")
+
+    def epochs_before(self, place: int) -> int:
+        """Passes through the data that lie behind when the turn at this place begins."""
+        return sum(turn.epochs for turn in self.order[:place])
 
     def turns(self, segment: int) -> int:
         """How often it is a segment's turn."""
-        return sum(turn.segment == segment for turn in self.order)
+        return sum(segment in turn.segments for turn in self.order)
+
+    def team(self, segment: int) -> range:
+        """Who learns at once with a segment, itself among them, in its first turn."""
+        return next(turn.segments for turn in self.order if segment in turn.segments)
+
+    def yields(self, segment: int) -> bool:
+        """Whether somebody takes what its blocks put out while it learns."""
+        return segment in self.record or any(segment in turn.segments[:-1] for turn in self.order)
 
     @property
     def returns(self) -> bool:
         """Whether some segment's turn comes again, and its learner waits for it."""
-        return len({turn.segment for turn in self.order}) < len(self.order)
+        return len(self.segments) < sum(len(turn.segments) for turn in self.order)
 
     @property
     def climbs(self) -> bool:
         """Whether after a turn comes the segment above, or the first: then features are made from those below."""
-        segments = [turn.segment for turn in self.order]
-        return all(above in (below + 1, 0) for below, above in pairwise(segments))
+        return all(then.segment in (turn.segments[-1] + 1, 0) for turn, then in pairwise(self.order))

@@ -60,13 +60,13 @@ class Best:
 
     def put_into(self, predictor: nn.Module) -> None:
         """Raises ValueError where the weights are not such as a predictor of that segment has."""
-        self.check(predictor, set())
+        self.check(predictor, set(self.weights))
         predictor.load_state_dict(self.weights, strict=False)
 
-    def check(self, predictor: nn.Module, own: set[str]) -> None:
-        """Raises ValueError as `put_into`, and puts nothing. own: names of weights that must be among them."""
+    def check(self, predictor: nn.Module, names: set[str]) -> None:
+        """Raises ValueError as `put_into`, and where they are not those of these names; puts nothing."""
         shapes = {name: tensor.shape for name, tensor in predictor.state_dict().items()}
-        if not own <= self.weights.keys() or any(shapes.get(name) != tensor.shape for name, tensor in self.weights.items()):
+        if names != self.weights.keys() or any(shapes.get(name) != tensor.shape for name, tensor in self.weights.items()):
             raise ValueError("not the weights of this network")
 
     def _is_better(self, segment: int, score: float) -> bool:

@@ -10,15 +10,15 @@ from torch import Tensor, nn
 from effdl.datasets.batch import Batch
 from effdl.datasets.problem import Problem
 from effdl.datasets.split import Choose, Samples, Split
-from effdl.errors import ConfigError, FitFailed
+from effdl.errors import ConfigError
 from effdl.rng import seed_for
 from effdl.training.features import Stack, Through
 from effdl.training.feednet import feednet
 from effdl.training.handle import SampleFilter
 from effdl.training.hardware import Hardware
-from effdl.training.learner import Learner
 from effdl.training.offload import Streamed
 from effdl.training.ranks import Ranks
+from effdl.training.recording import Recording
 from effdl.training.untrained import OfBatch
 
 Prepare = Callable[[Batch, torch.Generator], Batch]
@@ -60,16 +60,27 @@ class Fed(Source):
         hardware: precision and layout of what the segment gets.
         ranks: the processes that train together. Each keeps the features of all samples, is fed its part of every batch, and
             augments all of it, so that the images are those of one process.
+        only_val: nobody asks for training batches, which are replayed.
+
+    ``prepared``: how many samples of the problem this rank gave a rule in the epoch begun last, to make its own batches of.
     """
 
-    def __init__(self, problem: Problem, keep_bytes: int, hardware: Hardware | None = None, ranks: Ranks | None = None) -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        keep_bytes: int,
+        hardware: Hardware | None = None,
+        ranks: Ranks | None = None,
+        only_val: bool = False,
+    ) -> None:
         self.problem = problem
         self._hardware, self._ranks = hardware or Hardware(), ranks or Ranks()
         self._prepare: Prepare | None = None
+        self.prepared = 0
         splits = problem.train_split, problem.val_split
         # Where every epoch has other inputs nothing can be kept.
         self.through: Through[Split] = Through(
-            splits, -1 if problem.varies else keep_bytes, self._passed, self._whole, self._fast
+            splits, -1 if problem.varies else keep_bytes, self.passed, self._whole, self.fast
         )
 
     def look(self, below: Stack, prepare: Prepare | None = None, tried: Iterable[int] = ()) -> bool:
@@ -92,6 +103,7 @@ class Fed(Source):
         Each batch is this rank's part; before that, the filter has chosen among the samples of all ranks. Samples that it drops
         without a look at their features are not fed and, where nothing is augmented, not even read.
         """
+        self.prepared = 0
         chosen_before = sieve is None or sieve.filter.sees == "index"
         if chosen_before and self.problem.augment is None and (sieve is None or not self.problem.train_split.changes):
             return self._fed(self._stored(epoch, self._choice(sieve)), epoch)
@@ -106,7 +118,7 @@ class Fed(Source):
 
     def val(self) -> Iterator[Batch]:
         """Through the modules; raw where a rule prepares its own batches, since its predictor begins there."""
-        batches = self.problem.val_split if self._prepare is not None else self.through.splits[1]
+        batches = self.problem.val_split if self._prepare is not None else self.through.splits[-1]
         stored = batches.batches(self.problem.batch_size)
         return stored if self._prepare is not None else map(self._feed, stored)
 
@@ -131,20 +143,25 @@ class Fed(Source):
 
     def _fed(self, batches: Iterator[Batch], epoch: int) -> Iterator[Batch]:
         if self._prepare is not None:
-            batches = prepared(batches, self._prepare, self.problem.seed, epoch, self._ranks.rank)
+            batches = prepared(map(self._counted, batches), self._prepare, self.problem.seed, epoch, self._ranks.rank)
         return map(self._feed, batches)
+
+    def _counted(self, batch: Batch) -> Batch:
+        self.prepared += len(batch)
+        return batch
 
     def _feed(self, batch: Batch) -> Batch:
         return batch.passed_on(self.through.features(batch.x)) if self.through.pending and len(batch) else batch
 
-    def _passed(self, modules: Iterable[nn.Module], x: Tensor) -> Tensor:
-        """In the hardware's precision and layout; no graph kept."""
+    def passed(self, modules: Iterable[nn.Module], x: Tensor) -> Tensor:
+        """x through them, in the hardware's precision and layout; no graph kept."""
         with torch.no_grad(), self._hardware.autocast():
             for module in modules:
                 x = module(x)
         return x.contiguous(memory_format=self._hardware.memory_format) if x.dim() == 4 else x
 
-    def _fast(self, module: nn.Module) -> nn.Module:
+    def fast(self, module: nn.Module) -> nn.Module:
+        """A frozen module as it is called again and again."""
         return module.fast(self._hardware) if isinstance(module, Streamed) else self._hardware.compiled(feednet(module))
 
     def _whole(self, samples: Split, features: Callable[[Tensor], Tensor]) -> tuple[Split, int]:
@@ -169,36 +186,26 @@ def prepared(batches: Iterable[Batch], prepare: Prepare, seed: int, epoch: int, 
 
 
 class Replay(Source):
-    """Recorded batches, epoch by epoch: what a segment below put out while it learned (§6.8.3).
+    """What was recorded below, in its order, through the frozen modules between there and the segment (§6.2.2): the cropped
+    feednet j + 1 … q − 1, where layer j was recorded and q learns.
 
-    Raises FitFailed where an epoch is asked for that was not recorded.
+    Args:
+        recording: an epoch of which takes the place of one of the data; after the last one comes the first again.
+        modules: from the recorded height up.
+        fed: looks through all below the segment; validation data come from there.
+        first: how many epochs of the data lie behind when the first one is replayed.
     """
 
-    def __init__(self, epochs: Sequence[Sequence[Batch]], batch_size: int, val: Sequence[Batch] = ()) -> None:
-        self._epochs, self._val, self._batch_size = epochs, val, batch_size
+    def __init__(self, recording: Recording, fed: "Fed", modules: Sequence[nn.Module] = (), first: int = 0) -> None:
+        self._recording, self._fed, self._first = recording, fed, first
+        self._modules = [fed.fast(module) for module in modules]
 
     def train(self, epoch: int, sieve: Sieve | None = None) -> Iterator[Batch]:
-        if epoch >= len(self._epochs):
-            raise FitFailed(f"epoch {epoch + 1} was asked for, of which nothing is recorded: there are {len(self._epochs)}")
-        batches = iter(self._epochs[epoch])
-        return batches if sieve is None else sieve.apply(batches, self._batch_size)
+        batches = map(self._feed, self._recording.epoch(epoch - self._first))
+        return batches if sieve is None else sieve.apply(batches, self._fed.problem.batch_size)
 
     def val(self) -> Iterator[Batch]:
-        return iter(self._val)
+        return self._fed.val()
 
-
-class Chained(Source):
-    """What a learner puts out while it learns from a source of its own."""
-
-    def __init__(self, below: Learner, source: Source) -> None:
-        self._below, self._source = below, source
-
-    def train(self, epoch: int, sieve: Sieve | None = None) -> Iterator[Batch]:
-        return self._below.train_epoch(self._source.train(epoch, sieve))
-
-    def val(self) -> Iterator[Batch]:
-        rule = self._below.rule
-        for batch in self._source.val():
-            with torch.no_grad(), rule.hardware.autocast():
-                x = rule.blocks(batch.x)
-            yield batch.passed_on(x)
+    def _feed(self, batch: Batch) -> Batch:
+        return batch.passed_on(self._fed.passed(self._modules, batch.x)) if self._modules else batch

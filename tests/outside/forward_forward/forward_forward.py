@@ -101,7 +101,7 @@ class ForwardForward(Method):
         return layered(model)
 
     def training(self, problem, model, run):
-        def rule(blocks, shape):
+        def rule(blocks, shapes):
             return ForwardForwardRule(blocks, problem.outputs, self.threshold)
 
         plans = [SegmentPlan(i, i + 1, self.epochs, rule) for i in range(len(model))]

@@ -1,0 +1,95 @@
+"""Which segments of a training are recorded: at layers that a user names, at all, or at the narrowest (§6.2.2)."""
+
+import math
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from effdl.archs.chain import BlockChain
+from effdl.datasets.problem import Problem
+from effdl.errors import ConfigError
+from effdl.setting import Count
+from effdl.training.handle import RunHandle
+from effdl.training.recording import Where
+from effdl.training.segments import SegmentPlan
+
+RecordAt = Literal["all", "auto"] | Annotated[tuple[Count, ...], Field(min_length=1)] | None
+BESIDE = 8 + 8 + 4  # bytes of a sample's target, index and loss
+
+
+def check_layers(record_at: RecordAt, spans: Sequence[tuple[int, int]]) -> None:
+    """Raise a ConfigError for layers at whose end no segment ends, or above which there is none.
+
+    spans: blocks [start, stop) of each segment.
+    """
+    ends = [stop for _, stop in spans[:-1]]
+    if not ends:
+        raise ConfigError("method.record_at: there is one segment alone, and nobody above it to learn from what it puts out")
+    for layer in record_at if isinstance(record_at, tuple) else ():
+        if layer not in ends:
+            named = str(ends[0]) if len(ends) == 1 else f"one of {', '.join(map(str, ends))}"
+            raise ConfigError(f"method.record_at: no segment below another one ends with layer {layer}: take {named}")
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """Where recordings lie, and how many bytes there are for them: in memory so many, on disk what is free there."""
+
+    store: Where
+    limit_bytes: int
+    run: RunHandle
+
+    def bytes(self) -> int:
+        return self.limit_bytes if self.store != "disk" else shutil.disk_usage(self.run.folder("recorded")).free
+
+    @property
+    def remedy(self) -> str:
+        less = "record at a narrower layer, or train for fewer epochs"
+        return less if self.store == "disk" else f"raise method.keep_features_mib, set method.store=disk, or {less}"
+
+
+def recorded(
+    record_at: RecordAt, plans: Sequence[SegmentPlan], epochs: Sequence[int], problem: Problem, model: BlockChain, room: Room
+) -> frozenset[int]:
+    """The segments to be recorded.
+
+    Args:
+        epochs: of each segment in a turn.
+
+    Raises:
+        ConfigError: there is no room for what is to be recorded.
+    """
+    if record_at is None:
+        return frozenset()
+    sizes = recorded_bytes(plans, epochs, problem, model, room.run)
+    free = math.inf if problem.is_outline and room.store == "disk" else room.bytes()
+    if record_at == "auto":
+        wanted = [min(range(len(sizes)), key=sizes.__getitem__)]
+    elif record_at == "all":
+        wanted = list(range(len(sizes)))
+    else:
+        wanted = [i for i, plan in enumerate(plans) if plan.stop in record_at]
+    # One that is made lies beside the one below that it is made from.
+    most, at = max((sizes[i] + (sizes[wanted[n - 1]] if n else 0), i) for n, i in enumerate(wanted))
+    if most > free:
+        raise ConfigError(
+            f"method.record_at: {most / 2**20:,.0f} MiB would be recorded up to layer {plans[at].stop}, and there is room for "
+            f"{free / 2**20:,.0f} MiB: {room.remedy}"
+        )
+    return frozenset(wanted)
+
+
+def recorded_bytes(
+    plans: Sequence[SegmentPlan], epochs: Sequence[int], problem: Problem, model: BlockChain, run: RunHandle
+) -> list[int]:
+    """Of each segment but the last what its outputs come to in a turn, should nothing be stored in fewer bits."""
+    shapes, itemsize = model.shapes(problem.input_shape), next(model.parameters()).element_size()
+    share = run.filter.expected_share if run.filter is not None else 1.0
+    samples = math.ceil(share * problem.num_train)
+    return [
+        turn * samples * (math.prod(shapes[plan.stop - 1]) * itemsize + BESIDE)
+        for plan, turn in zip(plans[:-1], epochs, strict=False)
+    ]
