@@ -30,6 +30,8 @@ _HOMES = {
     "Rehearsal": "effdl.costs.rehearsal",
     "Backprop": "effdl.methods.backprop",
     "Segmentwise": "effdl.methods.segmentwise",
+    "Hardware": "effdl.training.hardware",
+    "train_layerwise": "effdl.layerwise",
     "PlatonicClassifier": "effdl.estimators",
     "PlatonicRegressor": "effdl.estimators",
     "Run": "effdl.records.run",

@@ -25,6 +25,7 @@ from effdl.training.loop import reseed
 SHAPES = {"digits": (1, 8, 8), "mnist": (1, 28, 28), "cifar": (3, 32, 32), "96 pixels": (3, 96, 96), "wide": (3, 40, 33)}
 # The thesis's "layers", without the classifier.
 BLOCKS = {"cnn4": 3, "mlp": 2, "linear": 1, "vgg": 10, "vgg13": 10, "vgg13_bn": 10, "vgg19": 16, "vgg19_bn": 16}
+BLOCKS |= {"resnet_cifar": 16, "resnet32_cifar": 16, "resnet110_cifar": 55}
 
 
 def facts(shape: tuple[int, ...], outputs: int = 10) -> Facts:

@@ -176,9 +176,11 @@ def blind(metrics: dict[str, Any]) -> dict[str, Any]:
 
 CLOSED = ["elm", "output_layer", "platonic"]  # without epochs, of linear layers
 PEERS = ["kernel_ridge", "pseudoinverse_learning", "ridge_regression"]  # without epochs, of forms of their own
+PARTITIONED = [name for name in config.choices("method") if getattr(config.build_choice("method", name), "partitions", None)]
+FEWER = dict.fromkeys(PARTITIONED, ("method.partitions=2",))  # of the blocks there are
 LEAKS = {
     **{
-        name: (*SMALL, f"method={name}", "method.epochs=2")
+        name: (*SMALL, f"method={name}", "method.epochs=2", *FEWER.get(name, ()))
         for name in config.choices("method")
         if name not in (*CLOSED, *PEERS)
     },

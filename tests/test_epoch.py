@@ -22,7 +22,8 @@ from effdl.training.epoch import drain_epoch
 from effdl.training.learner import Learner
 from effdl.training.loop import reduce_loss
 from effdl.training.optim import Sgd
-from effdl.training.rule import Rule, checkpointed
+from effdl.training.recompute import checkpointed
+from effdl.training.rule import Rule
 
 SGD = Sgd(lr=0.01)
 

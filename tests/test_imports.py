@@ -28,6 +28,7 @@ MAY = {
     "probes": PARTS | {"training"},
     "filters": PARTS | {"training"},
     "augment": PARTS,
+    "layerwise": PARTS | {"training", "methods", "records"},
     "estimators": PARTS | {"least_squares", "training", "methods", "records"},
     "testing": PARTS | {"training", "methods", "records"},
     "config": {"errors", "setting", "cache", "home"},

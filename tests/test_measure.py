@@ -306,11 +306,11 @@ def test_a_resumed_run_tells_the_same_test_numbers(tmp_path: Path, monkeypatch: 
 # --- what it will cost
 
 
-def cost(feed_s: float, stored_s: float = 0.0, feature_bytes: int = 1) -> SegmentCost:
+def cost(feed_s: float, segment: int = 0, feature_bytes: int = 1) -> SegmentCost:
     return SegmentCost(
-        epochs=4, batches=10, steps=5, fed_steps=5, val_steps=2, feed_s=feed_s, stored_s=stored_s, step_s=3.0, kept=True,
-        memory=Memory(0, {}), idle_bytes=0, kept_bytes=0, filter_bytes=0, feature_bytes=feature_bytes,
-        below_bytes=0, spared_bytes=0,
+        start=segment, stop=segment + 1, epochs=4, turns=((segment, 4),), batches=10, steps=5, fed_steps=5, val_steps=2,
+        feed_s=feed_s, step_s=3.0, memory=Memory(0, {}), idle_bytes=0, filter_bytes=0, feature_bytes=feature_bytes,
+        below_bytes=0, feednet_bytes=0,
     )  # fmt: skip
 
 
@@ -326,23 +326,26 @@ def cost(feed_s: float, stored_s: float = 0.0, feature_bytes: int = 1) -> Segmen
     ],
 )
 def test_expected_seconds_of_measuring(test_every: str, fits: bool, expected: list[float]) -> None:
-    costs = [cost(0.0), cost(10.0), cost(20.0)]
-    assert measuring_seconds(costs, 7, test_every, lambda bytes, kept: fits) == expected
+    costs = [cost(0.0), cost(10.0, 1), cost(20.0, 2)]
+    assert measuring_seconds(costs, 50, 7, test_every, 1000 if fits else 0) == expected
 
 
 def test_expected_seconds_begin_where_features_were_last_kept() -> None:
-    costs = [cost(0.0, feature_bytes=1), cost(10.0, feature_bytes=9), cost(20.0, feature_bytes=2)]
-    fits = lambda size, kept: size + kept < 5  # noqa: E731
-    # the second is too large: fed from the first. The third is kept, which takes the 20 s above the first once.
-    assert measuring_seconds(costs, 7, "epoch", fits) == [4 * 7, 4 * 7 * 11, 4 * 7 + 7 * 20]
+    costs = [cost(0.0, 0, 1), cost(10.0, 1, 9), cost(20.0, 2, 2)]
+    # the second is too large: fed from the first. The third's are what the last measurement before it has made on its way.
+    assert measuring_seconds(costs, 50, 7, "epoch", 50 * 4) == [4 * 7, 4 * 7 * 11, 4 * 7]
+    # Where that did not end where it begins, keeping them takes the 20 s above the first once.
+    costs[1] = replace(costs[1], stop=3)
+    assert measuring_seconds(costs, 50, 7, "epoch", 50 * 4) == [4 * 7, 4 * 7 * 11, 4 * 7 + 7 * 20]
 
 
 def test_expected_seconds_of_training_count_what_a_filter_leaves_and_only_the_blocks_above_what_is_stored() -> None:
-    kept = cost(20.0, stored_s=15.0)
+    kept = replace(cost(20.0), made_s=5.0)  # above what was stored, once
     # 4 epochs of 5 steps of 3 s and 2 validation batches of 1 s; once 10 + 2 batches through 5 s of the prefix
     assert training_seconds(kept) == 4 * (5 * 3 + 2 * 1) + 12 * 5
-    assert training_seconds(replace(kept, kept=False)) == 4 * (5 * (3 + 5) + 2 * (1 + 5))
-    assert training_seconds(replace(kept, kept=False, fed_steps=10)) == 4 * (5 * 3 + 10 * 5 + 2 * (1 + 5))
+    fed = replace(cost(20.0), fed_s=5.0)
+    assert training_seconds(fed) == 4 * (5 * (3 + 5) + 2 * (1 + 5))
+    assert training_seconds(replace(fed, fed_steps=10)) == 4 * (5 * 3 + 10 * 5 + 2 * (1 + 5))
 
 
 @pytest.mark.parametrize("arch", ["cnn4", "vgg13_bn"])

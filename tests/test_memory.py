@@ -150,8 +150,10 @@ def oracle(learner: Learner, feednet: nn.Module, data: Batch) -> int:
     def step() -> None:
         with torch.no_grad():
             x = feednet(data.x)
-        outputs = rule.forward(x)
-        loss = rule.objective.loss(rule.decision(outputs), data.y)
+        outputs = [rule.forward(x)]
+        loss = rule.objective.loss(rule.decision(outputs[0]), data.y)
+        if not rule.yields:  # else somebody holds them
+            outputs.clear()
         loss.mean().backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

@@ -41,7 +41,7 @@ def method_of(choice: str) -> Method:
     """A choice with its own settings, but for few epochs and rounds."""
     built: Method = build_setting(compose([f"method={choice}"]).method, "method")
     few = {f.name: EPOCHS for f in fields(built) if f.name == "epochs" or (f.name == "rounds" and built.rounds > 1)}
-    return replace(built, **few)
+    return tiny.fitting(replace(built, **few))
 
 
 def takes_the_perceptron(method: Method) -> bool:

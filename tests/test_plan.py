@@ -30,15 +30,22 @@ from effdl.training.hardware import Hardware
 from effdl.training.segments import Training
 
 CLOSED = [name for name in config.choices("method") if config.build_choice("method", name).fits_least_squares]  # without steps
+PARTITIONED = [name for name in config.choices("method") if getattr(config.build_choice("method", name), "partitions", None)]
+FEWER = dict.fromkeys(PARTITIONED, ("method.partitions=2",))  # of the blocks there are
 SMALL = ("dataset.train_limit=60", "dataset.val_size=40", "dataset.batch_size=4")
 CASES = {
-    **{name: (f"method={name}",) for name in config.choices("method") if name not in CLOSED},
+    **{name: (f"method={name}", *FEWER.get(name, ())) for name in config.choices("method") if name not in CLOSED},
     "checkpointed": ("method=backprop", "method.checkpoint=block"),
     "fed": ("method.keep_features_mib=0",),
     "kept in part": ("method.keep_features_mib=0.15",),
     "augmented": ("augment=cutout", "augment.cutout=4"),
     "filtered": ("filter=random_subset",),
     "adamw": ("optimizer=adamw",),
+    "recomputed in parts": ("method=dll", "method.checkpoint=parts", "arch=vgg13_bn"),
+    "recomputed in parts, bf16": ("method=dll", "method.checkpoint=parts", "arch=vgg13_bn", "hardware.precision=bf16"),
+    "recomputed by channels": ("method=dll", "method.checkpoint=channels", "arch=vgg13_bn"),
+    "fed in parts": ("method=dll", "method.feed_parts=3", "method.keep_features_mib=0"),
+    "within a budget": ("method=dll", "method.memory_budget=0.8"),
     "bf16": ("hardware.precision=bf16",),
     "bf16 normalised": ("hardware.precision=bf16", "method=backprop", "arch=vgg13_bn"),
     "bf16 fed": ("hardware.precision=bf16", "method.keep_features_mib=0"),

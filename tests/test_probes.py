@@ -233,7 +233,7 @@ def test_a_misspelt_key_within_a_dumped_config_names_itself() -> None:
 def test_a_method_that_says_it_takes_probes_lets_them_look_and_others_refuse(
     choice: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    method = replace(build_choice("method", choice), epochs=1)
+    method = tiny.fitting(replace(build_choice("method", choice), epochs=1))
     run = Run(0, Sgd(lr=0.02), probes=(StableRank(),))
     method.fit(tiny.problem(), tiny.chain(), run)
     measured = {key for line in run.lines for key in line if key.startswith("stable_rank/")}

@@ -26,6 +26,11 @@ def test_python_example_trains_a_timm_model_layer_by_layer(tmp_path: Path) -> No
     assert not list(tmp_path.glob("results*")), "Run.in_memory writes nothing"
 
 
+def test_a_module_of_ones_own_is_trained_in_ten_lines(tmp_path: Path) -> None:
+    assert float(re.search(r"test accuracy: ([0-9.]+)", example("train_layerwise", tmp_path))[1]) > 0.9
+    assert not list(tmp_path.glob("results*"))
+
+
 def test_the_example_works_on_a_narrow_network_of_ones_own(tmp_path: Path) -> None:
     """Under the default's decision block, layers of eight channels get 13 to 30%."""
     layers = "*(nn.Sequential(nn.Conv2d(i, 8, 3, padding=1), nn.ReLU()) for i in (1, 8, 8)), nn.Flatten(), nn.Linear(2048, 10)"

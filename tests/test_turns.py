@@ -100,9 +100,9 @@ def test_a_head_that_all_segments_share_is_kept_with_the_best_network(rounds: in
     engine = Engine(Training(plans, 0, order), problem, model, Run.in_memory(Sgd(lr=0.3)))
     offer = engine.best.offer
 
-    def watched(segment: int, epoch: int, score: float, predictor: nn.Module, *more: Any, **named: Any) -> None:
+    def watched(segment: int, epoch: int, score: float, predictor: Callable[[], nn.Module], *more: Any, **named: Any) -> None:
         offer(segment, epoch, score, predictor, *more, **named)
-        offered.append((score, tiny.copied(predictor)))
+        offered.append((score, tiny.copied(predictor())))
 
     engine.best.offer = watched  # type: ignore[method-assign, assignment]
     network = engine.fit()

@@ -17,8 +17,8 @@ class Classifier(nn.Module):
         self, feature_shape: tuple[int, ...], outputs: int, size: int | None, hidden: tuple[int, ...] = (), dropout: float = 0.0
     ) -> None:
         super().__init__()
-        self.size = size if len(feature_shape) == 3 and size is not None and size < max(feature_shape[1:]) else None
-        widths = [_features(feature_shape, self.size), *hidden]
+        self.size = _pooled_to(feature_shape, size)
+        widths = [pooled_features(feature_shape, size), *hidden]
         parts: list[nn.Module] = []
         for fan_in, fan_out in itertools.pairwise(widths):
             parts += [nn.Linear(fan_in, fan_out), nn.ReLU(), nn.Dropout(dropout)]
@@ -36,7 +36,14 @@ class Classifier(nn.Module):
         return f"size={self.size}"
 
 
-def _features(shape: tuple[int, ...], size: int | None) -> int:
-    if len(shape) == 3:
-        return shape[0] * (size * size if size is not None else shape[1] * shape[2])
-    return shape[-1]
+def pooled_features(feature_shape: tuple[int, ...], size: int | None) -> int:
+    """How many go into the first linear layer."""
+    if len(feature_shape) != 3:
+        return feature_shape[-1]
+    side = _pooled_to(feature_shape, size)
+    return feature_shape[0] * (side * side if side is not None else feature_shape[1] * feature_shape[2])
+
+
+def _pooled_to(feature_shape: tuple[int, ...], size: int | None) -> int | None:
+    """The side to which a map is pooled; None where it is no larger, or no map."""
+    return size if len(feature_shape) == 3 and size is not None and size < max(feature_shape[1:]) else None

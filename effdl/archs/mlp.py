@@ -11,7 +11,7 @@ from effdl.archs.adapt import InputBlock
 from effdl.archs.chain import ArchFacts, BlockChain
 from effdl.archs.weights import StartsFromWeights
 from effdl.datasets.dataset import Facts
-from effdl.setting import Count, setting
+from effdl.setting import Count, Switch, setting
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -34,11 +34,17 @@ class Mlp(StartsFromWeights):
 
     hidden: widths of the hidden layers, e.g. [392, 50] for the thesis's 784-392-50-10. repeat: how many times over they come:
     hidden=[16], repeat=10000 for the deepest networks of §7.5.
+    init: how hidden layers are drawn. "torch" is PyTorch's own, weights and biases uniform within ±1/√fan_in; with zero biases,
+    "he" is normal of variance 2/fan_in, which keeps the scale of what passes ReLUs (He et al. 2015), "xavier" uniform of
+    variance 2/(fan_in + fan_out), which keeps that of what passes a unit of slope one (Glorot and Bengio 2010).
+    batch_norm: batch normalisation before each activation.
     """
 
     hidden: tuple[Count, ...] = (256, 128)
     activation: Activation = "relu"
     repeat: Count = 1
+    init: Literal["torch", "he", "xavier"] = "torch"
+    batch_norm: Switch = False
 
     def __post_init__(self) -> None:
         if not self.hidden:
@@ -47,12 +53,22 @@ class Mlp(StartsFromWeights):
 
     def facts(self, problem: Facts) -> ArchFacts:
         widths = self.hidden * self.repeat
-        return ArchFacts(len(widths), least_size=1, linear=widths)
+        return ArchFacts(len(widths), least_size=1, linear=None if self.batch_norm else widths)
 
     def build(self, problem: Facts) -> BlockChain:
         widths = [math.prod(problem.input_shape), *self.hidden * self.repeat]
         blocks: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
         for i, (fan_in, fan_out) in enumerate(itertools.pairwise(widths)):
-            blocks[f"linear{i + 1}"] = nn.Sequential(nn.Linear(fan_in, fan_out), ACTIVATIONS[self.activation]())
+            norm = [nn.BatchNorm1d(fan_out)] if self.batch_norm else []
+            blocks[f"linear{i + 1}"] = nn.Sequential(self._drawn(fan_in, fan_out), *norm, ACTIVATIONS[self.activation]())
         chain = BlockChain(blocks, nn.Linear(widths[-1], problem.outputs), InputBlock(problem.input_shape))
         return self._started(chain, chain, problem, "-".join(map(str, (*widths, problem.outputs)))[:99])
+
+    def _drawn(self, fan_in: int, fan_out: int) -> nn.Linear:
+        """A hidden layer."""
+        layer = nn.Linear(fan_in, fan_out)
+        if self.init != "torch":
+            draw = nn.init.xavier_uniform_ if self.init == "xavier" else nn.init.kaiming_normal_
+            draw(layer.weight)
+            nn.init.zeros_(layer.bias)
+        return layer

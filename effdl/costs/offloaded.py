@@ -21,7 +21,9 @@ def offloaded(costs: list[SegmentCost], engine: Engine) -> list[SegmentCost]:
         lowest = training.segments[training.team(segment)[0]]
         largest = max(map(_bytes, chain[: lowest.start]), default=0)
         away = cost.below_bytes - _bytes(chain.input) - largest
-        found.append(replace(cost, idle_bytes=engine.offloaded.staying_bytes, spared_bytes=0, away_bytes=max(0, away)))
+        found.append(
+            replace(cost, idle_bytes=engine.offloaded.staying_bytes, feednet_bytes=0, spared_bytes=0, away_bytes=max(0, away))
+        )
     return found
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
+from copy import copy as copied
 from dataclasses import replace
 from itertools import count
 from time import perf_counter
@@ -37,6 +38,7 @@ class Prefix:
         fake: whether on fake tensors, which compute and allocate nothing, instead of real ones; the bytes are the same. What is
             given may be fake already.
         autocast: entered for a feednet's forward pass over one batch, all pieces within.
+        parts: the batch is fed in so many parts, one after another, see `sources.Fed`.
     """
 
     def __init__(
@@ -45,13 +47,14 @@ class Prefix:
         *pieces: nn.Module,
         fake: bool = False,
         autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        parts: int = 1,
     ) -> None:
         self._fakes, self._autocast = _fakes() if fake else None, autocast
         with self.mode:  # each a storage of its own: a slice of the set counts itself only
             x, y, index = (self.convert(t).clone() for t in (batch.x, batch.y, batch.index))
         self.batch = replace(batch, x=x, y=y, index=index)
         self.x = x
-        self.seconds = 0.0
+        self.seconds, self._timed = 0.0, True
         self._weights: dict[int, int] = {}
         self._cast_bytes = 0  # of the pieces' weights, which autocast keeps until the batch is through
         # Peaks of the calls so far without weights: below the last piece, and of that one, whose output is now fed to a
@@ -60,7 +63,15 @@ class Prefix:
         # Of segments by their form: networks repeat themselves.
         self.steps: dict[Any, tuple[Memory, int]] = {}
         self.step_seconds: dict[Any, float] = {}
+        # Of the largest part of the batch, where it is fed in parts
+        self._part = _part(self, parts) if parts > 1 else None
         self.climb(*pieces)
+
+    def as_it_is(self) -> "Prefix":
+        """Itself now, which stays there while this one climbs on; what segments of one form take, they find out together."""
+        now = copied(self)
+        now._weights = dict(self._weights)
+        return now
 
     @property
     def mode(self) -> AbstractContextManager[Any]:
@@ -94,6 +105,9 @@ class Prefix:
 
     def feeding(self) -> Memory:
         """The most that is alive while it feeds one batch, beside the segment that it feeds."""
+        if self._part is not None:  # the parts of what it puts out wait in a whole
+            rest = _bytes(self.data) - _bytes(self._part.data)
+            return self._part.feeding().plus(activation=rest + self.x.nbytes)
         return _larger(self._below, self._last).plus(feednet=self.weight_bytes)
 
     def fed(self) -> Tensor:
@@ -110,6 +124,8 @@ class Prefix:
 
         feeding: they are called as feednets. The bytes are those of the modules themselves, which are a little more.
         """
+        if self._part is not None:
+            self._part.climb(*pieces)
         for piece in pieces:
             self._weights |= {id(t): t.untyped_storage().nbytes() for t in _state(piece)}
             tried = self._fakes.copy(piece) if self._fakes else piece
@@ -131,7 +147,7 @@ class Prefix:
         live.book([out], "activation")
         self._last = live.memory().plus(feednet=beside)
         self._cast_bytes += cast_bytes
-        if self._fakes is None:
+        if self._fakes is None and self._timed:
             called = feednet(piece) if feeding else piece
             self.seconds += fastest(lambda: self._call(called), self.x.device, PIECE_BUDGET_S)
         self.x = out
@@ -139,6 +155,17 @@ class Prefix:
     def _call(self, piece: nn.Module) -> None:
         with self._autocast():
             piece(self.x)
+
+
+def _part(whole: Prefix, parts: int) -> Prefix:
+    """Beside a prefix, one for the largest of so many parts of its batch, none of whose seconds counts."""
+    batch = whole.batch
+    size = -(-len(batch) // parts)
+    with whole.mode:
+        part = replace(batch, x=batch.x[:size], y=batch.y[:size], index=batch.index[:size])
+    made = Prefix(part, fake=whole._fakes is not None, autocast=whole._autocast)
+    made._timed = False
+    return made
 
 
 class Rehearsal:

@@ -1,40 +1,47 @@
 """What a run will cost in seconds, from what each segment's rehearsal measured on one batch."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
+from effdl.costs.feeding import Feeding, turns
 from effdl.training.handle import SegmentCost
 
 
 def training_seconds(cost: SegmentCost) -> float:
     """Expected seconds of one segment's training and validation. A forward pass is taken as a third of a training step."""
-    lift = cost.feed_s - cost.stored_s
-    feed, keep = (0.0, (cost.batches + cost.val_steps) * lift) if cost.kept else (lift, 0.0)
-    epoch = cost.steps * cost.step_s + cost.fed_steps * feed + cost.val_steps * (cost.step_s / 3 + feed)
-    return cost.epochs * epoch + cost.turns * keep
+    fed = cost.fed_s
+    epoch = cost.steps * cost.step_s + cost.fed_steps * fed + cost.val_steps * (cost.step_s / 3 + fed)
+    return cost.epochs * epoch + (cost.batches + cost.val_steps) * cost.made_s
 
 
 def measuring_seconds(
-    costs: Sequence[SegmentCost], batches: int, test_every: str, fits: Callable[[float, float], bool]
+    costs: Sequence[SegmentCost], samples: int, batches: int, test_every: str, limit_bytes: int
 ) -> list[float]:
     """Expected seconds that each segment's measurements on the test split take, as `records.measure` makes them.
 
-    Where features fit, a measurement is a forward pass of segment and decision block; the next segment's features come with the
-    last of them. Elsewhere it begins where features were last kept. With ``test_every`` "run" only the finished network is
-    measured.
+    A measurement is a forward pass of segment and decision block above the features of what lies below, which are made anew
+    where that has learned since, from as low as it has. Where they do not fit, each measurement begins where features were last
+    kept. A segment's last measurement makes those of the segment that begins where it ends, unless something below learns in
+    between. With ``test_every`` "run" only the finished network is measured.
 
     Args:
-        batches: of the test split.
-        fits: (bytes of one sample's features, bytes that are kept) -> whether they are kept too.
+        samples, batches: of the test split.
+        limit_bytes: of features that may be kept at once.
     """
     if test_every == "run":
         return [*(0.0 for _ in costs[1:]), batches * (costs[-1].feed_s + costs[-1].step_s / 3)]
-    seconds, kept_bytes, kept_s, kept_before = [], 0.0, 0.0, True
-    for cost in costs:
-        lift, kept = max(0.0, cost.feed_s - kept_s), fits(cost.feature_bytes, kept_bytes)
-        times = cost.epochs if test_every == "epoch" else 1
-        once = lift if kept and not kept_before else 0.0
-        seconds.append(batches * (times * (cost.step_s / 3 + (0.0 if kept else lift)) + once))
-        if kept:
-            kept_bytes, kept_s = float(cost.feature_bytes), cost.feed_s
-        kept_before = kept
+    feeding, seconds, left, ahead = Feeding(costs, [samples], limit_bytes), [0.0] * len(costs), [c.epochs for c in costs], None
+    for team, epochs in turns(costs):
+        # Of several that learn at once each is measured in each epoch, after which all are another thing.
+        for now in [1] * epochs if len(team) > 1 else [epochs]:
+            for segment in team:
+                feeding.learned(segment, now)
+                left[segment] -= now
+            for segment in team:
+                cost, last = costs[segment], left[segment] == 0
+                times = now if test_every == "epoch" else int(last)
+                if times == 0:
+                    continue
+                made, fed = feeding.begin(segment, made=ahead is not None and ahead == feeding.stack(cost.start))
+                seconds[segment] += batches * (made + times * (cost.step_s / 3 + fed))
+                ahead = feeding.ahead(segment) if last else None
     return seconds

@@ -1,13 +1,15 @@
 """What each segment of a training will cost: counted bytes, and seconds measured on one batch."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import chain as chained
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from effdl.costs.feeding import Feeding, turns
 from effdl.costs.offloaded import offloaded
 from effdl.costs.rehearsal import PIECE_BUDGET_S, Prefix, Rehearsal, fastest
 from effdl.datasets.batch import Batch
@@ -35,47 +37,69 @@ def segment_costs(engine: Engine) -> list[SegmentCost]:
     learners = chained([first := next(learners)], learners)
     reading_s, batch, prepares = *_first_batch(engine, first), first.rule.prepares  # as all others' do
     del first
-    kept_bytes, stored_s, copied, feednets, own = 0, 0.0, 0, 0, list[Own]()
+    limit, kept_bytes, feednets, own = -1 if problem.varies or prepares else engine.training.keep_bytes, 0, 0, list[Own]()
     _take(idle := _weights(chain), chain.input)
-    prefix = Prefix(batch, chain.input, fake=problem.is_outline, autocast=run.hardware.autocast)
+    prefix = Prefix(
+        batch, chain.input, fake=problem.is_outline, autocast=run.hardware.autocast, parts=engine.training.feed_parts
+    )
     for plan, learner in zip(plans, learners, strict=True):
         rehearsal, feed_s = Rehearsal(learner, prefix), reading_s + prefix.seconds
         _take(idle, *chain[plan.start : plan.stop])
         team = engine.training.team(len(costs))
         is_lowest, is_highest = len(costs) == team[0], len(costs) == team[-1]
-        fits = is_lowest and samples * prefix.sample_bytes + kept_bytes <= engine.training.keep_bytes
-        kept = fits and not problem.varies and not prepares
-        kept_bytes, copied = (samples * prefix.sample_bytes, 0) if kept else (kept_bytes, copied)
+        kept = is_lowest and samples * prefix.sample_bytes + kept_bytes <= limit
+        kept_bytes = samples * prefix.sample_bytes if kept else kept_bytes
         costs.append(
             SegmentCost(
+                start=plan.start,
+                stop=plan.stop,
                 epochs=plan.epochs,
+                turns=engine.training.turns(len(costs)),
                 batches=problem.steps,
                 steps=engine.steps,
                 fed_steps=0 if not is_lowest else problem.steps if waiting else engine.steps,
                 val_steps=-(-problem.num_val // problem.batch_size),
                 feed_s=feed_s,
-                stored_s=min(stored_s, feed_s) if is_lowest else feed_s,
                 step_s=0.0 if problem.is_outline else rehearsal.seconds(),
-                kept=kept,
                 memory=rehearsal.memory() if is_lowest else rehearsal.step()[0].plus(activation=_losses(prefix)),
-                idle_bytes=copied + sum(idle.values()) - (_bytes(chain.head) if _learns(learner, chain.head) else 0),
-                kept_bytes=kept_bytes,
+                idle_bytes=sum(idle.values()) - (_bytes(chain.head) if _learns(learner, chain.head) else 0),
                 filter_bytes=waiting * max(prefix.sample_bytes, batch.x[0].nbytes),
                 feature_bytes=prefix.sample_bytes,
                 below_bytes=prefix.weight_bytes,
-                spared_bytes=feednets - copied,
-                turns=engine.training.turns(len(costs)),
+                feednet_bytes=feednets,
+                certain=not engine.training.growth or not costs,
             )
         )
         own.append(Own(_bytes(learner.rule.blocks), _bytes(learner.rule), rehearsal.step()[1]))
-        stored_s = feed_s if kept and engine.training.climbs else stored_s
         if plan is not plans[-1]:
-            prefix.climb(*chain[plan.start : plan.stop], feeding=not kept and is_highest)
+            climbed = chain[plan.start : plans[len(costs)].start]
+            prefix.climb(*climbed, feeding=not kept and is_highest)
+            feednets += _copied(climbed)
         engine.offloaded.rest()
-        if is_highest:
-            below = chain[plans[team[0]].start : plan.stop]
-            copied, feednets = (count + _copied(below) for count in (copied, feednets))
+    costs = _fed(costs, (problem.num_train, problem.num_val), limit)
     return _with_what_waits(_with_the_team(costs, own, engine.training), own, engine)
+
+
+def _fed(costs: list[SegmentCost], samples: Sequence[int], limit: int) -> list[SegmentCost]:
+    """With what feeding takes in all of their turns, and what is held for it in the turn that holds most.
+
+    Of segments that learn at once the lowest is fed, and what is held for it is held beside all.
+    """
+    feeding, found, held = Feeding(costs, samples, limit), list(costs), [-1] * len(costs)
+    for team, epochs in turns(costs):
+        lowest = costs[team[0]]
+        made_s, fed_s = feeding.begin(team[0])
+        kept, copied = feeding.through.kept_bytes, feeding.copied_bytes
+        for segment in team:
+            feeding.learned(segment, epochs)
+            cost = found[segment]
+            if segment == team[0]:
+                cost = replace(cost, made_s=cost.made_s + made_s, fed_s=cost.fed_s + fed_s * epochs / cost.epochs)
+            if kept + copied > held[segment]:
+                held[segment], idle = kept + copied, costs[segment].idle_bytes + copied
+                cost = replace(cost, kept_bytes=kept, idle_bytes=idle, spared_bytes=lowest.feednet_bytes - copied)
+            found[segment] = cost
+    return found
 
 
 def _first_batch(engine: Engine, learner: Learner) -> tuple[float, Batch]:
@@ -124,17 +148,22 @@ def _with_the_team(costs: list[SegmentCost], own: list[Own], training: Training)
 
 
 def _with_what_waits(costs: list[SegmentCost], own: list[Own], engine: Engine) -> list[SegmentCost]:
-    """Beside each segment lie the learners whose turn comes again, and a copy of the best network where blocks change later."""
-    training = engine.training
+    """Beside each segment lie the learners whose turn comes again, and a copy of what changes later of the best network."""
+    training, blocks = engine.training, [_bytes(block) for block in engine.chain.blocks]
     learners = [of.rule - of.blocks + of.optimizer if training.returns else 0 for of in own]
     costs = [replace(cost, state_bytes=learner) for cost, learner in zip(costs, learners, strict=True)]
     if engine.offload.moves:
         return offloaded(costs, engine)
-    heads = max(of.rule - of.blocks for of in own)
-    best = _bytes(engine.chain.blocks) + heads if training.returns or not training.climbs else 0
+    heads = [of.rule - of.blocks for of in own]
+    copies = [0] * len(costs)
+    if training.returns or not training.climbs:
+        copies = [sum(blocks) + max(heads)] * len(costs)
+    elif training.overlaps:
+        for i, (below, cost) in enumerate(pairwise(costs), 1):
+            copies[i] = max(copies[i - 1], sum(blocks[cost.start : below.stop]) + heads[i - 1])
     return [
-        replace(cost, idle_bytes=cost.idle_bytes + sum(learners) - learner + best)
-        for cost, learner in zip(costs, learners, strict=True)
+        replace(cost, idle_bytes=cost.idle_bytes + sum(learners) - learner + copy)
+        for cost, learner, copy in zip(costs, learners, copies, strict=True)
     ]
 
 

@@ -5,7 +5,7 @@ import hashlib
 import os
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, ClassVar
@@ -89,17 +89,22 @@ class Files(Dataset, ABC):
         return next((name + optional for name in self.files if self._find(name) is None), None)
 
     def _fetch(self) -> None:
-        try:
-            from torchvision import datasets
-        except ImportError as error:
-            raise DataError(
-                f"no {self.title} under {self.folder}: downloads need torchvision ({error}): pip install 'effdl[vision]'"
-            ) from None
-        try:
-            for arguments in self.fetches():
-                getattr(datasets, self.title)(**arguments, download=True)
-        except (OSError, RuntimeError) as error:
-            raise DataError(f"{self.title} could not be downloaded to {self.folder}: {' '.join(str(error).split())}") from None
+        fetch(self.title, self.fetches(), self.folder)
+
+
+def fetch(title: str, calls: Iterable[Mapping[str, Any]], folder: Path) -> None:
+    """Download a set through torchvision's class of this name, called with each of these arguments. Raises DataError."""
+    try:
+        from torchvision import datasets
+    except ImportError as error:
+        raise DataError(
+            f"no {title} under {folder}: downloads need torchvision ({error}): pip install 'effdl[vision]'"
+        ) from None
+    try:
+        for arguments in calls:
+            getattr(datasets, title)(**arguments, download=True)
+    except (OSError, RuntimeError) as error:
+        raise DataError(f"{title} could not be downloaded to {folder}: {' '.join(str(error).split())}") from None
 
 
 def sets_folder(root: str | None) -> Path:

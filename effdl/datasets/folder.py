@@ -4,13 +4,13 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import numpy as np
 
 from effdl.datasets.files import cannot_be_read
-from effdl.datasets.image_files import ImageFiles, Labelled, split_to_test
-from effdl.datasets.labels import check_known, placed
+from effdl.datasets.image_files import split_to_test
+from effdl.datasets.listing import Listed, Listing
 from effdl.datasets.walking import Found, walk
 from effdl.errors import DataError, shown
 from effdl.setting import setting
@@ -19,78 +19,43 @@ ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".ppm", ".bmp", ".pgm", ".tif", ".t
 
 
 @setting
-class Folder(ImageFiles):
+class Folder(Listed):
     """Images in <root>/<name>/train/<class>/ and <root>/<name>/val/<class>/, at any depth below: torchvision's ImageFolder.
 
     The test split is ``test`` or else ``val``; the validation split comes out of ``train``. Classes are the folders of
     ``train`` in alphabetical order; names that begin with a dot, and files that are no images by their ending, do not count.
     Each folder is gone through once: a link to one that belongs to the set anyway, or that holds it, is left out.
+    test_split: which split is the test split; null takes the first that there is of test, val, validation, valid.
     """
 
-    def files(self) -> tuple[list[str], list[str]]:
-        train, test = ([os.fsdecode(path) for path in listing.paths] for listing in self._listings())
-        return train, test
+    test_split: str | None = None
 
-    def labelled(self) -> tuple[tuple[str, ...], Labelled, Labelled]:
-        train, test = self._listings()
-        check_known(test.classes, train.classes, test.split, str(self.folder))
-        of_test = placed(test.classes, train.classes)[test.labels]
-        return train.classes, Labelled("train", train.labels), Labelled(test.split, of_test)
-
-    def sources(self) -> tuple["Paths", "Paths"]:
-        train, test = (Paths(str(self.folder), listing.paths) for listing in self._listings())
+    def listings(self) -> tuple[Listing, Listing]:
+        train, test = listed(self.folder, ("train", self._test)).checked(self.unreadable)
         return train, test
 
     def remarks(self) -> Iterator[str]:
         yield from super().remarks()
-        found = listed(self.folder, self._test).found
-        for what, some, how in (
-            ("links into folders of the set itself are left out", found.again, "which leads to"),
-            ("files that are named as images but cannot be read are left out", found.odd, "which is"),
-        ):
-            if some:
-                yield f"{what}: {len(some):,}, first {shown(some[0][0])}, {how} {shown(some[0][1])}"
+        yield from listed(self.folder, ("train", self._test)).remarks()
 
     @property
     def _test(self) -> str:
         """The name of the test split."""
         if not (self.folder / "train").is_dir():
             advice = "point dataset.root or EFFDL_DATA to the folder that holds the set's, and dataset.name to the set's own"
-            if self.folder.is_dir() and (there := _folders(self.folder)):
+            if self.folder.is_dir() and (there := folders(self.folder)):
                 advice = (
                     f"there are {', '.join(map(shown, there[:4]))}; {advice}, or move folders of classes into train and val"
                 )
             raise DataError(f"no image folders under {shown(self.folder)} (train/<class>/ is missing): {advice}")
-        return split_to_test(set(_folders(self.folder)) - {"train"}, self.test_split, str(self.folder), "<class>/")
-
-    def _listings(self) -> tuple["Listing", "Listing"]:
-        listings = listed(self.folder, self._test)
-        if listings.found.odd and self.unreadable == "stop":
-            path, reason = listings.found.odd[0]
-            more = f" (and {len(listings.found.odd) - 1:,} more)" if len(listings.found.odd) > 1 else ""
-            raise DataError(
-                f"{shown(path)} cannot be read: {reason}{more}: mend or delete what is no image, or dataset.unreadable=skip "
-                "leaves it out"
-            )
-        return listings.train, listings.test
-
-
-@dataclass(frozen=True)
-class Listing:
-    """Images of one split: paths relative to the set's folder (N,) as bytes, and labels (N,), which count its classes."""
-
-    split: str
-    classes: tuple[str, ...]
-    paths: "np.ndarray[Any, np.dtype[np.bytes_]]"
-    labels: "np.ndarray[Any, np.dtype[np.int64]]"
+        return split_to_test(set(folders(self.folder)) - {"train"}, self.test_split, str(self.folder), "<class>/")
 
 
 @dataclass(frozen=True)
 class Listings:
-    """Those of both splits, and what was found on the way."""
+    """Those of all splits, of which the first is to train on, and what was found on the way."""
 
-    train: Listing
-    test: Listing
+    splits: tuple[Listing, ...]
     found: Found
 
     def holds(self) -> bool:
@@ -100,39 +65,40 @@ class Listings:
         except OSError:
             return False
 
+    def checked(self, unreadable: Literal["stop", "skip"]) -> tuple[Listing, ...]:
+        """The listings. Raises DataError for names of images behind which there are none, unless they are skipped."""
+        if self.found.odd and unreadable == "stop":
+            path, reason = self.found.odd[0]
+            more = f" (and {len(self.found.odd) - 1:,} more)" if len(self.found.odd) > 1 else ""
+            raise DataError(
+                f"{shown(path)} cannot be read: {reason}{more}: mend or delete what is no image, or dataset.unreadable=skip "
+                "leaves it out"
+            )
+        return self.splits
 
-@dataclass(frozen=True)
-class Paths:
-    """Image files by their place in a listing."""
-
-    folder: str
-    paths: "np.ndarray[Any, np.dtype[np.bytes_]]"
-
-    def read(self, position: int) -> bytes:
-        return Path(self._path(position)).read_bytes()
-
-    def name(self, position: int) -> str:
-        return shown(self._path(position))
-
-    def _path(self, position: int) -> str:
-        return os.path.join(self.folder, os.fsdecode(self.paths[position]))
+    def remarks(self) -> Iterator[str]:
+        for what, some, how in (
+            ("links into folders of the set itself are left out", self.found.again, "which leads to"),
+            ("files that are named as images but cannot be read are left out", self.found.odd, "which is"),
+        ):
+            if some:
+                yield f"{what}: {len(some):,}, first {shown(some[0][0])}, {how} {shown(some[0][1])}"
 
 
-_listed: dict[tuple[Path, str], Listings] = {}
+_listed: dict[tuple[Path, tuple[str, ...]], Listings] = {}
 
 
-def listed(folder: Path, test: str) -> Listings:
-    """What lies in the folders of both splits, in ImageFolder's order; a million names are not listed twice in a process."""
-    known = _listed.get((folder, test))
+def listed(folder: Path, splits: tuple[str, ...]) -> Listings:
+    """What lies in the folders of the splits, in ImageFolder's order; a million names are not listed twice in a process."""
+    known = _listed.get((folder, splits))
     if known is None or not known.holds():
-        known = _listed[folder, test] = _list(folder, test)
+        known = _listed[folder, splits] = _list(folder, splits)
     return known
 
 
-def _list(folder: Path, test: str) -> Listings:
-    splits = ("train", test)
+def _list(folder: Path, splits: tuple[str, ...]) -> Listings:
     read = {str(folder / split): os.stat(folder / split).st_mtime_ns for split in splits}
-    classes = [_folders(folder / split) for split in splits]
+    classes = [folders(folder / split) for split in splits]
     for split, names in zip(splits, classes, strict=True):
         if not names:
             raise DataError(
@@ -140,14 +106,11 @@ def _list(folder: Path, test: str) -> Listings:
             )
     groups = [[str(folder / split / name) for name in names] for split, names in zip(splits, classes, strict=True)]
     found = walk(groups, ENDINGS)
-    _refuse_twice(found, {*groups[0], *groups[1]})
+    _refuse_twice(found, {path for group in groups for path in group})
     found.read.update(read)
-    counted = len(classes[0])
-    return Listings(
-        _listing(folder, "train", classes[0], found.names[:counted]),
-        _listing(folder, test, classes[1], found.names[counted:]),
-        found,
-    )
+    rest = iter(found.names)
+    listings = [_listing(folder, split, of, [next(rest) for _ in of]) for split, of in zip(splits, classes, strict=True)]
+    return Listings(tuple(listings), found)
 
 
 def _listing(folder: Path, split: str, classes: list[str], names: list[list[str]]) -> Listing:
@@ -171,7 +134,7 @@ def _refuse_twice(found: Found, classes: set[str]) -> None:
             raise DataError(f"class {shown(link)} is a link into {shown(at)}, whose images have their class: delete the link")
 
 
-def _folders(folder: Path) -> list[str]:
+def folders(folder: Path) -> list[str]:
     """Names of the folders in a folder that count, in alphabetical order."""
     try:
         names = sorted(name for name in os.listdir(folder) if not name.startswith("."))

@@ -40,7 +40,6 @@ class ImageFiles(Dataset, ABC):
 
     name: the set's folder under ``root``, by default the environment variable EFFDL_DATA, else ``data``.
     size, channels: pixels a side, and 3 for colour or 1 for grey; see `decoding.Decoder` for the rule.
-    test_split: which split is the test split; null takes the first that there is of test, val, validation, valid.
     unreadable: stop at images that cannot be decoded, or skip them: they are left out as if they were not there.
     memory_mib: where all decoded images of the run fit, they are decoded once and lie in memory; else they are decoded anew
         in every pass. Both give the same numbers, bit for bit.
@@ -59,13 +58,12 @@ class ImageFiles(Dataset, ABC):
     name: str = "images"
     size: Count = 96
     channels: Literal[1, 3] = 3
-    test_split: str | None = None
     unreadable: Literal["stop", "skip"] = "stop"
     memory_mib: NonNegative = 4096.0
     workers: Size | None = None
 
     @property
-    def known_as(self) -> str:
+    def known_as(self) -> str | None:
         return self.name
 
     @abstractmethod

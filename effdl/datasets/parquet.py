@@ -33,6 +33,7 @@ class Parquet(ImageFiles):
     label: column of whole numbers from 0, of names, which are numbered in alphabetical order, or of booleans, which are two
         classes, false and true; null takes label, labels or fine_label.
     renumber: count the whole numbers that train has, in their order, where they do not begin at 0 or leave gaps.
+    test_split: which split is the test split; null takes the first that there is of test, val, validation, valid.
 
     Rows in random order cannot be read from compressed groups of rows, so the image bytes are copied into one file of the
     user's cache folder, once, as large as the set.
@@ -41,6 +42,7 @@ class Parquet(ImageFiles):
     image: str | None = None
     label: str | None = None
     renumber: Switch = False
+    test_split: str | None = None
 
     def files(self) -> tuple[list[str], list[str]]:
         train, test = self._splits().values()

@@ -64,6 +64,7 @@ def recorded(
     """
     if record_at is None:
         return frozenset()
+    check_layers(record_at, [(plan.start, plan.stop) for plan in plans])
     sizes = recorded_bytes(plans, epochs, problem, model, room.run)
     free = math.inf if problem.is_outline and room.store == "disk" else room.bytes()
     if record_at == "auto":

@@ -1,5 +1,6 @@
 """Segmentwise training; with segments of one block, from the bottom up, it is deep layer-wise learning (thesis chapter 6)."""
 
+import math
 from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
@@ -8,21 +9,26 @@ from pydantic import Field
 from torch import nn
 
 from effdl.archs.chain import ArchFacts, BlockChain
+from effdl.costs.budget import FEED_PARTS, LEVELS, MOST_CONVS, Choice, Search
+from effdl.costs.cut import by_cost, by_memory
 from effdl.datasets.dataset import Facts
 from effdl.datasets.problem import Problem
 from effdl.errors import ConfigError
+from effdl.methods.cutting import Span, evenly, windows
 from effdl.methods.method import Method
 from effdl.methods.recorded import RecordAt, Room, check_layers, recorded
 from effdl.objectives.objective import Objective
-from effdl.setting import Count, NonNegative, Positive, Probability, Switch, setting
-from effdl.training.decision import Decision, Pool
+from effdl.setting import Count, NonNegative, Positive, Probability, Size, Switch, setting
+from effdl.training.decision import Decision, DownConv, Pool
 from effdl.training.decision_rule import DecisionRule
 from effdl.training.handle import RunHandle
 from effdl.training.hardware import Hardware
 from effdl.training.offload import Place
 from effdl.training.orders import Turn, permuted, robin, together
+from effdl.training.recompute import Recompute
 from effdl.training.recording import Where
 from effdl.training.segments import SegmentPlan, Shapes, Training
+from effdl.training.selection import Growth
 
 Factor = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 
@@ -33,14 +39,23 @@ class Segmentwise(Method):
     (Algorithm 4).
 
     epochs: per segment and round, one number or a list whose last entry holds for all further segments; §6.4's "early
-        stopping" is [30, 40, 50, 60], §6.7 uses 300. segment_size: blocks a segment; 1 is DLL.
+        stopping" is [30, 40, 50, 60], §6.7 uses 300.
+    epochs_factor: segment i, from 0, learns for base · factor^i epochs, rounded to the nearest whole number, half up, and for
+        one at least; 1.08 and 1.2 in table 6.5.
+    segment_size: blocks a segment; 1 is DLL. overlap: each segment begins with so many blocks of the one below, which learn
+        again (§6.5; figure 6.2 has segment_size − 1, table 6.3 sizes 2 with overlap 1); the last one ends with the last block
+        and is shorter where the windows do not come out even.
+    partitions: so many segments instead, as they are cut by ``cut`` (§6.8; four there): "depth", of equal numbers of blocks;
+        "cost", the largest number of multiply-adds of a forward pass being as small as can be, decision blocks and what lies
+        below not counted; "memory", the largest peak of a training step, as plans count it.
     rounds: how often it is each segment's turn; schedules span all of its turns. Every segment's optimizer and decision block
         wait for the next round, which takes memory.
     permute: in each round another random order ("random robin", §6.6.2), instead of from the bottom up.
     together: all segments learn at once, each from what the one below puts out as it learns, in one pass through the data an
         epoch (§6.8.3), as they would on a device each; with few segments, since the weights of all lie in memory.
     decision: the decision block (§6.2.2).
-    lr_factor, weight_decay_factor: segment i, from 0, learns with base · factor^i; 0.8 and 1.15 in table 6.3.
+    lr_factor, weight_decay_factor: segment i, from 0, learns with base · factor^i; 0.8 and 1.15 in table 6.3, 0.5
+        and 0.5 in §6.8.1, 1.08 and 0.99 in table 6.5.
     input_dropout, input_dropout_decay: forward dropout p₀ and its decay per epoch (§6.6.3; 0.8 and 0.95 in table 6.3).
     drop_raw_input: forward dropout on the first segment's input too, as table 6.3's caption says; Conjecture 1 speaks of
         "all but the first layer".
@@ -49,7 +64,24 @@ class Segmentwise(Method):
         was then, "last" at the last segment after its last turn; the thesis chose by test accuracy, effdl never does.
     patience: stop a segment after so many epochs without a better validation score, with its last weights; ours, off in the
         thesis. Not in rounds.
+    grow_until, grow_patience: no further segments are trained once one has this validation accuracy (fraction; of real targets
+        at most this mean squared error), or once so many in a row did no better than the best before them; then the network
+        ends at the best (§6.1). The architecture's blocks are the most that there can be: those that are not reached are
+        drawn all the same, lie in memory and in checkpoints, and count in plans, which say "at most". Not in rounds, and not
+        together.
     keep_features_mib: a trained segment's outputs are kept in memory where they fit this bound, else a feednet computes them.
+    memory_budget: decision blocks are searched so that no segment's step, feednet included, takes more than this share of full
+        backprop's at the same batch, optimizer and hardware, by 0.005 at most (§6.7: "30 ± 0.5%"), or the run is refused. Of
+        all down-convs that fit (up to as many convolutions as `decision` has, or four where it is a plain pool; up to its
+        channels, or the segment's own number; bottlenecked or not) the one with the most weights is taken. Where none does, the
+        segment's blocks are recomputed, the first way that does of those that `checkpoint` names. The feednet takes batches in
+        4 parts.
+    checkpoint: "block" recomputes each block's activations in the backward pass instead of keeping them, "parts" what its
+        convolutions, linear layers and normalisations put out, each where it is needed, which saves more where a segment is a
+        single block, and takes more time: the same bits. "channels" does so for a quarter of a convolution's output channels at
+        a time, with the normalisation and activation that follow: gradients are the same up to rounding. With a budget it is
+        the first way that is tried.
+    feed_parts: a batch goes through the feednet in so many parts, one after another: less memory, the same up to rounding.
     record_at: layers that are recorded while they learn, so that those above learn from the same batches in the same order
         (§6.2.2, "Feature checkpointing"), through the frozen layers between; numbers from 1, each the last layer of a segment;
         "all" of them; "auto" is the one that takes least room. Another network than by kept outputs: what was recorded came out
@@ -74,6 +106,10 @@ class Segmentwise(Method):
 
     epochs: Count | Annotated[tuple[Count, ...], Field(min_length=1)] = 10
     segment_size: Count = 1
+    overlap: Size = 0
+    partitions: Count | None = None
+    cut: Literal["depth", "cost", "memory"] = "depth"
+    epochs_factor: Positive = 1.0
     rounds: Count = 1
     permute: Switch = False
     together: Switch = False
@@ -86,17 +122,47 @@ class Segmentwise(Method):
     gradient_dropout: Probability = 0.0
     choose: Literal["validation", "last"] = "validation"
     patience: Count | None = None
+    grow_until: Positive | None = None
+    grow_patience: Count | None = None
     keep_features_mib: NonNegative = 2048.0
+    memory_budget: Factor | None = None
+    checkpoint: Literal["block", "parts", "channels"] | None = None
+    feed_parts: Count = 1
     record_at: RecordAt = None
     store: Where = "device"
     full_disk: Literal["stop", "feed"] = "stop"
     offload: Place | None = None
     first_round: Literal["eval", "batch_statistics", "ordered"] = "eval"
 
+    def __post_init__(self) -> None:
+        if self.overlap >= self.segment_size:
+            raise ValueError(
+                f"method.overlap={self.overlap}: segments of method.segment_size={self.segment_size} would never climb; take a "
+                "smaller overlap, or larger segments"
+            )
+        if self.partitions is not None and self.segment_size > 1:
+            raise ValueError("method.partitions cuts the network by itself, method.segment_size too: set one of them alone")
+        if self.partitions is None and self.cut != "depth":
+            raise ValueError(f"method.cut={self.cut} is of partitions: say how many, such as method.partitions=4")
+        if isinstance(self.epochs, tuple) and self.epochs_factor != 1:
+            raise ValueError(
+                "method.epochs names those of each segment, method.epochs_factor grows one number: set one of them"
+            )
+
     def check(self, problem: Facts, arch: ArchFacts, hardware: Hardware) -> None:
-        segments = len(spans(arch.blocks, self.segment_size))
+        if self.partitions is not None and self.partitions > arch.blocks:
+            raise ConfigError(
+                f"method.partitions={self.partitions}: this network has {arch.blocks} blocks; take no more partitions than "
+                "that, or a deeper arch"
+            )
+        segments = self.partitions or len(windows(arch.blocks, self.segment_size, self.overlap))
         if isinstance(self.epochs, tuple) and len(self.epochs) > segments + 1:  # the last is for all others, if there are any
             raise ConfigError(f"method.epochs names {len(self.epochs)} segments, this network has {segments}")
+        for name in ("epochs_factor", "lr_factor", "weight_decay_factor"):
+            if not math.isfinite(self._base(0) * _power(getattr(self, name), segments - 1)):
+                raise ConfigError(
+                    f"method.{name}={getattr(self, name)}: to the power of {segments - 1} it is no number any longer"
+                )
         if self.patience is not None and self.rounds > 1:
             raise ConfigError("method.patience ends a segment for good, method.rounds comes back to it: set one of them alone")
         if self.first_round != "eval" and not (self.permute and self.rounds > 1):
@@ -108,68 +174,151 @@ class Segmentwise(Method):
             self._check_together()
         if self.record_at is not None:
             self._check_recording(arch)
+        if self.memory_budget is not None or self.checkpoint is not None:
+            self._check_memory(hardware)
+        if self.grow_until is not None or self.grow_patience is not None:
+            self._check_growth(problem, "grow_until" if self.grow_until is not None else "grow_patience")
 
     def _check_recording(self, arch: ArchFacts) -> None:
         if self.permute:
             raise ConfigError(
                 "method.record_at: in a random order the layer below has often not learned: set method.permute=false"
             )
-        check_layers(self.record_at, spans(arch.blocks, self.segment_size))
+        if self.overlap:
+            raise ConfigError("method.record_at: segments that overlap begin below what is recorded: set method.overlap=0")
+        if self.partitions is None:
+            check_layers(self.record_at, windows(arch.blocks, self.segment_size))
+        elif self.cut == "depth":
+            check_layers(self.record_at, evenly(arch.blocks, self.partitions))
 
     def _check_together(self) -> None:
         """All that speaks of one segment's turn after another's."""
-        for name, value in (
-            ("rounds", self.rounds > 1),
-            ("permute", self.permute),
-            ("patience", self.patience is not None),
-            ("record_at", self.record_at is not None),
-        ):
-            if value:
+        of_turns = {"rounds": 1, "permute": False, "overlap": 0, "epochs_factor": 1, "patience": None, "record_at": None}
+        for name, without in of_turns.items():
+            if getattr(self, name) != without:
                 raise ConfigError(f"method.{name} is of segments that take turns, with method.together they have none: set one")
         if isinstance(self.epochs, tuple) and len(set(self.epochs)) > 1:
             raise ConfigError("method.epochs: segments that learn together learn for as many epochs: give one number")
 
+    def _check_memory(self, hardware: Hardware) -> None:
+        if hardware.compile and self.checkpoint in ("parts", "channels"):
+            raise ConfigError(
+                f"method.checkpoint={self.checkpoint}: compiled blocks have no parts; hardware.compile=false, or block"
+            )
+        if self.memory_budget is None:
+            return
+        if hardware.compile:
+            raise ConfigError("method.memory_budget: what compiled blocks take is not counted; hardware.compile=false")
+        if self.together:
+            raise ConfigError("method.memory_budget is of segments that take turns: set method.together=false")
+        if not isinstance(self.decision, DownConv) and self.decision != Pool():
+            raise ConfigError(
+                "method.memory_budget: the decision blocks that it searches are down-convs: method/decision=down_conv_4"
+            )
+
+    def _check_growth(self, problem: Facts, key: str) -> None:
+        """key: of the first field that says when it ends."""
+        for name, value in (("rounds", self.rounds > 1), ("together", self.together)):
+            if value:
+                raise ConfigError(
+                    f"method.{key} ends at a segment, with method.{name} none is trained to its end: set one alone"
+                )
+        if self.choose == "last":
+            raise ConfigError(f"method.{key} goes by validation, and by it the network ends: set method.choose=validation")
+        if not problem.val:
+            raise ConfigError(f"method.{key} goes by validation samples, of which there are none: set dataset.val_size above 0")
+        if problem.targets == "classes" and self.grow_until is not None and self.grow_until > 1:
+            raise ConfigError(f"method.grow_until={self.grow_until:g} is no accuracy: they go to 1, and 0.97 is 97%")
+
     def training(self, problem: Problem, model: BlockChain, run: RunHandle) -> Training:
-        of_segments = spans(len(model), self.segment_size)
+        of_segments = self._spans(problem, model, run)
         epochs = [self._epochs(i) for i in range(len(of_segments))]
-        order = together(epochs[0], len(epochs)) if self.together else self._turns(epochs, problem.seed)
-        plans = [self._plan(i, span, problem) for i, span in enumerate(of_segments)]
-        room = Room(self.store, int(self.keep_features_mib * 2**20), run)
-        return Training(
-            plans,
-            int(self.keep_features_mib * 2**20),
-            list(order),
-            self.choose,
-            self.patience,
-            recorded(self.record_at, plans, epochs, problem, model, room),
-            self.store,
-            self.full_disk,
-            self.offload,
-            "batch_statistics" if self.first_round == "batch_statistics" else "eval",
-        )
+        order = list(together(epochs[0], len(epochs)) if self.together else self._turns(epochs, problem.seed))
+        keep_bytes = int(self.keep_features_mib * 2**20)
+
+        planned = [self._plan(i, span, problem) for i, span in enumerate(of_segments)]
+        record = recorded(self.record_at, planned, epochs, problem, model, Room(self.store, keep_bytes, run))
+
+        until = self.grow_until if self.grow_until is None or problem.facts.targets == "classes" else -self.grow_until
+        growth = Growth(until, self.grow_patience)
+
+        def training(plans: list[SegmentPlan], feed_parts: int) -> Training:
+            return Training(
+                plans,
+                keep_bytes,
+                order,
+                self.choose,
+                self.patience,
+                record=record,
+                store=self.store,
+                full_disk=self.full_disk,
+                feed_parts=feed_parts,
+                growth=growth,
+                offload=self.offload,
+                untrained="batch_statistics" if self.first_round == "batch_statistics" else "eval",
+            )
+
+        def plan(i: int, choice: Choice) -> SegmentPlan:
+            return self._plan(i, of_segments[i], problem, choice.decision, choice.checkpoint)
+
+        if self.memory_budget is None:
+            return training(planned, self.feed_parts)
+        most = self.decision if isinstance(self.decision, DownConv) else DownConv(convs=MOST_CONVS)
+        levels = LEVELS[LEVELS.index(self.checkpoint or False) :]
+        search = Search(self.memory_budget, most, plan, training, len(of_segments), levels, max(self.feed_parts, FEED_PARTS))
+        return training([plan(i, choice) for i, choice in enumerate(search.choose(problem, model, run))], search.feed_parts)
 
     def network(self, model: BlockChain, problem: Facts, objective: Objective, notes: Mapping[str, Any]) -> nn.Module:
-        _, stop = spans(len(model), self.segment_size)[notes["segment/chosen"]]
-        shape = model.shapes(problem.input_shape)[stop - 1]
-        return model.cropped(stop).with_head(self.decision.build(shape, problem.outputs))
+        chosen, spans = notes["segment/chosen"], windows(len(model), self.segment_size, self.overlap)
+        stops = notes["segment/stops"] if self.partitions is not None else [stop for _, stop in spans]
+        shape, decision = model.shapes(problem.input_shape)[stops[chosen] - 1], self.decision
+        if self.memory_budget is not None:
+            decision = Choice.from_json(notes["segment/choices"][chosen]).decision
+        return model.cropped(stops[chosen]).with_head(decision.build(shape, problem.outputs))
 
     def _turns(self, epochs: list[int], seed: int) -> Iterator[Turn]:
         shuffled = partial(permuted, seed, len(epochs), ordered=int(self.first_round == "ordered"))
         return robin(epochs, self.rounds, shuffled if self.permute else None)
 
-    def _epochs(self, i: int) -> int:
-        """Of segment i in a round."""
+    def _spans(self, problem: Problem, model: BlockChain, run: RunHandle) -> list[Span]:
+        """The blocks of each segment; those of partitions are noted, since a cut may hang on what the run counts with."""
+        if self.partitions is None:
+            return windows(len(model), self.segment_size, self.overlap)
+        if self.cut == "depth":
+            spans = evenly(len(model), self.partitions)
+        elif self.cut == "cost":
+            spans = by_cost(self.partitions, problem, model)
+        else:
+            spans = by_memory(self.partitions, lambda *span: self._plan(min(span[0], 1), span, problem), problem, model, run)
+        run.note({"segment/stops": [stop for _, stop in spans]})
+        return spans
+
+    def _base(self, i: int) -> int:
         return self.epochs if isinstance(self.epochs, int) else self.epochs[min(i, len(self.epochs) - 1)]
 
-    def _plan(self, i: int, span: tuple[int, int], problem: Problem) -> SegmentPlan:
+    def _epochs(self, i: int) -> int:
+        """Of segment i in a round."""
+        return max(1, math.floor(self._base(i) * self.epochs_factor**i + 0.5))
+
+    def _plan(
+        self,
+        i: int,
+        span: tuple[int, int],
+        problem: Problem,
+        decision: Decision | None = None,
+        checkpoint: Recompute | None = None,
+    ) -> SegmentPlan:
+        decision, checkpoint = decision or self.decision, self.checkpoint or False if checkpoint is None else checkpoint
+
         def rule(blocks: nn.Sequential, shapes: Shapes) -> DecisionRule:
             return DecisionRule(
                 blocks,
-                self.decision.build(shapes[-1], problem.outputs),
+                decision.build(shapes[-1], problem.outputs),
                 problem.objective,
                 gradient_dropout=self.gradient_dropout,
                 input_dropout=self.input_dropout if i > 0 or self.drop_raw_input else 0.0,
                 input_dropout_decay=self.input_dropout_decay,
+                checkpoint=checkpoint,
             )
 
         return SegmentPlan(
@@ -181,6 +330,8 @@ class Segmentwise(Method):
         )
 
 
-def spans(blocks: int, size: int) -> list[tuple[int, int]]:
-    """Consecutive blocks [start, stop) of each segment, from the bottom; the last may be shorter."""
-    return [(start, min(start + size, blocks)) for start in range(0, blocks, size)]
+def _power(factor: float, exponent: int) -> float:
+    try:
+        return factor**exponent
+    except OverflowError:
+        return math.inf

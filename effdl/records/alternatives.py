@@ -25,7 +25,9 @@ def alternatives(spec: config.Spec) -> dict[str, config.Spec]:
     whole = replace(spec, method=method, optimizer=optimizer, filter=None, probe=())
     rows = {"backprop": whole, "backprop_checkpointed": replace(whole, method=replace(method, checkpoint="block"))}
     in_bf16 = replace(spec.hardware, precision="bf16")
-    return rows | {f"bf16_{name}": replace(row, hardware=in_bf16) for name, row in {"accounted": spec, **rows}.items()}
+    # In bf16 a budget would be another, of which decision blocks are searched anew.
+    also = {"accounted": spec} if getattr(spec.method, "memory_budget", None) is None else {}
+    return rows | {f"bf16_{name}": replace(row, hardware=in_bf16) for name, row in (also | rows).items()}
 
 
 def unkept(segments: Sequence[SegmentCost]) -> Held:

@@ -37,6 +37,10 @@ class Measure:
         self._ahead: tuple[Stack, Key, list[Tensor]] | None = None  # blocks by their key, and what they put out
 
     @property
+    def samples(self) -> int:
+        return len(self._samples)
+
+    @property
     def batches(self) -> int:
         return -(-len(self._samples) // self._batch_size)
 
@@ -44,9 +48,9 @@ class Measure:
     def kept_bytes(self) -> int:
         return self._through.kept_bytes
 
-    def fits(self, sample_bytes: float, kept_bytes: float, limit_bytes: int) -> bool:
-        """Whether features of this size may be kept while ``kept_bytes`` are there, for a moment both."""
-        return len(self._samples) * sample_bytes + kept_bytes <= limit_bytes
+    def _fits(self, sample_bytes: float) -> bool:
+        """Whether features of this size may be kept beside those that are, for a moment both."""
+        return len(self._samples) * sample_bytes + self._through.kept_bytes <= self._through.limit_bytes
 
     def release(self) -> None:
         """Keep no features any longer."""
@@ -56,9 +60,11 @@ class Measure:
     def above(self, model: nn.Module, last: bool, below: Stack | None, keep_bytes: int) -> Numbers:
         """The numbers of ``model``, which stands on ``below``; see `RunHandle.test`."""
         below, self._through.limit_bytes = below or NOTHING, keep_bytes
-        restore = switch_mode(nn.ModuleList([*below.modules, model]), False)  # nothing may learn from the test split
+        self._through.look(below)
+        # Nothing may learn from the test split, of what is called: modules below kept features are not, however many there are.
+        restore = switch_mode(nn.ModuleList([*self._through.pending, model]), False)
         try:
-            self._look(below)
+            self._keep(below)
             if not last:
                 return self._numbers(model, self._fed())
             key = joined(self._key(below), key_of(model))
@@ -77,9 +83,8 @@ class Measure:
             return self._known[key]
         return self._numbers(network, self._samples.batches(self._batch_size))
 
-    def _look(self, below: Stack) -> None:
-        """See through these modules; what the last measurement kept on its way is taken where it is theirs."""
-        self._through.look(below)
+    def _keep(self, below: Stack) -> None:
+        """Keep what these modules put out; what the last measurement kept on its way is taken where it is theirs."""
         if (ahead := self._ahead) is not None and self._is_of(below, *ahead[:2]):
             self._through.put([_Batches(self._samples, ahead[2])], _bytes(ahead[2]))
         elif len(below) and len(self._samples):
@@ -112,7 +117,7 @@ class Measure:
         outputs: list[tuple[Tensor, int]] = []
 
         def hold(module: nn.Module, args: Any, out: Tensor) -> None:
-            if self.fits(out.untyped_storage().nbytes() / len(out), self.kept_bytes, self._through.limit_bytes):
+            if self._fits(out.untyped_storage().nbytes() / len(out)):
                 outputs.append((out, out._version))
 
         handle = model.blocks.register_forward_hook(hold)

@@ -35,7 +35,8 @@ class Cost:
     """What one run takes. Bytes are peaks; shares: of full backprop's.
 
     by_kind: what the step's peak is made of. segments: what each segment takes. beside: what a user might choose
-    instead, see `alternatives`. remedy: a setting that may make the step smaller, and what the run takes with it.
+    instead, see `alternatives`. trained: of each segment its decision block and what is recomputed, where a memory budget chose
+    them. remedy: a setting that may make the step smaller, and what the run takes with it.
     seconds: of the whole run with its measurements, None where they were not asked for. lies: where layers and learners that
     wait lie, in words.
     """
@@ -47,6 +48,7 @@ class Cost:
     segments: list[SegmentCost]
     beside: dict[str, Held]
     blocks: list[str]
+    trained: list[Notes] | None = None
     remedy: tuple[str, Held] | None = None
     seconds: float | None = None
     segment_seconds: list[float] | None = None
@@ -74,6 +76,7 @@ class Cost:
         times = {"time/estimate_s": self.seconds, "time/segment_estimate_s": self.segment_seconds}
         return {
             "arch/blocks": self.blocks,
+            **({"segment/choices": self.trained} if self.trained else {}),
             "memory/accounted_peak_bytes": self.peak_bytes,
             "memory/resident_peak_bytes": self.resident_bytes,
             "memory/share_of_backprop": self.share,
@@ -122,7 +125,8 @@ def cost(
         if not counted[name]:
             return None
     notes, keeps = counted["accounted"], getattr(spec.method, "keep_features_mib", 0) > 0
-    change = remedy(spec, notes["segments"]) if rows is None else None
+    trained = notes.get("segment/choices")  # for a budget, within which more need not be saved
+    change = remedy(spec, notes["segments"]) if rows is None and trained is None else None
     return Cost(
         *_held(notes),
         notes["memory/segment_peak_bytes"],
@@ -130,6 +134,7 @@ def cost(
         notes["segments"],
         {name: _held(counted[name]) for name in asked} | (_unkept(counted) if keeps else {}),
         notes["blocks"],
+        trained,
         (change[0], _held(_notes(_count, change[1], threads))) if change else None,
         notes["time/estimate_s"] if timed else None,
         notes["time/segment_estimate_s"] if timed else None,

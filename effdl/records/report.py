@@ -34,7 +34,10 @@ SHOWN = "shown"  # what a result says in words, in the place of its numbers
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where a run is. segment and epoch count from 0; fraction of the expected time; left_s seconds."""
+    """Where a run is. segment and epoch count from 0; fraction of the expected time; left_s seconds.
+
+    at_most: whether it may end before the last segment, and sooner.
+    """
 
     name: str
     segment: int
@@ -44,10 +47,15 @@ class Progress:
     fraction: float
     left_s: float
     scores: dict[str, float] = field(default_factory=dict)
+    at_most: bool = False
 
     def text(self) -> str:
         scores = " ".join(f"{k} {v:.4f}" for k, v in self.scores.items())
-        return f"layer {self.segment + 1}/{self.segments} epoch {self.epoch + 1}/{self.epochs} {scores}".strip()
+        layer = f"layer {self.segment + 1}" + (" of at most " if self.at_most else "/") + str(self.segments)
+        return f"{layer} epoch {self.epoch + 1}/{self.epochs} {scores}".strip()
+
+    def left(self) -> str:
+        return f"{'at most ' if self.at_most else ''}{duration(self.left_s)} left"
 
 
 class Reporter(Protocol):
@@ -138,8 +146,9 @@ class Console:
             return
         peak = max(c.memory.peak for c in costs)
         epochs = sum(c.epochs for c in costs)
+        most = "" if all(c.certain for c in costs) else "at most "
         self._print(
-            f"{name}: about {duration(seconds)} on this machine ({epochs} epochs of about {duration(seconds / epochs)}), "
+            f"{name}: {most}about {duration(seconds)} on this machine ({epochs} epochs of about {duration(seconds / epochs)}), "
             f"peak training memory {size(peak)}"
         )
         if self._runs == 1 and seconds > LONG_S:
@@ -148,7 +157,7 @@ class Console:
     def progress(self, progress: Progress) -> None:
         self._fractions[progress.name] = progress.fraction
         self._show_all()
-        text = f"{progress.text()}  {duration(progress.left_s)} left"
+        text = f"{progress.text()}  {progress.left()}"
         if self._bars is not None:
             if progress.name not in self._tasks:
                 self._tasks[progress.name] = self._bars.add_task(progress.name, total=1.0, text="")

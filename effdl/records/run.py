@@ -148,13 +148,12 @@ class Run:
         peak = max(costs, key=lambda c: c.memory.peak).memory
         seconds = [training_seconds(cost) for cost in costs]
         if (measure := self._measure) is not None:
-            tests = measuring_seconds(
-                costs, measure.batches, self._test_every, lambda size, kept: measure.fits(size, kept, keep_bytes)
-            )
+            tests = measuring_seconds(costs, measure.samples, measure.batches, self._test_every, keep_bytes)
             seconds = [training + test for training, test in zip(seconds, tests, strict=True)]
         self._plan = {
             "epochs": [float(c.epochs) for c in costs],
             "epoch_s": [s / cost.epochs for s, cost in zip(seconds, costs, strict=True)],
+            "certain": [float(c.certain) for c in costs],
         }
         self.note(
             {
@@ -162,7 +161,11 @@ class Run:
                 "memory/resident_peak_bytes": max(c.resident for c in costs),
                 "memory/segment_peak_bytes": [c.memory.peak for c in costs],
                 **{f"memory/peak_{kind}_bytes": count for kind, count in peak.by_kind.items()},
-                **({"memory/waiting_state_bytes": [c.state_bytes for c in costs]} if any(c.turns > 1 for c in costs) else {}),
+                **(
+                    {"memory/waiting_state_bytes": [c.state_bytes for c in costs]}
+                    if any(len(c.turns) > 1 for c in costs)
+                    else {}
+                ),
                 "time/estimate_s": sum(seconds),
                 "time/segment_estimate_s": seconds,
             }
@@ -181,11 +184,11 @@ class Run:
         done = fraction - self._first_fraction
         elapsed = now - self._started
         left = elapsed * (1 - fraction) / done if done > 0.02 else self.notes.get("time/estimate_s", 0.0) * (1 - fraction)
+        at_most = not all(self._plan.get("certain", [])[segment + 1 :])  # unknown of a run that an older version began
         scores: dict[str, Any] = next((line for line in reversed(self.lines) if "val/acc" in line or "val/mse" in line), {})
         shown = {k: v for k, v in scores.items() if k in ("val/acc", "val/mse")}
-        self._reporter.progress(
-            Progress(self.name, segment, len(past), max(0, math.ceil(past[segment]) - 1), epochs, fraction, left, shown)
-        )
+        epoch = max(0, math.ceil(past[segment]) - 1)
+        self._reporter.progress(Progress(self.name, segment, len(past), epoch, epochs, fraction, left, shown, at_most))
         return True
 
     def record(self, segment: int, epoch: int, metrics: Mapping[str, float]) -> None:

@@ -24,17 +24,60 @@ def cost_of_run(overrides: str, cost: Any, remark: str | None = None) -> str:
     whole = size(cost.beside["backprop"].resident)
     resident = f"resident {size(cost.resident_bytes)}, {cost.resident_share:.0%} of {full} {whole}"
     count = f"{len(cost.blocks)} block{'s' * (len(cost.blocks) > 1)}"
+    if not all(one.certain for one in cost.segments):
+        count = f"At most {count}, all of which are drawn, and of which training ends with the first that suffice"
     lines = [f"{overrides}: {step}; {resident}; {NOT_MEASURED}", f"{count}: {', '.join(cost.blocks)}"]
+    if any(one.stop - one.start > 1 for one in cost.segments) and len(cost.segments) > 1:
+        lines.append(f"{len(cost.segments)} segments: blocks {', '.join(map(_blocks, cost.segments))}")
     lines += [remark, ""] if remark else [""]
     if len(cost.segment_bytes) > 1:
-        lines.append("segment      step  of backprop" + ("     time" if timed else ""))
+        trained = _trained(cost)
+        lines.append("segment      step  of backprop" + ("     time" if timed else "") + trained[0])
         for i, peak in enumerate(cost.segment_bytes):
-            row = f"{i + 1:>7}  {size(peak):>8}  {peak / cost.backprop_bytes:>11.0%}"
-            lines.append(row + (f"  {duration(cost.segment_seconds[i]):>7}" if timed else ""))
+            row = f"{i + 1:>7}  {size(peak):>8}  {_share(peak / cost.backprop_bytes, cost):>11}"
+            lines.append(row + (f"  {duration(cost.segment_seconds[i]):>7}" if timed else "") + trained[i + 1])
         lines.append("")
     lines += [*_table(_this(cost), cost), "", *_advice(cost)]
-    lines.append(f"About {duration(cost.seconds)} on this machine." if timed else "How long it takes: --time.")
+    most = "About" if all(one.certain for one in cost.segments) else "At most about"
+    lines.append(f"{most} {duration(cost.seconds)} on this machine." if timed else "How long it takes: --time.")
     return "\n".join(lines)
+
+
+def _blocks(segment: Any) -> str:
+    """Counted from 1."""
+    first, last = segment.start + 1, segment.stop
+    return str(first) if first == last else f"{first}-{last}"
+
+
+def _share(share: float, cost: Any) -> str:
+    """Beside a budget, whose tolerance is half a percent, to a tenth."""
+    return f"{share:.1%}" if cost.trained else f"{share:.0%}"
+
+
+def _trained(cost: Any) -> list[str]:
+    """Columns of what a memory budget chose: their head, and of each segment its decision block, with its weights."""
+    if not cost.trained:
+        return [""] * (len(cost.segment_bytes) + 1)
+    blocks = [_decision(**one["decision"]) for one in cost.trained]
+    width = max(map(len, (*blocks, "decision block")))
+    recomputed = {
+        None: "",
+        "block": "  recomputed: all of it",
+        "parts": "  recomputed: in parts",
+        "channels": "  recomputed: by channels",
+    }
+    rows = zip(blocks, cost.trained, strict=True)
+    return [
+        f"  {'decision block':<{width}}  weights",
+        *[f"  {block:<{width}}  {one['weights']:>7,}{recomputed[one['checkpoint']]}" for block, one in rows],
+    ]
+
+
+def _decision(convs: int, channels: int, size: int, bottleneck: bool) -> str:
+    pooled = "linear" if size == 1 else f"{size}×{size}, linear"
+    if not convs:
+        return pooled
+    return f"{'1×1, ' if bottleneck else ''}{convs} conv{'s' * (convs > 1)} of {channels}, {pooled}"
 
 
 def _this(cost: Any) -> str:

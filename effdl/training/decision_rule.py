@@ -13,6 +13,7 @@ from effdl.datasets.batch import Batch
 from effdl.errors import ConfigError
 from effdl.objectives.objective import Objective, at_least_float32
 from effdl.training.loop import reduce_loss, switch_mode
+from effdl.training.recompute import Recompute
 from effdl.training.rule import Rule
 
 Penalty = Callable[[Sequence[Tensor], Tensor], Tensor]
@@ -69,7 +70,7 @@ class DecisionRule(Rule):
         gradient_dropout: float = 0.0,
         input_dropout: float = 0.0,
         input_dropout_decay: float = 1.0,
-        checkpoint: bool = False,
+        checkpoint: Recompute = False,
         penalty: Penalty | None = None,
     ) -> None:
         super().__init__(blocks, checkpoint)

@@ -2,19 +2,20 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple, TypeVar
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from effdl.archs.chain import BlockChain
 from effdl.datasets.problem import Problem, cut
 from effdl.errors import ConfigError, Diverged
-from effdl.training.copies import clone
+from effdl.training.copies import matched
 from effdl.training.epoch import drain_epoch
 from effdl.training.features import Stack
 from effdl.training.handle import RunHandle, taking_up
-from effdl.training.hardware import Hardware, give_back
+from effdl.training.hardware import give_back
 from effdl.training.learner import Learner
 from effdl.training.loop import evaluate_each, reseed
 from effdl.training.offload import Offload
@@ -24,9 +25,7 @@ from effdl.training.rule import Rule
 from effdl.training.segments import Training
 from effdl.training.selection import Best, score, stale
 from effdl.training.sources import Fed, Replay, Sieve, Source
-from effdl.training.untrained import OfBatch, normalises
-
-Module = TypeVar("Module", bound=nn.Module)
+from effdl.training.untrained import OfBatch
 
 
 class Member(NamedTuple):
@@ -63,17 +62,15 @@ class Engine:
         # A whole batch of fake tensors takes no longer than two samples, and is what the count calls the blocks with too.
         samples, like = problem.batch_size if problem.is_outline else 2, problem.train_split.first()
         self.shapes = chain.shapes(problem.input_shape, samples, like.dtype)
-        self.fed = self.active = Fed(problem, training.keep_bytes, run.hardware, run.ranks)
+        self.fed = self.active = self._fed()
         self.source: Source = self.fed
         device = next(chain.parameters()).device
         self.recorder = Recorder(training, device, lambda: run.folder("recorded"), run.say)
         self.offload = Offload(training.offload, device, lambda: run.folder("offload"), problem.is_outline)
-        self.offloaded = Offloaded(self.offload, chain)
+        self.offloaded = Offloaded(self.offload, chain, training.untrained)
         self.best = Best(training.choose, len(training.segments), self.offloaded.copied)
         self.learners: dict[int, Learner] = {}  # of segments that have begun and are not done
         self.ages = [0] * len(chain)  # epochs that each block has learned
-        by_batch = [i for i, block in enumerate(chain.blocks) if training.untrained == "batch_statistics" and normalises(block)]
-        self._of_batch = {i: OfBatch(self.offloaded.blocks[i]) for i in by_batch}
         self.most_kept = self.feature_passes = 0
         self.at = (0, 0)  # the turn, and its epochs that lie behind
         self._tried: list[int] = []
@@ -93,7 +90,7 @@ class Engine:
             self.run.ranks.synchronise(self.chain)
         self.offloaded.rest()
         first, done = self.at
-        for place, turn in enumerate(self.training.order[first:], first):
+        for place, turn in self.training.growth.growing(enumerate(self.training.order[first:], first), self.best):
             team = self._begin(place, resumed=done > 0)
             while done < turn.epochs and not any(stale(m.learner.history, self.training.patience) for m in team):
                 self.at = (place, done)
@@ -114,6 +111,7 @@ class Engine:
         if training.returns:
             self.run.note({"epoch/chosen": self.best.epoch})
         self.offloaded.all_come()
+        self.run.note(training.growth.notes(self.best, self.at[0] + 1))
         network = self._predictor(chosen, self._rule(chosen))
         self.best.put_into(network)
         return network.eval()
@@ -150,7 +148,7 @@ class Engine:
         else:
             height, recording = found
             if self.active is self.fed:
-                self.active = Fed(self.problem, self.training.keep_bytes, self.run.hardware, self.run.ranks, only_val=True)
+                self.active = self._fed(only_val=True)
                 self.fed.through.forget()
             before = self.active.through.made
             self.active.look(below, None, tried)
@@ -158,9 +156,11 @@ class Engine:
             self.source = Replay(recording, self.active, below.modules[height:], behind)
         return self.active.through.made - before
 
+    def _fed(self, only_val: bool = False) -> Fed:
+        training, run = self.training, self.run
+        return Fed(self.problem, training.keep_bytes, run.hardware, run.ranks, only_val, training.feed_parts)
+
     def _member(self, segment: int) -> Member:
-        plan = self.training.segments[segment]
-        self.offloaded.come(plan.start, plan.stop)
         if segment not in self.learners:
             self.learners[segment] = self._start(self.learner(segment))
             self.learners[segment].check_next_step()
@@ -226,14 +226,15 @@ class Engine:
 
     def _end(self, place: int, team: Sequence[Member]) -> None:
         """After a turn: offer the segments' networks, and let go of learners whose last turn this was."""
-        later, lasting = self.training.after(place), self._lasting(place)
+        is_last = place == len(self.training.order) - 1
         for segment, learner, _ in team:
-            predictor = self._predictor(segment, learner.rule)
+            predictor = partial(self._predictor, segment, learner.rule)
+            lasting = partial(self._lasting, place)
             above_untrained = any(isinstance(module, OfBatch) for module in self._below(segment).modules)
             if self.best.segment is None or not above_untrained:  # by batch statistics another network was measured
                 score = float("-inf") if above_untrained else learner.history[-1]
-                self.best.offer(segment, learner.epoch - 1, score, predictor, lasting, copied=bool(later))
-            if segment in later:
+                self.best.offer(segment, learner.epoch - 1, score, predictor, lasting, copied=not is_last)
+            if self.training.last_turns[segment] > place:
                 self.offloaded.wait(segment, learner)
             else:
                 del self.learners[segment]
@@ -241,11 +242,12 @@ class Engine:
         self.recorder.end(place, self._stack)
 
     def _lasting(self, place: int) -> set[int]:
-        """Ids of the network's tensors that no turn after this place changes; without its head, which rules may share."""
-        later = self.training.after(place)
-        changing = {id(t) for other in later for t in self._blocks(other).state_dict(keep_vars=True).values()}
-        parts = self.chain.input, self.chain.blocks
-        return {id(t) for part in parts for t in part.state_dict(keep_vars=True).values()} - changing
+        """Ids of the chain's tensors that no turn after this place changes; without its head, which rules may share."""
+        blocks, plans = list(self.chain.blocks), self.training.segments
+        later = [plan for plan, last in zip(plans, self.training.last_turns, strict=True) if last > place]
+        changing = {i for plan in later for i in range(plan.start, plan.stop)}
+        ids = [{id(t) for t in block.state_dict(keep_vars=True).values()} for block in (self.chain.input, *blocks)]
+        return set().union(*ids) - set().union(*(ids[i + 1] for i in changing))
 
     def learner(self, segment: int) -> Learner:
         """A segment's learner as it begins, by itself, its blocks on the device."""
@@ -289,15 +291,21 @@ class Engine:
         return rule
 
     def _refuse_shared_weights(self) -> None:
-        """Raise a ConfigError where a weight is of two segments: neither could be frozen while the other learns."""
-        owners: dict[int, int] = {}
-        for i in range(len(self.training.segments)):
-            for name, weight in self._blocks(i).named_parameters():
-                if owners.setdefault(id(weight), i) != i:
-                    raise ConfigError(
-                        f"arch: segments {owners[id(weight)] + 1} and {i + 1} share the weight {name}, so that neither stays "
-                        "as it is while the other learns: train their blocks as one segment"
-                    )
+        """Raise a ConfigError where two segments have a weight, and one of them not all blocks that have it: while that one
+        learns, these could not stay as they are."""
+        blocks: dict[int, dict[int, str]] = {}  # of each weight, those that have it, and its name there
+        for i, (block, module) in enumerate(self.chain.blocks.named_children()):
+            for name, weight in module.named_parameters():
+                blocks.setdefault(id(weight), {})[i] = f"{block}.{name}"
+        for having in (having for having in blocks.values() if len(having) > 1):
+            spans = [(plan.start, plan.stop) for plan in self.training.segments]
+            held = [[start <= i < stop for i in having] for start, stop in spans]
+            first, *others = [segment for segment, of in enumerate(held) if any(of)] or [0]
+            if others and not all(all(held[segment]) for segment in (first, *others)):
+                raise ConfigError(
+                    f"arch: segments {first + 1} and {others[0] + 1} share the weight {having[max(having)]}, so that neither "
+                    "stays as it is while the other learns: train their blocks as one segment"
+                )
 
     def _blocks(self, segment: int) -> nn.Sequential:
         plan = self.training.segments[segment]
@@ -311,7 +319,7 @@ class Engine:
 
     def _called(self, i: int) -> nn.Module:
         """A block as it is called from above; the same object as long as it has learned nothing new."""
-        return self._of_batch.get(i, self.offloaded.blocks[i]) if self.ages[i] == 0 else self.offloaded.blocks[i]
+        return self.offloaded.called(i, has_learned=self.ages[i] > 0)
 
     def _predictor(self, segment: int, rule: Rule) -> nn.Module:
         return rule.predictor(self.chain.cropped(self.training.segments[segment].stop))
@@ -390,13 +398,3 @@ class Engine:
             self.best.check(predictor, {n for n, t in predictor.state_dict(keep_vars=True).items() if id(t) not in lasting})
             if self.offload.moves:
                 self.best.weights = self.offloaded.copied(self.best.weights)
-
-
-def matched(like: Tensor, module: Module, is_outline: bool, hardware: Hardware) -> Module:
-    """The module on this tensor's device, of its type, in the hardware's layout."""
-    if not is_outline:
-        return hardware.place(module.to(dtype=like.dtype), like.device)
-    if all((p.device, p.dtype) == (like.device, like.dtype) for p in module.parameters()):
-        return module
-    # `to` exchanges parameters, which fake ones do not take
-    return clone(module, lambda t: t.to(like.device, like.dtype if t.is_floating_point() else t.dtype))

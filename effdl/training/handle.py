@@ -48,36 +48,42 @@ class Memory:
 class SegmentCost:
     """What one segment will cost: counted bytes, and seconds measured on one batch.
 
-    batches, steps, val_steps: how many batches an epoch has, how many the filter leaves of them, and how many the validation
-    set has. fed_steps: how many batches of an epoch go through the frozen prefix, where its outputs are not kept. feed_s: to
-    read a batch and send it through the whole prefix; stored_s: the part of feed_s that is spent below what is stored when the
-    segment begins; step_s: one training step, without feeding. kept: whether features are stored instead of fed. idle_bytes:
+    start, stop: its blocks. turns: (place in the order of all turns, epochs) of each of its own. batches, steps, val_steps:
+    how many batches an epoch has, how many the filter leaves of them, and how many the validation set has. fed_steps: how many
+    batches of an epoch go through the frozen prefix, where its outputs are not kept. feed_s: to read a batch and send it
+    through the whole prefix; made_s: the parts of it that are spent, turn by turn, to make features that are kept, in all;
+    fed_s: the part that is spent in each epoch, where they are not; step_s: one training step, without feeding. idle_bytes:
     what this segment does not need, but lies in memory all the same: weights of the network and of learners whose turn comes
-    again, and copies of weights. kept_bytes: features that are
-    stored while it trains; filter_bytes: samples that a filter has chosen and that wait for their step; feature_bytes: of one
-    sample at the segment's input; below_bytes: weights of the frozen prefix, which ``memory`` counts as the feednet's;
-    spared_bytes: of the feednets that would be made beside them if nothing were stored; turns: in so many its epochs are made;
-    state_bytes: of its learner while it waits for its next turn, beside the network: what its rule has of its own, and the
-    optimizer's state; away_bytes: of what ``memory`` counts so much is on the host or on disk (`offload.Offload`).
+    again, and copies of weights. kept_bytes: features that are stored while it trains; filter_bytes: samples that a filter has
+    chosen and that wait for their step; feature_bytes: of one sample at the segment's input; below_bytes: weights of the frozen
+    prefix, which ``memory`` counts as the feednet's; feednet_bytes: of weights that feednets copy where nothing is stored;
+    spared_bytes: the part of them that is not copied; certain: False where the network may have
+    grown enough before. state_bytes: of its learner while it waits for its next turn, beside the network: what its rule has of
+    its own, and the optimizer's state; away_bytes: of what ``memory`` counts so much is on the host or on disk
+    (`offload.Offload`).
     """
 
+    start: int
+    stop: int
     epochs: int
+    turns: tuple[tuple[int, int], ...]
     batches: int
     steps: int
     fed_steps: int
     val_steps: int
     feed_s: float
-    stored_s: float
     step_s: float
-    kept: bool
     memory: Memory
     idle_bytes: int
-    kept_bytes: int
     filter_bytes: int
     feature_bytes: int
     below_bytes: int
-    spared_bytes: int
-    turns: int = 1
+    feednet_bytes: int
+    spared_bytes: int = 0
+    made_s: float = 0.0
+    fed_s: float = 0.0
+    kept_bytes: int = 0
+    certain: bool = True
     state_bytes: int = 0
     away_bytes: int = 0
 

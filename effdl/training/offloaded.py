@@ -11,6 +11,7 @@ from effdl.training.copies import held
 from effdl.training.learner import Learner
 from effdl.training.offload import Offload, Part, Streamed, tensors
 from effdl.training.selection import clones
+from effdl.training.untrained import OfBatch, Untrained, normalises
 
 
 class Offloaded:
@@ -19,10 +20,10 @@ class Offloaded:
     Tensors that share their memory with another block's, or with the input block, stay, and so does that block. A chain's head
     comes with a learner that holds it.
 
-    ``blocks``: as they are to be called from above, below what learns.
+    untrained: as in `segments.Training`.
     """
 
-    def __init__(self, offload: Offload, chain: BlockChain) -> None:
+    def __init__(self, offload: Offload, chain: BlockChain, untrained: Untrained = "eval") -> None:
         self.offload, self._chain = offload, chain
         staying = _shared(chain) if offload.moves else []
         self.staying_bytes = sum({t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in staying}.values())
@@ -30,9 +31,16 @@ class Offloaded:
         self._head = offload.part("head", partial(tensors, chain.head), staying)
         self._learners: dict[int, Part] = {}
         self._best: Part | None = None
-        self.blocks: list[nn.Module] = [
+        self._blocks: list[nn.Module] = [
             Streamed(block, part) if offload.moves else block for block, part in zip(chain.blocks, self._parts, strict=True)
         ]
+
+        by_batch = [i for i, block in enumerate(chain.blocks) if untrained == "batch_statistics" and normalises(block)]
+        self._of_batch = {i: OfBatch(self._blocks[i]) for i in by_batch}
+
+    def called(self, i: int, has_learned: bool) -> nn.Module:
+        """A block as it is to be called from above; each time the same object."""
+        return self._blocks[i] if has_learned else self._of_batch.get(i, self._blocks[i])
 
     def come(self, start: int, stop: int) -> None:
         """The blocks [start, stop), to learn."""
@@ -45,7 +53,11 @@ class Offloaded:
             part.leave()
 
     def wake(self, segment: int, learner: Learner) -> None:
-        """A learner whose blocks have come, with all that is its own."""
+        """A learner, with its blocks and all that is its own."""
+        learning = {id(block) for block in learner.rule.blocks}
+        for block, blocks in zip(self._chain.blocks, self._parts, strict=True):
+            if id(block) in learning:
+                blocks.come()
         if (part := self._learners.pop(segment, None)) is not None:
             part.come()
         if any(module is self._chain.head for module in learner.rule.modules()):

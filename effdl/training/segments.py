@@ -1,7 +1,8 @@
 """What is to be trained: the segments of a network, and in which order they learn."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 from typing import Literal
 
@@ -11,7 +12,7 @@ from effdl.training.offload import Place
 from effdl.training.orders import Turn, bottom_up
 from effdl.training.recording import Where
 from effdl.training.rule import Rule
-from effdl.training.selection import Choose
+from effdl.training.selection import Choose, Growth
 from effdl.training.untrained import Untrained
 
 Shapes = Sequence[tuple[int, ...]]
@@ -47,6 +48,8 @@ class Training:
     choose: see `selection.Best`.
     patience: end a segment's turn after so many epochs without a better validation score, with its last weights (ours); only
         where each segment has a single turn.
+    feed_parts: a batch goes through the blocks below in so many parts, one after another, so that less is alive at once.
+    growth: ends the order early; only where each segment has a single turn, from the bottom up, and ``choose`` is "validation".
     offload: where blocks and learners lie that wait or are finished, see `offload.Offload`; None leaves them on the device.
     untrained: how blocks below a segment are called that have never learned: as they are, or with the batch's statistics, see
         `untrained.OfBatch`; then the segment's network is chosen only where there is no other yet.
@@ -63,6 +66,8 @@ class Training:
     record: frozenset[int] = frozenset()
     store: Where = "device"
     full_disk: Literal["stop", "feed"] = "stop"
+    feed_parts: int = 1
+    growth: Growth = field(default_factory=Growth)
     offload: Place | None = None
     untrained: Untrained = "eval"
 
@@ -76,6 +81,9 @@ class Training:
                 raise ValueError(f"segment {i} is to learn for {plan.epochs} epochs, its turns come to {found}")
         if self.patience is not None and (self.returns or any(turn.above for turn in self.order)):
             raise ValueError("patience ends a segment's only turn, and here segments have several, or share one")
+        one_by_one = [list(turn.segments) for turn in self.order] == [[i] for i in range(len(self.segments))]
+        if self.growth and not (one_by_one and self.choose == "validation"):
+            raise ValueError("growth is of segments from the bottom up, in a single turn each, of which validation chooses")
 
     def _check(self, turn: Turn) -> None:
         if turn.epochs < 1:
@@ -95,10 +103,6 @@ class Training:
                 epochs[segment] += turn.epochs
         return epochs
 
-    def after(self, place: int) -> set[int]:
-        """The segments whose turn comes after the one at this place."""
-        return {segment for turn in self.order[place + 1 :] for segment in turn.segments}
-
     def place_of(self, segment: int, epoch: int, before: int) -> int:
         """Where in the order a segment has its epoch of this number. Raises ValueError where it is not before this place."""
         for place, turn in enumerate(self.order[:before]):
@@ -106,13 +110,19 @@ class Training:
                 return place
         raise ValueError("no such epoch behind")
 
+    @cached_property
+    def last_turns(self) -> list[int]:
+        """Of each segment the place of its last turn in the order."""
+        places = {segment: place for place, turn in enumerate(self.order) for segment in turn.segments}
+        return [places[segment] for segment in range(len(self.segments))]
+
     def epochs_before(self, place: int) -> int:
         """Passes through the data that lie behind when the turn at this place begins."""
         return sum(turn.epochs for turn in self.order[:place])
 
-    def turns(self, segment: int) -> int:
-        """How often it is a segment's turn."""
-        return sum(segment in turn.segments for turn in self.order)
+    def turns(self, segment: int) -> tuple[tuple[int, int], ...]:
+        """(place in the order, epochs) of each of a segment's turns."""
+        return tuple((place, turn.epochs) for place, turn in enumerate(self.order) if segment in turn.segments)
 
     def team(self, segment: int) -> range:
         """Who learns at once with a segment, itself among them, in its first turn."""
@@ -121,6 +131,11 @@ class Training:
     def yields(self, segment: int) -> bool:
         """Whether somebody takes what its blocks put out while it learns."""
         return segment in self.record or any(segment in turn.segments[:-1] for turn in self.order)
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether two segments have a block in common."""
+        return any(above.start < below.stop for below, above in pairwise(self.segments))
 
     @property
     def returns(self) -> bool:

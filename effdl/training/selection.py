@@ -1,9 +1,12 @@
-"""Which network a training ends in, and when a segment has learned enough: by validation, never by anything else."""
+"""Which network a training ends in, and when a segment or all has learned enough: by validation, never by anything else."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch import Tensor, nn
+
+from effdl.training.orders import Turn
 
 Choose = Literal["validation", "last"]
 
@@ -45,17 +48,27 @@ class Best:
         self.score = float("-inf")
         self.weights: dict[str, Tensor] = {}
 
-    def offer(self, segment: int, epoch: int, score: float, predictor: nn.Module, lasting: set[int], copied: bool) -> None:
+    def offer(
+        self,
+        segment: int,
+        epoch: int,
+        score: float,
+        predictor: Callable[[], nn.Module],
+        lasting: Callable[[], set[int]],
+        copied: bool,
+    ) -> None:
         """A segment's network after its turn.
 
         Args:
             epoch: its last so far.
-            lasting: ids of the network's tensors that nobody changes from now on.
+            predictor, lasting: make it, and the ids of its tensors that nobody changes from now on. They are asked where it is
+                the best so far, for each goes through a network from its bottom.
             copied: whether the others may change; else they are only held.
         """
         if self.segment is None or self._is_better(segment, score):
             self.segment, self.epoch, self.score = segment, epoch, score
-            own = {name: t.detach() for name, t in predictor.state_dict(keep_vars=True).items() if id(t) not in lasting}
+            still = lasting()
+            own = {name: t.detach() for name, t in predictor().state_dict(keep_vars=True).items() if id(t) not in still}
             self.weights = self._copy(own) if copied else own
 
     def put_into(self, predictor: nn.Module) -> None:
@@ -80,3 +93,39 @@ class Best:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.segment, self.epoch, self.weights = state["segment"], state["epoch"], state["weights"]
         self.score = float(state["score"])
+
+
+@dataclass(frozen=True)
+class Growth:
+    """When a network has grown enough that is trained from the bottom up, each segment in a single turn (§6.1: "layers (or
+    blocks) are added and trained, as needed, until a desired precision has been achieved"); by default never.
+
+    until: a `score` that is good enough. patience: so many segments in a row that did no better than the best before them.
+    """
+
+    until: float | None = None
+    patience: int | None = None
+
+    def __bool__(self) -> bool:
+        """Whether it may end before the network does."""
+        return self.until is not None or self.patience is not None
+
+    def ended_by(self, best: Best, segment: int) -> str | None:
+        """Which setting of `methods.segmentwise` ends it after this segment's turn, whose network was offered to the best."""
+        assert best.segment is not None
+        if self.until is not None and best.score >= self.until:
+            return "grow_until"
+        if self.patience is not None and segment - best.segment >= self.patience:
+            return "grow_patience"
+        return None
+
+    def growing(self, turns: Iterable[tuple[int, Turn]], best: Best) -> Iterator[tuple[int, Turn]]:
+        """An order's places and turns until there are segments enough; asked for the next, it looks at the best until then."""
+        for place, turn in turns:
+            yield place, turn
+            if self.ended_by(best, turn.segment) is not None:
+                return
+
+    def notes(self, best: Best, trained: int) -> dict[str, Any]:
+        """For the record: how many segments were trained, and what ended it: "blocks" where the network has no more."""
+        return {"segment/trained": trained, "segment/ended_by": self.ended_by(best, trained - 1) or "blocks"} if self else {}

@@ -60,6 +60,8 @@ class Fed(Source):
         hardware: precision and layout of what the segment gets.
         ranks: the processes that train together. Each keeps the features of all samples, is fed its part of every batch, and
             augments all of it, so that the images are those of one process.
+        parts: each batch goes through the modules in so many parts: less is alive at once, and outputs are the same up to
+            rounding.
         only_val: nobody asks for training batches, which are replayed.
 
     ``prepared``: how many samples of the problem this rank gave a rule in the epoch begun last, to make its own batches of.
@@ -72,8 +74,9 @@ class Fed(Source):
         hardware: Hardware | None = None,
         ranks: Ranks | None = None,
         only_val: bool = False,
+        parts: int = 1,
     ) -> None:
-        self.problem = problem
+        self.problem, self._parts = problem, parts
         self._hardware, self._ranks = hardware or Hardware(), ranks or Ranks()
         self._prepare: Prepare | None = None
         self.prepared = 0
@@ -156,9 +159,24 @@ class Fed(Source):
     def passed(self, modules: Iterable[nn.Module], x: Tensor) -> Tensor:
         """x through them, in the hardware's precision and layout; no graph kept."""
         with torch.no_grad(), self._hardware.autocast():
+            if self._parts > 1:
+                return self._passed_in_parts(list(modules), x)
             for module in modules:
                 x = module(x)
         return x.contiguous(memory_format=self._hardware.memory_format) if x.dim() == 4 else x
+
+    def _passed_in_parts(self, modules: Sequence[nn.Module], x: Tensor) -> Tensor:
+        out, start = None, 0
+        for part in x.split(-(-len(x) // self._parts)):
+            for module in modules:
+                part = module(part)
+            if out is None:
+                layout = self._hardware.memory_format if part.dim() == 4 else torch.contiguous_format
+                shape = (len(x), *part.shape[1:])
+                out = torch.empty(shape, dtype=part.dtype, device=part.device, memory_format=layout)
+            out[start : start + len(part)] = part
+            start += len(part)
+        return x if out is None else out
 
     def fast(self, module: nn.Module) -> nn.Module:
         """A frozen module as it is called again and again."""

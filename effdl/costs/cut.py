@@ -1,0 +1,185 @@
+"""Partitions of a chain that weigh alike: by multiply-adds of a forward pass, or by the peak of a training step (§6.8)."""
+
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from functools import cache
+from itertools import accumulate
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from effdl.archs.chain import BlockChain
+from effdl.costs.rehearsal import Prefix, Rehearsal
+from effdl.datasets.problem import Problem
+from effdl.errors import EffdlError
+from effdl.training.engine import Engine
+from effdl.training.handle import RunHandle
+from effdl.training.loop import switch_mode
+from effdl.training.segments import SegmentPlan, Training
+
+Span = tuple[int, int]
+Weight = Callable[[int, int], float]  # of blocks [start, stop)
+FAR = float("inf")
+
+
+def by_cost(parts: int, problem: Problem, chain: BlockChain) -> list[Span]:
+    """Partitions of which the largest has as few multiply-adds as can be; parts ≤ blocks."""
+    below = list(accumulate(multiply_adds(chain, problem), initial=0))
+
+    def between(start: int, stop: int) -> float:
+        return below[stop] - below[start]
+
+    return balanced(len(chain), parts, between)
+
+
+def multiply_adds(chain: BlockChain, problem: Problem) -> list[int]:
+    """Of each block in a forward pass of one sample, as torch.utils.flop_counter counts them: convolutions, matrix products and
+    attention."""
+    like, found = problem.train_split.first(), list[int]()
+    x = torch.zeros(2, *problem.input_shape, dtype=like.dtype, device=next(chain.parameters()).device)
+    restore = switch_mode(chain, False)
+    try:
+        with torch.no_grad():
+            x = chain.input(x)
+            for block in chain.blocks:
+                with FlopCounterMode(display=False) as counter:
+                    x = block(x)
+                found.append(counter.get_total_flops() // (2 * len(x)))
+    finally:
+        restore()
+    return found
+
+
+def by_memory(
+    parts: int, plan: Callable[[int, int], SegmentPlan], problem: Problem, chain: BlockChain, run: RunHandle
+) -> list[Span]:
+    """Partitions of which the largest step peak, as plans and runs count it, is as small as can be; parts ≤ blocks.
+
+    plan: of the segment with these blocks.
+    """
+
+    def least(problem: Problem, chain: BlockChain) -> list[Span]:
+        peaks = Peaks(plan, problem, chain, run)
+        return balanced(len(chain), parts, peaks.count, peaks.bound)
+
+    if problem.is_outline:
+        return least(problem, chain)
+    from effdl.costs.fake import by_stock, fakes  # half a second to import, and few need it
+
+    device, augment = next(chain.parameters()).device, None if problem.augment is None else _unchanged
+    for tensors in (nullcontext, by_stock):
+        try:
+            with tensors(), fakes():
+                outline = Problem.outline(problem.facts, problem.objective, problem.seed, augment).to(device)
+                return least(outline, fakes().copy(chain))
+        except EffdlError:
+            raise
+        except Exception:  # fake tensors have many ways to say that they hold no numbers
+            continue
+    return least(problem, chain)
+
+
+def _unchanged(x: Tensor, generator: torch.Generator) -> Tensor:
+    """In place of an augmentation, whose images are of the form of those that it gets."""
+    return x
+
+
+class Peaks:
+    """Peaks of training steps of any consecutive blocks, counted one by one, and bounds below them from a single walk."""
+
+    def __init__(self, plan: Callable[[int, int], SegmentPlan], problem: Problem, chain: BlockChain, run: RunHandle) -> None:
+        self._plan, self._chain = plan, chain
+        self._engine = Engine(Training([plan(0, len(chain))], 0), problem, chain, run)
+        self._prefixes = list(self._climbing(problem, run))
+        self._walk()
+        self.bound = cache(self._bound)
+
+    def count(self, start: int, stop: int) -> float:
+        """Bytes at the peak of a step of blocks [start, stop), their feednet included."""
+        self._engine.training = Training([self._plan(start, stop)], 0)
+        return float(Rehearsal(self._engine.learner(0), self._prefixes[start]).memory().peak)
+
+    def _climbing(self, problem: Problem, run: RunHandle) -> Iterator[Prefix]:
+        batch = run.ranks.share(next(problem.train(0)))
+        prefix = Prefix(batch, self._chain.input, fake=problem.is_outline, autocast=run.hardware.autocast)
+        for block in self._chain.blocks:
+            yield prefix.as_it_is()
+            prefix.climb(block)
+
+    def _walk(self) -> None:
+        """Of each block: what it holds for the backward pass, its weights, and what its optimizer keeps of them."""
+        learner, first = self._prefixes[0].copy(self._engine.learner(0)), self._prefixes[0]
+        rule, optimizer = learner.rule, learner.optimizer
+        self._alive = [0]
+        self._weights, self._learned, self._state = (list[dict[int, int]]() for _ in range(3))
+        with first.mode:
+            live, x = first.count(), first.fed()
+            rule.train()
+            with live, rule.hardware.autocast():
+                for x in rule.activations(x):  # noqa: B007, B020
+                    self._alive.append(live.live)
+            x.float().sum().backward()
+            optimizer.step()
+        for block in rule.blocks:
+            self._weights.append({id(t): t.nbytes for t in (*block.parameters(), *block.buffers())})
+            self._learned.append({id(p): p.nbytes for p in block.parameters() if p.grad is not None})
+            self._state.append({id(t): t.nbytes for p in block.parameters() for t in _kept_of(optimizer, p)})
+
+    def _bound(self, start: int, stop: int) -> float:
+        """At some moment this is alive: before the backward pass all that it needs, before the update all gradients."""
+        weights, learned, state = (
+            sum({key: size for part in parts[start:stop] for key, size in part.items()}.values())
+            for parts in (self._weights, self._learned, self._state)
+        )
+        activations = self._alive[stop] - self._alive[start]
+        return self._prefixes[start].weight_bytes + weights + state + max(activations, learned)
+
+
+def balanced(blocks: int, parts: int, weigh: Weight, bound: Weight | None = None) -> list[Span]:
+    """Consecutive spans of which the heaviest is as light as can be, and of such the ones with the least sum of squares.
+
+    Exact: spans are weighed until the best that is possible by bounds is known to be that good.
+
+    Args:
+        weigh: of blocks [start, stop), called as seldom as bounds allow.
+        bound: what it is not below; itself by default.
+    """
+    known: dict[Span, float] = {}
+
+    def at_least(start: int, stop: int) -> float:
+        return known[start, stop] if (start, stop) in known else (bound or weigh)(start, stop)
+
+    def settled(most: float | None) -> list[Span]:
+        while True:
+            found = _best(blocks, parts, at_least, most)
+            if not (unknown := [span for span in found if span not in known]):
+                return found
+            known.update({span: weigh(*span) for span in unknown})
+
+    return settled(max(known[span] for span in settled(None)))
+
+
+def _best(blocks: int, parts: int, weight: Weight, most: float | None) -> list[Span]:
+    """By dynamic programming: of least largest weight, or, of weights up to ``most``, with the least sum of squares.
+
+    Where weights do not tell, the numbers of blocks do.
+    """
+    weights = {(a, b): weight(a, b) for a in range(blocks) for b in range(a + 1, blocks + 1)}
+    paths: dict[int, tuple[tuple[float, int], list[Span]]] = {0: ((0.0, 0), [])}
+    for part in range(1, parts + 1):
+        longer: dict[int, tuple[tuple[float, int], list[Span]]] = {}
+        for a, ((sofar, even), path) in paths.items():
+            for b in [blocks] if part == parts else range(a + 1, blocks - parts + part + 1):
+                w = weights.get((a, b), FAR)
+                if most is not None and w > most:
+                    continue
+                score = (max(sofar, w) if most is None else sofar + w * w), even + (b - a) ** 2
+                if b not in longer or score < longer[b][0]:
+                    longer[b] = score, [*path, (a, b)]
+        paths = longer
+    return paths[blocks][1]
+
+
+def _kept_of(optimizer: torch.optim.Optimizer, weight: nn.Parameter) -> list[Tensor]:
+    return [t for t in optimizer.state[weight].values() if isinstance(t, Tensor)] if weight in optimizer.state else []

@@ -1,0 +1,127 @@
+"""What feeding segments takes, turn by turn: the rules by which features are kept, played through on stand-ins."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from effdl.training.features import Stack, Through
+from effdl.training.handle import SegmentCost
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Piece:
+    """The modules between the places where two segments begin, as one.
+
+    seconds: for a batch. nbytes: of what they put out for a sample, in whose place a piece itself is passed on. copied: bytes
+    of what a feednet of them copies.
+    """
+
+    seconds: float
+    nbytes: int
+    copied: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """A split, of which only the size counts."""
+
+    count: int
+    kept: Any = None
+
+    def __len__(self) -> int:
+        return self.count
+
+    def first(self) -> Any:
+        return self.kept
+
+
+class Feeding:
+    """`Through` without data: whatever it keeps, drops and calls again, it does for the reasons that hold in a run.
+
+    Args:
+        costs: what is said of the modules below each segment, and its turns.
+        samples: of each split that is kept with the others or not at all.
+        limit_bytes: see `Through`.
+    """
+
+    def __init__(self, costs: Sequence[SegmentCost], samples: Sequence[int], limit_bytes: int) -> None:
+        self._costs, self._limit, at = costs, limit_bytes, {cost.start: cost for cost in reversed(costs)}
+        self._starts = sorted(at)
+        self._pieces: list[Any] = []
+        feed_s, copied = 0.0, 0
+        for cost in (at[start] for start in self._starts):
+            self._pieces.append(Piece(max(0.0, cost.feed_s - feed_s), cost.feature_bytes, cost.feednet_bytes - copied))
+            feed_s, copied = cost.feed_s, cost.feednet_bytes
+        self._ages = [0] * len(self._pieces)
+        self.through: Through[Any] = Through([_Rows(n) for n in samples], limit_bytes, _passed, _kept)
+
+    def stack(self, start: int) -> Stack | None:
+        """What lies below this block as it is now; None where no segment begins there."""
+        if start not in self._starts:
+            return None
+        height = self._starts.index(start) + 1
+        return Stack(tuple(self._pieces[:height]), tuple(self._ages[:height]))
+
+    def begin(self, segment: int, made: bool = False) -> tuple[float, float]:
+        """A turn begins: seconds that a batch takes to make features that are kept, and to be fed anew in each epoch.
+
+        made: somebody has made its features on the way.
+        """
+        below, before = self.stack(self._costs[segment].start), self.through.made
+        assert below is not None
+        self.through.look(below)
+        lift = self.fed_s
+        if made:
+            features = [_kept(split, self.through.features) for split in self.through.splits]
+            self.through.put([rows for rows, _ in features], sum(size for _, size in features))
+        else:
+            self.through.keep()
+        return lift if self.through.made > before else 0.0, self.fed_s
+
+    def learned(self, segment: int, epochs: int) -> None:
+        """The segment has, and whatever its blocks put out is another thing now."""
+        cost = self._costs[segment]
+        for i, (below, start) in enumerate(zip(self._starts, self._starts[1:], strict=False), 1):
+            if cost.start < start and below < cost.stop:
+                self._ages[i] += epochs
+
+    def ahead(self, segment: int) -> Stack | None:
+        """What lies below the segment that begins where this one ends, if its features fit beside what is kept."""
+        found = self.stack(self._costs[segment].stop)
+        top: Any = found.modules[-1] if found is not None else None
+        fits = top is not None and sum(map(len, self.through.splits)) * top.nbytes + self.through.kept_bytes <= self._limit
+        return found if fits else None
+
+    @property
+    def fed_s(self) -> float:
+        """Seconds that a batch takes from what is kept up to where the segment begins."""
+        return float(sum(piece.seconds for piece in self._called))
+
+    @property
+    def copied_bytes(self) -> int:
+        """Of the feednets that do it."""
+        return int(sum(piece.copied for piece in self._called))
+
+    @property
+    def _called(self) -> list[Any]:
+        return list(self.through.pending)
+
+
+def turns(costs: Sequence[SegmentCost]) -> list[tuple[list[int], int]]:
+    """(segments that learn at once, epochs) in the order of their turns."""
+    found: dict[int, tuple[list[int], int]] = {}
+    for segment, cost in enumerate(costs):
+        for place, epochs in cost.turns:
+            found.setdefault(place, ([], epochs))[0].append(segment)
+    return [found[place] for place in sorted(found)]
+
+
+def _passed(pieces: Iterable[Any], x: Any) -> Any:
+    for x in pieces:  # noqa: B007
+        pass
+    return x
+
+
+def _kept(rows: _Rows, features: Any) -> tuple[_Rows, int]:
+    made = features(rows.first())
+    return _Rows(rows.count, made), rows.count * made.nbytes
