@@ -21,8 +21,10 @@ from effdl.datasets.problem import Problem
 from effdl.datasets.split import Samples
 from effdl.objectives.losses import SoftmaxCe
 from effdl.records.carry import build_network, carry_out, open_problem
+from effdl.records.run import Run
 from effdl.training.decision import Pool
 from effdl.training.decision_rule import DecisionRule
+from effdl.training.engine import Engine
 from effdl.training.hardware import Hardware
 from effdl.training.learner import Learner
 from effdl.training.optim import Sgd
@@ -91,6 +93,46 @@ def test_killed_and_resumed_it_ends_where_a_run_left_alone_does(
     again = tiny.resumed(asked, tmp_path / "resumed", monkeypatch, 2, 5)
     assert losses(again) == pytest.approx(losses(alone), rel=1e-4)
     assert again["summary"]["segment/chosen"] == alone["summary"]["segment/chosen"]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("where", ["host", "disk"])
+@pytest.mark.parametrize("keep", [0, 2048])
+def test_a_robin_off_the_device_ends_where_one_on_it_does(
+    keep: int, where: str, device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+    robin = ("method=random_robin", "method.rounds=2", "method.epochs=1", f"method.keep_features_mib={keep}", "optimizer=adamw")
+    asked = [spec(Hardware(device=device), *robin, f"method.offload={w}") for w in ("null", where)]  # type: ignore[arg-type]
+    alone = carry_out(asked[0], tmp_path / "alone")
+    away = tiny.resumed(asked[1], tmp_path / "away", monkeypatch, 2, 5)
+    assert losses(away) == pytest.approx(losses(alone), rel=1e-4)
+    assert away["summary"]["segment/chosen"] == alone["summary"]["segment/chosen"]
+
+
+@pytest.mark.parametrize("device", [pytest.param("cuda", marks=gpu)])
+def test_only_what_learns_and_a_block_below_it_are_on_the_gpu(device: str) -> None:
+    """What the allocator has given out between two turns, beside the samples: next to nothing of a network of 40 MB."""
+    asked = spec(
+        Hardware(device="cuda"),
+        "method=round_robin",
+        "method.rounds=2",
+        "arch=vgg13_bn",
+        "method.offload=host",
+        "method.keep_features_mib=0",
+    )
+    problem, held, begin = open_problem(asked, *asked.dataset.load()).to(asked.hardware.open()), list[int](), Engine._begin
+    before = torch.cuda.memory_allocated()
+
+    def begun(self: Engine, place: int, resumed: bool) -> Any:
+        held.append(torch.cuda.memory_allocated() - before)
+        return begin(self, place, resumed)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Engine, "_begin", begun)
+        network = asked.method.fit(problem, build_network(asked, problem, torch.device(device)), Run.in_memory(asked.optimizer))
+    assert {t.device.type for t in network.state_dict().values()} == {device}
+    assert len(held) == 20 and max(held) < 2**24
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -52,6 +52,8 @@ CASES = {
     "bf16 checkpointed": ("method=backprop", "method.checkpoint=block", "hardware.precision=bf16"),
     "channels last": ("hardware.layout=channels_last",),
     "mlp": ("arch=mlp",),
+    "a robin on disk": ("method=random_robin", "method.offload=disk", "optimizer=adamw"),
+    "fed from disk": ("method.keep_features_mib=0", "method.offload=disk"),
     "real targets": ("arch=mlp", "dataset=sine", "objective=linear_mse"),
     "stochastic depth": ("arch=efficientnet_b0", "method=backprop"),
     "blocks of one form": ("arch=shufflenet_v2_x0_5",),

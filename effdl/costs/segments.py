@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from effdl.costs.feeding import Feeding, turns
+from effdl.costs.offloaded import offloaded
 from effdl.costs.recorded import with_recordings
 from effdl.costs.rehearsal import PIECE_BUDGET_S, Prefix, Rehearsal, fastest
 from effdl.datasets.batch import Batch
@@ -77,6 +78,7 @@ def segment_costs(engine: Engine) -> list[SegmentCost]:
             feednets += _copied(climbed)
         if len(own) - 1 in engine.training.record:
             reading_s, prefix = reading_s + prefix.seconds, prefix.above()
+        engine.offloaded.rest()
     costs = _fed(costs, (problem.num_train, problem.num_val), limit)
     if engine.training.record:
         costs = with_recordings(costs, engine)
@@ -154,6 +156,9 @@ def _with_what_waits(costs: list[SegmentCost], own: list[Own], engine: Engine) -
     """Beside each segment lie the learners whose turn comes again, and a copy of what changes later of the best network."""
     training, blocks = engine.training, [_bytes(block) for block in engine.chain.blocks]
     learners = [of.rule - of.blocks + of.optimizer if training.returns else 0 for of in own]
+    costs = [replace(cost, state_bytes=learner) for cost, learner in zip(costs, learners, strict=True)]
+    if engine.offload.moves:
+        return offloaded(costs, engine)
     heads = [of.rule - of.blocks for of in own]
     copies = [0] * len(costs)
     if training.returns or not training.climbs:

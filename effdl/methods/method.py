@@ -78,9 +78,10 @@ class Method(Setting, ABC):
         if training is None:
             raise ConfigError(f"method: {type(self).__name__} writes neither training nor fit, see CONTRIBUTING.md")
         engine = Engine(training, problem, model, run)
-        if not engine.resume() and run.ranks.rank == 0:  # costs take steps of their own that the others do not make
-            run.expect(segment_costs(engine), training.keep_bytes)
-        return engine.fit()
+        with engine.offload:
+            if not engine.resume() and run.ranks.rank == 0:  # costs take steps of their own that the others do not make
+                run.expect(segment_costs(engine), training.keep_bytes)
+            return engine.fit()
 
     @abstractmethod
     def network(self, model: BlockChain, problem: Facts, objective: Objective, notes: Mapping[str, Any]) -> nn.Module:

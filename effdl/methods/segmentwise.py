@@ -23,6 +23,7 @@ from effdl.training.decision import Decision, DownConv, Pool
 from effdl.training.decision_rule import DecisionRule
 from effdl.training.handle import RunHandle
 from effdl.training.hardware import Hardware
+from effdl.training.offload import Place
 from effdl.training.orders import Turn, permuted, robin, together
 from effdl.training.recompute import Recompute
 from effdl.training.recording import Where
@@ -89,6 +90,16 @@ class Segmentwise(Method):
     store: where recordings lie: on the device or host, within keep_features_mib, or on disk, a file an epoch.
     full_disk: "stop" ends a run whose recording finds no room on the disk, and the same command goes on from its checkpoint;
         "feed" goes on without a recording, the layers below as a feednet.
+    offload: where blocks lie that are finished or have not begun, and the learners of rounds that wait, with optimizer and
+        decision block: null leaves all on the device; "host" moves them from a GPU to the machine's memory, pinned (on a CPU
+        that is the device itself, and nothing moves); "disk" to files in the run's folder for as long as it goes, which frees
+        memory on a CPU too. Then only what learns is on the device, and of the blocks below, where their outputs are not kept,
+        one at a time. The numbers are the same bit for bit. The network is built whole before anything leaves, and is whole
+        again at the end.
+    first_round: how layers that have not learned yet are called below a learning one, in the first round of a random order:
+        "eval" by their initial statistics, by which features shrink from block to block; "batch_statistics": normalisation
+        takes each batch's statistics and leaves its running ones alone, dropout is off, what comes of it is not kept, and no
+        network is chosen by a score of that kind; "ordered": the first round goes from the bottom up, so that there are none.
     """
 
     numerics_version: ClassVar[int] = 2  # of 1, outputs that nobody took were held, and feednets did not fold
@@ -120,6 +131,8 @@ class Segmentwise(Method):
     record_at: RecordAt = None
     store: Where = "device"
     full_disk: Literal["stop", "feed"] = "stop"
+    offload: Place | None = None
+    first_round: Literal["eval", "batch_statistics", "ordered"] = "eval"
 
     def __post_init__(self) -> None:
         if self.overlap >= self.segment_size:
@@ -152,6 +165,11 @@ class Segmentwise(Method):
                 )
         if self.patience is not None and self.rounds > 1:
             raise ConfigError("method.patience ends a segment for good, method.rounds comes back to it: set one of them alone")
+        if self.first_round != "eval" and not (self.permute and self.rounds > 1):
+            raise ConfigError(
+                f"method.first_round={self.first_round} is of rounds in a random order, as layers from the bottom up have none "
+                "below that has not learned: method.permute=true and method.rounds of 2 or more, or leave it out"
+            )
         if self.together:
             self._check_together()
         if self.record_at is not None:
@@ -236,6 +254,8 @@ class Segmentwise(Method):
                 full_disk=self.full_disk,
                 feed_parts=feed_parts,
                 growth=growth,
+                offload=self.offload,
+                untrained="batch_statistics" if self.first_round == "batch_statistics" else "eval",
             )
 
         def plan(i: int, choice: Choice) -> SegmentPlan:
@@ -257,7 +277,8 @@ class Segmentwise(Method):
         return model.cropped(stops[chosen]).with_head(decision.build(shape, problem.outputs))
 
     def _turns(self, epochs: list[int], seed: int) -> Iterator[Turn]:
-        return robin(epochs, self.rounds, partial(permuted, seed, len(epochs)) if self.permute else None)
+        shuffled = partial(permuted, seed, len(epochs), ordered=int(self.first_round == "ordered"))
+        return robin(epochs, self.rounds, shuffled if self.permute else None)
 
     def _spans(self, problem: Problem, model: BlockChain, run: RunHandle) -> list[Span]:
         """The blocks of each segment; those of partitions are noted, since a cut may hang on what the run counts with."""

@@ -32,9 +32,9 @@ def alternatives(spec: config.Spec) -> dict[str, config.Spec]:
 
 def unkept(segments: Sequence[SegmentCost]) -> Held:
     """The same run with ``method.keep_features_mib`` 0. A step is counted the same, since its feednet counts in any case."""
-    peaks = [one.memory.peak for one in segments]
-    beside = [one.idle_bytes + one.spared_bytes + one.filter_bytes for one in segments]
-    return Held(max(peaks), max(map(sum, zip(peaks, beside, strict=True))))
+    return Held(
+        max(one.memory.peak for one in segments), max(one.resident - one.kept_bytes + one.spared_bytes for one in segments)
+    )
 
 
 def of_step(segments: Sequence[SegmentCost]) -> dict[str, int]:

@@ -27,6 +27,7 @@ from effdl.training.hardware import Hardware, restoring
 
 Notes = dict[str, Any]
 _known: dict[Any, Notes] = {}
+DEVICE = "on the device"
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,8 @@ class Cost:
     by_kind: what the step's peak is made of. segments: what each segment takes. beside: what a user might choose
     instead, see `alternatives`. trained: of each segment its decision block and what is recomputed, where a memory budget chose
     them. remedy: a setting that may make the step smaller, and what the run takes with it.
-    seconds: of the whole run with its measurements, None where they were not asked for.
+    seconds: of the whole run with its measurements, None where they were not asked for. lies: where layers and learners that
+    wait lie, in words.
     """
 
     peak_bytes: int
@@ -50,6 +52,7 @@ class Cost:
     remedy: tuple[str, Held] | None = None
     seconds: float | None = None
     segment_seconds: list[float] | None = None
+    lies: str = DEVICE
 
     @property
     def backprop_bytes(self) -> int:
@@ -63,6 +66,11 @@ class Cost:
     def resident_share(self) -> float:
         return self.resident_bytes / self.beside["backprop"].resident
 
+    @property
+    def state_bytes(self) -> list[int]:
+        """Of each segment's learner while it waits for its next turn."""
+        return [one.state_bytes for one in self.segments]
+
     def to_json(self) -> dict[str, object]:
         """By the keys of a run's summary."""
         times = {"time/estimate_s": self.seconds, "time/segment_estimate_s": self.segment_seconds}
@@ -73,6 +81,7 @@ class Cost:
             "memory/resident_peak_bytes": self.resident_bytes,
             "memory/share_of_backprop": self.share,
             "memory/resident_share_of_backprop": self.resident_share,
+            **({"memory/waiting_state_bytes": self.state_bytes} if any(self.state_bytes) else {}),
             "memory/segment_peak_bytes": self.segment_bytes,
             "memory/segment_share_of_backprop": [peak / self.backprop_bytes for peak in self.segment_bytes],
             **{f"memory/peak_{kind}_bytes": count for kind, count in self.by_kind.items()},
@@ -129,7 +138,15 @@ def cost(
         (change[0], _held(_notes(_count, change[1], threads))) if change else None,
         notes["time/estimate_s"] if timed else None,
         notes["time/segment_estimate_s"] if timed else None,
+        _lies(spec),
     )
+
+
+def _lies(spec: config.Spec) -> str:
+    where = getattr(spec.method, "offload", None)
+    if where == "host" and spec.hardware.device == "cpu":
+        return f"{DEVICE}: the host is a CPU's device, and nothing moves; method.offload=disk frees memory"
+    return {"host": "on the host", "disk": "on disk"}.get(str(where), DEVICE)
 
 
 def _unkept(counted: dict[str, Notes]) -> dict[str, Held]:
@@ -157,6 +174,8 @@ def _count(spec: config.Spec, threads: int | None) -> Notes:
     from effdl.costs.fake import by_stock
 
     if not torch.cuda.is_available():  # then a GPU's bytes are counted without one
+        if spec.hardware.device == "cuda" and getattr(spec.method, "offload", None) == "host":  # there it leaves the device
+            spec = replace(spec, method=replace(spec.method, offload="disk"))
         spec = replace(spec, hardware=replace(spec.hardware, device="cpu"))
     device = spec.hardware.open(threads)
     for tensors in (nullcontext, by_stock):

@@ -1,6 +1,5 @@
 """The memory of the process that carries a run out, by the operating system's own count, beside the bytes that effdl counts."""
 
-import ctypes
 import gc
 import os
 import resource
@@ -11,6 +10,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
+
+from effdl.training.hardware import give_back
 
 PROCESS_PEAK = "memory/process_peak_bytes"
 LITTLE = 2 * 2**20  # bytes by which the mark may lie above what is resident and still hide nothing worth a number
@@ -104,7 +105,6 @@ def reset() -> None:
     Writing 5 to clear_refs (proc_pid_clear_refs(5)) resets nothing but the mark. getrusage would keep the old one, and in a
     program that a large one started even that one's.
     """
-    with suppress(OSError, AttributeError):  # another C library than GNU's
-        ctypes.CDLL(None).malloc_trim(0)
+    give_back()
     with suppress(OSError):
         CLEAR_REFS.write_text("5")

@@ -16,7 +16,7 @@ from effdl.costs.seconds import measuring_seconds, training_seconds
 from effdl.datasets.batch import Batch
 from effdl.datasets.split import Split
 from effdl.datasets.waiting import watched
-from effdl.errors import Stopped
+from effdl.errors import Stopped, disk_errors
 from effdl.filters.filter import Filter
 from effdl.objectives.objective import Objective
 from effdl.probes.probe import Probe, look
@@ -133,7 +133,10 @@ class Run:
         if self._store is not None:
             return self._store.folder(name)
         self._temporary = self._temporary or tempfile.TemporaryDirectory(prefix="effdl-")
-        return Path(self._temporary.name)
+        folder = Path(self._temporary.name) / name
+        with disk_errors(folder):
+            folder.mkdir(exist_ok=True)
+        return folder
 
     def say(self, text: str) -> None:
         self._reporter.say(f"{self.name}: {text}")
@@ -155,9 +158,14 @@ class Run:
         self.note(
             {
                 "memory/accounted_peak_bytes": peak.peak,
-                "memory/resident_peak_bytes": max(c.memory.peak + c.idle_bytes + c.kept_bytes + c.filter_bytes for c in costs),
+                "memory/resident_peak_bytes": max(c.resident for c in costs),
                 "memory/segment_peak_bytes": [c.memory.peak for c in costs],
                 **{f"memory/peak_{kind}_bytes": count for kind, count in peak.by_kind.items()},
+                **(
+                    {"memory/waiting_state_bytes": [c.state_bytes for c in costs]}
+                    if any(len(c.turns) > 1 for c in costs)
+                    else {}
+                ),
                 "time/estimate_s": sum(seconds),
                 "time/segment_estimate_s": seconds,
             }

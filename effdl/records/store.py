@@ -15,22 +15,29 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from effdl.errors import disk_errors
 from effdl.records import kept
+from effdl.records.hashed import DIGEST, Hashed
 
 Say = Callable[[str], None]
 Lines = list[dict[str, Any]]
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write, fsync and rename: the file is there whole or not at all. Raises RecordError."""
+def write_atomically(path: Path, data: bytes | Callable[[BinaryIO], object]) -> None:
+    """Write, fsync and rename: the file is there whole or not at all. Raises RecordError.
+
+    data: what it is to hold, or what writes that.
+    """
     part = path.with_name(path.name + ".part")
     with disk_errors(path):
         try:
             with part.open("wb") as file:
-                file.write(data)
+                if isinstance(data, bytes):
+                    file.write(data)
+                else:
+                    data(file)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(part, path)
@@ -200,6 +207,8 @@ class Store:
         """Remove a run that has nothing to go on from, and the folders made for it: a failed start leaves nothing behind."""
         names = ("metrics.jsonl", "provenance.json", "spec.json", "lock")  # the lock last: until then the run is ours
         with suppress(OSError):  # a folder that another run has come to use, or that somebody deleted
+            for folder in self._folders:
+                folder.rmdir()
             if {p.name for p in self.path.iterdir()} <= set(names):
                 for name in names:
                     (self.path / name).unlink(missing_ok=True)
@@ -226,11 +235,17 @@ class Store:
         metrics = self.path / "metrics.jsonl"
         with disk_errors(metrics), metrics.open("ab") as file:
             os.fsync(file.fileno())
-        buffer = io.BytesIO()
         packed = torch.frombuffer(bytearray(zlib.compress(self._metrics, 1)), dtype=torch.uint8)
-        torch.save({**state, "metrics": packed}, buffer)
-        data = buffer.getvalue()
-        write_atomically(self.path / "checkpoint", hashlib.sha256(data).hexdigest().encode() + b"\n" + data)
+
+        def write(file: BinaryIO) -> None:
+            file.write(bytes(DIGEST))
+            body = Hashed(file)
+            torch.save({**state, "metrics": packed}, body)  # type: ignore[arg-type]
+            digest = body.digest()
+            file.seek(0)
+            file.write(digest.encode() + b"\n")
+
+        write_atomically(self.path / "checkpoint", write)
 
     def load(self) -> tuple[dict[str, Any] | None, Lines]:
         """The checkpoint's state and the metrics up to it; (None, []) to begin anew."""

@@ -120,7 +120,7 @@ def _advice(cost: Any) -> list[str]:
     line = f"{'Almost all' if share > 0.99 else f'{share:.0%}'} of the step are {OF_STEP[most]}"
     if cost.remedy is not None and (less := cost.remedy[1].step) < cost.peak_bytes:
         line += f"; {cost.remedy[0]} brings it to {size(less)}"
-    return [f"{line}.", *_of_kept(cost)]
+    return [f"{line}.", *_of_kept(cost), *_of_waiting(cost)]
 
 
 def _of_kept(cost: Any) -> list[str]:
@@ -132,6 +132,16 @@ def _of_kept(cost: Any) -> list[str]:
     if unkept.resident < cost.resident_bytes:
         return [f"{kept}; {nothing} computes them for every batch instead, and brings resident to {size(unkept.resident)}."]
     return [f"{kept}, and save memory: with {nothing} resident is {size(unkept.resident)}."]
+
+
+def _of_waiting(cost: Any) -> list[str]:
+    """Where layers and learners are that wait, where that is a question."""
+    from effdl.records.plan import DEVICE
+
+    if states := [one for one in cost.state_bytes if one]:
+        what = f"Learners that wait for their next turn hold {size(sum(states))}, up to {size(max(states))} each"
+        return [f"{what}, {cost.lies}."]
+    return [] if cost.lies == DEVICE else [f"Layers that do not learn lie {cost.lies}."]
 
 
 def ending(costs: Mapping[str, Any]) -> str:

@@ -8,9 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from effdl.training.hardware import Hardware
 from effdl.training.learner import Learner
 
 T = TypeVar("T")
+M = TypeVar("M", bound=nn.Module)
 
 
 def clone(thing: T, convert: Callable[[Tensor], Tensor]) -> T:
@@ -46,3 +48,13 @@ def tensors_of(thing: object) -> Iterator[Tensor]:
 
 def _modules(thing: object) -> list[nn.Module]:
     return [thing.rule] if isinstance(thing, Learner) else [thing]  # type: ignore[list-item]
+
+
+def matched(like: Tensor, module: M, is_outline: bool, hardware: Hardware) -> M:
+    """The module on this tensor's device, of its type, in the hardware's layout."""
+    if not is_outline:
+        return hardware.place(module.to(dtype=like.dtype), like.device)
+    if all((p.device, p.dtype) == (like.device, like.dtype) for p in module.parameters()):
+        return module
+    # `to` exchanges parameters, which fake ones do not take
+    return clone(module, lambda t: t.to(like.device, like.dtype if t.is_floating_point() else t.dtype))

@@ -3,28 +3,29 @@
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from effdl.archs.chain import BlockChain
 from effdl.datasets.problem import Problem, cut
 from effdl.errors import ConfigError, Diverged
-from effdl.training.copies import clone
+from effdl.training.copies import matched
 from effdl.training.epoch import drain_epoch
 from effdl.training.features import Stack
 from effdl.training.handle import RunHandle, taking_up
-from effdl.training.hardware import Hardware
+from effdl.training.hardware import give_back
 from effdl.training.learner import Learner
 from effdl.training.loop import evaluate_each, reseed
+from effdl.training.offload import Offload
+from effdl.training.offloaded import Offloaded
 from effdl.training.recorder import Recorder
 from effdl.training.rule import Rule
 from effdl.training.segments import Training
 from effdl.training.selection import Best, score, stale
 from effdl.training.sources import Fed, Replay, Sieve, Source
-
-Module = TypeVar("Module", bound=nn.Module)
+from effdl.training.untrained import OfBatch
 
 
 class Member(NamedTuple):
@@ -65,7 +66,9 @@ class Engine:
         self.source: Source = self.fed
         device = next(chain.parameters()).device
         self.recorder = Recorder(training, device, lambda: run.folder("recorded"), run.say)
-        self.best = Best(training.choose, len(training.segments))
+        self.offload = Offload(training.offload, device, lambda: run.folder("offload"), problem.is_outline)
+        self.offloaded = Offloaded(self.offload, chain, training.untrained)
+        self.best = Best(training.choose, len(training.segments), self.offloaded.copied)
         self.learners: dict[int, Learner] = {}  # of segments that have begun and are not done
         self.ages = [0] * len(chain)  # epochs that each block has learned
         self.most_kept = self.feature_passes = 0
@@ -82,7 +85,10 @@ class Engine:
 
         Segments that learn at once have one turn; each gets what the one below puts out as it learns (§6.8.3).
         """
-        self.run.ranks.synchronise(self.chain)
+        if not self.run.ranks.alone:
+            self.offloaded.all_come()
+            self.run.ranks.synchronise(self.chain)
+        self.offloaded.rest()
         first, done = self.at
         for place, turn in self.training.growth.growing(enumerate(self.training.order[first:], first), self.best):
             team = self._begin(place, resumed=done > 0)
@@ -104,6 +110,7 @@ class Engine:
         self.run.note(self.recorder.notes())
         if training.returns:
             self.run.note({"epoch/chosen": self.best.epoch})
+        self.offloaded.all_come()
         self.run.note(training.growth.notes(self.best, self.at[0] + 1))
         network = self._predictor(chosen, self._rule(chosen))
         self.best.put_into(network)
@@ -111,6 +118,7 @@ class Engine:
 
     def _begin(self, place: int, resumed: bool) -> list[Member]:
         """Those who learn in a turn, from the bottom up, and the source looking through the blocks below."""
+        give_back()  # what the last turn, or rehearsed steps, held
         turn = self.training.order[place]
         team = [self._member(segment) for segment in turn.segments]
         for member in team:
@@ -157,6 +165,7 @@ class Engine:
             self.learners[segment] = self._start(self.learner(segment))
             self.learners[segment].check_next_step()
         learner = self.learners[segment]
+        self.offloaded.wake(segment, learner)
         return Member(segment, learner, self._local(segment, learner.rule))
 
     def _epoch(self, team: Sequence[Member]) -> None:
@@ -221,9 +230,15 @@ class Engine:
         for segment, learner, _ in team:
             predictor = partial(self._predictor, segment, learner.rule)
             lasting = partial(self._lasting, place)
-            self.best.offer(segment, learner.epoch - 1, learner.history[-1], predictor, lasting, copied=not is_last)
-            if self.training.last_turns[segment] == place:
+            above_untrained = any(isinstance(module, OfBatch) for module in self._below(segment).modules)
+            if self.best.segment is None or not above_untrained:  # by batch statistics another network was measured
+                score = float("-inf") if above_untrained else learner.history[-1]
+                self.best.offer(segment, learner.epoch - 1, score, predictor, lasting, copied=not is_last)
+            if self.training.last_turns[segment] > place:
+                self.offloaded.wait(segment, learner)
+            else:
                 del self.learners[segment]
+        self.offloaded.rest()
         self.recorder.end(place, self._stack)
 
     def _lasting(self, place: int) -> set[int]:
@@ -235,8 +250,9 @@ class Engine:
         return set().union(*ids) - set().union(*(ids[i + 1] for i in changing))
 
     def learner(self, segment: int) -> Learner:
-        """A segment's learner as it begins, by itself."""
+        """A segment's learner as it begins, by itself, its blocks on the device."""
         plan, rank = self.training.segments[segment], self.run.ranks.rank
+        self.offloaded.come(plan.start, plan.stop)
         rule = self._rule(segment)
         rule.hardware, rule.yields = self.run.hardware, self.training.yields(segment)
         return Learner(
@@ -299,7 +315,11 @@ class Engine:
         return self._stack(self.training.segments[segment].start)
 
     def _stack(self, blocks: int) -> Stack:
-        return Stack((self.chain.input, *list(self.chain.blocks)[:blocks]), (0, *self.ages[:blocks]))
+        return Stack((self.chain.input, *map(self._called, range(blocks))), (0, *self.ages[:blocks]))
+
+    def _called(self, i: int) -> nn.Module:
+        """A block as it is called from above; the same object as long as it has learned nothing new."""
+        return self.offloaded.called(i, has_learned=self.ages[i] > 0)
 
     def _predictor(self, segment: int, rule: Rule) -> nn.Module:
         return rule.predictor(self.chain.cropped(self.training.segments[segment].stop))
@@ -307,7 +327,9 @@ class Engine:
     def _local(self, segment: int, rule: Rule) -> nn.Module:
         """The network of a segment above what its source looks through; the whole where the rule makes batches of its own."""
         if rule.prepares:
-            return self._predictor(segment, rule)
+            plan, blocks = self.training.segments[segment], list(self.chain.blocks)
+            whole = [*map(self._called, range(plan.start)), *blocks[plan.start : plan.stop]]
+            return rule.predictor(BlockChain(dict(zip(self.chain.names, whole, strict=False)), nn.Identity(), self.chain.input))
         return rule.predictor(BlockChain(dict(rule.blocks.named_children()), nn.Identity()))
 
     @property
@@ -317,6 +339,7 @@ class Engine:
         return max(1, len(cut(round(share * self.problem.num_train), self.problem.batch_size)))
 
     def state_dict(self) -> dict[str, Any]:
+        self.offload.check()
         return {
             "at": self.at,
             "chain": self.chain.state_dict(),
@@ -354,6 +377,7 @@ class Engine:
         for segment, state in saved["learners"].items():
             learner = self.learner(segment)
             learner.load_state_dict(state)
+            self.offloaded.wait(segment, learner)
             if learner.epoch != epochs[segment]:
                 raise ValueError("no such epoch")
             self.learners[segment] = self._start(learner)
@@ -372,13 +396,5 @@ class Engine:
             lasting = self._lasting(self.training.place_of(segment, epoch, before=place))
             predictor = self._predictor(segment, self._rule(segment))
             self.best.check(predictor, {n for n, t in predictor.state_dict(keep_vars=True).items() if id(t) not in lasting})
-
-
-def matched(like: Tensor, module: Module, is_outline: bool, hardware: Hardware) -> Module:
-    """The module on this tensor's device, of its type, in the hardware's layout."""
-    if not is_outline:
-        return hardware.place(module.to(dtype=like.dtype), like.device)
-    if all((p.device, p.dtype) == (like.device, like.dtype) for p in module.parameters()):
-        return module
-    # `to` exchanges parameters, which fake ones do not take
-    return clone(module, lambda t: t.to(like.device, like.dtype if t.is_floating_point() else t.dtype))
+            if self.offload.moves:
+                self.best.weights = self.offloaded.copied(self.best.weights)

@@ -58,7 +58,9 @@ class SegmentCost:
     chosen and that wait for their step; feature_bytes: of one sample at the segment's input; below_bytes: weights of the frozen
     prefix, which ``memory`` counts as the feednet's; feednet_bytes: of weights that feednets copy where nothing is stored;
     spared_bytes: the part of them that is not copied; certain: False where the network may have
-    grown enough before.
+    grown enough before. state_bytes: of its learner while it waits for its next turn, beside the network: what its rule has of
+    its own, and the optimizer's state; away_bytes: of what ``memory`` counts so much is on the host or on disk
+    (`offload.Offload`).
     """
 
     start: int
@@ -82,6 +84,13 @@ class SegmentCost:
     fed_s: float = 0.0
     kept_bytes: int = 0
     certain: bool = True
+    state_bytes: int = 0
+    away_bytes: int = 0
+
+    @property
+    def resident(self) -> int:
+        """Bytes of a step's peak with all that lies in the device's memory beside it."""
+        return self.memory.peak + self.idle_bytes + self.kept_bytes + self.filter_bytes - self.away_bytes
 
 
 class SampleFilter(Protocol):
@@ -140,7 +149,10 @@ class RunHandle(Protocol):
         """The configured optimizer over these parameters, its base values scaled."""
 
     def folder(self, name: str) -> Path:
-        """A folder of the run's own for files that belong to its checkpoint; they stay until the run has ended."""
+        """A folder of the run's own for files that belong to its checkpoint; they stay until the run has ended.
+
+        Such as are of this process alone whoever writes them removes.
+        """
 
     def say(self, text: str) -> None:
         """Tell whoever watches the run something in a line."""

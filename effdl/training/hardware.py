@@ -1,8 +1,9 @@
 """Where and how a run computes: device, threads, precision, memory layout."""
 
+import ctypes
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
@@ -134,6 +135,12 @@ class Hardware(Setting):
         """What `place` makes of one of a module's tensors."""
         like_images = tensor.dim() in (4, 5)
         return tensor.to(device, memory_format=self.memory_format if like_images else torch.preserve_format)
+
+
+def give_back() -> None:
+    """Give freed memory back to the system. GNU's C library keeps pieces below 32 MiB, into which later ones may not fit."""
+    with suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 @contextmanager

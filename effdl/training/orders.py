@@ -48,7 +48,9 @@ def together(epochs: int, segments: int) -> Iterator[Turn]:
     yield Turn(0, epochs, segments - 1)
 
 
-def permuted(seed: int, segments: int, number: int) -> list[int]:
-    """The segments in a random order, round by round another."""
+def permuted(seed: int, segments: int, number: int, ordered: int = 0) -> list[int]:
+    """The segments in a random order, round by round another; so many first rounds are from the bottom up."""
+    if number < ordered:
+        return list(range(segments))
     generator = torch.Generator().manual_seed(seed_for(seed, "robin", number))
     return torch.randperm(segments, generator=generator).tolist()

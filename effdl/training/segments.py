@@ -8,10 +8,12 @@ from typing import Literal
 
 from torch import nn
 
+from effdl.training.offload import Place
 from effdl.training.orders import Turn, bottom_up
 from effdl.training.recording import Where
 from effdl.training.rule import Rule
 from effdl.training.selection import Choose, Growth
+from effdl.training.untrained import Untrained
 
 Shapes = Sequence[tuple[int, ...]]
 
@@ -48,6 +50,9 @@ class Training:
         where each segment has a single turn.
     feed_parts: a batch goes through the blocks below in so many parts, one after another, so that less is alive at once.
     growth: ends the order early; only where each segment has a single turn, from the bottom up, and ``choose`` is "validation".
+    offload: where blocks and learners lie that wait or are finished, see `offload.Offload`; None leaves them on the device.
+    untrained: how blocks below a segment are called that have never learned: as they are, or with the batch's statistics, see
+        `untrained.OfBatch`; then the segment's network is chosen only where there is no other yet.
 
     Raises:
         ValueError: an order that does not go with the segments.
@@ -63,6 +68,8 @@ class Training:
     full_disk: Literal["stop", "feed"] = "stop"
     feed_parts: int = 1
     growth: Growth = field(default_factory=Growth)
+    offload: Place | None = None
+    untrained: Untrained = "eval"
 
     def __post_init__(self) -> None:
         if not self.order:

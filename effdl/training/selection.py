@@ -25,18 +25,24 @@ def stale(history: Sequence[float], patience: int | None) -> bool:
     return len(history) - 1 - max(range(len(history)), key=history.__getitem__) >= patience
 
 
+def clones(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copies that nobody else changes."""
+    return {name: t.clone() for name, t in weights.items()}
+
+
 class Best:
     """The network that did best so far, by the state of its predictor.
 
     choose: "validation" takes the segment whose network did best on the validation set after its turn, ties going to the
         earlier one; "last", or an empty validation set, takes the last segment (Algorithm 3).
+    copy: makes copies of weights, where they are to lie.
 
     ``segment``, ``epoch``, ``score``: of the best, None before the first. ``weights``: those of its predictor that change or go
     after its turn; all others are the network's own.
     """
 
-    def __init__(self, choose: Choose, segments: int) -> None:
-        self._choose, self._last = choose, segments - 1
+    def __init__(self, choose: Choose, segments: int, copy: Callable[[dict[str, Tensor]], dict[str, Tensor]] = clones) -> None:
+        self._choose, self._last, self._copy = choose, segments - 1, copy
         self.segment: int | None = None
         self.epoch: int | None = None
         self.score = float("-inf")
@@ -62,8 +68,8 @@ class Best:
         if self.segment is None or self._is_better(segment, score):
             self.segment, self.epoch, self.score = segment, epoch, score
             still = lasting()
-            own = {name: t for name, t in predictor().state_dict(keep_vars=True).items() if id(t) not in still}
-            self.weights = {name: t.detach().clone() if copied else t.detach() for name, t in own.items()}
+            own = {name: t.detach() for name, t in predictor().state_dict(keep_vars=True).items() if id(t) not in still}
+            self.weights = self._copy(own) if copied else own
 
     def put_into(self, predictor: nn.Module) -> None:
         """Raises ValueError where the weights are not such as a predictor of that segment has."""

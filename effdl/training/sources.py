@@ -16,8 +16,10 @@ from effdl.training.features import Stack, Through
 from effdl.training.feednet import feednet
 from effdl.training.handle import SampleFilter
 from effdl.training.hardware import Hardware
+from effdl.training.offload import Streamed
 from effdl.training.ranks import Ranks
 from effdl.training.recording import Recording
+from effdl.training.untrained import OfBatch
 
 Prepare = Callable[[Batch, torch.Generator], Batch]
 
@@ -95,7 +97,8 @@ class Fed(Source):
             self.through.limit_bytes = -1
         self.through.replay(tried, below)
         self.through.look(below)
-        return self.through.keep()
+        # What depends on the batch that a sample comes in is nothing that could be kept.
+        return not any(isinstance(module, OfBatch) for module in below.modules) and self.through.keep()
 
     def train(self, epoch: int, sieve: Sieve | None = None) -> Iterator[Batch]:
         """The batches in the problem's order, with the modules' outputs as x, and of them what the sieve leaves.
@@ -177,7 +180,7 @@ class Fed(Source):
 
     def fast(self, module: nn.Module) -> nn.Module:
         """A frozen module as it is called again and again."""
-        return self._hardware.compiled(feednet(module))
+        return module.fast(self._hardware) if isinstance(module, Streamed) else self._hardware.compiled(feednet(module))
 
     def _whole(self, samples: Split, features: Callable[[Tensor], Tensor]) -> tuple[Split, int]:
         """Outputs for a whole split as one tensor, filled chunk by chunk."""
