@@ -68,7 +68,7 @@ def engine(method: Any, of: Problem, chain: BlockChain, optimizer: Optimizer) ->
 
 def peak(made: Engine, segment: int, batch: Batch) -> int:
     """Of real training steps, the second of two, the batch's way up included: counted from the outside, over all of it."""
-    learner, plan = made.learner(segment), made.training.segments[segment]
+    learner, plan = made.making.learner(segment), made.training.segments[segment]
     made.source.look(made._below(segment))
     frozen = (made.chain.input, *made.chain[: plan.start])
 
@@ -150,7 +150,7 @@ def brute(of: Problem, chain: BlockChain, optimizer: Optimizer, convs: int) -> t
         for decision, checkpoint in itertools.product(decisions(10, shape, convs), (None, "block", "parts", "channels")):
             method = Segmentwise(decision=decision, checkpoint=checkpoint, feed_parts=4, keep_features_mib=0)
             made = engine(method, of, chain, optimizer)
-            weights = sum(p.numel() for p in made.learner(i).rule.decision.parameters())  # type: ignore[union-attr]
+            weights = sum(p.numel() for p in made.making.learner(i).rule.decision.parameters())  # type: ignore[union-attr]
             found[-1][Choice(decision, checkpoint or False)] = (peak(made, i, batch), weights)
     return full, found
 
@@ -278,7 +278,7 @@ def test_what_does_not_go_together_is_refused(overrides: tuple[str, ...], says: 
 
 def tracked(made: Engine, segment: int, batch: Batch) -> int:
     """The peak of the second of two plain steps, by torch's own tracker, of modules called as they are."""
-    learner, plan, parts = made.learner(segment), made.training.segments[segment], made.training.feed_parts
+    learner, plan, parts = made.making.learner(segment), made.training.segments[segment], made.training.feed_parts
     below = nn.Sequential(made.chain.input, *made.chain[: plan.start]).eval()
 
     class InParts(nn.Module):
@@ -308,6 +308,6 @@ def test_torchs_memory_tracker_says_the_same(case: tuple[str, float, int, int]) 
     except ConfigError as refused:
         budget = told(refused)
         ours = engine(Segmentwise(memory_budget=budget, keep_features_mib=0), of, chain, Sgd())
-    full = test_memory.oracle(engine(Backprop(), of, chain, Sgd()).learner(0), chain.input, batch)
+    full = test_memory.oracle(engine(Backprop(), of, chain, Sgd()).making.learner(0), chain.input, batch)
     for i in range(len(chain)):
         assert tracked(ours, i, batch) <= (budget + TOLERANCE) * full

@@ -40,7 +40,7 @@ def reference(recorded: Sequence[int], epochs: Sequence[int], **fields: Any) -> 
     engine = Engine(method.training(problem, model, run), problem, model, run)
     written: dict[int, list[list[Batch]]] = {}
     for i, count in enumerate(epochs):
-        learner = engine.learner(i)
+        learner = engine.making.learner(i)
         learner.rule.yields, model = True, model.eval()
         base = max((layer for layer in recorded if layer <= i), default=0)
         made = []
@@ -95,7 +95,7 @@ def test_a_robin_replays_its_own_rounds(store: Any) -> None:
     plain, other, problem = tiny.chain(), Run.in_memory(SGD), tiny.problem()
     method = Segmentwise(epochs=2, rounds=3)
     engine = Engine(method.training(problem, plain, other), problem, plain, other)
-    learners = [engine.learner(i) for i in range(3)]
+    learners = [engine.making.learner(i) for i in range(3)]
     for number in range(3):
         epochs = [[b.passed_on(plain.input(b.x)) for b in problem.train(6 * number + e)] for e in range(2)]
         for learner in learners:

@@ -42,7 +42,7 @@ def recorded_and_replayed() -> tuple[nn.Module, list[nn.Module], list[list[float
     """Each epoch, the lowest learns first and what it puts out is written down; the next learns from that; and so on."""
     model, run = tiny.chain().double(), Run.in_memory(SGD)
     made = engine(model, run)
-    learners, problem, scores = [made.learner(i) for i in range(3)], tiny.problem(), []
+    learners, problem, scores = [made.making.learner(i) for i in range(3)], tiny.problem(), []
     for learner in learners:
         learner.rule.yields = True
     for epoch in range(EPOCHS):
@@ -98,7 +98,7 @@ def test_planned_peaks_are_those_of_a_real_pass_to_the_byte() -> None:
     problem, model, run = tiny.problem(), tiny.chain(), Run.in_memory(SGD)
     made = engine(model, run, problem=problem)
     planned = segment_costs(made)
-    learners = {str(i): made.learner(i) for i in range(3)}
+    learners = {str(i): made.making.learner(i) for i in range(3)}
     batches = [batch.passed_on(model.input(batch.x)) for batch in problem.train(0)]
     drain_epoch(learners, batches, lambda step: None)  # optimizers have their state now
     first = next(problem.train(1))

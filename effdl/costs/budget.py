@@ -153,7 +153,7 @@ class _Walk:
 
     def _shape(self, i: int) -> tuple[int, ...]:
         """Of what a segment puts out for a sample."""
-        return self.engine.shapes[self.plans[i].stop - 1]
+        return self.engine.making.shapes[self.plans[i].stop - 1]
 
     def _batches(self) -> Iterator[Batch]:
         """The batches on which steps are counted: the first, and the last where a sample more makes it the largest."""
@@ -167,7 +167,7 @@ class _Walk:
         fake, autocast = self.problem.is_outline, self.run.hardware.autocast
         whole = SegmentPlan(0, len(chain), 1, lambda blocks, shape: DecisionRule(blocks, chain.head, self.problem.objective))
         parts, engine.training = engine.training, Training([whole], 0)
-        full = Rehearsal(engine.learner(0), Prefix(batch, chain.input, fake=fake, autocast=autocast)).memory().peak
+        full = Rehearsal(engine.making.learner(0), Prefix(batch, chain.input, fake=fake, autocast=autocast)).memory().peak
         engine.training = parts
         prefix = Prefix(batch, chain.input, fake=fake, autocast=autocast, parts=self.search.feed_parts)
         return _Size(prefix, full, int((self.search.budget + TOLERANCE) * full))
@@ -181,7 +181,7 @@ class _Walk:
         def over(choice: Choice) -> float:
             """By how much it passes the limit, at most: a share, 1 and less of what fits."""
             self.plans[i] = self.search.plan(i, choice)
-            learner = self.engine.learner(i)
+            learner = self.engine.making.learner(i)
             return max(Rehearsal(learner, size.prefix).memory().peak / size.limit for size in sizes)
 
         for level in self.search.levels:

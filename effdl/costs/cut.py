@@ -111,7 +111,7 @@ class Peaks:
     def count(self, start: int, stop: int) -> float:
         """Bytes at the peak of a step of blocks [start, stop), their feednet included."""
         self._engine.training = Training([self._plan(start, stop)], 0)
-        return float(Rehearsal(self._engine.learner(0), self._prefixes[start]).memory().peak)
+        return float(Rehearsal(self._engine.making.learner(0), self._prefixes[start]).memory().peak)
 
     def _climbing(self, problem: Problem, run: RunHandle, parts: int) -> Iterator[Prefix]:
         batch = run.ranks.share(next(problem.train(0)))
@@ -122,7 +122,7 @@ class Peaks:
 
     def _walk(self) -> None:
         """Of each block: what it holds for the backward pass, its weights, and what its optimizer keeps of them."""
-        learner, first = self._prefixes[0].copy(self._engine.learner(0)), self._prefixes[0]
+        learner, first = self._prefixes[0].copy(self._engine.making.learner(0)), self._prefixes[0]
         rule, optimizer = learner.rule, learner.optimizer
         self._alive = [0]
         self._weights, self._learned, self._state = (list[dict[int, int]]() for _ in range(3))

@@ -30,7 +30,7 @@ def segment_costs(engine: Engine) -> list[SegmentCost]:
     Weights of feednets lie beside those of their blocks.
     """
     plans, problem, chain, run = engine.training.segments, engine.problem, engine.chain, engine.run
-    learners: Iterable[Learner] = map(engine.learner, range(len(plans)))
+    learners: Iterable[Learner] = map(engine.making.learner, range(len(plans)))
     if not problem.is_outline:
         learners = run.watch(learners, len(plans), "trying what each layer will take")
     costs, waiting, samples = list[SegmentCost](), _waiting(run.filter, problem), problem.num_train + problem.num_val

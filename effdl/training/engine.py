@@ -11,13 +11,13 @@ from torch import nn
 from effdl.archs.chain import BlockChain
 from effdl.datasets.problem import Problem, cut
 from effdl.errors import ConfigError, Diverged
-from effdl.training.copies import matched
 from effdl.training.epoch import drain_epoch
 from effdl.training.features import Stack
 from effdl.training.handle import RunHandle, taking_up
 from effdl.training.hardware import give_back
 from effdl.training.learner import Learner
-from effdl.training.loop import evaluate_each, reseed
+from effdl.training.loop import evaluate_each
+from effdl.training.making import Making, refuse_shared_weights
 from effdl.training.offload import Offload
 from effdl.training.offloaded import Offloaded
 from effdl.training.recorder import Recorder
@@ -55,19 +55,17 @@ class Engine:
 
     def __init__(self, training: Training, problem: Problem, chain: BlockChain, run: RunHandle) -> None:
         self.training, self.problem, self.chain, self.run = training, problem, chain, run
-        self._refuse_shared_weights()
+        refuse_shared_weights(training, chain)
         if training.record and not run.ranks.alone:
             raise ConfigError("method.record_at: of several processes each would record its part alone: train in one process")
         chain.eval()
-        # A whole batch of fake tensors takes no longer than two samples, and is what the count calls the blocks with too.
-        samples, like = problem.batch_size if problem.is_outline else 2, problem.train_split.first()
-        self.shapes = chain.shapes(problem.input_shape, samples, like.dtype)
         self.fed = self.active = self._fed()
         self.source: Source = self.fed
         device = next(chain.parameters()).device
         self.recorder = Recorder(training, device, lambda: run.folder("recorded"), run.say)
         self.offload = Offload(training.offload, device, lambda: run.folder("offload"), problem.is_outline)
         self.offloaded = Offloaded(self.offload, chain, training.untrained)
+        self.making = Making(training, problem, chain, run, self.offloaded)
         self.best = Best(training.choose, len(training.segments), self.offloaded.copied)
         self.learners: dict[int, Learner] = {}  # of segments that have begun and are not done
         self.ages = [0] * len(chain)  # epochs that each block has learned
@@ -112,7 +110,7 @@ class Engine:
             self.run.note({"epoch/chosen": self.best.epoch})
         self.offloaded.all_come()
         self.run.note(training.growth.notes(self.best, self.at[0] + 1))
-        network = self._predictor(chosen, self._rule(chosen))
+        network = self.making.predictor(chosen, self.making.rule(chosen))
         self.best.put_into(network)
         return network.eval()
 
@@ -162,7 +160,7 @@ class Engine:
 
     def _member(self, segment: int) -> Member:
         if segment not in self.learners:
-            self.learners[segment] = self._start(self.learner(segment))
+            self.learners[segment] = self.making.started(self.making.learner(segment))
             self.learners[segment].check_next_step()
         learner = self.learners[segment]
         self.offloaded.wake(segment, learner)
@@ -228,8 +226,8 @@ class Engine:
         """After a turn: offer the segments' networks, and let go of learners whose last turn this was."""
         is_last = place == len(self.training.order) - 1
         for segment, learner, _ in team:
-            predictor = partial(self._predictor, segment, learner.rule)
-            lasting = partial(self._lasting, place)
+            predictor = partial(self.making.predictor, segment, learner.rule)
+            lasting = partial(self.making.lasting, place)
             above_untrained = any(isinstance(module, OfBatch) for module in self._below(segment).modules)
             if self.best.segment is None or not above_untrained:  # by batch statistics another network was measured
                 score = float("-inf") if above_untrained else learner.history[-1]
@@ -241,76 +239,6 @@ class Engine:
         self.offloaded.rest()
         self.recorder.end(place, self._stack)
 
-    def _lasting(self, place: int) -> set[int]:
-        """Ids of the chain's tensors that no turn after this place changes; without its head, which rules may share."""
-        blocks, plans = list(self.chain.blocks), self.training.segments
-        later = [plan for plan, last in zip(plans, self.training.last_turns, strict=True) if last > place]
-        changing = {i for plan in later for i in range(plan.start, plan.stop)}
-        ids = [{id(t) for t in block.state_dict(keep_vars=True).values()} for block in (self.chain.input, *blocks)]
-        return set().union(*ids) - set().union(*(ids[i + 1] for i in changing))
-
-    def learner(self, segment: int) -> Learner:
-        """A segment's learner as it begins, by itself, its blocks on the device."""
-        plan, rank = self.training.segments[segment], self.run.ranks.rank
-        self.offloaded.come(plan.start, plan.stop)
-        rule = self._rule(segment)
-        rule.hardware, rule.yields = self.run.hardware, self.training.yields(segment)
-        return Learner(
-            rule,
-            self.run.optimizer(rule.parameters(), plan.lr_scale, plan.weight_decay_scale),
-            seed=lambda epoch, step: self.run.seed("step", segment, epoch, step, *([rank] if rank else [])),
-            epochs=plan.epochs,
-            schedule=self.run.schedule,
-        )
-
-    def _start(self, learner: Learner) -> Learner:
-        """The learner, not by itself any longer: rehearsals are each rank's own, and not compiled."""
-        if self.run.hardware.compile:
-            learner.rule.compile_blocks()
-        learner.ranks = self.run.ranks
-        return learner
-
-    def _rule(self, segment: int) -> Rule:
-        """Segment's rule, in eval mode, all but its blocks freshly drawn from the stream ("init", segment)."""
-        plan, blocks = self.training.segments[segment], self._blocks(segment)
-        shapes, like = self.shapes[plan.start : plan.stop], next(blocks.parameters())
-        reseed(self.run.seed("init", segment))
-        before = [t._version for t in blocks.state_dict(keep_vars=True).values()]
-        rule = plan.rule(blocks, shapes)
-        if before != [t._version for t in blocks.state_dict(keep_vars=True).values()]:
-            raise ConfigError(
-                f"the rule {type(rule).__name__} changes its blocks where it is made, which happens again and again: let their "
-                "weights be as they are"
-            )
-        rule.blocks = nn.Sequential()  # which lie where they are to be
-        rule = matched(like, rule, self.problem.is_outline, self.run.hardware)
-        rule.blocks = blocks
-        if not self.problem.is_outline:
-            rule.check(like.new_zeros(2, *shapes[-1]), self.problem.outputs)
-        rule.eval()
-        return rule
-
-    def _refuse_shared_weights(self) -> None:
-        """Raise a ConfigError where two segments have a weight, and one of them not all blocks that have it: while that one
-        learns, these could not stay as they are."""
-        blocks: dict[int, dict[int, str]] = {}  # of each weight, those that have it, and its name there
-        for i, (block, module) in enumerate(self.chain.blocks.named_children()):
-            for name, weight in module.named_parameters():
-                blocks.setdefault(id(weight), {})[i] = f"{block}.{name}"
-        for having in (having for having in blocks.values() if len(having) > 1):
-            spans = [(plan.start, plan.stop) for plan in self.training.segments]
-            held = [[start <= i < stop for i in having] for start, stop in spans]
-            first, *others = [segment for segment, of in enumerate(held) if any(of)] or [0]
-            if others and not all(all(held[segment]) for segment in (first, *others)):
-                raise ConfigError(
-                    f"arch: segments {first + 1} and {others[0] + 1} share the weight {having[max(having)]}, so that neither "
-                    "stays as it is while the other learns: train their blocks as one segment"
-                )
-
-    def _blocks(self, segment: int) -> nn.Sequential:
-        plan = self.training.segments[segment]
-        return self.chain[plan.start : plan.stop]
-
     def _below(self, segment: int) -> Stack:
         return self._stack(self.training.segments[segment].start)
 
@@ -320,9 +248,6 @@ class Engine:
     def _called(self, i: int) -> nn.Module:
         """A block as it is called from above; the same object as long as it has learned nothing new."""
         return self.offloaded.called(i, has_learned=self.ages[i] > 0)
-
-    def _predictor(self, segment: int, rule: Rule) -> nn.Module:
-        return rule.predictor(self.chain.cropped(self.training.segments[segment].stop))
 
     def _local(self, segment: int, rule: Rule) -> nn.Module:
         """The network of a segment above what its source looks through; the whole where the rule makes batches of its own."""
@@ -375,12 +300,12 @@ class Engine:
         for segment in order[place].segments:
             epochs[segment] += done
         for segment, state in saved["learners"].items():
-            learner = self.learner(segment)
+            learner = self.making.learner(segment)
             learner.load_state_dict(state)
             self.offloaded.wait(segment, learner)
             if learner.epoch != epochs[segment]:
                 raise ValueError("no such epoch")
-            self.learners[segment] = self._start(learner)
+            self.learners[segment] = self.making.started(learner)
         self.recorder.load_state_dict(saved["recorded"], place, done, lambda blocks: self._stack(blocks).modules)
         self._load_best(saved["best"], place)
 
@@ -393,8 +318,8 @@ class Engine:
         if segment is not None:
             if epoch is None:
                 raise ValueError("no epoch of the best network")
-            lasting = self._lasting(self.training.place_of(segment, epoch, before=place))
-            predictor = self._predictor(segment, self._rule(segment))
+            lasting = self.making.lasting(self.training.place_of(segment, epoch, before=place))
+            predictor = self.making.predictor(segment, self.making.rule(segment))
             self.best.check(predictor, {n for n, t in predictor.state_dict(keep_vars=True).items() if id(t) not in lasting})
             if self.offload.moves:
                 self.best.weights = self.offloaded.copied(self.best.weights)
