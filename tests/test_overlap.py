@@ -262,6 +262,14 @@ def test_planned_bytes_are_those_of_real_steps_and_of_the_record(more: tuple[str
     assert planned.resident_bytes == real["memory/resident_peak_bytes"]
 
 
+def test_a_budget_is_met_by_segments_that_overlap(tmp_path: Path) -> None:
+    budget = ("method.segment_size=2", "method.overlap=1", "method.memory_budget=0.99", "method.epochs=1")
+    asked = config.build(config.compose(["method=dll", *DIGITS, *budget]))
+    summary = carry_out(asked, tmp_path)["summary"]
+    assert len(summary["memory/segment_peak_bytes"]) == 3
+    assert max(summary["memory/segment_peak_bytes"]) <= 0.995 * summary["memory/backprop_peak_bytes"]
+
+
 def test_a_weight_of_two_blocks_is_refused_where_they_do_not_always_learn_together() -> None:
     def tied() -> BlockChain:
         layers = [nn.Sequential(nn.Linear(4, 4), nn.Tanh()) for _ in range(4)]

@@ -143,8 +143,9 @@ class _Walk:
                 missed[i] = least
             else:
                 found.append(choice)
+            above = self.plans[min(i + 1, len(self.plans) - 1)].start  # which may be within segment i
             for size in sizes:
-                size.prefix.climb(*self.chain[self.plans[i].start : self.plans[i].stop])
+                size.prefix.climb(*self.chain[self.plans[i].start : above])
         if missed:
             raise ConfigError(self._refusal(missed))
         weights = [one.decision.weights(self._shape(i), self.problem.outputs) for i, one in enumerate(found)]
