@@ -143,8 +143,9 @@ class _Walk:
                 missed[i] = least
             else:
                 found.append(choice)
+            above = self.plans[i + 1].start if i + 1 < len(self.plans) else self.plans[i].start
             for size in sizes:
-                size.prefix.climb(*self.chain[self.plans[i].start : self.plans[i].stop])
+                size.prefix.climb(*self.chain[self.plans[i].start : above])
         if missed:
             raise ConfigError(self._refusal(missed))
         weights = [one.decision.weights(self._shape(i), self.problem.outputs) for i, one in enumerate(found)]
