@@ -24,6 +24,7 @@ from effdl.errors import ConfigError
 from effdl.methods.backprop import Backprop
 from effdl.methods.segmentwise import Segmentwise
 from effdl.objectives.losses import SoftmaxCe
+from effdl.records import plan
 from effdl.records.carry import carry_out
 from effdl.records.run import Run
 from effdl.testing import check_method
@@ -193,21 +194,31 @@ def test_the_largest_block_that_fits_is_chosen_with_the_least_recomputation(trie
 
 @pytest.mark.parametrize("varies", [False, True])
 def test_a_run_searches_on_fake_tensors_too_and_finds_what_real_ones_would(monkeypatch: Any, varies: bool, tried: Any) -> None:
-    of, chain, full, _ = tried
+    of, chain, full, found = tried
+    least = max(min(bytes for bytes, _ in one.values()) / full for one in found)
     on = copy.copy(of)
     on.augment = (lambda x, generator: x.flip(-1)) if varies else None
     seen: list[bool] = []
     choices = budget._Walk.choices
     monkeypatch.setattr(budget._Walk, "choices", lambda walk: seen.append(walk.problem.is_outline) or choices(walk))
-    on_fakes = searched(0.9, on, chain)
+    on_fakes = searched(least, on, chain)
     assert seen == [True]
-    method = Segmentwise(memory_budget=0.9, decision=DownConv())
+    method = Segmentwise(memory_budget=least, decision=DownConv())
     monkeypatch.setattr(budget, "_outline", lambda *_: 1 / 0)
     run = Run.in_memory(Sgd(momentum=0.9))
     method.training(on, chain, run)
     assert seen == [True, False]
-    assert [Choice.from_json(one) for one in run.notes["segment/trained"]] == on_fakes
+    assert [Choice.from_json(one) for one in run.notes["segment/choices"]] == on_fakes
     assert run.notes["memory/backprop_peak_bytes"] <= full
+
+
+@pytest.mark.parametrize("spans", ["segment_size=2 method.overlap=1", "partitions=2", "segment_size=2"])
+def test_segments_of_any_kind_stay_within_the_budget(spans: str) -> None:
+    overrides = ["method=dll", "arch=cnn4", "dataset=digits", "dataset.batch_size=512", *f"method.{spans}".split()]
+    found = plan.cost(config.build(config.compose([*overrides, "method.memory_budget=0.98"])), rows=())
+    assert found is not None and len(found.segment_bytes) > 1
+    assert found.share <= 0.98 + TOLERANCE
+    assert [len(found.segment_bytes)] == [len(found.trained or [])]
 
 
 def test_families_hold_every_decision_block_once() -> None:
