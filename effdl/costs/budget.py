@@ -20,7 +20,6 @@ from effdl.training.decision import DownConv
 from effdl.training.decision_rule import DecisionRule
 from effdl.training.engine import Engine
 from effdl.training.handle import RunHandle
-from effdl.training.making import Making
 from effdl.training.recompute import Recompute
 from effdl.training.segments import SegmentPlan, Training
 
@@ -168,7 +167,7 @@ class _Walk:
         engine, chain = self.engine, self.chain
         fake, autocast = self.problem.is_outline, self.run.hardware.autocast
         whole = SegmentPlan(0, len(chain), 1, lambda blocks, shape: DecisionRule(blocks, chain.head, self.problem.objective))
-        backprop = Making(Training([whole], 0), self.problem, chain, self.run, engine.offloaded).learner(0)
+        backprop = engine.making.learner_of(whole)
         full = Rehearsal(backprop, Prefix(batch, chain.input, fake=fake, autocast=autocast)).memory().peak
         prefix = Prefix(batch, chain.input, fake=fake, autocast=autocast, parts=self.search.feed_parts)
         return _Size(prefix, full, int((self.search.budget + TOLERANCE) * full))

@@ -110,8 +110,8 @@ class Peaks:
 
     def count(self, start: int, stop: int) -> float:
         """Bytes at the peak of a step of blocks [start, stop), their feednet included."""
-        self._engine.training = Training([self._plan(start, stop)], 0)
-        return float(Rehearsal(self._engine.making.learner(0), self._prefixes[start]).memory().peak)
+        learner = self._engine.making.learner_of(self._plan(start, stop))
+        return float(Rehearsal(learner, self._prefixes[start]).memory().peak)
 
     def _climbing(self, problem: Problem, run: RunHandle, parts: int) -> Iterator[Prefix]:
         batch = run.ranks.share(next(problem.train(0)))

@@ -11,7 +11,7 @@ from effdl.training.learner import Learner
 from effdl.training.loop import reseed
 from effdl.training.offloaded import Offloaded
 from effdl.training.rule import Rule
-from effdl.training.segments import Training
+from effdl.training.segments import SegmentPlan, Training
 
 
 class Making:
@@ -34,10 +34,16 @@ class Making:
 
     def learner(self, segment: int) -> Learner:
         """A segment's learner as it begins, by itself, its blocks on the device."""
-        plan, rank = self.training.segments[segment], self.run.ranks.rank
+        learner = self.learner_of(self.training.segments[segment], segment)
+        learner.rule.yields = self.training.yields(segment)
+        return learner
+
+    def learner_of(self, plan: SegmentPlan, segment: int = 0) -> Learner:
+        """The same of any plan for the chain, in the place of a segment; it yields nothing."""
+        rank = self.run.ranks.rank
         self.offloaded.come(plan.start, plan.stop)
-        rule = self.rule(segment)
-        rule.hardware, rule.yields = self.run.hardware, self.training.yields(segment)
+        rule = self._rule_of(plan, segment)
+        rule.hardware, rule.yields = self.run.hardware, False
         return Learner(
             rule,
             self.run.optimizer(rule.parameters(), plan.lr_scale, plan.weight_decay_scale),
@@ -55,7 +61,10 @@ class Making:
 
     def rule(self, segment: int) -> Rule:
         """Segment's rule, in eval mode, all but its blocks freshly drawn from the stream ("init", segment)."""
-        plan, blocks = self.training.segments[segment], self.blocks(segment)
+        return self._rule_of(self.training.segments[segment], segment)
+
+    def _rule_of(self, plan: SegmentPlan, segment: int) -> Rule:
+        blocks = self.chain[plan.start : plan.stop]
         shapes, like = self.shapes[plan.start : plan.stop], next(blocks.parameters())
         reseed(self.run.seed("init", segment))
         before = [t._version for t in blocks.state_dict(keep_vars=True).values()]
@@ -72,11 +81,6 @@ class Making:
             rule.check(like.new_zeros(2, *shapes[-1]), self.problem.outputs)
         rule.eval()
         return rule
-
-    def blocks(self, segment: int) -> nn.Sequential:
-        """The network's own that are the segment's."""
-        plan = self.training.segments[segment]
-        return self.chain[plan.start : plan.stop]
 
     def predictor(self, segment: int, rule: Rule) -> nn.Module:
         """The network that ends with a segment, from raw inputs."""
