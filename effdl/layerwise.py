@@ -85,11 +85,7 @@ def train_layerwise(
     """
     with _in_arguments_words(), ALONE, restoring():
         rule, steps = _method(method, memory_budget), _optimizer(optimizer, lr, weight_decay)
-        if not isinstance(module, nn.Module):
-            raise ConfigError(f"module: a torch.nn.Module is trained, not {type(module).__name__}")
-        weight = next((p for p in module.parameters() if p.is_floating_point()), None)
-        if weight is None:
-            raise ConfigError("module: it has no weights that could learn")
+        weight = _weight(module)
         on = (hardware or Hardware(device="cuda" if weight.is_cuda else "cpu")).resolved(False)
         device = on.open() if hardware is not None else weight.device
         splits = _splits(train, val, weight.dtype)
@@ -98,12 +94,26 @@ def train_layerwise(
         rule.check(problem.facts, ArchFacts(len(chain), least_size=1), on)
         with _shown(progress) as reporter, torch.random.fork_rng([device] if device.type == "cuda" else []):
             run = Run(seed, steps, hardware=on, reporter=reporter, name=type(module).__name__)
-            if chain.remark is not None and (len(chain) == 1 or "cuts=" in chain.remark):  # else nothing can be done about it
-                reporter.say(chain.remark)
-            network = rule.fit(problem, chain, run)
-            network.summary = {**run.notes, "epochs": run.lines}  # type: ignore[assignment]
-            run.say(_ending(run, len(problem.val_split)))
-        return network
+            return _trained(rule, problem, chain, run, reporter)
+
+
+def _trained(rule: Segmentwise, problem: Problem, chain: BlockChain, run: Run, reporter: Reporter) -> nn.Module:
+    if chain.remark is not None and (len(chain) == 1 or "cuts=" in chain.remark):  # else nothing can be done about it
+        reporter.say(chain.remark)
+    network = rule.fit(problem, chain, run)
+    network.summary = {**run.notes, "epochs": run.lines}  # type: ignore[assignment]
+    run.say(_ending(run, rule.choose == "validation" and len(problem.val_split) > 0))
+    return network
+
+
+def _weight(module: nn.Module) -> nn.Parameter:
+    """One of those that learn. Raises ConfigError where there are none."""
+    if not isinstance(module, nn.Module):
+        raise ConfigError(f"module: a torch.nn.Module is trained, not {type(module).__name__}")
+    for weight in module.parameters():
+        if weight.is_floating_point():
+            return weight
+    raise ConfigError("module: it has no weights that could learn")
 
 
 def _method(given: dict[str, Any], memory_budget: float | None) -> Segmentwise:
@@ -186,13 +196,14 @@ def _outputs(chain: BlockChain, train: Split) -> int:
     return int(out.shape[1])
 
 
-def _ending(run: Run, val: int) -> str:
-    notes = run.notes
+def _ending(run: Run, chose: bool) -> str:
+    """Which layer's network came back, and why. chose: whether validation did."""
+    notes, named = run.notes, {"val/acc": "accuracy", "val/mse": "squared error"}
     chosen, peaks = notes["segment/chosen"], notes["memory/segment_peak_bytes"]
-    scores = [line for line in run.lines if line["segment"] == chosen]
-    named = {"val/acc": "accuracy", "val/mse": "squared error"}
-    told = next((f", {named[key]} {scores[-1][key]:.4f}" for key in named if key in scores[-1]), "")
-    why = f" did best on the validation samples{told}" if val else " is the last"
+    of_layer = {line["epoch"]: line for line in run.lines if line["segment"] == chosen}
+    scores = of_layer[notes.get("epoch/chosen", max(of_layer))]
+    told = next((f", {named[key]} {scores[key]:.4f}" for key in named if key in scores), "")
+    why = f" did best on the validation samples{told}" if chose else " is the last"
     return f"layer {chosen + 1} of {len(peaks)}{why}; peak training memory {size(max(peaks))}"
 
 

@@ -116,7 +116,7 @@ class WatchedRun:
         self,
         inner: Run,
         model: nn.Module,
-        asked: Tensor,
+        asked: Tensor | None = None,
         saved: list[bytes] | None = None,
         stop: int | None = None,
         folder: Path | None = None,
@@ -137,14 +137,18 @@ class WatchedRun:
         self.inner.record(segment, epoch, metrics)
 
     def test(self, model: nn.Module, segment: int, epoch: int, last: bool, below: Stack | None = None, *more: Any) -> None:
-        x = self.asked
-        for module in (*(below or NOTHING).modules, model):
+        if self.asked is not None:
+            self.answers[segment, epoch] = self._answer(self.asked, *(below or NOTHING).modules, model)
+        self.inner.test(model, segment, epoch, last, below, *more)
+
+    @staticmethod
+    def _answer(x: Tensor, *modules: nn.Module) -> Tensor:
+        for module in modules:
             restore = switch_mode(module, False)
             with torch.no_grad():
                 x = module(x)
             restore()
-        self.answers[segment, epoch] = x
-        self.inner.test(model, segment, epoch, last, below, *more)
+        return x
 
     def save(self, state: Callable[[], dict[str, Any]]) -> None:
         buffer = io.BytesIO()

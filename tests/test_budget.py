@@ -1,5 +1,6 @@
 """Decision blocks for a memory budget: within it by real steps, the largest that fit, or a refusal that names who misses it."""
 
+import copy
 import itertools
 import random
 import re
@@ -13,6 +14,7 @@ from torch import nn
 
 from effdl import config
 from effdl.archs.chain import BlockChain
+from effdl.costs import budget
 from effdl.costs.budget import LEVELS, TOLERANCE, Choice, families
 from effdl.costs.memory import LiveStorages
 from effdl.datasets.batch import Batch
@@ -45,9 +47,9 @@ def drawn() -> list[tuple[str, float, int, int]]:
     return cases
 
 
-def problem(samples: int, size: int) -> Problem:
+def problem(samples: int, size: int, side: int = 32) -> Problem:
     generator = torch.Generator().manual_seed(0)
-    x = torch.randint(0, 256, (samples, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    x = torch.randint(0, 256, (samples, 3, side, side), dtype=torch.uint8, generator=generator)
     data = Samples(x, torch.arange(samples) % 10)
     return Problem(data, data.take(torch.arange(2)), SoftmaxCe(), outputs=10, batch_size=size)
 
@@ -155,7 +157,7 @@ def brute(of: Problem, chain: BlockChain, optimizer: Optimizer, convs: int) -> t
 
 @pytest.fixture(scope="module")
 def tried() -> tuple[Problem, BlockChain, int, list[dict[Choice, tuple[int, int]]]]:
-    of = problem(8, 8)
+    of = problem(8, 8, side=12)
     chain = network("cnn4", of)
     return of, chain, *brute(of, chain, Sgd(momentum=0.9), 1)
 
@@ -187,6 +189,25 @@ def test_the_largest_block_that_fits_is_chosen_with_the_least_recomputation(trie
         most = max(weights for choice, weights in fits.items() if LEVELS.index(choice.checkpoint) == level)
         assert LEVELS.index(chosen.checkpoint) == level
         assert one[chosen][1] == most
+
+
+@pytest.mark.parametrize("varies", [False, True])
+def test_a_run_searches_on_fake_tensors_too_and_finds_what_real_ones_would(monkeypatch: Any, varies: bool, tried: Any) -> None:
+    of, chain, full, _ = tried
+    on = copy.copy(of)
+    on.augment = (lambda x, generator: x.flip(-1)) if varies else None
+    seen: list[bool] = []
+    choices = budget._Walk.choices
+    monkeypatch.setattr(budget._Walk, "choices", lambda walk: seen.append(walk.problem.is_outline) or choices(walk))
+    on_fakes = searched(0.9, on, chain)
+    assert seen == [True]
+    method = Segmentwise(memory_budget=0.9, decision=DownConv())
+    monkeypatch.setattr(budget, "_outline", lambda *_: 1 / 0)
+    run = Run.in_memory(Sgd(momentum=0.9))
+    method.training(on, chain, run)
+    assert seen == [True, False]
+    assert [Choice.from_json(one) for one in run.notes["segment/trained"]] == on_fakes
+    assert run.notes["memory/backprop_peak_bytes"] <= full
 
 
 def test_families_hold_every_decision_block_once() -> None:

@@ -48,7 +48,7 @@ def test_one_key_is_told_of_the_choice_beside_it_or_of_the_default() -> None:
         ("method=dlll", "method=dlll: unknown choice; there are backprop, dll"),
         ("method", "method: say which, as method=backprop; there are"),
         ("method.tries", "method.tries: not of method=dll; method=platonic has it"),
-        ("method.nothing", "method.nothing: unknown key; there are choose, decision"),
+        ("method.nothing", "method.nothing: unknown key; there are checkpoint, choose, cut"),
         ("nothing", "nothing: unknown key; there are"),
         ("metod=dll", "metod=dll: unknown key; there are arch, augment"),
         (

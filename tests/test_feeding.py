@@ -66,7 +66,7 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (rehearsal, segments):  # no seconds are asked for
         monkeypatch.setattr(module, "fastest", lambda *_: 0.0)
     monkeypatch.setattr(Measure, "above", looking("test", Measure.above))
-    monkeypatch.setattr(Fed, "_passed", looking("feed", Fed._passed))
+    monkeypatch.setattr(Fed, "passed", looking("feed", Fed.passed))
     CALLS.clear()
 
 

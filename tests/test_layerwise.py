@@ -13,7 +13,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset, WeightedRandomSampler
 
-from effdl import Adamw, BlockChain, Hardware, Pool, Sgd, SoftmaxCe, evaluate, train_layerwise
+from effdl import Adamw, Backprop, BlockChain, Hardware, Pool, Run, Sgd, SoftmaxCe, evaluate, train_layerwise
 from effdl.config import build, compose
 from effdl.datasets.problem import Problem
 from effdl.datasets.split import Samples
@@ -293,6 +293,10 @@ def test_fields_of_segmentwise_are_arguments(digits: tuple[Pair, Pair, Pair]) ->
     assert len(whole.summary["memory/segment_peak_bytes"]) == 1
     rounds = quick(perceptron(), train, val, rounds=2, choose="last", optimizer=Adamw(lr=1e-3))
     assert [line["segment"] for line in rounds.summary["epochs"]] == [0, 1, 0, 1]
+    fed, recorded = (
+        quick(perceptron(), train, val, choose="last", **more) for more in ({}, {"record_at": [1], "store": "disk"})
+    )
+    assert digest(fed) != digest(recorded) and recorded.summary["data/recorded_bytes"] > 0
     halves = quick(perceptron(), train, val, hardware=Hardware(precision="bf16"))
     assert next(halves.parameters()).dtype == torch.float32
     double = quick(perceptron().double(), train, val)
@@ -312,6 +316,21 @@ def test_on_a_gpu_it_trains_where_the_module_is_or_where_it_is_told_to(digits: t
     )
     assert all(p.is_cuda for p in network.parameters()) and torch.equal(torch.cuda.get_rng_state(), before)
     assert accuracy(network, (raw[2][0].cuda(), raw[2][1].cuda())) > 0.9
+
+
+@pytest.mark.slow
+def test_a_budget_is_kept_partitions_and_overlaps_are_arguments(digits: tuple[Pair, Pair, Pair]) -> None:
+    train, val, test = digits
+    network = quick(ResNet(), train, val, epochs=8, memory_budget=0.5, lr=0.01)
+    run = Run.in_memory(Adamw())
+    problem = Problem(Samples(*train), Samples(*val), SoftmaxCe(), outputs=10, batch_size=128)
+    Backprop(epochs=1).fit(problem, BlockChain.from_module(ResNet()), run)
+    most = max(network.summary["memory/segment_peak_bytes"])
+    assert most <= 0.505 * run.notes["memory/accounted_peak_bytes"] and accuracy(network, test) > 0.8
+    halves = quick(ResNet(), train, val, partitions=2)
+    assert len(halves.summary["memory/segment_peak_bytes"]) == 2
+    sliding = quick(ResNet(), train, val, segment_size=2, overlap=1)
+    assert len(sliding.summary["memory/segment_peak_bytes"]) == 2
 
 
 X, Y = torch.rand(40, 64), torch.arange(40) % 10
@@ -357,6 +376,14 @@ WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
     ),
     ({"train": DataLoader(TensorDataset(X, Y), batch_size=None)}, DataError, r"^train: the DataLoader makes no batches"),
     ({"epochs": 0}, ConfigError, r"^epochs: Input should be greater than or equal to 1, got 0$"),
+    ({"memory_budget": 1.5}, ConfigError, r"^memory_budget: Input should be less than or equal to 1, got 1\.5$"),
+    (
+        {"memory_budget": 0.1},
+        ConfigError,
+        r"^memory_budget=0\.1 cannot be met: .*memory_budget=0\.\d+ is the least that can be met$",
+    ),
+    ({"overlap": 1}, ConfigError, r"^overlap=1: segments of segment_size=1 would never climb"),
+    ({"partitions": 3}, ConfigError, r"partitions"),
     ({"epoch": 3}, ConfigError, r"^train_layerwise has no argument 'epoch', but 'epochs'; beside its own it takes epochs, "),
     ({"decision": "pool"}, ConfigError, r"^decision: .*got 'pool'$"),
     ({"optimizer": "adam"}, ConfigError, r"^optimizer: 'adam' is none of adamw, sgd; or a setting"),

@@ -82,10 +82,11 @@ def reference(spans: list[tuple[int, int]]) -> tuple[nn.Module, list[nn.Module],
     return model, heads, scores
 
 
-SLIDING = [(3, 2), (3, 1), (2, 1), (4, 3), (4, 1)]
+SLIDING = [(3, 2), (2, 1), pytest.param(3, 1, marks=pytest.mark.slow), pytest.param(4, 1, marks=pytest.mark.slow)]
+ALL_SLIDING = [(3, 2), (3, 1), (2, 1), (4, 3), (4, 1)]
 
 
-@pytest.mark.parametrize("keep_features_mib", [0.0, 100.0])
+@pytest.mark.parametrize("keep_features_mib", [0.0, pytest.param(100.0, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("size", "overlap"), SLIDING)
 def test_states_are_a_plain_loops(size: int, overlap: int, keep_features_mib: float) -> None:
     spans = windows(BLOCKS, size, overlap)
@@ -126,7 +127,7 @@ def test_limit_size_one_without_overlap_is_deep_layer_wise_learning() -> None:
 @pytest.mark.parametrize(("size", "overlap"), SLIDING)
 def test_what_lies_below_a_segment_stays_still_weights_and_buffers(size: int, overlap: int) -> None:
     model = chain()
-    run = tiny.WatchedRun(Run.in_memory(Sgd(lr=0.1)), model)
+    run = tiny.WatchedRun(Run.in_memory(Sgd(lr=0.1)), model, tiny.problem().val_tensors().x)
     Segmentwise(epochs=2, segment_size=size, overlap=overlap, choose="last").fit(tiny.problem(), model, run)
     states, spans = [tiny.copied(chain()), *(state for _, state in run.epochs)], windows(BLOCKS, size, overlap)
     assert [segment for segment, _ in run.epochs] == [i for i in range(len(spans)) for _ in range(2)]
@@ -136,8 +137,7 @@ def test_what_lies_below_a_segment_stays_still_weights_and_buffers(size: int, ov
 
 
 def test_it_keeps_the_contract_of_all_methods() -> None:
-    for size, overlap in ((2, 1), (4, 2)):
-        check_method(Segmentwise(epochs=2, segment_size=size, overlap=overlap, input_dropout=0.3), network=chain)
+    check_method(Segmentwise(epochs=1, segment_size=4, overlap=2, input_dropout=0.3), network=chain)
 
 
 SPOILT = 6  # epochs of a turn, whose rates grow so fast that upper segments spoil what lower ones have learned
@@ -159,8 +159,9 @@ class Remembering:
             self.states.append((self.inner.lines[-1]["val/acc"], blocks, tiny.copied(local.head)))
 
 
-@pytest.mark.parametrize("rounds", [1, 3])
-@pytest.mark.parametrize(("size", "overlap"), [(3, 2), (2, 1)])
+@pytest.mark.parametrize(
+    ("size", "overlap", "rounds"), [(3, 2, 1), (2, 1, 1), (3, 2, 2), pytest.param(2, 1, 3, marks=pytest.mark.slow)]
+)
 def test_the_best_network_is_kept_as_it_was_while_later_ones_change_its_blocks(size: int, overlap: int, rounds: int) -> None:
     model, spans = chain(), windows(BLOCKS, size, overlap)
     run = Remembering(Run.in_memory(Sgd(lr=0.05, momentum=0)), model, spans)
@@ -187,8 +188,14 @@ OVER = ("method=dll", "method.segment_size=3", "method.overlap=2", "method.epoch
 HARD = ("method.input_dropout=0.4", "optimizer=adamw")
 
 
-@pytest.mark.parametrize("choose", ["validation", "last"])
-@pytest.mark.parametrize("keep_features_mib", [0, 0.4, 100])
+@pytest.mark.parametrize(
+    ("choose", "keep_features_mib"),
+    [
+        ("validation", 0.4),
+        ("last", 0),
+        *(pytest.param(*one, marks=pytest.mark.slow) for one in (("validation", 0), ("last", 100))),
+    ],
+)
 def test_stopped_at_any_turn_and_resumed_it_ends_in_the_same_numbers(
     keep_features_mib: float, choose: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -214,7 +221,7 @@ NORM = [4 * 2 * b + 8 for b in WIDTHS[1:]]  # running statistics
 HEAD = [4 * (b + 1) * tiny.CLASSES for b in WIDTHS[1:]]
 
 
-@pytest.mark.parametrize(("size", "overlap"), SLIDING)
+@pytest.mark.parametrize(("size", "overlap"), ALL_SLIDING)
 def test_memory_beside_a_step_is_what_is_not_needed_yet_and_a_copy_of_the_best_as_far_as_it_changes(
     size: int, overlap: int
 ) -> None:
@@ -232,7 +239,15 @@ def test_memory_beside_a_step_is_what_is_not_needed_yet_and_a_copy_of_the_best_a
         assert cost.feature_bytes == 4 * tiny.SIDE**2 * WIDTHS[start]
 
 
-@pytest.mark.parametrize("more", [(), ("method.keep_features_mib=0",), ("method.keep_features_mib=0.4",), ("method.rounds=3",)])
+@pytest.mark.parametrize(
+    "more",
+    [
+        (),
+        ("method.keep_features_mib=0",),
+        pytest.param(("method.keep_features_mib=0.4",), marks=pytest.mark.slow),
+        pytest.param(("method.rounds=3",), marks=pytest.mark.slow),
+    ],
+)
 def test_planned_bytes_are_those_of_real_steps_and_of_the_record(more: tuple[str, ...], tmp_path: Path) -> None:
     asked = config.build(config.compose([*OVER, *DIGITS, *more]))
     planned = plan.cost(asked)

@@ -101,23 +101,27 @@ def test_cost_is_multiply_adds_as_counted_by_hand() -> None:
     ("method", "optimizer"),
     [
         (Segmentwise(partitions=3), SGD),
+        (Segmentwise(partitions=2, checkpoint="parts", feed_parts=2), SGD),
         (Segmentwise(partitions=2, decision=DownConv(convs=2, channels=40), input_dropout=0.5), Adamw()),
     ],
-    ids=["pool, sgd", "large decision, adamw"],
+    ids=["pool, sgd", "recomputed, fed in parts", "large decision, adamw"],
 )
 def test_memory_has_the_least_largest_step_of_all_cuts(method: Segmentwise, optimizer: Any) -> None:
     problem, model, run = tiny.problem(), chain(), Run.in_memory(optimizer)
 
     def costs(spans: list[Span]) -> list[int]:
-        training = Training([method._plan(i, span, problem) for i, span in enumerate(spans)], 0)
+        training = Training([method._plan(i, span, problem) for i, span in enumerate(spans)], 0, feed_parts=method.feed_parts)
         return [cost.memory.peak for cost in segment_costs(Engine(training, problem, model, run))]
 
     parts = method.partitions or 1
     largest = {tuple(cut): max(costs(cut)) for cut in all_cuts(BLOCKS, parts)}
-    before, found = tiny.copied(model), by_memory(parts, lambda a, b: method._plan(a, (a, b), problem), problem, model, run)
+    before, found = (
+        tiny.copied(model),
+        by_memory(parts, lambda a, b: method._plan(a, (a, b), problem), problem, model, run, method.feed_parts),
+    )
     assert largest[tuple(found)] == min(largest.values()) < max(largest.values())
     assert tiny.same(before, tiny.copied(model))
-    peaks = Peaks(lambda a, b: method._plan(a, (a, b), problem), problem, model, run)  # of real steps
+    peaks = Peaks(lambda a, b: method._plan(a, (a, b), problem), problem, model, run, method.feed_parts)  # real
     assert [peaks.count(*span) for span in found] == costs(found)
     assert all(peaks.bound(a, b) <= peaks.count(a, b) for a in range(BLOCKS) for b in range(a + 1, BLOCKS + 1))
 
@@ -133,7 +137,7 @@ def test_limit_one_partition_under_the_same_decision_is_backprop_bit_for_bit(cut
     assert tiny.same(*networks)
 
 
-@pytest.mark.parametrize("cut", CUTS)
+@pytest.mark.parametrize("cut", ["depth", "memory"])
 def test_limit_as_many_partitions_as_blocks_are_deep_layer_wise_learning(cut: Any) -> None:
     ended = []
     for method in (Segmentwise(epochs=2, partitions=BLOCKS, cut=cut), Segmentwise(epochs=2)):
@@ -149,7 +153,9 @@ def test_limit_as_many_partitions_as_blocks_are_deep_layer_wise_learning(cut: An
     assert tiny.same(list(ended[0]), list(ended[1]))
 
 
-@pytest.mark.parametrize(("cut", "more"), [("depth", {}), ("cost", {"rounds": 2}), ("memory", {"rounds": 2, "permute": True})])
+@pytest.mark.parametrize(
+    ("cut", "more"), [("cost", {"rounds": 2, "permute": True}), pytest.param("memory", {}, marks=pytest.mark.slow)]
+)
 def test_it_keeps_the_contract_of_all_methods(cut: Any, more: dict[str, Any]) -> None:
     check_method(Segmentwise(epochs=1, partitions=2, cut=cut, **more), network=chain)
 
@@ -158,7 +164,7 @@ SMALL = ("dataset=digits", "dataset.train_limit=120", "dataset.val_size=80", "da
 NET = ("arch.widths=[4,5,6,5,4]", "arch.size=32")
 
 
-@pytest.mark.parametrize("cut", ["cost", "memory"])
+@pytest.mark.parametrize("cut", [pytest.param("cost", marks=pytest.mark.slow), "memory"])
 def test_a_plan_and_a_run_cut_alike_and_a_run_that_goes_on_too(
     cut: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,6 +16,7 @@ from torch import nn
 
 from effdl import config
 from effdl.archs.chain import ArchFacts
+from effdl.costs.segments import segment_costs
 from effdl.datasets.batch import Batch
 from effdl.errors import ConfigError, DataError
 from effdl.methods.segmentwise import Segmentwise
@@ -222,6 +223,28 @@ def test_recorded_bytes_are_those_that_were_reckoned_with() -> None:
         else:
             with pytest.raises(ConfigError, match=r"^method\.record_at: 0 MiB would be recorded up to layer 2"):
                 method.training(problem, model, run)
+
+
+@pytest.mark.parametrize("store", ["device", "disk"])
+def test_a_plan_counts_the_cropped_feednet_and_the_recordings_that_are_in_memory(store: Any) -> None:
+    run, problem, model = Run.in_memory(SGD), tiny.problem(), tiny.chain()
+    costs = {}
+    for at in (None, (1,), "all"):
+        method = Segmentwise(epochs=2, record_at=at, store=store)  # type: ignore[arg-type]
+        costs[at] = segment_costs(Engine(method.training(problem, model, run), problem, model, run))
+    weights = [sum(t.nbytes for t in block.state_dict().values()) for block in model.blocks]
+    below = [cost.memory.by_kind["feednet"] for cost in costs[(1,)]]
+    assert below[1:] == [0, weights[1]] and below[0] > 0
+    assert [cost.memory.by_kind["feednet"] for cost in costs["all"]][1:] == [0, 0]
+    # The segment itself takes what it always does, but its outputs are held where they are recorded.
+    assert costs["all"][2].memory.by_kind["parameter"] == costs[None][2].memory.by_kind["parameter"]
+    assert costs["all"][0].memory.peak >= costs[None][0].memory.peak
+    sample, beside = 4 * tiny.SIDE**2, 8 + 8 + 4
+    made = [2 * 40 * (width * sample + beside) for width in tiny.WIDTHS[1:3]]
+    val = [20 * width * sample for width in tiny.WIDTHS[1:3]]
+    recorded = [made[0] + made[1] + val[0], made[1] + val[1]] if store == "device" else val
+    assert [cost.kept_bytes for cost in costs["all"]][1:] == recorded
+    assert costs["all"][2].idle_bytes - costs[None][2].idle_bytes >= sum(weights[:2])
 
 
 def test_auto_records_where_it_takes_least() -> None:

@@ -8,11 +8,13 @@ from math import ceil
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from effdl.archs.chain import BlockChain
 from effdl.costs.rehearsal import Prefix, Rehearsal
 from effdl.datasets.batch import Batch, concatenate
-from effdl.datasets.problem import Problem, cut
+from effdl.datasets.dataset import Facts
+from effdl.datasets.problem import Change, Problem, cut
 from effdl.errors import ConfigError, EffdlError
 from effdl.training.decision import DownConv
 from effdl.training.decision_rule import DecisionRule
@@ -82,11 +84,11 @@ class Search:
             return _Walk(self, problem, chain, run).choices()
         from effdl.costs.fake import by_stock, fakes  # half a second to import, and few need it
 
+        facts, like = problem.facts, problem.train_split.first()
         for tensors in (nullcontext, by_stock):
             try:
                 with tensors(), fakes():
-                    outline = _outline(problem, next(chain.parameters()).device)
-                    return _Walk(self, outline, fakes().copy(chain), run).choices()
+                    return _Walk(self, _outline(problem, facts, like), fakes().copy(chain), run).choices()
             except EffdlError:
                 raise
             except Exception:  # fake tensors have many ways to say that they hold no numbers; real steps need no luck
@@ -94,12 +96,16 @@ class Search:
         return _Walk(self, problem, chain, run).choices()
 
 
-def _outline(problem: Problem, device: torch.device) -> Problem:
-    """The problem without its data. Raises ValueError where its samples are not stored as an outline has them."""
-    outline = Problem.outline(problem.facts, problem.objective, problem.seed, problem.augment)
-    if outline.train_split.first().dtype != problem.train_split.first().dtype:
+def _outline(problem: Problem, facts: Facts, like: Tensor) -> Problem:
+    """The problem without its data, among fake tensors. Raises ValueError where samples are not stored as it has them.
+
+    like: a stored sample.
+    """
+    augment: Change | None = None if problem.augment is None else lambda x, generator: x  # of images of their own form
+    outline = Problem.outline(facts, problem.objective, problem.seed, augment)
+    if outline.train_split.first().dtype != like.dtype:
         raise ValueError("an outline does not tell how these samples are stored")
-    return outline.to(device)
+    return outline.to(like.device)
 
 
 @dataclass
@@ -193,7 +199,7 @@ class _Walk:
         plan, names = self.plans[holder], self.chain.names
         blocks = names[plan.start] if plan.stop == plan.start + 1 else f"{names[plan.start]} to {names[plan.stop - 1]}"
         least = ceil(1000 * (missed[holder] - TOLERANCE)) / 1000
-        most = f", {len(missed)} of {len(self.plans)} segments need more than that" if len(missed) > 1 else ""
+        most = f", the most of {len(missed)} segments that miss it" if len(missed) > 1 else ""
         way = (
             f"method.memory_budget={least:.3f} is the least that can be met"
             if least <= 1

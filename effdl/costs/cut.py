@@ -7,7 +7,6 @@ from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from effdl.archs.chain import BlockChain
 from effdl.costs.rehearsal import Prefix, Rehearsal
@@ -36,6 +35,8 @@ def by_cost(parts: int, problem: Problem, chain: BlockChain) -> list[Span]:
 def multiply_adds(chain: BlockChain, problem: Problem) -> list[int]:
     """Of each block in a forward pass of one sample, as torch.utils.flop_counter counts them: convolutions, matrix products and
     attention."""
+    from torch.utils.flop_counter import FlopCounterMode  # which imports a compiler
+
     like, found = problem.train_split.first(), list[int]()
     x = torch.zeros(2, *problem.input_shape, dtype=like.dtype, device=next(chain.parameters()).device)
     restore = switch_mode(chain, False)
@@ -52,15 +53,20 @@ def multiply_adds(chain: BlockChain, problem: Problem) -> list[int]:
 
 
 def by_memory(
-    parts: int, plan: Callable[[int, int], SegmentPlan], problem: Problem, chain: BlockChain, run: RunHandle
+    parts: int,
+    plan: Callable[[int, int], SegmentPlan],
+    problem: Problem,
+    chain: BlockChain,
+    run: RunHandle,
+    feed_parts: int = 1,
 ) -> list[Span]:
     """Partitions of which the largest step peak, as plans and runs count it, is as small as can be; parts ≤ blocks.
 
-    plan: of the segment with these blocks.
+    plan: of the segment with these blocks. feed_parts: as `Training` has it.
     """
 
     def least(problem: Problem, chain: BlockChain) -> list[Span]:
-        peaks = Peaks(plan, problem, chain, run)
+        peaks = Peaks(plan, problem, chain, run, feed_parts)
         return balanced(len(chain), parts, peaks.count, peaks.bound)
 
     if problem.is_outline:
@@ -88,10 +94,17 @@ def _unchanged(x: Tensor, generator: torch.Generator) -> Tensor:
 class Peaks:
     """Peaks of training steps of any consecutive blocks, counted one by one, and bounds below them from a single walk."""
 
-    def __init__(self, plan: Callable[[int, int], SegmentPlan], problem: Problem, chain: BlockChain, run: RunHandle) -> None:
+    def __init__(
+        self,
+        plan: Callable[[int, int], SegmentPlan],
+        problem: Problem,
+        chain: BlockChain,
+        run: RunHandle,
+        feed_parts: int = 1,
+    ) -> None:
         self._plan, self._chain = plan, chain
         self._engine = Engine(Training([plan(0, len(chain))], 0), problem, chain, run)
-        self._prefixes = list(self._climbing(problem, run))
+        self._prefixes = list(self._climbing(problem, run, feed_parts))
         self._walk()
         self.bound = cache(self._bound)
 
@@ -100,9 +113,9 @@ class Peaks:
         self._engine.training = Training([self._plan(start, stop)], 0)
         return float(Rehearsal(self._engine.learner(0), self._prefixes[start]).memory().peak)
 
-    def _climbing(self, problem: Problem, run: RunHandle) -> Iterator[Prefix]:
+    def _climbing(self, problem: Problem, run: RunHandle, parts: int) -> Iterator[Prefix]:
         batch = run.ranks.share(next(problem.train(0)))
-        prefix = Prefix(batch, self._chain.input, fake=problem.is_outline, autocast=run.hardware.autocast)
+        prefix = Prefix(batch, self._chain.input, fake=problem.is_outline, autocast=run.hardware.autocast, parts=parts)
         for block in self._chain.blocks:
             yield prefix.as_it_is()
             prefix.climb(block)

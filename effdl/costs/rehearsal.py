@@ -49,7 +49,7 @@ class Prefix:
         autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
         parts: int = 1,
     ) -> None:
-        self._fakes, self._autocast = _fakes() if fake else None, autocast
+        self._fakes, self._autocast, self._parts = _fakes() if fake else None, autocast, parts
         with self.mode:  # each a storage of its own: a slice of the set counts itself only
             x, y, index = (self.convert(t).clone() for t in (batch.x, batch.y, batch.index))
         self.batch = replace(batch, x=x, y=y, index=index)
@@ -71,7 +71,13 @@ class Prefix:
         """Itself now, which stays there while this one climbs on; what segments of one form take, they find out together."""
         now = copied(self)
         now._weights = dict(self._weights)
+        now._part = self._part and self._part.as_it_is()
         return now
+
+    def above(self) -> "Prefix":
+        """One that begins where this one ends, on what it puts out, as a recording gives it back."""
+        batch = replace(self.batch, x=self.fed())
+        return Prefix(batch, fake=self._fakes is not None, autocast=self._autocast, parts=self._parts)
 
     @property
     def mode(self) -> AbstractContextManager[Any]:

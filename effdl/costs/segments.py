@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from effdl.costs.feeding import Feeding, turns
 from effdl.costs.offloaded import offloaded
+from effdl.costs.recorded import with_recordings
 from effdl.costs.rehearsal import PIECE_BUDGET_S, Prefix, Rehearsal, fastest
 from effdl.datasets.batch import Batch
 from effdl.datasets.problem import Problem
@@ -75,8 +76,12 @@ def segment_costs(engine: Engine) -> list[SegmentCost]:
             climbed = chain[plan.start : plans[len(costs)].start]
             prefix.climb(*climbed, feeding=not kept and is_highest)
             feednets += _copied(climbed)
+        if len(own) - 1 in engine.training.record:
+            reading_s, prefix = reading_s + prefix.seconds, prefix.above()
         engine.offloaded.rest()
     costs = _fed(costs, (problem.num_train, problem.num_val), limit)
+    if engine.training.record:
+        costs = with_recordings(costs, engine)
     return _with_what_waits(_with_the_team(costs, own, engine.training), own, engine)
 
 

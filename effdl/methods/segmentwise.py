@@ -289,7 +289,11 @@ class Segmentwise(Method):
         elif self.cut == "cost":
             spans = by_cost(self.partitions, problem, model)
         else:
-            spans = by_memory(self.partitions, lambda *span: self._plan(min(span[0], 1), span, problem), problem, model, run)
+
+            def plan(start: int, stop: int) -> SegmentPlan:
+                return self._plan(min(start, 1), (start, stop), problem)
+
+            spans = by_memory(self.partitions, plan, problem, model, run, self.feed_parts)
         run.note({"segment/stops": [stop for _, stop in spans]})
         return spans
 
