@@ -124,9 +124,9 @@ def test_the_process_rises_less_where_a_robin_lies_on_disk_by_what_was_planned(k
     process, resident = ({w: one[f"memory/{k}_peak_bytes"] for w, one in told.items()} for k in ("process", "resident"))
     assert resident["host"] == resident["null"], "on a CPU the host is the device"
     assert resident["disk"] < 7.5 * layer < 3 * network < resident["null"]
-    # The whole network was there before anything left, and is again at the end.
-    assert process["disk"] < max(resident["disk"], network) + 4 * layer
-    assert process["disk"] < 0.6 * process["null"]
+    # The whole network was there before anything left, and is again at the end; a run of a tiny network takes 26 MiB too.
+    assert process["disk"] < max(resident["disk"], network) + 2**25 + 2 * layer
+    assert process["disk"] < 0.65 * process["null"]
     assert told["disk"]["network/sha256"] == told["null"]["network/sha256"]
 
 
