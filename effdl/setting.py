@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Any, ClassVar, TypeVar, cast, dataclass_transform
 
-from pydantic import ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 T = TypeVar("T")
@@ -15,6 +15,8 @@ Real = Annotated[float, Field(allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
+# Text like a number, which a command line gives as one
+AsText = BeforeValidator(lambda value: str(value) if type(value) is int else value)
 Probability = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 
 

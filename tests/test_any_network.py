@@ -127,6 +127,14 @@ def test_cuts_that_are_named_are_taken_listed_or_not(name: str) -> None:
     assert made.remark(facts(32)) is None and Library(name=name).facts(facts(32)).blocks != 3
 
 
+@pytest.mark.parametrize("stem", ["arch.stem=32", "arch.stem='32'", "arch.stem=library"])
+def test_a_stem_is_named_on_the_command_line_with_quotes_or_without(stem: str) -> None:
+    spec = build(compose(["arch=efficientnet_b0", stem]))
+    assert spec.arch.stem == stem.split("=")[1].strip("'")  # type: ignore[attr-defined]
+    with pytest.raises(ConfigError, match=r"^arch\.stem: Input should be 'library', '96' or '32', got '?33'?$"):
+        build(compose(["arch=efficientnet_b0", "arch.stem=33"]))
+
+
 def test_a_stem_for_small_images_goes_with_other_cuts() -> None:
     chain = Library(name="resnet18", stem="32", cuts=("layer1", "layer4")).build(facts(32))
     assert chain.shapes((3, 32, 32)) == [(64, 32, 32), (512, 4, 4)]

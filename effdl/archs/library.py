@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from effdl.archs.vision import Maker, NotMade, arguments, maker_of, model, own_s
 from effdl.archs.weights import PUBLISHED, StartsFromWeights, located
 from effdl.datasets.dataset import Facts
 from effdl.errors import ConfigError, one_line
-from effdl.setting import Count, setting
+from effdl.setting import AsText, Count, setting
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class Library(StartsFromWeights):
 
     name: str = "efficientnet_v2_s"
     size: Count = 32
-    stem: Literal["library", "96", "32"] = "library"
+    stem: Annotated[Literal["library", "96", "32"], AsText] = "library"
     cuts: tuple[str, ...] | None = None
 
     @property
