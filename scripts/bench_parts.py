@@ -1,0 +1,117 @@
+"""What training by parts costs beside full backprop: all layers in turn, partitions at once, a replay; one run, one thread.
+
+    python scripts/bench_parts.py [layers] [together] [replay]
+
+Ratios, as in `bench.py`; 32 pixels, batch 128, SGD with momentum, the plain decision block.
+"""
+
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from bench import Row, facts, medians, problem, report
+from torch import Tensor
+
+from effdl.archs.chain import BlockChain
+from effdl.config import build, build_choice, compose
+from effdl.datasets.problem import Problem
+from effdl.methods.backprop import Backprop
+from effdl.methods.method import Method
+from effdl.methods.segmentwise import Segmentwise
+from effdl.records.plan import cost
+from effdl.records.run import Run
+from effdl.training.engine import Engine
+from effdl.training.features import Stack
+from effdl.training.loop import reseed
+from effdl.training.optim import Sgd
+from effdl.training.recording import Recording
+from effdl.training.sources import Fed, Replay
+
+STEPS = 3
+
+
+def flipped(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Stands for an augmentation: each epoch has images of its own."""
+    return x.flip(-1)
+
+
+def network(name: str, batch_size: int) -> BlockChain:
+    reseed(0)
+    chain: BlockChain = build_choice("arch", name).build(facts((3, 32, 32), batch_size))
+    return chain
+
+
+def data(varies: bool = False, batch_size: int = 128) -> Problem:
+    found = problem((3, 32, 32), STEPS * batch_size, batch_size)
+    found.augment, found.varies = (flipped, True) if varies else (None, False)
+    return found
+
+
+def engine(name: str, method: Method, on: Problem) -> Engine:
+    chain, run = network(name, on.batch_size), Run.in_memory(Sgd(lr=0.01))
+    training = method.training(on, chain, run)
+    assert training is not None
+    return Engine(training, on, chain, run)
+
+
+def trained(name: str, method: Method, on: Problem) -> Callable[[], object]:
+    """A whole training of one epoch, from a network that is drawn before."""
+    waiting = [engine(name, method, on)]
+
+    def fit() -> None:
+        made = waiting.pop()
+        waiting.append(engine(name, method, on))
+        made.fit()
+
+    return fit
+
+
+def layers() -> Iterator[Row]:
+    """Every layer for an epoch, over one epoch of full backprop."""
+    for name in ("vgg13_bn", "efficientnet_b0"):
+        for varies, how in ((False, "outputs kept"), (True, "augmented, so that all is fed anew")):
+            on = data(varies)
+            ours, peer = medians(
+                trained(name, Segmentwise(epochs=1, choose="last"), on), trained(name, Backprop(epochs=1), on), 60.0
+            )
+            wanted = {("vgg13_bn", True): "≤ 3.0", ("efficientnet_b0", True): "≤ 1.9"}.get((name, varies), "≤ 1.5")
+            yield f"all layers of {name}, {how}, over backprop", ours / peer, wanted
+
+
+def together() -> Iterator[Row]:
+    """Four partitions of EfficientNetV2-S that learn at once, over one epoch of full backprop."""
+    name = "efficientnet_v2_s"
+    for batch_size in (128, 512):
+        choices = ["method=dpl", "method.cut=memory", "method.together=true", f"arch={name}", "dataset=cifar10"]
+        planned = cost(build(compose([*choices, f"dataset.batch_size={batch_size}"])), rows=("backprop",))
+        assert planned is not None
+        yield f"step of 4 partitions of {name} at once, batch {batch_size}", planned.share, "≤ 0.40"
+    on, method = data(), Segmentwise(epochs=1, partitions=4, cut="memory", together=True, choose="last")
+    ours, peer = medians(trained(name, method, on), trained(name, Backprop(epochs=1), on), 60.0)
+    yield f"4 partitions of {name} at once, an epoch over backprop's", ours / peer, "≤ 1.10"
+
+
+def replay() -> Iterator[Row]:
+    """An epoch's input of layer 20 of EfficientNetV2-S: recorded at layer 19, on disk, over fed through the 19 below."""
+    on, chain = data(True), network("efficientnet_v2_s", 128).eval()
+    below = Stack((chain.input, *chain.blocks[:19]), (0,) * 20)
+    fed, val = Fed(on, 0), Fed(on, 0, only_val=True)
+    fed.look(below)
+    with tempfile.TemporaryDirectory() as folder:
+        for where in ("device", "disk"):
+            recording = Recording("bench", where, torch.device("cpu"), lambda: Path(folder))  # type: ignore[arg-type]
+            for _ in recording.passing(fed.train(0)):
+                pass
+            replayed = Replay(recording, val)
+
+            def drained(source: Fed | Replay) -> Callable[[], object]:
+                return lambda: [None for _ in source.train(0)]
+
+            ours, peer = medians(drained(replayed), drained(fed), 10.0)
+            yield f"replayed from {where} over fed, layer 20 of efficientnet_v2_s", ours / peer, "≤ 0.1"
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    report({"layers": layers, "together": together, "replay": replay}, {})
