@@ -192,7 +192,8 @@ def test_without_a_login_there_is_one_line_and_no_question_even_on_a_terminal(st
     )
     os.close(ours), os.close(theirs)
     assert done.returncode == 0 and answer(done)["status"] == "finished"
-    (line,) = [line for line in done.stderr.splitlines() if line.startswith("effdl:")]
+    said = [line for line in done.stderr.splitlines() if line.startswith("effdl:")]
+    (line,) = [line for line in said if not line.endswith("s so far")]  # on a busy machine it says what it waits for
     assert "`wandb login`" in line and "logger.mode=offline" in line and line.endswith("the run goes on without it")
     assert services(stranger) == []
 
