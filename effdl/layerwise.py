@@ -17,7 +17,7 @@ from effdl.archs.chain import ArchFacts, BlockChain
 from effdl.datasets.problem import Problem
 from effdl.datasets.split import Split
 from effdl.datasets.torch_data import as_split, batch_size_of
-from effdl.errors import ConfigError, EffdlError, one_line
+from effdl.errors import ConfigError, DataError, EffdlError, one_line
 from effdl.methods.segmentwise import Segmentwise
 from effdl.objectives.losses import LinearMse, SigmoidBce, SoftmaxCe
 from effdl.objectives.objective import Objective, kind_of
@@ -50,7 +50,10 @@ def train_layerwise(
     progress: bool = True,
     **method: Any,
 ) -> nn.Module:
-    """A copy of ``module`` trained layer by layer from the bottom up (thesis chapter 6, Algorithm 3); nothing is written.
+    """A copy of ``module`` trained layer by layer from the bottom up (thesis chapter 6, Algorithm 3).
+
+    Nothing is written, but where ``store`` or ``offload`` say "disk": then to the system's folder for temporary files, until it
+    returns.
 
     Each layer learns under a temporary classifier, its decision block, while those below stay as they are. What comes back, in
     eval mode, takes samples as ``train`` has them and gives logits: the blocks up to the one that did best on the validation
@@ -86,9 +89,17 @@ def train_layerwise(
     with _in_arguments_words(), ALONE, restoring():
         rule, steps = _method(method, memory_budget), _optimizer(optimizer, lr, weight_decay)
         weight = _weight(module)
+        if not isinstance(hardware, Hardware | None):
+            raise ConfigError(f"hardware: a setting, such as Hardware(device='cpu'), not {hardware!r}")
+        if not isinstance(objective, Objective | None):
+            raise ConfigError(f"objective: a setting, such as SoftmaxCe(), not {objective!r}")
+        if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
+            raise ConfigError(f"batch_size: a whole number above 0, not {batch_size!r}")
         on = (hardware or Hardware(device="cuda" if weight.is_cuda else "cpu")).resolved(False)
         device = on.open() if hardware is not None else weight.device
         splits = _splits(train, val, weight.dtype)
+        if not len(splits[0]):
+            raise DataError("train: it has no samples")
         chain = on.place(_chain(module, cuts, splits[0], standardise), device)
         problem = _problem(chain, splits, objective, batch_size or batch_size_of(train), seed).to(device)
         rule.check(problem.facts, ArchFacts(len(chain), least_size=1), on)

@@ -190,7 +190,7 @@ def refusal(method: Callable[[], Segmentwise]) -> str:
 def test_partitions_that_cannot_be_are_refused() -> None:
     assert "method.partitions=5: this network has 4 blocks" in refusal(lambda: Segmentwise(partitions=5))
     assert "method.segment_size" in refusal(lambda: Segmentwise(partitions=2, segment_size=2))
-    assert "method.segment_size" in refusal(lambda: Segmentwise(partitions=2, segment_size=2, overlap=1))
+    assert "method.overlap is of a window" in refusal(lambda: Segmentwise(partitions=2, segment_size=2, overlap=1))
     assert "method.cut=cost is of partitions" in refusal(lambda: Segmentwise(cut="cost"))
     assert "4 segments, this network has 2" in refusal(lambda: Segmentwise(partitions=2, epochs=(1, 2, 3, 4)))
     assert "method.epochs_factor" in refusal(lambda: Segmentwise(epochs=(1, 2), epochs_factor=1.1))

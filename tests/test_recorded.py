@@ -1,7 +1,9 @@
 """Recorded features (§6.2.2): a plain loop's numbers wherever they lie, and no step on what was not recorded."""
 
+import errno
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -19,14 +21,18 @@ from effdl.archs.chain import ArchFacts
 from effdl.costs.segments import segment_costs
 from effdl.datasets.batch import Batch
 from effdl.errors import ConfigError, DataError
+from effdl.filters.random_subset import RandomSubset
+from effdl.methods.recorded import recorded_bytes
 from effdl.methods.segmentwise import Segmentwise
 from effdl.records.carry import carry_out
 from effdl.records.run import Run
+from effdl.records.store import Store
 from effdl.testing import check_method
 from effdl.training.engine import Engine
 from effdl.training.hardware import Hardware
 from effdl.training.optim import MultiStep, Sgd
 from effdl.training.recording import Recording
+from effdl.training.sources import Fed
 
 SGD = Sgd(lr=0.05, weight_decay=1e-3, momentum=0.9, schedule=MultiStep(milestones=(0.5,)))
 KINDS: list[Any] = ["device", "host", "disk"]
@@ -206,7 +212,10 @@ def test_a_run_whose_recording_was_damaged_meanwhile_begins_anew(
             carry_out(spec, tmp_path)
     [file] = tmp_path.rglob("0-1.epoch")
     damage(file)
+    told = list[str]()
+    monkeypatch.setattr(Store, "_set_aside", lambda self, path, reason: told.append(reason) or path.unlink())
     again = carry_out(spec, tmp_path)
+    assert len(told) == 1 and re.search(r"0-1\.epoch: a recorded epoch is (gone|damaged).*; the run begins anew$", told[0])
     assert numbers(Path(again["path"])) == numbers(Path(carry_out(spec, tmp_path / "alone")["path"]))
 
 
@@ -221,7 +230,7 @@ def test_recorded_bytes_are_those_that_were_reckoned_with() -> None:
         if mib == needed:
             method.training(problem, model, run)
         else:
-            with pytest.raises(ConfigError, match=r"^method\.record_at: 0 MiB would be recorded up to layer 2"):
+            with pytest.raises(ConfigError, match=r"^method\.record_at: 0\.1 MiB would be recorded up to layer 2"):
                 method.training(problem, model, run)
 
 
@@ -288,3 +297,70 @@ def test_a_disk_that_fills_up_in_mid_recording_loses_nothing(full_disk: str, tmp
     spec = config.build(config.compose(whole))
     again, alone = (carry_out(spec, tmp_path / name) for name in ("limited", "alone"))
     assert numbers(Path(again["path"])) == numbers(Path(alone["path"]))
+
+
+def test_above_a_recording_only_validation_features_are_kept_and_no_training_set_is_passed_again() -> None:
+    run, problem, model = Run.in_memory(SGD), tiny.problem(), tiny.chain()
+    method = Segmentwise(epochs=2, record_at="all")
+    engine = Engine(method.training(problem, model, run), problem, model, run)
+    planned = [cost.kept_bytes for cost in segment_costs(engine)]
+    seen, passed = list[int](), Fed.passed
+
+    def counting(self: Any, modules: Any, x: Any) -> Any:
+        modules = list(modules)
+        if any(module is not model.input for module in modules):
+            seen.append(len(x))
+        return passed(self, modules, x)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Fed, "passed", counting)
+        engine.fit()
+    assert max(seen) <= problem.batch_size and sum(seen) <= 2 * (problem.num_val + problem.batch_size)
+    val = [4 * problem.num_val * width * tiny.SIDE**2 for width in tiny.WIDTHS[:-1]]
+    assert engine.active.through.kept_bytes == val[2] and planned[2] > val[2]
+
+
+def test_a_filter_is_refused_beside_a_recording_which_holds_what_it_left() -> None:
+    run = Run(0, SGD, filter=RandomSubset(share=0.5))
+    with pytest.raises(ConfigError, match=r"^filter: what a recorded layer puts out is filtered already"):
+        Segmentwise(epochs=1, record_at="all").fit(tiny.problem(), tiny.chain(), run)
+
+
+def test_what_a_run_has_recorded_is_room_for_it_when_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, problem, model = Run.in_memory(SGD), tiny.problem(), tiny.chain()
+    monkeypatch.setattr(run, "folder", lambda name: tmp_path)
+    needed = recorded_bytes(Segmentwise(epochs=3).training(problem, model, run).segments, [3] * 3, problem, model, run)[0]
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=needed // 3))
+    method = Segmentwise(epochs=3, record_at=(1,), store="disk")
+    with pytest.raises(ConfigError, match=r"^method\.record_at: .* there is room for"):
+        method.training(problem, model, run)
+    assert Segmentwise(epochs=3, record_at=(1,), store="disk", full_disk="feed").training(problem, model, run).record == {0}
+    (tmp_path / "0-0.epoch").write_bytes(bytes(needed))
+    assert method.training(problem, model, run).record == {0}
+
+
+def test_where_the_disk_takes_no_file_at_all_the_blocks_below_feed_and_the_disk_is_left_clean(tmp_path: Path) -> None:
+    run, told, saved = Run.in_memory(SGD), list[str](), list[Any]()
+    run.folder = lambda name: tmp_path  # type: ignore[method-assign]
+    run.say, run.save = told.append, lambda state: saved.append(state())  # type: ignore[method-assign]
+    opened = Path.open
+
+    def full(self: Path, *args: Any, **more: Any) -> Any:
+        if self.name == "0-1.epoch.part":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return opened(self, *args, **more)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Path, "open", full)
+        method = Segmentwise(epochs=3, record_at=(1,), store="disk", full_disk="feed", choose="last")
+        method.fit(tiny.problem(), (model := tiny.chain()), run)
+    assert run.notes["data/unrecorded_turns"] == [0] and told[0].startswith(
+        "recorded: what layer 1 put out, up to 0.1 MiB on disk"
+    )
+    assert told[1].endswith("0-1.epoch: No space left on device; nothing is recorded, the blocks below feed the next segment")
+    assert len(told) == 2
+    assert list(tmp_path.glob("*.epoch*")) == []
+    plain = tiny.chain()
+    Segmentwise(epochs=3, choose="last").fit(tiny.problem(), plain, Run.in_memory(SGD))
+    assert tiny.same(tiny.copied(model.blocks), tiny.copied(plain.blocks))

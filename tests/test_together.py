@@ -12,7 +12,7 @@ from effdl.archs.chain import ArchFacts
 from effdl.costs.memory import LiveStorages
 from effdl.costs.segments import segment_costs
 from effdl.datasets.batch import Batch
-from effdl.errors import ConfigError
+from effdl.errors import ConfigError, Diverged
 from effdl.methods.backprop import Backprop
 from effdl.methods.segmentwise import Segmentwise
 from effdl.objectives.losses import SoftmaxCe
@@ -188,3 +188,15 @@ def test_a_rule_whose_network_has_no_blocks_to_stand_on_is_refused_before_a_step
     with pytest.raises(ConfigError, match=r"^method: segments with the rule Uneven cannot learn at once"):
         Engine(Training(plans, 0, list(together(1, 3))), tiny.problem(), tiny.chain(), run).fit()
     assert run.lines == []
+
+
+def test_where_the_highest_diverges_it_is_said_so_though_the_epoch_ends_early() -> None:
+    problem = tiny.problem(train=800, batch_size=8)
+    rules = [lambda blocks, shapes: DecisionRule(blocks, tiny_head(shapes), SoftmaxCe())] * 2
+    plans = [SegmentPlan(i, i + 1, 1, rule, lr_scale=1e30 if i else 1.0) for i, rule in enumerate(rules)]
+    with pytest.raises(Diverged, match=r"segment 2 of 2, epoch 1, step \d+: try a smaller optimizer\.lr$"):
+        Engine(Training(plans, 0, list(together(1, 2))), problem, tiny.perceptron(), Run.in_memory(Sgd(lr=0.1))).fit()
+
+
+def tiny_head(shapes: Any) -> nn.Module:
+    return nn.Linear(shapes[-1][0], tiny.CLASSES)

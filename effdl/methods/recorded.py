@@ -6,17 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from effdl.archs.chain import BlockChain
 from effdl.datasets.problem import Problem
-from effdl.errors import ConfigError
+from effdl.errors import ConfigError, disk_errors
 from effdl.setting import Count
 from effdl.training.handle import RunHandle
 from effdl.training.recording import Where
 from effdl.training.segments import SegmentPlan
 
-RecordAt = Literal["all", "auto"] | Annotated[tuple[Count, ...], Field(min_length=1)] | None
+Layers = Literal["all", "auto"] | Annotated[tuple[Count, ...], Field(min_length=1)] | None
+RecordAt = Annotated[Layers, BeforeValidator(lambda value: (value,) if type(value) is int else value)]
 BESIDE = 8 + 8 + 4  # bytes of a sample's target, index and loss
 
 
@@ -36,14 +37,23 @@ def check_layers(record_at: RecordAt, spans: Sequence[tuple[int, int]]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """Where recordings lie, and how many bytes there are for them: in memory so many, on disk what is free there."""
+    """Where recordings lie, and how many bytes there are for them: in memory so many, on disk what is free there.
+
+    may_fill: whether the training goes on where there is no more.
+    """
 
     store: Where
     limit_bytes: int
     run: RunHandle
+    may_fill: bool = False
 
     def bytes(self) -> int:
-        return self.limit_bytes if self.store != "disk" else shutil.disk_usage(self.run.folder("recorded")).free
+        """On disk what a run has recorded already is room too: it goes on, or writes that again."""
+        if self.store != "disk":
+            return self.limit_bytes
+        folder = self.run.folder("recorded")
+        with disk_errors(folder):
+            return shutil.disk_usage(folder).free + sum(path.stat().st_size for path in folder.glob("*.epoch"))
 
     @property
     def remedy(self) -> str:
@@ -66,7 +76,8 @@ def recorded(
         return frozenset()
     check_layers(record_at, [(plan.start, plan.stop) for plan in plans])
     sizes = recorded_bytes(plans, epochs, problem, model, room.run)
-    free = math.inf if problem.is_outline and room.store == "disk" else room.bytes()
+    # A plan is of any disk, and a run that goes on without a recording need not have room for it.
+    free = math.inf if room.store == "disk" and (problem.is_outline or room.may_fill) else room.bytes()
     if record_at == "auto":
         wanted = [min(range(len(sizes)), key=sizes.__getitem__)]
     elif record_at == "all":
@@ -77,9 +88,12 @@ def recorded(
     most, at = max((sizes[i] + (sizes[wanted[n - 1]] if n else 0), i) for n, i in enumerate(wanted))
     if most > free:
         raise ConfigError(
-            f"method.record_at: {most / 2**20:,.0f} MiB would be recorded up to layer {plans[at].stop}, and there is room for "
-            f"{free / 2**20:,.0f} MiB: {room.remedy}"
+            f"method.record_at: {most / 2**20:,.1f} MiB would be recorded up to layer {plans[at].stop}, and there is room for "
+            f"{free / 2**20:,.1f} MiB: {room.remedy}"
         )
+    layers = ", ".join(str(plans[i].stop) for i in wanted) if len(wanted) < len(sizes) else f"1 to {plans[wanted[-1]].stop}"
+    place = "on disk" if room.store == "disk" else "in memory"
+    room.run.say(f"recorded: what layer{'s' * (len(wanted) > 1)} {layers} put out, up to {most / 2**20:,.1f} MiB {place}")
     return frozenset(wanted)
 
 

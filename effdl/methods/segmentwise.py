@@ -135,6 +135,10 @@ class Segmentwise(Method):
     first_round: Literal["eval", "batch_statistics", "ordered"] = "eval"
 
     def __post_init__(self) -> None:
+        if self.partitions is not None and self.overlap:
+            raise ValueError(
+                "method.overlap is of a window that slides, method.partitions cuts the network once: set one alone"
+            )
         if self.overlap >= self.segment_size:
             raise ValueError(
                 f"method.overlap={self.overlap}: segments of method.segment_size={self.segment_size} would never climb; take a "
@@ -144,6 +148,8 @@ class Segmentwise(Method):
             raise ValueError("method.partitions cuts the network by itself, method.segment_size too: set one of them alone")
         if self.partitions is None and self.cut != "depth":
             raise ValueError(f"method.cut={self.cut} is of partitions: say how many, such as method.partitions=4")
+        if self.full_disk == "feed" and self.store != "disk":
+            raise ValueError(f"method.full_disk=feed is of method.store=disk, not {self.store}: leave it out")
         if isinstance(self.epochs, tuple) and self.epochs_factor != 1:
             raise ValueError(
                 "method.epochs names those of each segment, method.epochs_factor grows one number: set one of them"
@@ -170,16 +176,23 @@ class Segmentwise(Method):
                 f"method.first_round={self.first_round} is of rounds in a random order, as layers from the bottom up have none "
                 "below that has not learned: method.permute=true and method.rounds of 2 or more, or leave it out"
             )
+        if self.first_round == "batch_statistics" and (self.feed_parts > 1 or self.memory_budget is not None):
+            raise ConfigError(
+                "method.first_round=batch_statistics is of whole batches, and method.feed_parts, which method.memory_budget "
+                "sets too, takes them in parts: leave one out"
+            )
         if self.together:
             self._check_together()
         if self.record_at is not None:
-            self._check_recording(arch)
+            self._check_recording(arch, hardware)
         if self.memory_budget is not None or self.checkpoint is not None:
             self._check_memory(hardware)
         if self.grow_until is not None or self.grow_patience is not None:
             self._check_growth(problem, "grow_until" if self.grow_until is not None else "grow_patience")
 
-    def _check_recording(self, arch: ArchFacts) -> None:
+    def _check_recording(self, arch: ArchFacts, hardware: Hardware) -> None:
+        if hardware.processes not in (1, "auto"):
+            raise ConfigError("method.record_at: of several processes each would record its part alone: train in one process")
         if self.permute:
             raise ConfigError(
                 "method.record_at: in a random order the layer below has often not learned: set method.permute=false"
@@ -218,7 +231,7 @@ class Segmentwise(Method):
 
     def _check_growth(self, problem: Facts, key: str) -> None:
         """key: of the first field that says when it ends."""
-        for name, value in (("rounds", self.rounds > 1), ("together", self.together)):
+        for name, value in (("rounds", self.rounds > 1), ("permute", self.permute), ("together", self.together)):
             if value:
                 raise ConfigError(
                     f"method.{key} ends at a segment, with method.{name} none is trained to its end: set one alone"
@@ -237,7 +250,10 @@ class Segmentwise(Method):
         keep_bytes = int(self.keep_features_mib * 2**20)
 
         planned = [self._plan(i, span, problem) for i, span in enumerate(of_segments)]
-        record = recorded(self.record_at, planned, epochs, problem, model, Room(self.store, keep_bytes, run))
+        room = Room(self.store, keep_bytes, run, self.full_disk == "feed")
+        record = recorded(self.record_at, planned, epochs, problem, model, room)
+        if record:
+            run.note({"segment/recorded": sorted(record)})
 
         until = self.grow_until if self.grow_until is None or problem.facts.targets == "classes" else -self.grow_until
         growth = Growth(until, self.grow_patience)

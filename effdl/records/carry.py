@@ -212,9 +212,11 @@ def _fit(
     run = opened()
     try:
         return run, spec.method.fit(problem, build_network(spec, problem, device), run)
-    except CannotGoOn:
+    except CannotGoOn as error:
         if store is not None:
-            store.set_aside_checkpoint("does not hold what the method saves")
+            cause = error.__cause__
+            what = f"goes with files that are not there any longer ({cause})" if isinstance(cause, DataError) else None
+            store.set_aside_checkpoint(what or "does not hold what the method saves")
     run = opened()
     return run, spec.method.fit(problem, build_network(spec, problem, device), run)
 

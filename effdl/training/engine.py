@@ -58,6 +58,10 @@ class Engine:
         refuse_shared_weights(training, chain)
         if training.record and not run.ranks.alone:
             raise ConfigError("method.record_at: of several processes each would record its part alone: train in one process")
+        if training.record and run.filter is not None:
+            raise ConfigError(
+                "filter: what a recorded layer puts out is filtered already: leave out filter or method.record_at"
+            )
         chain.eval()
         self.fed = self.active = self._fed()
         self.source: Source = self.fed
@@ -151,7 +155,7 @@ class Engine:
             before = self.active.through.made
             self.active.look(below, None, tried)
             behind = self.training.epochs_before(place)
-            self.source = Replay(recording, self.active, below.modules[height:], behind)
+            self.source = Replay(recording, self.active, below, height, behind)
         return self.active.through.made - before
 
     def _fed(self, only_val: bool = False) -> Fed:

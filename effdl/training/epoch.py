@@ -96,6 +96,7 @@ def drain_epoch(
         del batch
         progress(step)
         if step % LOOK_EVERY == 0 and highest.ranks.alone and not top.is_finite():
+            expected = 0  # of those below, too
             break
     return [losses.mean(expected) for losses in (*below, top)]
 

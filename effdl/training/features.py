@@ -108,7 +108,8 @@ class Through(Generic[S]):
                 self.made += 1
                 return True
             for place in range(self._base, self._height):
-                self._ready.setdefault(place, self._called(self._seen.modules[place]))
+                if place not in self._ready:
+                    self._ready[place] = self._called(self._seen.modules[place])
             self._see()
         return False
 

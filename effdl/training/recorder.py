@@ -36,6 +36,7 @@ class Recorder:
         self._now: Recording | None = None
         self._gone: list[int] = []  # places of the order whose recordings the disk did not take
         self._saved: set[str] = set()  # files that the last checkpoint needs
+        self._may_sweep = bool(training.record)  # whether there may be files that nobody needs
         self.most_bytes = 0
 
     def find(self, below: Stack) -> tuple[int, Recording] | None:
@@ -102,7 +103,8 @@ class Recorder:
         def give_up(error: RecordError) -> None:
             if place not in self._gone:
                 self._gone.append(place)
-                self._say(f"{error}; nothing is recorded, the blocks below feed the next segment")
+                what, *_ = str(error).split("; ")
+                self._say(f"{what}; nothing is recorded, the blocks below feed the next segment")
             self._now = None
 
         return give_up
@@ -125,9 +127,9 @@ class Recorder:
             "most_bytes": self.most_bytes,
         }
         files = {name for one in self._all() for name in one.files}
-        if files or self._saved:
+        if self._may_sweep:
             swept(self._folder(), files | self._saved)
-        self._saved = files
+        self._may_sweep, self._saved = bool(files or self._saved) or self._now is not None, files
         return state
 
     def load_state_dict(

@@ -93,7 +93,11 @@ class Recording:
         self._epochs.append(epoch)
 
     def _written(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        with _EpochFile(self._folder(), self._file_name(len(self))) as file:
+        opened = self._try(lambda: _EpochFile(self._folder(), self._file_name(len(self))))
+        if opened is None:
+            yield from batches
+            return
+        with opened as file:
             source, size = iter(batches), 0
             while (batch := next(source, None)) is not None:
                 waiting = [batch]
@@ -124,7 +128,7 @@ class Recording:
         if epoch.batches is not None:
             return (batch.to(self._device) for batch in epoch.batches)
         assert epoch.file is not None
-        self._check(epoch)
+        self._check(epoch, "; run the same command again, which begins anew")
         return self._read(epoch)
 
     def _read(self, epoch: Epoch) -> Iterator[Batch]:
@@ -134,7 +138,7 @@ class Recording:
                 waiting = [_unpacked(file.read(length), self._device)]
                 yield waiting.pop()
 
-    def _check(self, epoch: Epoch) -> None:
+    def _check(self, epoch: Epoch, advice: str = "") -> None:
         path = self._folder() / str(epoch.file)
         try:
             with path.open("rb") as file:
@@ -143,7 +147,7 @@ class Recording:
             digest = None
         if digest != epoch.digest:
             what = "is gone" if digest is None else "is damaged: it is not what was written there"
-            raise DataError(f"{path}: a recorded epoch {what}; run the same command again, which begins anew")
+            raise DataError(f"{path}: a recorded epoch {what}{advice}")
 
     def _file_name(self, number: int) -> str:
         return f"{self.name}-{number}.epoch"

@@ -12,7 +12,7 @@ from effdl.datasets.problem import Problem
 from effdl.datasets.split import Choose, Samples, Split
 from effdl.errors import ConfigError
 from effdl.rng import seed_for
-from effdl.training.features import Stack, Through
+from effdl.training.features import NOTHING, Stack, Through
 from effdl.training.feednet import feednet
 from effdl.training.handle import SampleFilter
 from effdl.training.hardware import Hardware
@@ -80,11 +80,11 @@ class Fed(Source):
         self._hardware, self._ranks = hardware or Hardware(), ranks or Ranks()
         self._prepare: Prepare | None = None
         self.prepared = 0
-        splits = problem.train_split, problem.val_split
+        splits = (problem.val_split,) if only_val else (problem.train_split, problem.val_split)
         # Where every epoch has other inputs nothing can be kept.
-        self.through: Through[Split] = Through(
-            splits, -1 if problem.varies else keep_bytes, self.passed, self._whole, self.fast
-        )
+        keeps = len(problem.val_split) > 0 if only_val else not problem.varies
+        self.through: Through[Split] = Through(splits, keep_bytes if keeps else -1, self.passed, self._whole, self.fast)
+        self._crop, self._cropped = NOTHING, list[nn.Module]()
 
     def look(self, below: Stack, prepare: Prepare | None = None, tried: Iterable[int] = ()) -> bool:
         """Feed through these modules from now on; whether their outputs are kept.
@@ -182,6 +182,13 @@ class Fed(Source):
         """A frozen module as it is called again and again."""
         return module.fast(self._hardware) if isinstance(module, Streamed) else self._hardware.compiled(feednet(module))
 
+    def cropped(self, stack: Stack) -> list[nn.Module]:
+        """Modules as they are called again and again; those that the stack shares with the last one are not made anew."""
+        same = self._crop.shared(stack)
+        self._cropped = [*self._cropped[:same], *map(self.fast, stack.modules[same:])]
+        self._crop = stack
+        return self._cropped
+
     def _whole(self, samples: Split, features: Callable[[Tensor], Tensor]) -> tuple[Split, int]:
         """Outputs for a whole split as one tensor, filled chunk by chunk."""
         like = features(self.through.splits[0].first())
@@ -209,14 +216,14 @@ class Replay(Source):
 
     Args:
         recording: an epoch of which takes the place of one of the data; after the last one comes the first again.
-        modules: from the recorded height up.
         fed: looks through all below the segment; validation data come from there.
+        below: what lies there. height: so many of its modules are below what was recorded.
         first: how many epochs of the data lie behind when the first one is replayed.
     """
 
-    def __init__(self, recording: Recording, fed: "Fed", modules: Sequence[nn.Module] = (), first: int = 0) -> None:
+    def __init__(self, recording: Recording, fed: "Fed", below: Stack = NOTHING, height: int = 0, first: int = 0) -> None:
         self._recording, self._fed, self._first = recording, fed, first
-        self._modules = [fed.fast(module) for module in modules]
+        self._modules = fed.cropped(below[height:])
 
     def train(self, epoch: int, sieve: Sieve | None = None) -> Iterator[Batch]:
         batches = map(self._feed, self._recording.epoch(epoch - self._first))
