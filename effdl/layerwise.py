@@ -89,17 +89,10 @@ def train_layerwise(
     with _in_arguments_words(), ALONE, restoring():
         rule, steps = _method(method, memory_budget), _optimizer(optimizer, lr, weight_decay)
         weight = _weight(module)
-        if not isinstance(hardware, Hardware | None):
-            raise ConfigError(f"hardware: a setting, such as Hardware(device='cpu'), not {hardware!r}")
-        if not isinstance(objective, Objective | None):
-            raise ConfigError(f"objective: a setting, such as SoftmaxCe(), not {objective!r}")
-        if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
-            raise ConfigError(f"batch_size: a whole number above 0, not {batch_size!r}")
+        _check(hardware, objective, batch_size)
         on = (hardware or Hardware(device="cuda" if weight.is_cuda else "cpu")).resolved(False)
         device = on.open() if hardware is not None else weight.device
         splits = _splits(train, val, weight.dtype)
-        if not len(splits[0]):
-            raise DataError("train: it has no samples")
         chain = on.place(_chain(module, cuts, splits[0], standardise), device)
         problem = _problem(chain, splits, objective, batch_size or batch_size_of(train), seed).to(device)
         rule.check(problem.facts, ArchFacts(len(chain), least_size=1), on)
@@ -115,6 +108,16 @@ def _trained(rule: Segmentwise, problem: Problem, chain: BlockChain, run: Run, r
     network.summary = {**run.notes, "epochs": run.lines}  # type: ignore[assignment]
     run.say(_ending(run, rule.choose == "validation" and len(problem.val_split) > 0))
     return network
+
+
+def _check(hardware: Any, objective: Any, batch_size: Any) -> None:
+    """Raise a ConfigError for what is no setting, or no number of samples."""
+    if not isinstance(hardware, Hardware | None):
+        raise ConfigError(f"hardware: a setting, such as Hardware(device='cpu'), not {hardware!r}")
+    if not isinstance(objective, Objective | None):
+        raise ConfigError(f"objective: a setting, such as SoftmaxCe(), not {objective!r}")
+    if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
+        raise ConfigError(f"batch_size: a whole number above 0, not {batch_size!r}")
 
 
 def _weight(module: nn.Module) -> nn.Parameter:
@@ -158,6 +161,8 @@ def _optimizer(optimizer: Optimizer | str, lr: float | None, weight_decay: float
 
 def _splits(train: Any, val: Any, dtype: torch.dtype) -> list[Split]:
     learned = as_split(train, "train", dtype)
+    if not len(learned):
+        raise DataError("train: it has no samples")
     if val is None:
         return [learned, learned.take(torch.zeros(0, dtype=torch.long))]
     return [learned, as_split(val, "val", dtype, may_change=False)]

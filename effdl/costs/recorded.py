@@ -5,8 +5,7 @@ from dataclasses import replace
 
 from effdl.training.engine import Engine
 from effdl.training.handle import SegmentCost
-
-BESIDE = 8 + 8 + 4  # bytes of a sample's target, index and loss
+from effdl.training.recording import BESIDE
 
 
 def base_of(segment: int, costs: Sequence[SegmentCost], record: frozenset[int]) -> int | None:

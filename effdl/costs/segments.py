@@ -44,31 +44,19 @@ def segment_costs(engine: Engine) -> list[SegmentCost]:
         batch, chain.input, fake=problem.is_outline, autocast=run.hardware.autocast, parts=engine.training.feed_parts
     )
     for plan, learner in zip(plans, learners, strict=True):
-        rehearsal, feed_s = Rehearsal(learner, prefix), reading_s + prefix.seconds
+        rehearsal = Rehearsal(learner, prefix)
         _take(idle, *chain[plan.start : plan.stop])
         team = engine.training.team(len(costs))
         is_lowest, is_highest = len(costs) == team[0], len(costs) == team[-1]
         kept = is_lowest and samples * prefix.sample_bytes + kept_bytes <= limit
         kept_bytes = samples * prefix.sample_bytes if kept else kept_bytes
         costs.append(
-            SegmentCost(
-                start=plan.start,
-                stop=plan.stop,
-                epochs=plan.epochs,
-                turns=engine.training.turns(len(costs)),
-                batches=problem.steps,
-                steps=engine.steps,
-                fed_steps=0 if not is_lowest else problem.steps if waiting else engine.steps,
-                val_steps=-(-problem.num_val // problem.batch_size),
-                feed_s=feed_s,
-                step_s=0.0 if problem.is_outline else rehearsal.seconds(),
-                memory=rehearsal.memory() if is_lowest else rehearsal.step()[0].plus(activation=_losses(prefix)),
+            replace(
+                _cost(engine, len(costs), rehearsal, prefix, waiting),
+                feed_s=reading_s + prefix.seconds,
                 idle_bytes=sum(idle.values()) - (_bytes(chain.head) if _learns(learner, chain.head) else 0),
                 filter_bytes=waiting * max(prefix.sample_bytes, batch.x[0].nbytes),
-                feature_bytes=prefix.sample_bytes,
-                below_bytes=prefix.weight_bytes,
                 feednet_bytes=feednets,
-                certain=not engine.training.growth or not costs,
             )
         )
         own.append(Own(_bytes(learner.rule.blocks), _bytes(learner.rule), rehearsal.step()[1]))
@@ -83,6 +71,34 @@ def segment_costs(engine: Engine) -> list[SegmentCost]:
     if engine.training.record:
         costs = with_recordings(costs, engine)
     return _with_what_waits(_with_the_team(costs, own, engine.training), own, engine)
+
+
+def _cost(engine: Engine, segment: int, rehearsal: Rehearsal, prefix: Prefix, waiting: int) -> SegmentCost:
+    """What is known of a segment by itself above a prefix; what lies beside it, and feeding, are not.
+
+    waiting: samples that a filter has chosen and that wait for their step.
+    """
+    training, problem, plan = engine.training, engine.problem, engine.training.segments[segment]
+    is_lowest = segment == training.team(segment)[0]
+    return SegmentCost(
+        start=plan.start,
+        stop=plan.stop,
+        epochs=plan.epochs,
+        turns=training.turns(segment),
+        batches=problem.steps,
+        steps=engine.steps,
+        fed_steps=0 if not is_lowest else problem.steps if waiting else engine.steps,
+        val_steps=-(-problem.num_val // problem.batch_size),
+        feed_s=0.0,
+        step_s=0.0 if problem.is_outline else rehearsal.seconds(),
+        memory=rehearsal.memory() if is_lowest else rehearsal.step()[0].plus(activation=_losses(prefix)),
+        idle_bytes=0,
+        filter_bytes=0,
+        feature_bytes=prefix.sample_bytes,
+        below_bytes=prefix.weight_bytes,
+        feednet_bytes=0,
+        certain=not training.growth or segment == 0,
+    )
 
 
 def _fed(costs: list[SegmentCost], samples: Sequence[int], limit: int) -> list[SegmentCost]:

@@ -13,12 +13,11 @@ from effdl.datasets.problem import Problem
 from effdl.errors import ConfigError, disk_errors
 from effdl.setting import Count
 from effdl.training.handle import RunHandle
-from effdl.training.recording import Where
+from effdl.training.recording import BESIDE, Where
 from effdl.training.segments import SegmentPlan
 
 Layers = Literal["all", "auto"] | Annotated[tuple[Count, ...], Field(min_length=1)] | None
 RecordAt = Annotated[Layers, BeforeValidator(lambda value: (value,) if type(value) is int else value)]
-BESIDE = 8 + 8 + 4  # bytes of a sample's target, index and loss
 
 
 def check_layers(record_at: RecordAt, spans: Sequence[tuple[int, int]]) -> None:

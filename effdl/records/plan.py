@@ -124,7 +124,9 @@ def cost(
         counted[name] = _notes(_rehearse if timed and row is spec else _count, row, threads)
         if not counted[name]:
             return None
-    notes, keeps = counted["accounted"], getattr(spec.method, "keep_features_mib", 0) > 0
+    records = getattr(spec.method, "record_at", None) is not None and spec.method.store != "disk"
+    # Recordings in memory need the bound that features have
+    notes, keeps = counted["accounted"], getattr(spec.method, "keep_features_mib", 0) > 0 and not records
     trained = notes.get("segment/choices")  # for a budget, within which more need not be saved
     change = remedy(spec, notes["segments"]) if rows is None and trained is None else None
     return Cost(

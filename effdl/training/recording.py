@@ -18,6 +18,7 @@ from effdl.errors import DataError, RecordError, disk_errors
 
 T = TypeVar("T")
 Where = Literal["device", "host", "disk"]
+BESIDE = 8 + 8 + 4  # bytes of a sample's target, index and loss, beside its features
 LENGTH = 8  # bytes before each batch in a file, which say how long it is
 LAST = "x_channels_last"  # in the place of "x" where its values lie in that order
 
