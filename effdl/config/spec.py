@@ -45,9 +45,8 @@ class Spec:
     @property
     def draws(self) -> tuple[str, ...]:
         """What another seed of the run draws anew, in words; () where seeds differ by rounding alone."""
-        split = ("split",) if self.dataset.val_size or self.dataset.train_limit else ()
         beside = {"filter": "subsets of samples", "augment": "augmentation"}
-        return (*self.method.draws, *split, *(words for group, words in beside.items() if getattr(self, group)))
+        return (*self.method.draws, *self.dataset.draws, *(words for group, words in beside.items() if getattr(self, group)))
 
     def settings(self) -> dict[str, Any]:
         return {group: getattr(self, group) for group in OF_A_RUN}

@@ -14,22 +14,28 @@ def training_seconds(cost: SegmentCost) -> float:
 
 
 def measuring_seconds(
-    costs: Sequence[SegmentCost], samples: int, batches: int, test_every: str, limit_bytes: int
+    costs: Sequence[SegmentCost], samples: int, batches: int, test_every: str, limit_bytes: int, changes: bool = False
 ) -> list[float]:
     """Expected seconds that each segment's measurements on the test split take, as `records.measure` makes them.
 
     A measurement is a forward pass of segment and decision block above the features of what lies below, which are made anew
     where that has learned since, from as low as it has. Where they do not fit, each measurement begins where features were last
     kept. A segment's last measurement makes those of the segment that begins where it ends, unless something below learns in
-    between. With ``test_every`` "run" only the finished network is measured.
+    between. With ``test_every`` "run" only the finished network is measured. It is measured once more where samples are made anew
+    for each measurement, and nothing is kept of them.
 
     Args:
         samples, batches: of the test split.
         limit_bytes: of features that may be kept at once.
+        changes: whether each measurement has samples of its own.
     """
+    finished = batches * (costs[-1].feed_s + costs[-1].step_s / 3)
     if test_every == "run":
-        return [*(0.0 for _ in costs[1:]), batches * (costs[-1].feed_s + costs[-1].step_s / 3)]
-    feeding, seconds, left, ahead = Feeding(costs, [samples], limit_bytes), [0.0] * len(costs), [c.epochs for c in costs], None
+        return [*(0.0 for _ in costs[1:]), finished]
+    feeding = Feeding(costs, [samples], -1 if changes else limit_bytes)
+    seconds, left, ahead = [0.0] * len(costs), [c.epochs for c in costs], None
+    if changes:
+        seconds[-1] += finished
     for team, epochs in turns(costs):
         # Of several that learn at once each is measured in each epoch, after which all are another thing.
         for now in [1] * epochs if len(team) > 1 else [epochs]:

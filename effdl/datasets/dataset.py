@@ -14,7 +14,7 @@ from effdl.objectives.objective import TargetKind, kind_of
 from effdl.rng import seed_for
 from effdl.setting import Count, Setting, Size, Switch, setting
 
-Scaling = Literal["channel", "pixel", "unit", "none"]
+Scaling = Literal["channel", "pixel", "unit", "mnist", "none"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,8 @@ class Dataset(Setting, ABC):
     stratify: draw both class by class, in proportion to all samples; null does where a draw from all would lose a class.
     scaling: what the network's input block does with raw inputs, by what it finds in the training samples. "channel"
         standardises each channel of images, each feature of vectors; "pixel" each pixel too; "unit" divides by the largest
-        value, 255 where images of bytes have white in them; "none" leaves them alone.
+        value, 255 where images of bytes have white in them; "mnist" takes (x − 33.3285) / 78.5655 whatever it finds, MNIST's own
+        mean and deviation as they are printed, for grey pixels from 0 to 255; "none" leaves them alone.
     """
 
     not_identity: ClassVar[frozenset[str]] = frozenset({"root"})
@@ -76,6 +77,11 @@ class Dataset(Setting, ABC):
     def class_name(self, label: int) -> str:
         """What a class is called where people read it."""
         return str(label)
+
+    @property
+    def draws(self) -> tuple[str, ...]:
+        """What another seed of a run draws anew of the data, in words."""
+        return ("split",) if self.val_size or self.train_limit else ()
 
     @abstractmethod
     def facts(self) -> Facts:
@@ -101,7 +107,7 @@ def split(dataset: Dataset, samples: AnySplit, seed: int) -> tuple[AnySplit, Any
     if train < 1:
         raise DataError(f"dataset.val_size={val} leaves none of the {len(samples)} samples to train on")
     generator = torch.Generator().manual_seed(seed_for(seed, "split"))
-    order, y = torch.randperm(len(samples), generator=generator), samples.y.cpu()
+    order, y = torch.randperm(len(samples), generator=generator), samples.strata.cpu()
     drawn = order[val : val + train], order[:val]
     if dataset.stratify and kind_of(y) == "vectors":
         raise DataError("dataset.stratify=true draws class by class, but these targets are real numbers: leave it out")

@@ -29,6 +29,7 @@ class Problem:
         augment: how training inputs are varied, batch by batch, with a generator seeded from (seed, "augment", e, batch).
         is_outline: its tensors are fake, with a form and nothing in them: it can be counted with, not computed.
 
+    ``changes``: whether each epoch has samples of its own, see `Split.epoch`; the validation set is the same in all of them.
     ``varies``: whether each epoch has inputs of its own, so that nothing made of them can be kept.
 
     Raises:
@@ -56,6 +57,7 @@ class Problem:
         self.augment = augment
         self.is_outline = is_outline
         self.train_split, self.val_split = train, val
+        self.changes = train.changes
         self.varies = augment is not None or train.changes
         if not is_outline:
             if len(val):
@@ -86,6 +88,7 @@ class Problem:
             augment=augment,
             is_outline=True,
         )
+        made.changes = facts.changes
         made.varies |= facts.changes
         return made
 
@@ -117,7 +120,7 @@ class Problem:
             self.outputs,
             *sizes,
             self.batch_size,
-            changes=self.train_split.changes,
+            changes=self.changes,
         )
 
     @property
@@ -126,16 +129,19 @@ class Problem:
         return len(cut(self.num_train, self.batch_size))
 
     def train(self, epoch: int, choose: Choose | None = None) -> Iterator[Batch]:
-        """Epoch ``epoch``'s batches in its own random order, as varied for this epoch.
+        """Epoch ``epoch``'s batches in its own order, as varied for this epoch.
 
         choose: as in `ordered`; not with an augmentation, which depends on what else is in a batch.
         """
         assert choose is None or self.augment is None
-        made = self.train_split.epoch(epoch, seed_for(self.seed, "samples", epoch))
+        made = self._made(epoch)
         if len(made) != self.num_train:
             raise DataError(f"epoch {epoch} of {type(made).__name__} has {len(made):,} samples, not {self.num_train:,}")
         stored = self.ordered(made, epoch, choose)
         return stored if self.augment is None else self._varied(stored, epoch, self.augment)
+
+    def _made(self, epoch: int) -> Split:
+        return self.train_split.epoch(epoch, seed_for(self.seed, "samples", epoch))
 
     def _varied(self, stored: Iterator[Batch], epoch: int, change: Change) -> Iterator[Batch]:
         generator = torch.Generator()
@@ -146,19 +152,27 @@ class Problem:
     def ordered(self, samples: Split, epoch: int, choose: Choose | None = None) -> Iterator[Batch]:
         """The epoch's batches out of ``samples``, one for each training sample: features take the place of inputs.
 
-        choose: the positions of the epoch's batches -> of those that are read; what is left out is not.
+        Their order is random, and the epoch's own, unless the training split says that its own is kept.
+
+        choose: the positions of the epoch's batches, and its targets -> the positions that are read; what is left out is not.
         """
         generator = torch.Generator().manual_seed(seed_for(self.seed, "order", epoch))
-        order = torch.randperm(self.num_train, generator=generator).to(samples.y.device)
-        indices = order.split(cut(self.num_train, self.batch_size))
-        return samples.gather(indices if choose is None else choose(indices))
+        if self.train_split.in_order:
+            order = torch.arange(self.num_train)
+        else:
+            order = torch.randperm(self.num_train, generator=generator)
+        indices = order.to(samples.y.device).split(cut(self.num_train, self.batch_size))
+        return samples.gather(indices if choose is None else choose(indices, samples.y))
 
     def val(self) -> Iterator[Batch]:
         return self.val_split.batches(self.batch_size)
 
     def train_tensors(self) -> Samples:
-        """The training data whole in memory, for methods that need them at once. Raises DataError where they do not fit."""
-        return self.train_split.tensors()
+        """The training data whole in memory, for methods that need them at once; of data made anew, those of epoch 0.
+
+        Raises DataError where they do not fit.
+        """
+        return self._made(0).tensors()
 
     def val_tensors(self) -> Samples:
         return self.val_split.tensors()

@@ -12,8 +12,8 @@ from effdl.datasets.batch import Batch
 from effdl.datasets.checks import as_labels, check_finite, check_same
 from effdl.datasets.moments import Moments, moments, parts
 
-# Positions (B,) of each batch of an epoch -> of each batch that is wanted.
-Choose = Callable[[Sequence[Tensor]], Sequence[Tensor]]
+# Positions (B,) of each batch of an epoch, and all targets of that epoch -> positions of each batch that is wanted.
+Choose = Callable[[Sequence[Tensor], Tensor], Sequence[Tensor]]
 
 
 class Split(ABC):
@@ -42,8 +42,21 @@ class Split(ABC):
         """Whether its samples are made anew in each epoch: where its class says how, in ``epoch``."""
         return type(self).epoch is not Split.epoch
 
+    @property
+    def strata(self) -> Tensor:
+        """(N,) of what kind each is, by which splits are drawn class by class: its target, where nothing finer is known."""
+        return self.y
+
+    @property
+    def in_order(self) -> bool:
+        """Whether every epoch goes through its samples in their own order, and not in a random one of the epoch's own."""
+        return False
+
     def epoch(self, number: int, seed: int) -> "Split":
-        """What takes its place in an epoch, as many samples; itself, unless they are made anew from this seed."""
+        """What takes its place in an epoch, as many samples; itself, unless they are made anew from this seed.
+
+        Of test samples that are made anew, each measurement has its own.
+        """
         return self
 
     def check(self, where: str) -> None:

@@ -29,7 +29,7 @@ def check_split(dataset: Dataset, facts: Facts, whole: Split, splits: Sequence[S
     test.check("test")
     if facts.targets == "classes":
         _check_whole(dataset, facts.classes, whole.y, test.y)
-        _check_parts(dataset, facts.classes, whole.y, train.y, val.y)
+        _check_parts(dataset, whole.strata, train.strata, val.strata)
 
 
 def _check_whole(dataset: Dataset, classes: int, whole: Tensor, test: Tensor) -> None:
@@ -42,7 +42,7 @@ def _check_whole(dataset: Dataset, classes: int, whole: Tensor, test: Tensor) ->
             )
 
 
-def _check_parts(dataset: Dataset, classes: int, whole: Tensor, train: Tensor, val: Tensor) -> None:
+def _check_parts(dataset: Dataset, whole: Tensor, train: Tensor, val: Tensor) -> None:
     found, counts = whole.unique(return_counts=True)
     several, single = found[counts > 1], found[counts == 1].tolist()
     for where, y, needed in (("training", train, found), ("validation", val, several)):
@@ -51,7 +51,7 @@ def _check_parts(dataset: Dataset, classes: int, whole: Tensor, train: Tensor, v
         if absent is not None and len(y):
             raise DataError(
                 f"class {dataset.class_name(absent)} is missing from the {where} split of {len(y):,} samples: "
-                f"{_advice(dataset, len(whole), classes, len(train), len(val), len(several))}"
+                f"{_advice(dataset, len(whole), len(found), len(train), len(val), len(several))}"
             )
     if single and len(val):
         say_once(

@@ -1,4 +1,5 @@
-"""Measuring on the test split: its features at the frozen prefix are kept, and no network is measured twice."""
+"""Measuring on the test split: its features at the frozen prefix are kept, and no network is measured twice, unless the
+samples are made anew for each measurement."""
 
 import hashlib
 import math
@@ -30,11 +31,28 @@ class Measure:
     """
 
     def __init__(self, samples: Split, objective: Objective, batch_size: int) -> None:
-        self._samples, self._objective, self._batch_size = samples, objective, batch_size
+        self._stored, self._objective, self._batch_size = samples, objective, batch_size
+        self._begin(samples)
+
+    def _begin(self, samples: Split) -> None:
+        self._samples = samples
         self._known: dict[tuple[Any, ...], Numbers] = {}
         self._through: Through[Split | _Batches] = Through([samples], 0, _passed, self._in_batches)
         self._told: tuple[Stack, Key] = NOTHING, ()  # what was looked through last, and its key
         self._ahead: tuple[Stack, Key, list[Tensor]] | None = None  # blocks by their key, and what they put out
+
+    @property
+    def changes(self) -> bool:
+        """Whether each measurement has samples of its own."""
+        return self._stored.changes
+
+    def renew(self, number: int, seed: int) -> None:
+        """Before a measurement: samples that are made anew are others now, and nothing counts that was kept of the last ones.
+
+        number, seed: as in `Split.epoch`. They depend on the place in the run, so that one that was cut off measures the same.
+        """
+        if self.changes:
+            self._begin(self._stored.epoch(number, seed))
 
     @property
     def samples(self) -> int:
@@ -59,7 +77,7 @@ class Measure:
 
     def above(self, model: nn.Module, last: bool, below: Stack | None, keep_bytes: int) -> Numbers:
         """The numbers of ``model``, which stands on ``below``; see `RunHandle.test`."""
-        below, self._through.limit_bytes = below or NOTHING, keep_bytes
+        below, self._through.limit_bytes = below or NOTHING, -1 if self.changes else keep_bytes
         self._through.look(below)
         # Nothing may learn from the test split, of what is called: modules below kept features are not, however many there are.
         restore = switch_mode(nn.ModuleList([*self._through.pending, model]), False)

@@ -148,7 +148,8 @@ class Run:
         peak = max(costs, key=lambda c: c.memory.peak).memory
         seconds = [training_seconds(cost) for cost in costs]
         if (measure := self._measure) is not None:
-            tests = measuring_seconds(costs, measure.samples, measure.batches, self._test_every, keep_bytes)
+            sizes = measure.samples, measure.batches
+            tests = measuring_seconds(costs, *sizes, self._test_every, keep_bytes, measure.changes)
             seconds = [training + test for training, test in zip(seconds, tests, strict=True)]
         self._plan = {
             "epochs": [float(c.epochs) for c in costs],
@@ -201,6 +202,7 @@ class Run:
         if self._measure is None or self._test_every == "run" or (self._test_every == "segment" and not last):
             return
         with self.timer("test"), self.hardware.autocast():
+            self._measure.renew(epoch, self.seed("test", segment, epoch))
             self._append({"segment": segment, "epoch": epoch, **self._measure.above(model, last, below, keep_bytes)})
 
     def probe(self, blocks: nn.Sequential, segment: int, epoch: int, last: bool) -> None:
@@ -279,7 +281,7 @@ class Run:
         of_network = [line for line in passes if chosen in (None, line["segment"]) and line["epoch"] <= last]
         samples = [line.get("data/samples") for line in passes]  # not counted in lines of a run begun by an older version
         with self.timer("test"), self.hardware.autocast():
-            tested = self._measure.whole(network) if self._measure is not None else {}
+            tested = self._tested(network)
         self._count_wall()
         return {
             **tested,
@@ -292,6 +294,13 @@ class Run:
             "network/sha256": digest(network),
             **{f"time/{name}_s": value for name, value in self.times.items()},
         }
+
+    def _tested(self, network: nn.Module) -> Mapping[str, float | None]:
+        """Of the finished network, on samples of its own where they are made anew."""
+        if self._measure is None:
+            return {}
+        self._measure.renew(0, self.seed("test"))
+        return self._measure.whole(network)
 
     def _append(self, line: dict[str, Any]) -> None:
         self.lines.append(line)

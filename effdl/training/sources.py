@@ -108,7 +108,7 @@ class Fed(Source):
         """
         self.prepared = 0
         chosen_before = sieve is None or sieve.filter.sees == "index"
-        if chosen_before and self.problem.augment is None and (sieve is None or not self.problem.train_split.changes):
+        if chosen_before and self.problem.augment is None:
             return self._fed(self._stored(epoch, self._choice(sieve)), epoch)
         stored, share, size = self._stored(epoch), self._ranks.share, self.problem.batch_size
         if sieve is None:
@@ -134,9 +134,9 @@ class Fed(Source):
         """What this rank reads of an epoch, where samples are chosen without a look at them; None for all of it."""
         if sieve is None and self._ranks.alone:
             return None
-        y, size = self.through.splits[0].y, self.problem.batch_size
+        size = self.problem.batch_size
 
-        def choose(indices: Sequence[Tensor]) -> Sequence[Tensor]:
+        def choose(indices: Sequence[Tensor], y: Tensor) -> Sequence[Tensor]:
             if sieve is not None:
                 unread = (Batch(index, y[index], index) for index in indices)
                 indices = [batch.index for batch in sieve.apply(unread, size)]

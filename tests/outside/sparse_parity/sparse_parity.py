@@ -14,7 +14,7 @@ from effdl.setting import Count, setting
 class Anew(Samples):
     """Samples in whose place each epoch has others."""
 
-    of: "Parity"
+    of: "SparseParity"
 
     def epoch(self, number, seed):
         return self.of.draw(len(self), seed).to(self.y.device)
@@ -27,7 +27,7 @@ class Anew(Samples):
 
 
 @setting
-class Parity(Dataset):
+class SparseParity(Dataset):
     """Bits −1 and 1; the class is whether the product of the first k is positive.
 
     samples: of an epoch and of the test split. bits: n. of_bits: k.

@@ -1,5 +1,5 @@
 import torch
-from parity import Parity
+from sparse_parity import SparseParity
 
 from effdl.archs.mlp import Mlp
 from effdl.datasets.dataset import split
@@ -11,7 +11,7 @@ from effdl.testing import check_method
 
 
 def test_samples_are_others_in_each_epoch_of_the_same_parity_and_the_validation_set_stays():
-    data = Parity(samples=300, bits=6, of_bits=2, val_size=100)
+    data = SparseParity(samples=300, bits=6, of_bits=2, val_size=100)
     train, test = data.load()
     problem = Problem(*split(data, train, 0), SoftmaxCe(), outputs=2, batch_size=50)
     epochs = [[*problem.train(number)] for number in (0, 1, 0)]
@@ -24,7 +24,7 @@ def test_samples_are_others_in_each_epoch_of_the_same_parity_and_the_validation_
 
 
 def test_methods_keep_their_contract_on_it():
-    data = Parity(samples=60, bits=6, of_bits=2, val_size=20)
+    data = SparseParity(samples=60, bits=6, of_bits=2, val_size=20)
     problem = Problem(*split(data, data.load()[0], 0), SoftmaxCe(), outputs=2, batch_size=8)
 
     def network(seed):
