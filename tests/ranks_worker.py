@@ -20,6 +20,7 @@ from effdl.archs.adapt import InputBlock
 from effdl.archs.chain import BlockChain
 from effdl.archs.classifier import Classifier
 from effdl.augment.standard import Standard
+from effdl.datasets.parity import SideBySide
 from effdl.datasets.problem import Problem
 from effdl.filters.random_subset import RandomSubset
 from effdl.methods.backprop import Backprop
@@ -54,6 +55,12 @@ def problem(train: int, augmented: bool = False, batch_size: int = 8) -> Problem
     return Problem(*split, SoftmaxCe(), outputs=tiny.CLASSES, batch_size=batch_size, augment=change)
 
 
+def anew(train: int) -> Problem:
+    """Halves of the images side by side, others in each epoch."""
+    split = (SideBySide(half.x[..., : tiny.SIDE // 2], half.y, 2) for half in (tiny.images(train, 1), tiny.images(20, 2)))
+    return Problem(*split, SoftmaxCe(), outputs=tiny.CLASSES, batch_size=8)
+
+
 def fit(ranks: Ranks, method: Any, data: Problem, model: BlockChain, **of_run: Any) -> Ended:
     run = Run(optimizer=of_run.pop("optimizer", Sgd(lr=0.05)), ranks=ranks, **of_run)
     network = method.fit(data, model, run)
@@ -82,6 +89,9 @@ CASES: dict[str, Callable[[Ranks], Ended]] = {
     "dll, feednet, augmented": lambda ranks: fit(ranks, Segmentwise(epochs=2), problem(43, augmented=True), chain()),
     "dll, two blocks a segment, filtered": lambda ranks: fit(  # 19 of 40: the last batch is 3 samples, all of them rank 0's
         ranks, Segmentwise(epochs=2, segment_size=2, choose="last"), problem(40), chain(), filter=RandomSubset(share=0.475)
+    ),
+    "dll, samples made anew, filtered": lambda ranks: fit(
+        ranks, Segmentwise(epochs=2), anew(40), chain(), filter=RandomSubset(share=0.475)
     ),
     "dll, weighted samples": lambda ranks: fit(
         ranks, Segmentwise(epochs=2, keep_features_mib=0), weighted(problem(45)), chain()

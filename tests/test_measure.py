@@ -330,6 +330,12 @@ def test_expected_seconds_of_measuring(test_every: str, fits: bool, expected: li
     assert measuring_seconds(costs, 50, 7, test_every, 1000 if fits else 0) == expected
 
 
+def test_expected_seconds_of_samples_that_are_made_anew_are_those_of_keeping_nothing_and_of_one_measurement_more() -> None:
+    costs = [cost(0.0), cost(10.0, 1), cost(20.0, 2)]
+    assert measuring_seconds(costs, 50, 7, "epoch", 1000, changes=True) == [4 * 7, 4 * 7 * 11, 4 * 7 * 21 + 7 * 21]
+    assert measuring_seconds(costs, 50, 7, "run", 1000, changes=True) == [0, 0, 7 * 21]
+
+
 def test_expected_seconds_begin_where_features_were_last_kept() -> None:
     costs = [cost(0.0, 0, 1), cost(10.0, 1, 9), cost(20.0, 2, 2)]
     # the second is too large: fed from the first. The third's are what the last measurement before it has made on its way.

@@ -69,7 +69,9 @@ def test_transport_runs_on_a_residual_network(capsys: pytest.CaptureFixture[str]
 
 @pytest.mark.parametrize("method", ["backprop", "dll"])
 def test_sparse_parity_is_learned_and_nothing_of_it_is_kept(method: str, capsys: pytest.CaptureFixture[str]) -> None:
-    summary = carried_out(capsys, "dataset=sparse_parity", f"method={method}", "optimizer=adamw", *SMALL[:3], "method.epochs=25")
+    summary = carried_out(
+        capsys, "dataset=sparse_parity", f"method={method}", "optimizer=adamw", *SMALL[:3], "method.epochs=25"
+    )
     assert summary["test/acc"] > 0.9 and summary["memory/kept_features_bytes"] == 0
 
 

@@ -21,8 +21,8 @@ def measuring_seconds(
     A measurement is a forward pass of segment and decision block above the features of what lies below, which are made anew
     where that has learned since, from as low as it has. Where they do not fit, each measurement begins where features were last
     kept. A segment's last measurement makes those of the segment that begins where it ends, unless something below learns in
-    between. With ``test_every`` "run" only the finished network is measured. It is measured once more where samples are made anew
-    for each measurement, and nothing is kept of them.
+    between. With ``test_every`` "run" only the finished network is measured. Of samples that are made anew for each measurement
+    nothing is kept, and the finished network is measured on some of its own.
 
     Args:
         samples, batches: of the test split.

@@ -56,7 +56,7 @@ class Dataset(Setting, ABC):
     stratify: draw both class by class, in proportion to all samples; null does where a draw from all would lose a class.
     scaling: what the network's input block does with raw inputs, by what it finds in the training samples. "channel"
         standardises each channel of images, each feature of vectors; "pixel" each pixel too; "unit" divides by the largest
-        value, 255 where images of bytes have white in them; "mnist" takes (x − 33.3285) / 78.5655 whatever it finds, MNIST's own
+        value, 255 where images of bytes have white in them; "mnist" takes (x − 33.3285) / 78.5655 whatever it finds, MNIST's
         mean and deviation as they are printed, for grey pixels from 0 to 255; "none" leaves them alone.
     """
 

@@ -121,7 +121,7 @@ class Parity(Dataset):
     - test samples are made anew for each measurement, as the author did: after an epoch from the run's seed, the segment and
       the epoch in it, and once more for the finished network from the run's seed alone, so that a run that was cut off measures
       the same, two methods with one seed are measured alike, and test/acc differs from the epoch's line by that draw;
-    - validation samples, which the author had none of, are made once and stay: whatever is chosen is chosen by the same samples.
+    - validation samples, which the author had none of, are made once and stay: all choices are made by the same samples.
 
     k: the thesis has 1 and 3. digits: whose images: MNIST and its like (their ten classes count as digits) under ``root``, or
     "digits", those of scikit-learn, which need no file.
@@ -142,7 +142,9 @@ class Parity(Dataset):
         if self.val_size is None:
             object.__setattr__(self, "val_size", type(self._pool()).val_size)
         if self.scaling == "mnist" and self.digits == "digits":
-            raise ValueError("dataset.scaling=mnist is for pixels from 0 to 255, scikit-learn's digits have 0 to 16: channel")
+            raise ValueError(
+                "dataset.scaling=mnist is for pixels from 0 to 255, scikit-learn's digits have 0 to 16: channel fits"
+            )
 
     @property
     def test_size(self) -> int | None:
@@ -158,7 +160,10 @@ class Parity(Dataset):
         train, val = self.split_sizes(pool.train)
         for count, which in ((train, "training"), (val, "validation"), (pool.test, "test")):
             if 0 < count < self.k:
-                raise DataError(f"dataset.k={self.k} images side by side are more than there are {which} images: {count}")
+                raise DataError(
+                    f"dataset.k={self.k} images side by side are more than the {count} {which} images: dataset.k={count} at "
+                    "most, or other dataset.val_size and dataset.train_limit"
+                )
         shape = (channels, height, self.k * width)
         return Facts(shape, "classes", 1, train, val, pool.test, self.batch_size, changes=self.k > 1)
 
