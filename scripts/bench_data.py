@@ -2,8 +2,8 @@
 
     python scripts/bench_data.py [parity]
 
-Ratios as in bench.py, but of the least processor time of a few turns. Images are MNIST's where they are there (EFFDL_DATA), else
-random ones of their form; a comment line says which.
+Ratios as in bench.py, but of the least processor time of a few turns. Images are MNIST's where it is there (EFFDL_DATA), else
+random ones of its form; a comment line says which.
 """
 
 import time
