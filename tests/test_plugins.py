@@ -19,7 +19,7 @@ TEXT = (ROOT / "CONTRIBUTING.md").read_text()
 FILES = dict(re.findall(r"^`([\w/.]+)`\n\n```\w+\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL))
 COMMANDS = [line for block in re.findall(r"^```sh\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL) for line in block.splitlines()]
 FAST = ("arch=mlp", "arch.hidden=[8]", "dataset.train_limit=300")
-METHODS = ("readout", "dfa")
+METHODS = ("readout", "drtp")
 OTHERS = {"dataset": "rings", "arch": "sines", "objective": "hinge", "filter": "every", "probe": "norms"}
 
 
@@ -70,7 +70,7 @@ def test_method_outside_the_package_runs_learns_and_is_loaded_again(plugin: Path
 
 
 def test_rule_outside_the_package_learns(plugin: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_here("method=dfa", *command("python run.py method=dfa")) == 0
+    assert run_here("method=drtp", *command("python run.py method=drtp")) == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert result["status"] == "finished" and result["summary"]["test/acc"] > 0.8
     assert isinstance(load_network(result["path"]), nn.Module)

@@ -14,16 +14,20 @@ import torch.nn.functional as F
 from command import made_old
 from torch import nn
 
-from effdl import load_network
+from effdl import SoftmaxCe, load_network
+from effdl.archs.classifier import Classifier
 from effdl.config import Spec, build, build_choice, choices, compose, dump, run_id
 from effdl.errors import ConfigError
 from effdl.methods.backprop import Backprop
 from effdl.methods.segmentwise import Segmentwise
-from effdl.probes.probe import Probe, look
+from effdl.probes.alignment import Alignment
+from effdl.probes.probe import Probe, measured
 from effdl.probes.stable_rank import StableRank, stable_rank
 from effdl.records.carry import carry_out
 from effdl.records.run import Run
 from effdl.setting import Count, setting
+from effdl.training.decision_rule import DecisionRule
+from effdl.training.look import Learning, Look
 from effdl.training.loop import reseed
 from effdl.training.optim import Sgd
 
@@ -37,7 +41,8 @@ class Clumsy(Probe):
 
     every: Count = 1
 
-    def measure(self, blocks: nn.Sequential) -> dict[str, float]:
+    def measure(self, look: Look) -> dict[str, float]:
+        blocks = look.blocks
         modes = {m.training for m in blocks.modules()}
         drawn = float(torch.rand(5).sum() + F.dropout(torch.ones(9)).sum())
         first = next(m for m in blocks.modules() if isinstance(m, nn.Conv2d))
@@ -53,8 +58,8 @@ def spec(*overrides: str) -> Spec:
     return build(compose([*quick, *overrides]))
 
 
-def test_there_is_one_probe() -> None:
-    assert [StableRank()] == PROBES
+def test_there_are_two_probes() -> None:
+    assert [Alignment(), StableRank()] == PROBES
 
 
 @pytest.mark.parametrize("probe", [*PROBES, Clumsy()], ids=lambda p: p.snake_name())
@@ -70,15 +75,20 @@ class TestContract:
         assert tiny.same(*results)
         prefix = f"{probe.snake_name()}/"
         own = [line for line in run.lines if "train/loss" not in line]
-        assert len(own) == 3 * (1 if isinstance(method, Backprop) else 3)
+        assert len(own) == (4 if probe.begins else 3) * (1 if isinstance(method, Backprop) else 3)
+        assert sum(line["epoch"] == -1 for line in own) == (len(own) // 4 if probe.begins else 0)
         assert all(key.startswith(prefix) for line in own for key in line if key not in ("segment", "epoch"))
         assert run.summary(network, [])["time/probe_s"] > 0
 
     def test_it_puts_back_modes_and_random_streams_and_leaves_no_gradients(self, probe: Probe) -> None:
         blocks = tiny.chain()[0:2]
         blocks[0].train(), blocks[1].eval()
+        rule = DecisionRule(blocks, Classifier((tiny.WIDTHS[2], tiny.SIDE, tiny.SIDE), tiny.CLASSES, size=2), SoftmaxCe())
+        seen = Look(
+            blocks, Learning(rule, SoftmaxCe(), 0, lambda: next(tiny.problem().train(0)).passed_on(torch.rand(8, 1, 6, 6)))
+        )
         modes, weights, stream = [m.training for m in blocks.modules()], tiny.copied(blocks), torch.get_rng_state()
-        first, again, other = (look(probe, blocks, seed) for seed in (1, 1, 2))
+        first, again, other = (measured(probe, seen, seed) for seed in (1, 1, 2))
         assert [m.training for m in blocks.modules()] == modes
         assert tiny.same(weights, blocks.state_dict())
         assert torch.equal(stream, torch.get_rng_state())
@@ -98,7 +108,7 @@ def test_a_probe_sees_eval_mode_and_draws_from_a_stream_of_its_place() -> None:
     assert len({line["clumsy/drawn"] for line in lines}) == 6
     reseed(0)
     blocks = tiny.chain()[0:1]
-    assert look(Clumsy(), blocks, run.seed("probe/clumsy", 0, 1))["drawn"] == lines[1]["clumsy/drawn"]
+    assert measured(Clumsy(), Look(blocks), run.seed("probe/clumsy", 0, 1))["drawn"] == lines[1]["clumsy/drawn"]
 
 
 @pytest.mark.parametrize(("every", "epochs"), [(1, [0, 1, 2, 3, 4]), (2, [1, 3, 4]), (5, [4]), (9, [4])])
@@ -151,7 +161,7 @@ def test_a_block_with_one_matrix_has_its_name_and_of_several_each_has_its_own() 
     blocks.add_module("stem", nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4)))
     blocks.add_module("unit", nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU(), nn.Linear(3, 2)))
     blocks.add_module("norm", nn.LayerNorm(3))
-    measured = StableRank().measure(blocks)
+    measured = StableRank().measure(Look(blocks))
     assert list(measured) == ["stem", "unit.0.weight", "unit.2.weight"]
     assert measured["stem"] == stable_rank(blocks.stem[0].weight)
 
@@ -206,9 +216,9 @@ def test_probes_stand_in_a_spec_by_name_whatever_order_they_were_asked_in(monkey
     [
         (["probe=[stable_rank]", "probe.stable_rank.evry=2"], r"probe\.stable_rank\.evry: unknown key; there are every$"),
         (["probe=stable_rank", "probe.stable_rank.every=0"], r"probe\.stable_rank\.every: .* got 0$"),
-        (["probe=[stable_rank,lsd]"], r"probe=lsd: unknown choice; there are none, stable_rank$"),
+        (["probe=[stable_rank,lsd]"], r"probe=lsd: unknown choice; there are alignment, none, stable_rank$"),
         (["+probe.x._target_=effdl.probes.stable_rank.StableRank"], r"probe\.x: StableRank belongs under probe\.stable_rank$"),
-        (["+probe.x={every:1}"], r"probe\.x: .* has no _target_; name a choice of the group \(none, stable_rank\)$"),
+        (["+probe.x={every:1}"], r"probe\.x: .* has no _target_; name a choice of the group \(alignment, none, stable_rank\)$"),
         (["+probe._target_=effdl.probes.stable_rank.StableRank"], r"probe: .* is no choice of probes by name, as probe="),
         (["+probe.digits._target_=effdl.datasets.digits.Digits"], r"probe\.digits\._target_: .* is no Probe"),
     ],

@@ -40,10 +40,11 @@ def linear_layers(chain: BlockChain) -> list[LinearLayer]:
     """The blocks of a chain, the head being linear too. Raises ConfigError where they are of another form."""
     if not isinstance(chain.head, nn.Linear):
         raise ConfigError(f"arch: the head is {type(chain.head).__name__}, not one linear layer; arch=mlp has one")
-    return [_layer(name, block) for name, block in chain.blocks.named_children()]
+    return [linear_layer(name, block) for name, block in chain.blocks.named_children()]
 
 
-def _layer(name: str, block: nn.Module) -> LinearLayer:
+def linear_layer(name: str, block: nn.Module) -> LinearLayer:
+    """A block of this name as one. Raises ConfigError where it is of another form."""
     parts = list(_parts(block))
     weighted = [i for i, part in enumerate(parts) if next(part.parameters(), None) is not None]
     if len(weighted) != 1 or not isinstance(linear := parts[weighted[0]], nn.Linear):

@@ -38,6 +38,7 @@ class Mlp(StartsFromWeights):
     "he" is normal of variance 2/fan_in, which keeps the scale of what passes ReLUs (He et al. 2015), "xavier" uniform of
     variance 2/(fan_in + fan_out), which keeps that of what passes a unit of slope one (Glorot and Bengio 2010).
     batch_norm: batch normalisation before each activation.
+    bias: false leaves out the biases of all layers, the head's too, as the networks of Demirbilek have none.
     """
 
     hidden: tuple[Count, ...] = (256, 128)
@@ -45,6 +46,7 @@ class Mlp(StartsFromWeights):
     repeat: Count = 1
     init: Literal["torch", "he", "xavier"] = "torch"
     batch_norm: Switch = False
+    bias: Switch = True
 
     def __post_init__(self) -> None:
         if not self.hidden:
@@ -53,7 +55,7 @@ class Mlp(StartsFromWeights):
 
     def facts(self, problem: Facts) -> ArchFacts:
         widths = self.hidden * self.repeat
-        return ArchFacts(len(widths), least_size=1, linear=None if self.batch_norm else widths)
+        return ArchFacts(len(widths), least_size=1, linear=None if self.batch_norm or not self.bias else widths)
 
     def build(self, problem: Facts) -> BlockChain:
         widths = [math.prod(problem.input_shape), *self.hidden * self.repeat]
@@ -61,14 +63,15 @@ class Mlp(StartsFromWeights):
         for i, (fan_in, fan_out) in enumerate(itertools.pairwise(widths)):
             norm = [nn.BatchNorm1d(fan_out)] if self.batch_norm else []
             blocks[f"linear{i + 1}"] = nn.Sequential(self._drawn(fan_in, fan_out), *norm, ACTIVATIONS[self.activation]())
-        chain = BlockChain(blocks, nn.Linear(widths[-1], problem.outputs), InputBlock(problem.input_shape))
+        chain = BlockChain(blocks, nn.Linear(widths[-1], problem.outputs, bias=self.bias), InputBlock(problem.input_shape))
         return self._started(chain, chain, problem, "-".join(map(str, (*widths, problem.outputs)))[:99])
 
     def _drawn(self, fan_in: int, fan_out: int) -> nn.Linear:
         """A hidden layer."""
-        layer = nn.Linear(fan_in, fan_out)
+        layer = nn.Linear(fan_in, fan_out, bias=self.bias)
         if self.init != "torch":
             draw = nn.init.xavier_uniform_ if self.init == "xavier" else nn.init.kaiming_normal_
             draw(layer.weight)
-            nn.init.zeros_(layer.bias)
+            if self.bias:
+                nn.init.zeros_(layer.bias)
         return layer

@@ -1,10 +1,11 @@
 """Stable rank of weight matrices (thesis §6.6.2, figure 6.3)."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from effdl.probes.probe import Probe
 from effdl.setting import setting
+from effdl.training.look import Look
 
 
 @setting
@@ -15,9 +16,9 @@ class StableRank(Probe):
     key, of several each is <block>.<parameter>. Biases and normalisation have no matrix.
     """
 
-    def measure(self, blocks: nn.Sequential) -> dict[str, float]:
+    def measure(self, look: Look) -> dict[str, float]:
         ranks: dict[str, float] = {}
-        for name, block in blocks.named_children():
+        for name, block in look.blocks.named_children():
             matrices = {key: weight for key, weight in block.named_parameters() if weight.dim() >= 2}
             for key, weight in matrices.items():
                 ranks[name if len(matrices) == 1 else f"{name}.{key}"] = stable_rank(weight)

@@ -19,7 +19,7 @@ from effdl.datasets.waiting import watched
 from effdl.errors import Stopped, disk_errors
 from effdl.filters.filter import Filter
 from effdl.objectives.objective import Objective
-from effdl.probes.probe import Probe, look
+from effdl.probes.probe import Probe, measured
 from effdl.records.logger import Log
 from effdl.records.measure import Measure, finite
 from effdl.records.report import Progress, Reporter, Silent
@@ -28,6 +28,7 @@ from effdl.rng import seed_for
 from effdl.training.features import Stack
 from effdl.training.handle import SegmentCost
 from effdl.training.hardware import Hardware
+from effdl.training.look import Look
 from effdl.training.loop import evaluate
 from effdl.training.optim import Optimizer, Schedule
 from effdl.training.ranks import Ranks
@@ -205,13 +206,13 @@ class Run:
             self._measure.renew(epoch, self.seed("test", segment, epoch))
             self._append({"segment": segment, "epoch": epoch, **self._measure.above(model, last, below, keep_bytes)})
 
-    def probe(self, blocks: nn.Sequential, segment: int, epoch: int, last: bool) -> None:
+    def probe(self, look: Look, segment: int, epoch: int, last: bool) -> None:
         for probe in self._probes:
-            if last or (epoch + 1) % probe.every == 0:
+            if probe.is_due(epoch, last):
                 name = probe.snake_name()
                 with self.timer("probe"):
-                    measured = look(probe, blocks, self.seed(f"probe/{name}", segment, epoch))
-                self._append({"segment": segment, "epoch": epoch, **{f"{name}/{k}": finite(v) for k, v in measured.items()}})
+                    found = measured(probe, look, self.seed(f"probe/{name}", segment, epoch))
+                self._append({"segment": segment, "epoch": epoch, **{f"{name}/{k}": finite(v) for k, v in found.items()}})
 
     def note(self, facts: Mapping[str, Any]) -> None:
         self.notes.update(facts)

@@ -108,19 +108,22 @@ class DecisionRule(Rule):
         return activations[-1], penalty(activations, y)
 
     def check(self, outputs: Tensor, wanted: int) -> None:
-        restore, name = switch_mode(self.decision, False), type(self.decision).__name__
-        with torch.no_grad():
-            found = tuple(
-                tried(f"the head or decision block {name}", self.decision, outputs, "what comes out of the blocks").shape
-            )
-        restore()
-        if found != (len(outputs), wanted):
-            shape = ", ".join(["N", *map(str, found[1:])])
-            flat = ", before which nn.Flatten() makes one row of each sample" if len(found) > 2 else ""
-            raise ConfigError(
-                f"the head or decision block {name} gives outputs of the shape [{shape}], the problem "
-                f"needs [N, {wanted}]: let it end with a layer of {wanted}{flat}"
-            )
+        check_outputs(self.decision, outputs, wanted)
 
     def predictor(self, chain: BlockChain) -> BlockChain:
         return chain.with_head(self.decision)
+
+
+def check_outputs(decision: nn.Module, outputs: Tensor, wanted: int) -> None:
+    """Raise a ConfigError where a head or decision block does not make so many outputs of what its blocks put out."""
+    restore, name = switch_mode(decision, False), type(decision).__name__
+    with torch.no_grad():
+        found = tuple(tried(f"the head or decision block {name}", decision, outputs, "what comes out of the blocks").shape)
+    restore()
+    if found != (len(outputs), wanted):
+        shape = ", ".join(["N", *map(str, found[1:])])
+        flat = ", before which nn.Flatten() makes one row of each sample" if len(found) > 2 else ""
+        raise ConfigError(
+            f"the head or decision block {name} gives outputs of the shape [{shape}], the problem "
+            f"needs [N, {wanted}]: let it end with a layer of {wanted}{flat}"
+        )

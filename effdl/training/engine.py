@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from effdl.archs.chain import BlockChain
+from effdl.datasets.batch import Batch
 from effdl.datasets.problem import Problem, cut
 from effdl.errors import ConfigError, Diverged
 from effdl.training.epoch import drain_epoch
@@ -16,6 +17,7 @@ from effdl.training.features import Stack
 from effdl.training.handle import RunHandle, taking_up
 from effdl.training.hardware import give_back
 from effdl.training.learner import Learner
+from effdl.training.look import Learning, Look
 from effdl.training.loop import evaluate_each
 from effdl.training.making import Making, refuse_shared_weights
 from effdl.training.offload import Offload
@@ -133,6 +135,8 @@ class Engine:
         self.recorder.begin(place)
         for member in team:
             member.learner.ranks.synchronise(member.learner.rule)
+            if not resumed and member.learner.epoch == 0:
+                self.run.probe(self._shown(member), member.segment, -1, last=False)
         return team
 
     def _look(self, place: int, lowest: Member) -> int:
@@ -198,7 +202,26 @@ class Engine:
         last = learner.epoch == epochs or stale(learner.history, self.training.patience)
         below = None if learner.rule.prepares else self._below(segment)
         self.run.test(local, segment, epoch, last, below, self.training.keep_bytes)
-        self.run.probe(learner.rule.blocks, segment, epoch, last)
+        self.run.probe(self._shown(member), segment, epoch, last)
+
+    def _shown(self, member: Member) -> Look:
+        """What probes are shown of a segment."""
+        rule = member.learner.rule
+        sample = partial(self._sample, member.segment)
+        return Look(rule.blocks, Learning(rule, self.problem.objective, member.learner.epoch, sample))
+
+    @cached_property
+    def _first(self) -> Batch:
+        """The first batch of the first epoch, of stored inputs."""
+        return next(self.problem.train(0)).to(next(self.chain.parameters()).device)
+
+    def _sample(self, segment: int) -> Batch:
+        """The same batch as a segment gets it."""
+        x = self._first.x
+        with torch.no_grad(), self.run.hardware.autocast():
+            for module in self._below(segment).modules:
+                x = module(x)
+        return self._first.passed_on(x)
 
     def _learn(self, team: Sequence[Member]) -> list[tuple[float, int]]:
         """An epoch of updates; of each who learns mean training loss, and how many samples of the problem it learned from."""

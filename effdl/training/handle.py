@@ -12,6 +12,7 @@ from torch import nn
 from effdl.datasets.batch import Batch
 from effdl.training.features import Stack
 from effdl.training.hardware import Hardware
+from effdl.training.look import Look
 from effdl.training.optim import Schedule
 from effdl.training.ranks import Ranks
 
@@ -116,6 +117,7 @@ class RunHandle(Protocol):
     load                      once, before all else: a run may go on
     expect                    before the first step, where it does not
     for each turn of a segment:
+        probe                 before its first epoch
         for each epoch:
             progress          at every step
             record            the epoch's numbers
@@ -175,8 +177,11 @@ class RunHandle(Protocol):
     def record(self, segment: int, epoch: int, metrics: Mapping[str, float]) -> None:
         """Write one line of metrics, by keys such as "train/loss"."""
 
-    def probe(self, blocks: nn.Sequential, segment: int, epoch: int, last: bool) -> None:
-        """Let the configured probes look at the named blocks that have learned; last: in this segment's last epoch."""
+    def probe(self, look: Look, segment: int, epoch: int, last: bool) -> None:
+        """Let the configured probes look at blocks that have learned.
+
+        epoch: that lies behind, -1 before a segment's first. last: in this segment's last epoch.
+        """
 
     def test(
         self, model: nn.Module, segment: int, epoch: int, last: bool, below: Stack | None = None, keep_bytes: int = 0

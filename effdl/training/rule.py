@@ -77,6 +77,13 @@ class Rule(nn.Module, ABC):
         """Raise a ConfigError where it does not go with what the blocks put out, or with so many outputs of the problem."""
         return
 
+    def stand_ins(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """What its backward pass takes in the place of which weights: (feedback, weights), of one shape, by the layer's name.
+
+        Detached. {} where it goes back by the weights themselves.
+        """
+        return {}
+
     def activations(self, x: Tensor, local: bool = False) -> Iterator[Tensor]:
         """What each block puts out, from the bottom up.
 

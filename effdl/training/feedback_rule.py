@@ -1,0 +1,61 @@
+"""FeedbackRule: forward passes as ever, and a backward pass of its own from the true error of the outputs."""
+
+from abc import abstractmethod
+from contextlib import AbstractContextManager, nullcontext
+
+from torch import Tensor, nn
+
+from effdl.archs.chain import BlockChain
+from effdl.datasets.batch import Batch
+from effdl.objectives.objective import Objective, at_least_float32
+from effdl.training.decision_rule import check_outputs
+from effdl.training.loop import reduce_loss
+from effdl.training.recompute import Recompute
+from effdl.training.rule import Rule
+
+
+class FeedbackRule(Rule):
+    """Blocks under the network's own head, all at once; what goes back through them is a member's to say.
+
+    The member ties its own backward pass into the graph of the loss, so that a step is `losses` and one `backward`, as in
+    backpropagation: the loss is the true one, its automatic gradient is the rule's.
+
+    Args:
+        head: from the last block's outputs to logits (B, K); learns with them.
+        checkpoint: see `Rule`.
+    """
+
+    def __init__(self, blocks: nn.Sequential, head: nn.Module, objective: Objective, checkpoint: Recompute = False) -> None:
+        super().__init__(blocks, checkpoint)
+        self.head, self.objective = head, objective
+
+    @abstractmethod
+    def passed(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What the blocks put out for x (B, ...), and the logits (B, K), whose graph is the rule's backward pass."""
+
+    def feeding_back(self) -> AbstractContextManager[object]:
+        """Entered for a step, its backward pass included."""
+        return nullcontext()
+
+    def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """What the blocks put out, and the loss of each sample (B,), whose automatic gradient is the rule's update.
+
+        A function of weights and batch alone; to be called within `feeding_back`.
+        """
+        with self.hardware.autocast():
+            outputs, logits = self.passed(batch.x.detach())
+            return outputs, self.objective.loss(at_least_float32(logits), batch.y)
+
+    def learn(self, batch: Batch, epoch: int) -> Batch:
+        with self.feeding_back():
+            outputs, loss = self.losses(batch)
+            put_out = outputs.detach() if self.yields else outputs.new_empty(0)
+            del outputs  # else held through the backward pass
+            reduce_loss(loss, batch.sample_weight).backward()
+        return batch.passed_on(put_out, loss.detach())
+
+    def check(self, outputs: Tensor, wanted: int) -> None:
+        check_outputs(self.head, outputs, wanted)
+
+    def predictor(self, chain: BlockChain) -> BlockChain:
+        return chain.with_head(self.head)
