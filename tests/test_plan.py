@@ -41,6 +41,8 @@ CASES = {
     "augmented": ("augment=cutout", "augment.cutout=4"),
     "filtered": ("filter=random_subset",),
     "adamw": ("optimizer=adamw",),
+    "adagrad": ("optimizer=adagrad",),
+    "rmsprop": ("optimizer=rmsprop",),
     "recomputed in parts": ("method=dll", "method.checkpoint=parts", "arch=vgg13_bn"),
     "recomputed in parts, bf16": ("method=dll", "method.checkpoint=parts", "arch=vgg13_bn", "hardware.precision=bf16"),
     "recomputed by channels": ("method=dll", "method.checkpoint=channels", "arch=vgg13_bn"),
