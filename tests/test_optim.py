@@ -1,4 +1,4 @@
-"""Every optimizer against its printed rule (Demirbilek §1.4), written out with NumPy in float64; and what all have in common."""
+"""Every optimizer against its printed rule (Demirbilek §1.4), written out with NumPy in float64; and what they share."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
