@@ -26,9 +26,9 @@ from effdl.records.report import Console, Progress, Reporter, Silent, duration, 
 from effdl.records.run import Run
 from effdl.training.decision import Pool
 from effdl.training.hardware import Hardware, restoring
-from effdl.training.optim import Adamw, Optimizer, Sgd
+from effdl.training.optim import Adadelta, Adagrad, Adam, Adamw, Optimizer, Rmsprop, Sgd
 
-OPTIMIZERS: dict[str, type[Optimizer]] = {"adamw": Adamw, "sgd": Sgd}
+OPTIMIZERS = {cls.snake_name(): cls for cls in (Adamw, Sgd, Adagrad, Adadelta, Rmsprop, Adam)}
 DECISION = Pool(size=4)  # one mean a channel, Segmentwise's default, says too little of narrow layers
 
 
@@ -38,7 +38,7 @@ def train_layerwise(
     val: Any = None,
     *,
     memory_budget: float | None = None,
-    optimizer: Optimizer | Literal["adamw", "sgd"] = "adamw",
+    optimizer: Optimizer | Literal["adamw", "sgd", "adagrad", "adadelta", "rmsprop", "adam"] = "adamw",
     lr: float | None = None,
     weight_decay: float | None = None,
     batch_size: int | None = None,

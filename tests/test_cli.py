@@ -14,6 +14,7 @@ from command import ROOT, IdxSet, answer, environment, numbers, run, run_here
 from effdl import config
 from effdl.datasets.digits import Digits
 from effdl.datasets.split import Samples
+from effdl.methods.lazy import Lazy
 from effdl.records import kept
 from effdl.records.execute import execute
 
@@ -177,10 +178,14 @@ def blind(metrics: dict[str, Any]) -> dict[str, Any]:
 CLOSED = ["elm", "output_layer", "platonic"]  # without epochs, of linear layers
 PEERS = ["kernel_ridge", "pseudoinverse_learning", "ridge_regression"]  # without epochs, of forms of their own
 PARTITIONED = [name for name in config.choices("method") if getattr(config.build_choice("method", name), "partitions", None)]
-FEWER = dict.fromkeys(PARTITIONED, ("method.partitions=2",))  # of the blocks there are
+LINEAR = [name for name in config.choices("method") if isinstance(config.build_choice("method", name), Lazy)]
+FEWER = {
+    **dict.fromkeys(PARTITIONED, ("method.partitions=2",)),  # of the blocks there are
+    **dict.fromkeys(LINEAR, ("arch=mlp",)),  # as most of them ask for
+}
 LEAKS = {
     **{
-        name: (*SMALL, f"method={name}", "method.epochs=2", *FEWER.get(name, ()))
+        name: (*SMALL[name in LINEAR :], f"method={name}", "method.epochs=2", *FEWER.get(name, ()))
         for name in config.choices("method")
         if name not in (*CLOSED, *PEERS)
     },

@@ -286,7 +286,7 @@ def test_a_filter_that_the_method_would_not_ask_is_refused(monkeypatch: pytest.M
 def test_a_method_that_says_it_takes_filters_trains_on_what_they_leave(choice: str) -> None:
     method = tiny.fitting(replace(build_choice("method", choice), epochs=1))
     run = run_with(RandomSubset(share=0.4))
-    method.fit(tiny.problem(), tiny.chain(), run)
+    method.fit(tiny.problem(), tiny.network_for(method), run)
     trained = {line["data/samples"] for line in run.lines if "train/loss" in line}
     assert trained == ({16} if "filter" in method.takes else {40})
 

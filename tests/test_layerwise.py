@@ -391,7 +391,11 @@ WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"partitions": 3}, ConfigError, r"partitions"),
     ({"epoch": 3}, ConfigError, r"^train_layerwise has no argument 'epoch', but 'epochs'; beside its own it takes epochs, "),
     ({"decision": "pool"}, ConfigError, r"^decision: .*got 'pool'$"),
-    ({"optimizer": "adam"}, ConfigError, r"^optimizer: 'adam' is none of adamw, sgd; or a setting"),
+    (
+        {"optimizer": "lion"},
+        ConfigError,
+        r"^optimizer: 'lion' is none of adamw, sgd, adagrad, adadelta, rmsprop, adam; or a setting",
+    ),
     ({"optimizer": torch.optim.Adam([nn.Parameter(X)])}, ConfigError, r"^optimizer: each layer gets one of its own"),
     ({"lr": -1.0}, ConfigError, r"^lr: Input should be greater than 0, got -1\.0$"),
     ({"batch_size": 41}, DataError, r"^batch_size=41 is larger than the 40 training samples$"),

@@ -172,7 +172,10 @@ ORACLE_CASES: dict[str, Callable[[], tuple[Learner, nn.Module]]] = {
     "cnn4 middle": lambda: middle("cnn4"),
     "vgg13_bn backprop": lambda: backprop("vgg13_bn"),
     "vgg13_bn middle": lambda: middle("vgg13_bn"),
-    "cnn4 backprop Adamw": lambda: backprop("cnn4", optimizer=Adamw()),
+    **{
+        f"cnn4 backprop {choice}": lambda choice=choice: backprop("cnn4", optimizer=build_choice("optimizer", choice))  # type: ignore[misc]
+        for choice in ("adamw", "adam", "adagrad", "adadelta", "rmsprop", "rmsprop_torch")
+    },
     "cnn4 middle down_conv": lambda: middle("cnn4", build_choice("method/decision", "down_conv")),
 }
 

@@ -92,7 +92,7 @@ def test_every_closed_form_learns_the_tiny_problem(choice: str) -> None:
 def test_every_method_learns_the_tiny_problem(choice: str) -> None:
     problem = tiny.problem(train=60, batch_size=10)
     method = replace(method_of(choice), epochs=12)
-    network = method.fit(problem, tiny.chain(), Run.in_memory(Sgd(lr=0.05)))
+    network = method.fit(problem, tiny.network_for(method), Run.in_memory(Sgd(lr=0.05)))
     assert evaluate(network, tiny.images(90, 5).batches(30), problem.objective)["acc"] > 0.9
 
 
@@ -102,7 +102,7 @@ def test_each_epoch_is_measured_on_the_test_split(choice: str) -> None:
     for shift in (0, 1):
         test = tiny.images(15, 3)
         run = Run(0, Sgd(lr=0.02), test=Samples(test.x, (test.y + shift) % tiny.CLASSES), objective=SoftmaxCe())
-        method_of(choice).fit(tiny.problem(), tiny.chain(), run)
+        method_of(choice).fit(tiny.problem(), tiny.network_for(method_of(choice)), run)
         tested.append([line["test/loss"] for line in run.lines if "test/loss" in line])
         assert len(tested[shift]) == sum("train/loss" in line for line in run.lines) >= EPOCHS
     assert not set(tested[0]) & set(tested[1])

@@ -20,6 +20,7 @@ from effdl.datasets.dataset import Facts
 from effdl.datasets.digits import Digits
 from effdl.datasets.problem import Problem
 from effdl.datasets.toy import Sine
+from effdl.methods.lazy import Lazy
 from effdl.methods.method import Method
 from effdl.methods.segmentwise import Segmentwise
 from effdl.records import alternatives, plan
@@ -31,7 +32,11 @@ from effdl.training.segments import Training
 
 CLOSED = [name for name in config.choices("method") if config.build_choice("method", name).fits_least_squares]  # without steps
 PARTITIONED = [name for name in config.choices("method") if getattr(config.build_choice("method", name), "partitions", None)]
-FEWER = dict.fromkeys(PARTITIONED, ("method.partitions=2",))  # of the blocks there are
+LINEAR = [name for name in config.choices("method") if isinstance(config.build_choice("method", name), Lazy)]
+FEWER = {
+    **dict.fromkeys(PARTITIONED, ("method.partitions=2",)),  # of the blocks there are
+    **dict.fromkeys(LINEAR, ("arch=mlp",)),  # as most of them ask for
+}
 SMALL = ("dataset.train_limit=60", "dataset.val_size=40", "dataset.batch_size=4")
 CASES = {
     **{name: (f"method={name}", *FEWER.get(name, ())) for name in config.choices("method") if name not in CLOSED},
@@ -41,6 +46,8 @@ CASES = {
     "augmented": ("augment=cutout", "augment.cutout=4"),
     "filtered": ("filter=random_subset",),
     "adamw": ("optimizer=adamw",),
+    "adagrad": ("optimizer=adagrad",),
+    "rmsprop": ("optimizer=rmsprop",),
     "recomputed in parts": ("method=dll", "method.checkpoint=parts", "arch=vgg13_bn"),
     "recomputed in parts, bf16": ("method=dll", "method.checkpoint=parts", "arch=vgg13_bn", "hardware.precision=bf16"),
     "recomputed by channels": ("method=dll", "method.checkpoint=channels", "arch=vgg13_bn"),

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from effdl.datasets.dataset import Facts
 from effdl.datasets.problem import Problem
+from effdl.methods.lazy import Lazy
 from effdl.records.carry import carry_out
 from effdl.records.run import Run
 from effdl.testing import CLASSES as CLASSES
@@ -29,6 +30,11 @@ from effdl.testing import same as same
 def fitting(method: Any) -> Any:
     """The same for a network of three blocks, which are too few for some presets' partitions."""
     return replace(method, partitions=2) if getattr(method, "partitions", None) else method
+
+
+def network_for(method: Any) -> Any:
+    """Three convolutional blocks; a perceptron, which is wide enough, where blocks stay as they are drawn."""
+    return perceptron() if isinstance(method, Lazy) else chain()
 
 
 def facts(of: Problem) -> Facts:

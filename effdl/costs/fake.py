@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from effdl.costs.memory import LiveStorages
-from effdl.training.copies import converted, tensors_of
+from effdl.training.copies import converted, counters, tensors_of
 
 T = TypeVar("T")
 TORCHS_LOG = logging.getLogger("torch._subclasses.fake_tensor")
@@ -115,6 +115,7 @@ class Fakes:
         storages: dict[int, Any] = {}
         with self:
             memo = converted(thing, lambda tensor: placed(self._sharing(tensor, storages)))
+            memo |= {id(count): torch.tensor(0.0, dtype=count.dtype) for count in counters(thing)}  # zeros have no value
         return copy.deepcopy(thing, memo)  # not within: a tensor that is an attribute stays real, and the count ends there
 
     def _sharing(self, tensor: Tensor, storages: dict[int, Any]) -> Tensor:

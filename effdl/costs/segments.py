@@ -43,6 +43,10 @@ def segment_costs(engine: Engine) -> list[SegmentCost]:
     prefix = Prefix(
         batch, chain.input, fake=problem.is_outline, autocast=run.hardware.autocast, parts=engine.training.feed_parts
     )
+    never = chain[: plans[0].start]  # blocks below all segments
+    prefix.climb(*never, feeding=limit < 0)
+    feednets += _copied(never)
+    _take(idle, *never)
     for plan, learner in zip(plans, learners, strict=True):
         rehearsal = Rehearsal(learner, prefix)
         _take(idle, *chain[plan.start : plan.stop])

@@ -37,6 +37,12 @@ def held(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(list(optimizer.state.values())) if isinstance(leaf, Tensor)]
 
 
+def counters(thing: object) -> list[Tensor]:
+    """Of a learner's optimizer what counts steps: on the CPU, to be read as a number, as Adagrad's are before the first."""
+    tensors = held(thing.optimizer) if isinstance(thing, Learner) else []
+    return [tensor for tensor in tensors if tensor.dim() == 0 and tensor.device.type == "cpu"]
+
+
 def tensors_of(thing: object) -> Iterator[Tensor]:
     """Parameters and buffers of a module or learner, and its optimizer's state."""
     for module in _modules(thing):
