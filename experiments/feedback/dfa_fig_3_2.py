@@ -17,7 +17,7 @@ def measures(runs: pd.DataFrame) -> pd.DataFrame:
 def curve(series: dict[str, list[list[float]]] | None, name: str) -> pd.Series:
     """A series by the epochs that lie behind."""
     points = series.get(name, []) if isinstance(series, dict) else []
-    return pd.Series({int(epoch): value for _, epoch, value in points}, dtype=float)
+    return pd.Series({int(epoch) + 1: value for _, epoch, value in points}, dtype=float)
 
 
 def draw(declaration, scale: str, runs: pd.DataFrame) -> Figure:

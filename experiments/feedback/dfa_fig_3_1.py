@@ -1,0 +1,38 @@
+"""Test accuracy by epoch, as the second thesis draws it: of figures 2.1, 3.1 and 3.3."""
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+NAME = "test/acc"
+
+
+def draw(declaration, scale: str, runs: pd.DataFrame) -> Figure:
+    """A panel for each number of digits, a curve for each other choice; bands are the standard deviation over seeds."""
+    cells = [cell for cell in declaration.cells(scale) if not set(cell.at) - set(declaration.artefact.axes)]
+    digits = list(dict.fromkeys(cell.at.get("k", "") for cell in cells))
+    figure = Figure(figsize=(4.6 * len(digits) + 1, 3.4), layout="constrained")
+    for axes, k in zip(figure.subplots(1, len(digits), squeeze=False)[0], digits, strict=True):
+        for i, cell in enumerate(cell for cell in cells if cell.at.get("k", "") == k):
+            (axis,) = set(cell.at) - {"k"}
+            plot(axes, runs[runs["cell"] == cell.name], declaration.label(axis, cell.at[axis]), f"C{i}")
+        axes.axhline(50, color="0.6", linewidth=0.8, linestyle=":")
+        axes.set(xlabel="epoch", ylabel="test accuracy, %")
+        axes.set_title(declaration.label("k", k) if k else "three digits", loc="left", fontsize=9)
+        axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def plot(axes, runs: pd.DataFrame, label: str, color: str) -> None:
+    """The mean of finished runs and a band."""
+    curves = pd.DataFrame([curve(series) for series in runs[runs["status"] == "finished"].get("series", [])])
+    if curves.empty or not curves.shape[1]:
+        return
+    mean, spread = 100 * curves.mean(), 100 * curves.std().fillna(0)
+    axes.plot(mean.index, mean, color=color, label=label, marker="o" if len(mean) == 1 else None)
+    axes.fill_between(mean.index, mean - spread, mean + spread, color=color, alpha=0.2, linewidth=0)
+
+
+def curve(series: dict[str, list[list[float]]] | None) -> pd.Series:
+    """Of a run, by the epochs that lie behind."""
+    points = series.get(NAME, []) if isinstance(series, dict) else []
+    return pd.Series({int(epoch) + 1: value for _, epoch, value in points}, dtype=float)
