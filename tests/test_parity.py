@@ -111,7 +111,7 @@ def test_a_sample_shows_k_images_each_image_stands_once_at_each_place_and_the_la
         some = torch.tensor([99, 3, 3])
         (batch,) = samples.gather([some])
         assert torch.equal(batch.x, x[some]) and torch.equal(batch.y, y[some]) and torch.equal(batch.index, some)
-        assert torch.equal(samples.tensors().x, x)
+        assert torch.equal(samples.tensors().x, x) and torch.equal(samples.to(torch.device("cpu")).tensors().x, x)
 
 
 def test_places_are_independent_of_one_another() -> None:
