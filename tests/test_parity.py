@@ -46,6 +46,7 @@ DIGITS = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3]
 # Of 400 + 40 images of 4×4 pixels: two layers, two epochs each
 SMALL = (
     "dataset=parity",
+    "dataset.root=data",
     "dataset.k=2",
     "dataset.batch_size=20",
     "dataset.val_size=100",
@@ -82,7 +83,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder, with a small set that is read as MNIST."""
     IdxSet(tmp_path)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("EFFDL_DATA", "data")
     return tmp_path
 
 
@@ -410,7 +410,7 @@ def test_it_runs_on_the_embedded_digits_with_one_logistic_output(
     assert stored["facts"] | {"train": 1200, "val": 242, "test": 355, "outputs": 1, "changes": True} == stored["facts"]
 
 
-def test_a_named_objective_wins_and_so_does_a_methods_own() -> None:
+def test_a_named_objective_wins_and_so_does_a_methods_own(folder: Path) -> None:
     assert type(spec("objective=tanh_mse").objective).__name__ == "TanhMse"
     assert type(spec("method=elm").objective).__name__ == "LinearMse"
     assert type(config.build(config.compose(["dataset=digits"])).objective).__name__ == "SoftmaxCe"
@@ -456,7 +456,8 @@ def _set(folder: Path) -> Any:
 @pytest.mark.slow
 @on_mnist
 def test_on_mnist_a_network_learns_the_parity_of_two_digits() -> None:
-    asked = config.build(config.compose([*SMALL[:1], "dataset.k=2", "dataset.train_limit=20000", *SMALL[4:5]]))
+    overrides = ("dataset=parity", "dataset.k=2", "dataset.train_limit=20000", "arch=mlp", "arch.hidden=[128]")
+    asked = config.build(config.compose(overrides))
     data = open_problem(asked, *asked.dataset.load())
     torch.manual_seed(0)
     model, run = asked.arch.build(data.facts), Run.in_memory(Sgd(lr=0.03, momentum=0.9))
