@@ -6,11 +6,11 @@ Ratios as in bench.py, but of the least processor time of a few turns. Images ar
 random ones of its form; a comment line says which.
 """
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from bench import Row, report
+from bench_closed_forms import in_turns
 from torch import Tensor
 
 from effdl.archs.mlp import Mlp
@@ -30,18 +30,19 @@ K, SAMPLES, BATCH = 3, 60_000, 128
 def parity() -> Iterator[Row]:
     """An epoch of parity, k = 3, 60,000 samples: what it takes to make it, and to read it as batches."""
     images, labels = pool()
-    data = Problem(SideBySide(images, labels, K), SideBySide(images, labels, K).take(torch.arange(0)), SigmoidBce(),
-                   outputs=1, batch_size=BATCH)  # fmt: skip
+    train = SideBySide(images, labels, K)
+    data = Problem(train, train.take(torch.arange(0)), SigmoidBce(), outputs=1, batch_size=BATCH)
     reseed(0)
     network = Mlp(hidden=(512,)).build(data.facts)
-    network.input.scale("channel", data.train_split)
-    ours, read, loop, whole, training = least(
+    network.input.scale("channel", train)
+    ours, read, loop, whole, training = in_turns(
         3,
-        lambda: data.train_split.epoch(0, 1),
+        lambda: train.epoch(0, 1),
         lambda: [None for _ in data.train(0)],
         lambda: by_a_loop(images[:, 0], labels),
         lambda: by_three_gathers(images[:, 0], labels),
         lambda: Backprop(epochs=1).fit(data, network, Run.in_memory(Sgd(lr=0.01))),
+        of=min,
     )
     yield "an epoch of parity made, over a loop with hstack per sample", ours / loop, "≤ 0.01"
     yield "the same over three gathers, a concatenation and a scale", ours / whole, "for comparison"
@@ -62,17 +63,6 @@ def by_three_gathers(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     places = beside(len(images), K, 1)
     x = torch.cat([images[place] for place in places], 2)
     return (x - 33.3285) / 78.5655, labels[places].sum(0) % 2
-
-
-def least(times: int, *calls: Callable[[], object]) -> list[float]:
-    """The least processor seconds of each call, made in turns."""
-    taken: list[list[float]] = [[] for _ in calls]
-    for _ in range(times):
-        for call, seconds in zip(calls, taken, strict=True):
-            before = time.process_time()
-            call()
-            seconds.append(time.process_time() - before)
-    return [*map(min, taken)]
 
 
 def pool() -> tuple[Tensor, Tensor]:

@@ -17,6 +17,7 @@ from command import ROOT, answer, environment
 from effdl.augment.standard import Standard
 from effdl.config import Spec, build, compose
 from effdl.costs.rehearsal import Prefix, Rehearsal
+from effdl.datasets.parity import Parity
 from effdl.datasets.problem import Problem
 from effdl.datasets.split import Samples
 from effdl.objectives.losses import SoftmaxCe
@@ -279,3 +280,14 @@ def test_the_benchmark_runs_as_it_would_on_a_gpu(monkeypatch: pytest.MonkeyPatch
     if NONE:
         assert list(bench["gpu"]()) == []
         assert capsys.readouterr().err == "bench gpu: no CUDA device on this machine, nothing to measure\n"
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_samples_made_anew_are_made_on_the_device_and_those_of_any_other(device: str) -> None:
+    here, _ = Parity(digits="digits").load()
+    there, index = here.to(torch.device(device)), torch.arange(40, 90)
+    for epoch in range(2):
+        (ours,) = there.epoch(epoch, 5 + epoch).gather([index.to(device)])
+        (expected,) = here.epoch(epoch, 5 + epoch).gather([index])
+        assert {ours.x.device.type, ours.y.device.type} == {device}
+        assert torch.equal(ours.x.cpu(), expected.x) and torch.equal(ours.y.cpu(), expected.y)

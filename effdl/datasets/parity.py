@@ -51,7 +51,7 @@ class SideBySide(Split):
     """
 
     def __init__(self, images: Tensor, labels: Tensor, k: int, in_order: bool = False, seed: int = 0) -> None:
-        self.images, self.labels, self.k, self._in_order = images, labels, k, in_order
+        self.images, self.labels, self.k, self.seed, self._in_order = images, labels, k, seed, in_order
         self.places = beside(len(labels), k, seed).to(labels.device)
         self.y = parity(labels[self.places])
 
@@ -82,7 +82,7 @@ class SideBySide(Split):
         return SideBySide(self.images[index], self.labels[index], self.k, self._in_order)
 
     def to(self, device: torch.device) -> "SideBySide":
-        return SideBySide(self.images.to(device), self.labels.to(device), self.k, self._in_order)
+        return SideBySide(self.images.to(device), self.labels.to(device), self.k, self._in_order, self.seed)
 
     def gather(self, indices: Sequence[Tensor]) -> Iterator[Batch]:
         for index in indices:
