@@ -87,7 +87,9 @@ class Segmentwise(Method):
         "all" of them; "auto" is the one that takes least room. Another network than by kept outputs: what was recorded came out
         in training, of weights that still moved. An upper segment with more epochs than were recorded begins again with the
         first (ours; the text does not say).
-    store: where recordings lie: on the device or host, within keep_features_mib, or on disk, a file an epoch.
+    store: where recordings lie: on the device or host, within keep_features_mib, or on disk, a file an epoch; "auto" takes the
+        first of these with room for the most that lies there at once (of what is free on device and host at most half), once,
+        before the first step: "data/recorded_on" in the record. The numbers are the same everywhere.
     full_disk: "stop" ends a run whose recording finds no room on the disk, and the same command goes on from its checkpoint;
         "feed" goes on without a recording, the layers below as a feednet.
     offload: where blocks lie that are finished or have not begun, and the learners of rounds that wait, with optimizer and
@@ -129,7 +131,7 @@ class Segmentwise(Method):
     checkpoint: Literal["block", "parts", "channels"] | None = None
     feed_parts: Count = 1
     record_at: RecordAt = None
-    store: Where = "device"
+    store: Where | Literal["auto"] = "device"
     full_disk: Literal["stop", "feed"] = "stop"
     offload: Place | None = None
     first_round: Literal["eval", "batch_statistics", "ordered"] = "eval"
@@ -148,7 +150,7 @@ class Segmentwise(Method):
             raise ValueError("method.partitions cuts the network by itself, method.segment_size too: set one of them alone")
         if self.partitions is None and self.cut != "depth":
             raise ValueError(f"method.cut={self.cut} is of partitions: say how many, such as method.partitions=4")
-        if self.full_disk == "feed" and self.store != "disk":
+        if self.full_disk == "feed" and self.store not in ("disk", "auto"):
             raise ValueError(f"method.full_disk=feed is of method.store=disk, not {self.store}: leave it out")
         if isinstance(self.epochs, tuple) and self.epochs_factor != 1:
             raise ValueError(
@@ -250,8 +252,8 @@ class Segmentwise(Method):
         keep_bytes = int(self.keep_features_mib * 2**20)
 
         planned = [self._plan(i, span, problem) for i, span in enumerate(of_segments)]
-        room = Room(self.store, keep_bytes, run, self.full_disk == "feed")
-        record = recorded(self.record_at, planned, epochs, problem, model, room)
+        room = Room(keep_bytes, run, self.full_disk == "feed", problem.is_outline)
+        record, store = recorded(self.record_at, self.store, planned, epochs, problem, model, room)
         if record:
             run.note({"segment/recorded": sorted(record)})
 
@@ -266,7 +268,7 @@ class Segmentwise(Method):
                 self.choose,
                 self.patience,
                 record=record,
-                store=self.store,
+                store=store,
                 full_disk=self.full_disk,
                 feed_parts=feed_parts,
                 growth=growth,

@@ -138,6 +138,11 @@ class Run:
             folder.mkdir(exist_ok=True)
         return folder
 
+    def decide(self, name: str, choose: Callable[[], Any]) -> Any:
+        found = self.ranks.agree(lambda: choose() if self._store is None else self._store.decided(name, choose))
+        self.note({name: found})
+        return found
+
     def say(self, text: str) -> None:
         self._reporter.say(f"{self.name}: {text}")
 

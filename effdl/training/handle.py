@@ -154,6 +154,11 @@ class RunHandle(Protocol):
         Such as are of this process alone whoever writes them removes.
         """
 
+    def decide(self, name: str, choose: Callable[[], Any]) -> Any:
+        """What was chosen by a measurement, or by what this machine has: a JSON value, found out once and written down before
+        the first step, so that all processes and a run that goes on have the same. name: such as "data/recorded_on"; it is
+        noted under it."""
+
     def say(self, text: str) -> None:
         """Tell whoever watches the run something in a line."""
 
