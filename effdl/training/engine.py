@@ -1,7 +1,7 @@
 """The engine: segments of a network learn by turns, each by its rule, fed by the blocks below (Algorithms 3 and 4)."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -10,7 +10,7 @@ from torch import nn
 
 from effdl.archs.chain import BlockChain
 from effdl.datasets.problem import Problem, cut
-from effdl.errors import ConfigError, Diverged
+from effdl.errors import ConfigError, Diverged, RecordError
 from effdl.training.epoch import drain_epoch
 from effdl.training.features import Stack
 from effdl.training.handle import RunHandle, taking_up
@@ -24,6 +24,7 @@ from effdl.training.recorder import Recorder
 from effdl.training.rule import Rule
 from effdl.training.segments import Training
 from effdl.training.selection import Best, score, stale
+from effdl.training.shelf import Shelf
 from effdl.training.sources import Fed, Replay, Sieve, Source
 from effdl.training.untrained import OfBatch
 
@@ -62,7 +63,11 @@ class Engine:
             raise ConfigError(
                 "filter: what a recorded layer puts out is filtered already: leave out filter or method.record_at"
             )
+        if training.keep_on != "memory" and not run.ranks.alone:
+            raise ConfigError("method.keep_features_on: of several processes each would write all features: train in one process")
         chain.eval()
+        give_up = self._fed_instead if training.full_disk == "feed" else None
+        self.shelf = Shelf(lambda: run.folder("features"), give_up)
         self.fed = self.active = self._fed()
         self.source: Source = self.fed
         device = next(chain.parameters()).device
@@ -73,7 +78,7 @@ class Engine:
         self.best = Best(training.choose, len(training.segments), self.offloaded.copied)
         self.learners: dict[int, Learner] = {}  # of segments that have begun and are not done
         self.ages = [0] * len(chain)  # epochs that each block has learned
-        self.most_kept = self.feature_passes = 0
+        self.most_kept = self.feature_passes = self.most_laid = 0
         self.at = (0, 0)  # the turn, and its epochs that lie behind
         self._tried: list[int] = []
 
@@ -110,6 +115,8 @@ class Engine:
         kept, passes = self.most_kept, self.feature_passes
         self.run.note({"segment/chosen": chosen, "memory/kept_features_bytes": kept, "data/feature_passes": passes})
         self.run.note(self.recorder.notes())
+        if training.keep_on != "memory":
+            self.run.note({"data/features_on_disk_bytes": self.most_laid})
         if training.returns:
             self.run.note({"epoch/chosen": self.best.epoch})
         self.offloaded.all_come()
@@ -130,6 +137,7 @@ class Engine:
         if not resumed:  # else they were counted when the turn began
             self.feature_passes += made
         self.most_kept = max(self.most_kept, self.active.through.kept_bytes)
+        self.most_laid = max(self.most_laid, self.active.laid_bytes)
         self.recorder.begin(place)
         for member in team:
             member.learner.ranks.synchronise(member.learner.rule)
@@ -160,7 +168,15 @@ class Engine:
 
     def _fed(self, only_val: bool = False) -> Fed:
         training, run = self.training, self.run
-        return Fed(self.problem, training.keep_bytes, run.hardware, run.ranks, only_val, training.feed_parts)
+        return Fed(self.problem, training.keep_bytes, run.hardware, run.ranks, only_val, training.feed_parts, self.shelf)
+
+    def may_lay(self, starts: Iterable[int]) -> None:
+        """Features may lie on disk from now on, of the blocks below each of these, where they do not fit in memory."""
+        self.shelf.heights |= {start + 1 for start in starts}
+
+    def _fed_instead(self, error: RecordError) -> None:
+        what, *_ = str(error).split("; ")
+        self.run.say(f"{what}; the blocks below feed the segment")
 
     def _member(self, segment: int) -> Member:
         if segment not in self.learners:
@@ -278,6 +294,7 @@ class Engine:
             "tried": self.active.through.tried,
             "recorded": self.recorder.state_dict(),
             "counts": (self.most_kept, self.feature_passes),
+            "shelf": (self.most_laid, sorted(self.shelf.heights)),
         }
 
     def resume(self) -> bool:
@@ -296,6 +313,8 @@ class Engine:
             raise ValueError("no such place in the order")
         self.ages, self._tried = list(map(int, saved["ages"])), list(map(int, saved["tried"]))
         self.most_kept, self.feature_passes = map(int, saved["counts"])
+        self.most_laid, heights = saved.get("shelf", (0, ()))  # none in checkpoints of older versions
+        self.shelf.heights |= set(map(int, heights))
         order = self.training.order
         begun, still = ({s for turn in part for s in turn.segments} for part in (order[: place + 1], order[place:]))
         if saved["learners"].keys() != begun & still:

@@ -13,6 +13,7 @@ from effdl.training.orders import Turn, bottom_up
 from effdl.training.recording import Where
 from effdl.training.rule import Rule
 from effdl.training.selection import Choose, Growth
+from effdl.training.shelf import KeepOn
 from effdl.training.untrained import Untrained
 
 Shapes = Sequence[tuple[int, ...]]
@@ -44,6 +45,9 @@ class Training:
     record: segments whose outputs are recorded while they learn, for those above to learn from in the same order (§6.2.2).
     store: where recordings lie. full_disk: whether a training whose recording a disk does not take any longer stops there, or
         goes on with the blocks below as a feednet.
+    keep_on: where outputs lie that do not fit it: in "memory" none, on "disk" all for which there is room when the run begins,
+        by "auto" those of them which are reckoned to take less time so than from a feednet (`costs.on_disk`). ``full_disk`` says
+        what becomes of it where there is no room after all.
     order: each segment's turns come to the epochs of its plan; by default from the bottom up, one turn each.
     choose: see `selection.Best`.
     patience: end a segment's turn after so many epochs without a better validation score, with its last weights (ours); only
@@ -70,6 +74,7 @@ class Training:
     growth: Growth = field(default_factory=Growth)
     offload: Place | None = None
     untrained: Untrained = "eval"
+    keep_on: KeepOn = "memory"
 
     def __post_init__(self) -> None:
         if not self.order:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from effdl.datasets.batch import Batch
 from effdl.datasets.problem import Problem
+from effdl.datasets.rows import Rows
 from effdl.datasets.split import Choose, Samples, Split
 from effdl.errors import ConfigError
 from effdl.rng import seed_for
@@ -19,6 +20,7 @@ from effdl.training.hardware import Hardware
 from effdl.training.offload import Streamed
 from effdl.training.ranks import Ranks
 from effdl.training.recording import Recording
+from effdl.training.shelf import Shelf
 from effdl.training.untrained import OfBatch
 
 Prepare = Callable[[Batch, torch.Generator], Batch]
@@ -63,6 +65,7 @@ class Fed(Source):
         parts: each batch goes through the modules in so many parts: less is alive at once, and outputs are the same up to
             rounding.
         only_val: nobody asks for training batches, which are replayed.
+        shelf: where features lie that do not fit there.
 
     ``prepared``: how many samples of the problem this rank gave a rule in the epoch begun last, to make its own batches of.
     """
@@ -75,15 +78,18 @@ class Fed(Source):
         ranks: Ranks | None = None,
         only_val: bool = False,
         parts: int = 1,
+        shelf: Shelf | None = None,
     ) -> None:
-        self.problem, self._parts = problem, parts
+        self.problem, self._parts, self._shelf = problem, parts, shelf or Shelf()
         self._hardware, self._ranks = hardware or Hardware(), ranks or Ranks()
         self._prepare: Prepare | None = None
         self.prepared = 0
         splits = (problem.val_split,) if only_val else (problem.train_split, problem.val_split)
         # Where every epoch has other inputs nothing can be kept.
         keeps = len(problem.val_split) > 0 if only_val else not problem.varies
-        self.through: Through[Split] = Through(splits, keep_bytes if keeps else -1, self.passed, self._whole, self.fast)
+        self.through: Through[Split] = Through(
+            splits, keep_bytes if keeps else -1, self.passed, self._whole, self.fast, self._laid, self._shelf.heights
+        )
         self._crop, self._cropped = NOTHING, list[nn.Module]()
 
     def look(self, below: Stack, prepare: Prepare | None = None, tried: Iterable[int] = ()) -> bool:
@@ -126,7 +132,7 @@ class Fed(Source):
         return stored if self._prepare is not None else map(self._feed, stored)
 
     def _stored(self, epoch: int, choose: Choose | None = None) -> Iterator[Batch]:
-        if self.through.kept_bytes:
+        if self.through.keeps:
             return self.problem.ordered(self.through.splits[0], epoch, choose)
         return self.problem.train(epoch, choose)
 
@@ -200,6 +206,17 @@ class Fed(Source):
             out[start : start + len(chunk)] = features(chunk.x)
             start += len(chunk)
         return Samples(out, samples.y), out.nbytes
+
+    def _laid(self, samples: Split, features: Callable[[Tensor], Tensor]) -> tuple[Split, int] | None:
+        """The same on disk."""
+        chunks = (features(chunk.x) for chunk in samples.batches(self.problem.batch_size))
+        rows = self._shelf.rows(features(self.through.splits[0].first()), chunks, samples.y, self.through.height)
+        return None if rows is None else (rows, 0)
+
+    @property
+    def laid_bytes(self) -> int:
+        """Of the features that lie on disk."""
+        return sum(split.bytes for split in self.through.splits if isinstance(split, Rows))
 
 
 def prepared(batches: Iterable[Batch], prepare: Prepare, seed: int, epoch: int, rank: int = 0) -> Iterator[Batch]:
