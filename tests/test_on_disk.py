@@ -14,6 +14,7 @@ from command import numbers
 from torch import Tensor
 
 from effdl import config
+from effdl.archs.chain import ArchFacts
 from effdl.costs import on_disk as deciding
 from effdl.costs.feeding import Access
 from effdl.costs.on_disk import disk_access, laid
@@ -141,8 +142,8 @@ def places(epochs: int, access: Access, room: float = 1e12, always: bool = False
 
 
 def test_features_lie_on_disk_where_that_takes_less_time() -> None:
-    """By hand, 12 batches an epoch. Writing 1 s and reading 0.25 s: above the input, of one epoch, 12 (1 + 1) + 3 > 12; of four,
-    24 + 12 < 48; above that, 12 (2.25 + 1) + 12 < 48 (2.25); and so on."""
+    """By hand, 12 batches an epoch. Writing 1 s and reading 0.25 s: above the input, of one epoch, 12 (1 + 1) + 3 > 12; of
+    four, 24 + 12 < 48; above that, 12 (2.25 + 1) + 12 < 48 (2.25); and so on."""
     cheap = Access(1.0, 0.25)
     assert places(1, cheap) == [] and places(4, cheap) == [0, 1, 2]
     # Reading is as slow as the whole feednet of the first, not of the others: 12 (3 + 1) + 48 · 1 < 48 · 3
@@ -160,7 +161,7 @@ def test_features_lie_on_disk_where_there_is_room_beside_the_last_ones_and_none_
 
 def test_a_disk_is_measured_by_what_it_does(tmp_path: Path) -> None:
     small, large = (disk_access(tmp_path, size, 32) for size in (64, 200_000))
-    assert 0 < small.read_s < large.read_s and 0 < large.write_s and list(tmp_path.iterdir()) == []
+    assert 0 < small.read_s < large.read_s and large.write_s > 0 and list(tmp_path.iterdir()) == []
 
 
 DATA = ["arch=cnn4", "dataset=digits", "dataset.train_limit=300"]
@@ -200,9 +201,7 @@ def test_it_keeps_the_contract_of_all_methods() -> None:
 
 
 @pytest.mark.parametrize("full_disk", ["stop", "feed"])
-def test_a_disk_that_fills_up_stops_the_run_or_the_feednet_takes_over(
-    full_disk: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_disk_that_fills_up_stops_the_run_or_the_feednet_takes_over(full_disk: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     made, opened = list[int](), tempfile.TemporaryFile
 
     def full(*args: Any, **more: Any) -> Any:
@@ -229,6 +228,4 @@ def test_a_disk_that_fills_up_stops_the_run_or_the_feednet_takes_over(
 
 def test_what_it_does_not_go_with_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"^method\.keep_features_on: of several processes"):
-        from effdl.archs.chain import ArchFacts
-
         Segmentwise(keep_features_on="auto").check(tiny.problem().facts, ArchFacts(3, 1), Hardware(processes=2))

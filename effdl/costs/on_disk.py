@@ -21,10 +21,9 @@ DECIDED = "data/features_on_disk"
 
 
 def on_disk(engine: Engine, costs: Sequence[SegmentCost], samples: Sequence[int], limit_bytes: int) -> dict[int, Access]:
-    """Where segments begin whose features may lie on disk, and what a batch of them takes there; the engine knows it from now on.
+    """Where segments begin whose features may lie on disk, and what a batch of them takes there; the engine is told.
 
-    Decided once for a run. A plan without data is of any disk, and, since it measures nothing, keeps what "auto" might lay there
-    nowhere.
+    Decided once for a run. A plan without data is of any disk; and since it measures nothing, "auto" lays nothing there.
 
     Args:
         samples: of each split that is kept with the others or not at all. limit_bytes: of those in memory; -1 keeps nothing.

@@ -16,6 +16,7 @@ from effdl.training.handle import RunHandle
 from effdl.training.hardware import Hardware
 from effdl.training.recording import BESIDE, Where
 from effdl.training.segments import SegmentPlan
+from effdl.training.sources import share_left
 
 Layers = Literal["all", "auto"] | Annotated[tuple[Count, ...], Field(min_length=1)] | None
 RecordAt = Annotated[Layers, BeforeValidator(lambda value: (value,) if type(value) is int else value)]
@@ -41,7 +42,7 @@ def check_layers(record_at: RecordAt, spans: Sequence[tuple[int, int]]) -> None:
 class Room:
     """How many bytes there are for recordings: in memory so many, on disk what is free there.
 
-    may_fill: whether the training goes on where there is no more. is_outline: whether it is only planned: a plan is of any disk.
+    may_fill: whether the training goes on where there is no more. is_outline: whether it is only planned, for any disk.
     """
 
     limit_bytes: int
@@ -99,7 +100,7 @@ def recorded(
     if record_at is None:
         return frozenset(), "device" if store == "auto" else store
     check_layers(record_at, [(plan.start, plan.stop) for plan in plans])
-    sizes = recorded_bytes(plans, epochs, problem, model, room.run)
+    sizes = recorded_bytes(plans, epochs, problem, model, room.run, every=record_at == "all")
     if record_at == "auto":
         wanted = [min(range(len(sizes)), key=sizes.__getitem__)]
     elif record_at == "all":
@@ -122,13 +123,21 @@ def recorded(
 
 
 def recorded_bytes(
-    plans: Sequence[SegmentPlan], epochs: Sequence[int], problem: Problem, model: BlockChain, run: RunHandle
+    plans: Sequence[SegmentPlan],
+    epochs: Sequence[int],
+    problem: Problem,
+    model: BlockChain,
+    run: RunHandle,
+    every: bool = False,
 ) -> list[int]:
-    """Of each segment but the last what its outputs come to in a turn, should nothing be stored in fewer bits."""
+    """Of each segment but the last what its outputs come to in a turn, should nothing be stored in fewer bits.
+
+    every: whether all of them are recorded, so that a filter may drop more and more; else the most that it is.
+    """
     shapes, itemsize = model.shapes(problem.input_shape), next(model.parameters()).element_size()
-    share = run.filter.expected_share if run.filter is not None else 1.0
-    samples = math.ceil(share * problem.num_train)
     return [
-        turn * samples * (math.prod(shapes[plan.stop - 1]) * itemsize + BESIDE)
-        for plan, turn in zip(plans[:-1], epochs, strict=False)
+        turn
+        * math.ceil(share_left(run.filter, i if every else 0) * problem.num_train)
+        * (math.prod(shapes[plan.stop - 1]) * itemsize + BESIDE)
+        for i, (plan, turn) in enumerate(zip(plans[:-1], epochs, strict=False))
     ]

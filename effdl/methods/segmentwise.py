@@ -72,9 +72,9 @@ class Segmentwise(Method):
         together.
     keep_features_mib: a trained segment's outputs are kept in memory where they fit this bound, else a feednet computes them.
     keep_features_on: where outputs lie that do not fit it: with "memory" nowhere, as said; with "disk" in the run's folder, if
-        they take up no more than half of what is free on its disk; with "auto" those of them that are reckoned to take less time
-        so than a feednet, by what disk and blocks took for a few batches. Decided once, before the first step:
-        "data/features_on_disk" in the record names the blocks below. The numbers are those of outputs kept in memory.
+        they take up no more than half of what is free on its disk; with "auto" those of them that are reckoned to take less
+        time so than a feednet, by what disk and blocks took for a few batches. Decided once, before the first step:
+        "data/features_on_disk" in the record says how many blocks are below each. The numbers are those of outputs in memory.
     memory_budget: decision blocks are searched so that no segment's step, feednet included, takes more than this share of full
         backprop's at the same batch, optimizer and hardware, by 0.005 at most (§6.7: "30 ± 0.5%"), or the run is refused. Of
         all down-convs that fit (up to as many convolutions as `decision` has, or four where it is a plain pool; up to its

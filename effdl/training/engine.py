@@ -25,7 +25,7 @@ from effdl.training.rule import Rule
 from effdl.training.segments import Training
 from effdl.training.selection import Best, score, stale
 from effdl.training.shelf import Shelf
-from effdl.training.sources import Fed, Replay, Sieve, Source
+from effdl.training.sources import Fed, Replay, Sieve, Source, share_left
 from effdl.training.untrained import OfBatch
 
 
@@ -59,12 +59,10 @@ class Engine:
         refuse_shared_weights(training, chain)
         if training.record and not run.ranks.alone:
             raise ConfigError("method.record_at: of several processes each would record its part alone: train in one process")
-        if training.record and run.filter is not None:
-            raise ConfigError(
-                "filter: what a recorded layer puts out is filtered already: leave out filter or method.record_at"
-            )
         if training.keep_on != "memory" and not run.ranks.alone:
-            raise ConfigError("method.keep_features_on: of several processes each would write all features: train in one process")
+            raise ConfigError(
+                "method.keep_features_on: of several processes each would write all features: train in one process"
+            )
         chain.eval()
         give_up = self._fed_instead if training.full_disk == "feed" else None
         self.shelf = Shelf(lambda: run.folder("features"), give_up)
@@ -221,7 +219,7 @@ class Engine:
         place, done = self.at
         past, number = list(map(float, self.training.behind(place))), self.training.epochs_before(place) + done
         learners = {self._where(m.segment, m.learner.epoch): m.learner for m in team}
-        epochs, steps = {m.segment: m.learner.epoch for m in team}, self.steps
+        epochs, steps = {m.segment: m.learner.epoch for m in team}, self.steps(team[0].segment)
         lowest, of_all = team[0].segment, self.training.segments[team[0].segment].epochs
 
         def progress(step: int) -> None:
@@ -277,11 +275,13 @@ class Engine:
             return rule.predictor(BlockChain(dict(zip(self.chain.names, whole, strict=False)), nn.Identity(), self.chain.input))
         return rule.predictor(BlockChain(dict(rule.blocks.named_children()), nn.Identity()))
 
-    @property
-    def steps(self) -> int:
-        """Expected steps of an epoch."""
-        share = self.run.filter.expected_share if self.run.filter is not None else 1.0
-        return max(1, len(cut(round(share * self.problem.num_train), self.problem.batch_size)))
+    def share(self, segment: int) -> float:
+        """Of an epoch's samples that a segment is expected to learn from."""
+        return share_left(self.run.filter, len(self.training.bases(segment)))
+
+    def steps(self, segment: int) -> int:
+        """Expected steps of an epoch of a segment."""
+        return max(1, len(cut(round(self.share(segment) * self.problem.num_train), self.problem.batch_size)))
 
     def state_dict(self) -> dict[str, Any]:
         self.offload.check()

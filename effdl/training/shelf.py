@@ -22,9 +22,7 @@ class Shelf:
     ``heights``: so many modules lie below features that may be laid here, the input block among them; others are not.
     """
 
-    def __init__(
-        self, folder: Callable[[], Path] | None = None, give_up: Callable[[RecordError], None] | None = None
-    ) -> None:
+    def __init__(self, folder: Callable[[], Path] | None = None, give_up: Callable[[RecordError], None] | None = None) -> None:
         self._folder, self._give_up = folder, give_up
         self.heights: set[int] = set()
 

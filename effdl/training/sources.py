@@ -38,6 +38,13 @@ class Sieve:
         return self.filter.apply(batches, batch_size, self.seed)
 
 
+def share_left(filter: SampleFilter | None, recordings: int) -> float:
+    """Of an epoch's samples those that a filter is expected to leave a segment above so many recordings, see `Replay`."""
+    if filter is None:
+        return 1.0
+    return filter.expected_share ** (1 + recordings if filter.sees == "features" else 1)
+
+
 class Source(ABC):
     """What a segment gets: training batches by epoch, and validation batches."""
 
@@ -231,6 +238,10 @@ class Replay(Source):
     """What was recorded below, in its order, through the frozen modules between there and the segment (§6.2.2): the cropped
     feednet j + 1 … q − 1, where layer j was recorded and q learns.
 
+    What a filter dropped below is not there. One that sees features sees those of this segment too, and may drop more of them
+    (§6.8.2: what upper partitions see becomes less as it becomes redundant); one that sees no more than which samples there are
+    has chosen.
+
     Args:
         recording: an epoch of which takes the place of one of the data; after the last one comes the first again.
         fed: looks through all below the segment; validation data come from there.
@@ -244,7 +255,9 @@ class Replay(Source):
 
     def train(self, epoch: int, sieve: Sieve | None = None) -> Iterator[Batch]:
         batches = map(self._feed, self._recording.epoch(epoch - self._first))
-        return batches if sieve is None else sieve.apply(batches, self._fed.problem.batch_size)
+        if sieve is None or sieve.filter.sees == "index":
+            return batches
+        return sieve.apply(batches, self._fed.problem.batch_size)
 
     def val(self) -> Iterator[Batch]:
         return self._fed.val()
