@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,9 +40,9 @@ class Rows(Split):
         with disk_errors(self._path):
             self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
         for chunk in chunks:
-            data = _as_bytes(self._as_stored(chunk))
+            data = _bytes(self._as_stored(chunk).detach().cpu().flatten().view(torch.uint8))
             with disk_errors(self._path):
-                self._file.write(memoryview(data.numpy()))
+                self._file.write(data)
         with disk_errors(self._path):
             self._file.flush()
 
@@ -93,7 +94,7 @@ class Rows(Split):
     def _read(self, at: Tensor) -> Tensor:
         """The inputs of these rows, on the device."""
         data = torch.empty(len(at) * self._row, dtype=torch.uint8, pin_memory=self._device.type == "cuda")
-        whole, place = memoryview(data.numpy()), 0
+        whole, place = _bytes(data), 0
         for first, count in _runs(at.tolist()):
             self._fill(whole[place : place + count * self._row], first * self._row)
             place += count * self._row
@@ -109,8 +110,9 @@ class Rows(Split):
             view, start = view[read:], start + read
 
 
-def _as_bytes(x: Tensor) -> Tensor:
-    return x.detach().cpu().flatten().view(torch.uint8)
+def _bytes(data: Tensor) -> memoryview:
+    array: Any = data.numpy()
+    return memoryview(array)
 
 
 def _runs(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
