@@ -118,7 +118,9 @@ class Engine:
         if training.returns:
             self.run.note({"epoch/chosen": self.best.epoch})
         self.offloaded.all_come()
-        self.run.note(training.growth.notes(self.best, self.at[0] + 1))
+        if training.growth:
+            self.run.note(training.growth.notes(self.best, self.at[0] + 1))
+            self.run.reached(self.at[0] + 1)
         network = self.making.predictor(chosen, self.making.rule(chosen))
         self.best.put_into(network)
         return network.eval()

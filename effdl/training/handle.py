@@ -168,6 +168,10 @@ class RunHandle(Protocol):
     def expect(self, costs: list[SegmentCost], keep_bytes: int) -> None:
         """Say beforehand what the run will cost. keep_bytes: as in `test`."""
 
+    def reached(self, segments: int) -> None:
+        """So many of the segments that were expected have been trained, from the lowest, and no other will be: only what these
+        took is of interest."""
+
     def progress(self, segment: int, past: Sequence[float], epochs: int) -> bool:
         """Whether something was shown of how far the run is. Called at every step, this costs next to nothing.
 
