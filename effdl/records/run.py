@@ -2,7 +2,6 @@
 
 import hashlib
 import math
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from effdl.records.logger import Log
 from effdl.records.measure import Measure, finite
 from effdl.records.report import Progress, Reporter, Settings, Silent
 from effdl.records.store import Store
+from effdl.records.temporary import Temporary
 from effdl.rng import seed_for
 from effdl.training.features import Stack
 from effdl.training.handle import SegmentCost
@@ -84,7 +84,7 @@ class Run:
         shorter: Settings = list,
     ) -> None:
         self._goes_on, self._shorter = goes_on, shorter
-        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        self._temporary: Temporary | None = None
         self._seed, self._optimizer = seed, optimizer
         self._objective, self._filter, self._probes = objective, filter, probes
         self.hardware, self.ranks = hardware or Hardware(), ranks or Ranks()
@@ -135,8 +135,8 @@ class Run:
     def folder(self, name: str) -> Path:
         if self._store is not None:
             return self._store.folder(name)
-        self._temporary = self._temporary or tempfile.TemporaryDirectory(prefix="effdl-")
-        folder = Path(self._temporary.name) / name
+        self._temporary = self._temporary or Temporary()
+        folder = self._temporary.path / name
         with disk_errors(folder):
             folder.mkdir(exist_ok=True)
         return folder
