@@ -22,7 +22,7 @@ from effdl.methods.segmentwise import Segmentwise
 from effdl.objectives.losses import LinearMse, SigmoidBce, SoftmaxCe
 from effdl.objectives.objective import Objective, kind_of
 from effdl.records.carry import ALONE
-from effdl.records.report import Console, Progress, Reporter, Silent, duration, size
+from effdl.records.report import Console, Progress, Reporter, Settings, Silent, duration, size
 from effdl.records.run import Run
 from effdl.training.decision import Pool
 from effdl.training.hardware import Hardware, restoring
@@ -244,7 +244,7 @@ class _InPython:
     def say(self, text: str) -> None:
         self._console.say(text)
 
-    def cost(self, name: str, seconds: float, costs: list[Any]) -> None:
+    def cost(self, name: str, seconds: float, costs: list[Any], shorter: Settings = list) -> None:
         peak = max(cost.memory.peak for cost in costs)
         self.say(f"{name}: {len(costs)} layers, about {duration(seconds)}, peak training memory {size(peak)}")
 

@@ -152,7 +152,8 @@ class WatchedRun:
 
     def save(self, state: Callable[[], dict[str, Any]]) -> None:
         buffer = io.BytesIO()
-        torch.save({"method": state(), "notes": self.inner.notes, "lines": self.inner.lines}, buffer)
+        inner = self.inner
+        torch.save({"method": state(), "notes": inner.notes, "lines": inner.lines, "plan": inner.plan}, buffer)
         self.saved.append(buffer.getvalue())
         if len(self.saved) == self.stop:
             raise CutOff
@@ -161,7 +162,7 @@ class WatchedRun:
         if not self.saved:
             return None
         found: dict[str, Any] = torch.load(io.BytesIO(self.saved[-1]), weights_only=True)
-        self.inner.notes, self.inner.lines = found["notes"], found["lines"]
+        self.inner.notes, self.inner.lines, self.inner.plan = found["notes"], found["lines"], found["plan"]
         method: dict[str, Any] = found["method"]
         return method
 

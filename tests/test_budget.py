@@ -17,6 +17,7 @@ from effdl.archs.chain import BlockChain
 from effdl.costs import budget
 from effdl.costs.budget import LEVELS, TOLERANCE, Choice, families
 from effdl.costs.memory import LiveStorages
+from effdl.costs.segments import segment_costs
 from effdl.datasets.batch import Batch
 from effdl.datasets.problem import Problem, cut
 from effdl.datasets.split import Samples
@@ -219,6 +220,18 @@ def test_segments_of_any_kind_stay_within_the_budget(spans: str) -> None:
     assert found is not None and len(found.segment_bytes) > 1
     assert found.share <= 0.98 + TOLERANCE
     assert [len(found.segment_bytes)] == [len(found.trained or [])]
+
+
+def test_above_a_recording_the_cropped_feednet_counts_alone() -> None:
+    """Below the last layer lie two that it does not need where the second is recorded."""
+    of, weights = problem(24, 8), []
+    for record_at in (None, (2,)):
+        chain, run = network("cnn4", of), Run.in_memory(Sgd())
+        training = Segmentwise(memory_budget=0.853, record_at=record_at).training(of, chain, run)
+        costs = segment_costs(Engine(training, of, chain, run))
+        assert max(cost.memory.peak for cost in costs) <= (0.853 + TOLERANCE) * run.notes["memory/backprop_peak_bytes"]
+        weights.append([one["weights"] for one in run.notes["segment/choices"]])
+    assert weights[0][:2] == weights[1][:2] and weights[0][2] < weights[1][2]
 
 
 def test_families_hold_every_decision_block_once() -> None:

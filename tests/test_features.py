@@ -133,17 +133,22 @@ def test_a_chain_of_learners_and_the_replay_of_what_the_lower_put_out_are_the_sa
 
 
 class EveryOther:
-    sees, chunk, expected_share = "index", 16, 0.5
+    chunk, expected_share = 16, 0.5
+
+    def __init__(self, sees: str) -> None:
+        self.sees = sees
 
     def apply(self, batches: Any, batch_size: int, seed: int) -> Any:
         return (batch.take(torch.arange(0, len(batch), 2)) for batch in batches)
 
 
-def test_a_replay_begins_again_after_its_last_epoch_and_takes_a_sieve() -> None:
+def test_a_replay_begins_again_after_its_last_epoch_and_takes_a_sieve_that_sees_features() -> None:
     problem = tiny.problem()
     recording, fed = Recording("below", "device", torch.device("cpu"), Path), Fed(problem, 0, only_val=True)
     epochs = [drained(recording.passing(problem.train(epoch))) for epoch in range(2)]
     replay = Replay(recording, fed, first=7)
-    assert [len(batch) for batch in replay.train(7, Sieve(EveryOther(), 0))] == [4] * len(epochs[0])  # type: ignore[arg-type]
+    for sees, size in (("features", 4), ("index", 8)):  # which chose before the recording
+        sieve = Sieve(EveryOther(sees), 0)  # type: ignore[arg-type]
+        assert [len(batch) for batch in replay.train(7, sieve)] == [size] * len(epochs[0])
     for epoch, expected in ((7, epochs[0]), (8, epochs[1]), (9, epochs[0])):
         assert all(tiny.same(a.x, b.x) for a, b in zip(replay.train(epoch), expected, strict=True))

@@ -21,7 +21,6 @@ from effdl.archs.chain import ArchFacts
 from effdl.costs.segments import segment_costs
 from effdl.datasets.batch import Batch
 from effdl.errors import ConfigError, DataError
-from effdl.filters.random_subset import RandomSubset
 from effdl.methods.recorded import recorded_bytes
 from effdl.methods.segmentwise import Segmentwise
 from effdl.records.carry import carry_out
@@ -318,12 +317,6 @@ def test_above_a_recording_only_validation_features_are_kept_and_no_training_set
     assert max(seen) <= problem.batch_size and sum(seen) <= 2 * (problem.num_val + problem.batch_size)
     val = [4 * problem.num_val * width * tiny.SIDE**2 for width in tiny.WIDTHS[:-1]]
     assert engine.active.through.kept_bytes == val[2] and planned[2] > val[2]
-
-
-def test_a_filter_is_refused_beside_a_recording_which_holds_what_it_left() -> None:
-    run = Run(0, SGD, filter=RandomSubset(share=0.5))
-    with pytest.raises(ConfigError, match=r"^filter: what a recorded layer puts out is filtered already"):
-        Segmentwise(epochs=1, record_at="all").fit(tiny.problem(), tiny.chain(), run)
 
 
 def test_what_a_run_has_recorded_is_room_for_it_when_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -146,6 +146,8 @@ class _Walk:
             above = self.plans[min(i + 1, len(self.plans) - 1)].start  # which may be within segment i
             for size in sizes:
                 size.prefix.climb(*self.chain[self.plans[i].start : above])
+                if i in self.engine.training.record:  # what is above is fed from there
+                    size.prefix = size.prefix.above()
         if missed:
             raise ConfigError(self._refusal(missed))
         weights = [one.decision.weights(self._shape(i), self.problem.outputs) for i, one in enumerate(found)]

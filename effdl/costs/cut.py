@@ -4,7 +4,9 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from functools import cache
 from itertools import accumulate
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -159,39 +161,52 @@ def balanced(blocks: int, parts: int, weigh: Weight, bound: Weight | None = None
         bound: what it is not below; itself by default.
     """
     known: dict[Span, float] = {}
-
-    def at_least(start: int, stop: int) -> float:
-        return known[start, stop] if (start, stop) in known else (bound or weigh)(start, stop)
+    spans = [(a, b) for a in range(blocks) for b in range(a + 1, blocks + 1)]
+    least = [(bound or weigh)(*span) for span in spans]
+    # Whole numbers as they are, whose squares may be too large for others
+    weights = np.full((blocks + 1, blocks + 1), FAR, dtype=object if all(type(w) is int for w in least) else float)
+    weights[tuple(zip(*spans, strict=True))] = least
 
     def settled(most: float | None) -> list[Span]:
         while True:
-            found = _best(blocks, parts, at_least, most)
+            found = _best(parts, weights, most)
             if not (unknown := [span for span in found if span not in known]):
                 return found
-            known.update({span: weigh(*span) for span in unknown})
+            for span in unknown:
+                weights[span] = known[span] = weigh(*span)
 
     return settled(max(known[span] for span in settled(None)))
 
 
-def _best(blocks: int, parts: int, weight: Weight, most: float | None) -> list[Span]:
+def _best(parts: int, weights: np.ndarray[Any, Any], most: float | None) -> list[Span]:
     """By dynamic programming: of least largest weight, or, of weights up to ``most``, with the least sum of squares.
 
     Where weights do not tell, the numbers of blocks do.
+
+    Args:
+        weights: (B + 1, B + 1), of blocks [row, column); `FAR` where that is none.
     """
-    weights = {(a, b): weight(a, b) for a in range(blocks) for b in range(a + 1, blocks + 1)}
-    paths: dict[int, tuple[tuple[float, int], list[Span]]] = {0: ((0.0, 0), [])}
+    count = len(weights)
+    places = np.arange(count)
+    squares = (places[None] - places[:, None]) ** 2
+    step = weights if most is None else np.where(weights > most, FAR, weights)
+    step = step if most is None else step * step
+    sofar, even = np.full(count, FAR, dtype=weights.dtype), np.zeros(count)  # of the best way to each place
+    sofar[0], order, came = 0, places, list[np.ndarray[Any, Any]]()
     for part in range(1, parts + 1):
-        longer: dict[int, tuple[tuple[float, int], list[Span]]] = {}
-        for a, ((sofar, even), path) in paths.items():
-            for b in [blocks] if part == parts else range(a + 1, blocks - parts + part + 1):
-                w = weights.get((a, b), FAR)
-                if most is not None and w > most:
-                    continue
-                score = (max(sofar, w) if most is None else sofar + w * w), even + (b - a) ** 2
-                if b not in longer or score < longer[b][0]:
-                    longer[b] = score, [*path, (a, b)]
-        paths = longer
-    return paths[blocks][1]
+        before = sofar[order, None]
+        ways = np.maximum(before, step[order]) if most is None else before + step[order]
+        there, sofar = ways < FAR, ways.min(axis=0)
+        evens = np.where(there & (ways == sofar), even[order, None] + squares[order], FAR)
+        came.append(order[evens.argmin(axis=0)])
+        even = evens.min(axis=0)
+        order = np.lexsort((places, there.argmax(axis=0)))  # as they were reached: of equal ways the first is taken
+        sofar[places > count - 1 - parts + part] = FAR  # the other parts are to have a block each
+    found, stop = list[Span](), count - 1
+    for way in reversed(came):
+        found.append((int(way[stop]), stop))
+        stop = int(way[stop])
+    return found[::-1]
 
 
 def _kept_of(optimizer: torch.optim.Optimizer, weight: nn.Parameter) -> list[Tensor]:

@@ -1,10 +1,10 @@
 """What feeding segments takes, turn by turn: the rules by which features are kept, played through on stand-ins."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from effdl.training.features import Stack, Through
+from effdl.training.features import Lift, Stack, Through
 from effdl.training.handle import SegmentCost
 
 
@@ -21,12 +21,20 @@ class Piece:
     copied: int
 
 
+class Access(NamedTuple):
+    """Seconds that a batch of features on disk takes."""
+
+    write_s: float
+    read_s: float
+
+
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """A split, of which only the size counts."""
+    """A split, of which only the size counts, and where it lies on disk what a batch takes there."""
 
     count: int
     kept: Any = None
+    access: Access | None = None
 
     def __len__(self) -> int:
         return self.count
@@ -42,10 +50,18 @@ class Feeding:
         costs: what is said of the modules below each segment, and its turns.
         samples: of each split that is kept with the others or not at all.
         limit_bytes: see `Through`.
+        on_disk: where segments begin whose features may lie there, with what they take; `lay` adds more.
     """
 
-    def __init__(self, costs: Sequence[SegmentCost], samples: Sequence[int], limit_bytes: int) -> None:
+    def __init__(
+        self,
+        costs: Sequence[SegmentCost],
+        samples: Sequence[int],
+        limit_bytes: int,
+        on_disk: Mapping[int, Access] | None = None,
+    ) -> None:
         self._costs, self._limit, at = costs, limit_bytes, {cost.start: cost for cost in reversed(costs)}
+        self._access, self._heights = dict[int, Access](), set[int]()
         self._starts = sorted(at)
         self._pieces: list[Any] = []
         feed_s, copied = 0.0, 0
@@ -53,7 +69,23 @@ class Feeding:
             self._pieces.append(Piece(max(0.0, cost.feed_s - feed_s), cost.feature_bytes, cost.feednet_bytes - copied))
             feed_s, copied = cost.feed_s, cost.feednet_bytes
         self._ages = [0] * len(self._pieces)
-        self.through: Through[Any] = Through([_Rows(n) for n in samples], limit_bytes, _passed, _kept)
+        self.through: Through[Any] = Through(
+            [_Rows(n) for n in samples], limit_bytes, _passed, _kept, laid=self._laid, heights=self._heights
+        )
+        for start, access in (on_disk or {}).items():
+            self.lay(start, access)
+
+    def lay(self, start: int, access: Access) -> None:
+        """Features below this block may lie on disk from now on."""
+        height = self._starts.index(start) + 1
+        self._heights.add(height)
+        self._access[height] = access
+
+    def look(self, segment: int) -> None:
+        """From where the segment begins."""
+        below = self.stack(self._costs[segment].start)
+        assert below is not None
+        self.through.look(below)
 
     def stack(self, start: int) -> Stack | None:
         """What lies below this block as it is now; None where no segment begins there."""
@@ -67,16 +99,17 @@ class Feeding:
 
         made: somebody has made its features on the way.
         """
-        below, before = self.stack(self._costs[segment].start), self.through.made
-        assert below is not None
-        self.through.look(below)
+        before = self.through.made
+        self.look(segment)
         lift = self.fed_s
         if made:
             features = [_kept(split, self.through.features) for split in self.through.splits]
             self.through.put([rows for rows, _ in features], sum(size for _, size in features))
         else:
             self.through.keep()
-        return lift if self.through.made > before else 0.0, self.fed_s
+        if self.through.made == before:
+            return 0.0, self.fed_s
+        return lift + (self._laid_as.write_s if self._laid_as else 0.0), self.fed_s
 
     def learned(self, segment: int, epochs: int) -> None:
         """The segment has, and whatever its blocks put out is another thing now."""
@@ -95,12 +128,27 @@ class Feeding:
     @property
     def fed_s(self) -> float:
         """Seconds that a batch takes from what is kept up to where the segment begins."""
-        return float(sum(piece.seconds for piece in self._called))
+        reading_s = self._laid_as.read_s if self._laid_as else 0.0
+        return float(sum(piece.seconds for piece in self._called)) + reading_s
+
+    @property
+    def laid_bytes(self) -> int:
+        """Of the features that lie on disk."""
+        return sum(rows.count * rows.kept.nbytes for rows in self.through.splits) if self._laid_as else 0
+
+    @property
+    def _laid_as(self) -> Access | None:
+        """What features take that lie on disk now; None where they lie in memory, or there are none."""
+        found: Access | None = self.through.splits[0].access
+        return found
 
     @property
     def copied_bytes(self) -> int:
         """Of the feednets that do it."""
         return int(sum(piece.copied for piece in self._called))
+
+    def _laid(self, rows: _Rows, features: Lift) -> tuple[_Rows, int]:
+        return _Rows(rows.count, features(rows.first()), self._access[self.through.height]), 0
 
     @property
     def _called(self) -> list[Any]:
@@ -122,6 +170,6 @@ def _passed(pieces: Iterable[Any], x: Any) -> Any:
     return x
 
 
-def _kept(rows: _Rows, features: Any) -> tuple[_Rows, int]:
+def _kept(rows: _Rows, features: Lift) -> tuple[_Rows, int]:
     made = features(rows.first())
     return _Rows(rows.count, made), rows.count * made.nbytes

@@ -1,6 +1,6 @@
 """What each segment of a training will cost: counted bytes, and seconds measured on one batch."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain as chained
 from itertools import pairwise
@@ -9,8 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from effdl.costs.feeding import Feeding, turns
+from effdl.costs.feeding import Access, Feeding, turns
 from effdl.costs.offloaded import offloaded
+from effdl.costs.on_disk import on_disk
 from effdl.costs.recorded import with_recordings
 from effdl.costs.rehearsal import PIECE_BUDGET_S, Prefix, Rehearsal, fastest
 from effdl.datasets.batch import Batch
@@ -71,7 +72,8 @@ def segment_costs(engine: Engine) -> list[SegmentCost]:
         if len(own) - 1 in engine.training.record:
             reading_s, prefix = reading_s + prefix.seconds, prefix.above()
         engine.offloaded.rest()
-    costs = _fed(costs, (problem.num_train, problem.num_val), limit)
+    splits = problem.num_train, problem.num_val
+    costs = _fed(costs, splits, limit, on_disk(engine, costs, splits, limit))
     if engine.training.record:
         costs = with_recordings(costs, engine)
     return _with_what_waits(_with_the_team(costs, own, engine.training), own, engine)
@@ -90,8 +92,8 @@ def _cost(engine: Engine, segment: int, rehearsal: Rehearsal, prefix: Prefix, wa
         epochs=plan.epochs,
         turns=training.turns(segment),
         batches=problem.steps,
-        steps=engine.steps,
-        fed_steps=0 if not is_lowest else problem.steps if waiting else engine.steps,
+        steps=engine.steps(segment),
+        fed_steps=0 if not is_lowest else problem.steps if waiting else engine.steps(segment),
         val_steps=-(-problem.num_val // problem.batch_size),
         feed_s=0.0,
         step_s=0.0 if problem.is_outline else rehearsal.seconds(),
@@ -105,12 +107,14 @@ def _cost(engine: Engine, segment: int, rehearsal: Rehearsal, prefix: Prefix, wa
     )
 
 
-def _fed(costs: list[SegmentCost], samples: Sequence[int], limit: int) -> list[SegmentCost]:
+def _fed(
+    costs: list[SegmentCost], samples: Sequence[int], limit: int, on_disk: Mapping[int, Access] | None = None
+) -> list[SegmentCost]:
     """With what feeding takes in all of their turns, and what is held for it in the turn that holds most.
 
     Of segments that learn at once the lowest is fed, and what is held for it is held beside all.
     """
-    feeding, found, held = Feeding(costs, samples, limit), list(costs), [-1] * len(costs)
+    feeding, found, held = Feeding(costs, samples, limit, on_disk), list(costs), [-1] * len(costs)
     for team, epochs in turns(costs):
         lowest = costs[team[0]]
         made_s, fed_s = feeding.begin(team[0])

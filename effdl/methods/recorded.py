@@ -3,7 +3,7 @@
 import math
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
@@ -13,11 +13,15 @@ from effdl.datasets.problem import Problem
 from effdl.errors import ConfigError, disk_errors
 from effdl.setting import Count
 from effdl.training.handle import RunHandle
+from effdl.training.hardware import Hardware
 from effdl.training.recording import BESIDE, Where
 from effdl.training.segments import SegmentPlan
+from effdl.training.sources import share_left
 
 Layers = Literal["all", "auto"] | Annotated[tuple[Count, ...], Field(min_length=1)] | None
 RecordAt = Annotated[Layers, BeforeValidator(lambda value: (value,) if type(value) is int else value)]
+
+SHARE = 0.5  # of free memory that recordings may take where they are laid by themselves: steps need the rest
 
 
 def check_layers(record_at: RecordAt, spans: Sequence[tuple[int, int]]) -> None:
@@ -36,34 +40,56 @@ def check_layers(record_at: RecordAt, spans: Sequence[tuple[int, int]]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """Where recordings lie, and how many bytes there are for them: in memory so many, on disk what is free there.
+    """How many bytes there are for recordings: in memory so many, on disk what is free there.
 
-    may_fill: whether the training goes on where there is no more.
+    may_fill: whether the training goes on where there is no more. is_outline: whether it is only planned, for any disk.
     """
 
-    store: Where
     limit_bytes: int
     run: RunHandle
     may_fill: bool = False
+    is_outline: bool = False
 
-    def bytes(self) -> int:
-        """On disk what a run has recorded already is room too: it goes on, or writes that again."""
-        if self.store != "disk":
+    def bytes(self, store: Where) -> float:
+        """On disk what a run has recorded already is room too: it goes on, or writes that again. A run that goes on without a
+        recording need not have room for it."""
+        if store != "disk":
             return self.limit_bytes
+        if self.is_outline or self.may_fill:
+            return math.inf
         folder = self.run.folder("recorded")
         with disk_errors(folder):
             return shutil.disk_usage(folder).free + sum(path.stat().st_size for path in folder.glob("*.epoch"))
 
-    @property
-    def remedy(self) -> str:
-        less = "record at a narrower layer, or train for fewer epochs"
-        return less if self.store == "disk" else f"raise method.keep_features_mib, set method.store=disk, or {less}"
+    def settled(self, needed: int) -> Where:
+        """Where so many bytes lie that nobody gave a place: on the device where they are within the bound and take no more
+        than `SHARE` of what is free there, else on the host by the same rule, else on disk."""
+        hardware = self.run.hardware
+        places: dict[Where, Hardware] = {"device": hardware}
+        if hardware.device != "cpu":
+            places["host"] = replace(hardware, device="cpu")
+        for place, memory in places.items():
+            if needed <= min(self.limit_bytes, SHARE * memory.free_memory()):
+                return place
+        return "disk"
+
+
+def remedy(store: Where) -> str:
+    """What else can be done where there is no room."""
+    less = "record at a narrower layer, or train for fewer epochs"
+    return less if store == "disk" else f"raise method.keep_features_mib, set method.store=disk, or {less}"
 
 
 def recorded(
-    record_at: RecordAt, plans: Sequence[SegmentPlan], epochs: Sequence[int], problem: Problem, model: BlockChain, room: Room
-) -> frozenset[int]:
-    """The segments to be recorded.
+    record_at: RecordAt,
+    store: Where | Literal["auto"],
+    plans: Sequence[SegmentPlan],
+    epochs: Sequence[int],
+    problem: Problem,
+    model: BlockChain,
+    room: Room,
+) -> tuple[frozenset[int], Where]:
+    """The segments to be recorded, and where that lies.
 
     Args:
         epochs: of each segment in a turn.
@@ -72,11 +98,9 @@ def recorded(
         ConfigError: there is no room for what is to be recorded.
     """
     if record_at is None:
-        return frozenset()
+        return frozenset(), "device" if store == "auto" else store
     check_layers(record_at, [(plan.start, plan.stop) for plan in plans])
-    sizes = recorded_bytes(plans, epochs, problem, model, room.run)
-    # A plan is of any disk, and a run that goes on without a recording need not have room for it.
-    free = math.inf if room.store == "disk" and (problem.is_outline or room.may_fill) else room.bytes()
+    sizes = recorded_bytes(plans, epochs, problem, model, room.run, every=record_at == "all")
     if record_at == "auto":
         wanted = [min(range(len(sizes)), key=sizes.__getitem__)]
     elif record_at == "all":
@@ -85,25 +109,35 @@ def recorded(
         wanted = [i for i, plan in enumerate(plans) if plan.stop in record_at]
     # One that is made lies beside the one below that it is made from.
     most, at = max((sizes[i] + (sizes[wanted[n - 1]] if n else 0), i) for n, i in enumerate(wanted))
+    place: Where = room.run.decide("data/recorded_on", lambda: room.settled(most)) if store == "auto" else store
+    free = room.bytes(place)
     if most > free:
         raise ConfigError(
             f"method.record_at: {most / 2**20:,.1f} MiB would be recorded up to layer {plans[at].stop}, and there is room for "
-            f"{free / 2**20:,.1f} MiB: {room.remedy}"
+            f"{free / 2**20:,.1f} MiB: {remedy(place)}"
         )
     layers = ", ".join(str(plans[i].stop) for i in wanted) if len(wanted) < len(sizes) else f"1 to {plans[wanted[-1]].stop}"
-    place = "on disk" if room.store == "disk" else "in memory"
-    room.run.say(f"recorded: what layer{'s' * (len(wanted) > 1)} {layers} put out, up to {most / 2**20:,.1f} MiB {place}")
-    return frozenset(wanted)
+    said = {"device": "in memory", "host": "in the host's memory", "disk": "on disk"}[place]
+    room.run.say(f"recorded: what layer{'s' * (len(wanted) > 1)} {layers} put out, up to {most / 2**20:,.1f} MiB {said}")
+    return frozenset(wanted), place
 
 
 def recorded_bytes(
-    plans: Sequence[SegmentPlan], epochs: Sequence[int], problem: Problem, model: BlockChain, run: RunHandle
+    plans: Sequence[SegmentPlan],
+    epochs: Sequence[int],
+    problem: Problem,
+    model: BlockChain,
+    run: RunHandle,
+    every: bool = False,
 ) -> list[int]:
-    """Of each segment but the last what its outputs come to in a turn, should nothing be stored in fewer bits."""
+    """Of each segment but the last what its outputs come to in a turn, should nothing be stored in fewer bits.
+
+    every: whether all of them are recorded, so that a filter may drop more and more; else the most that it is.
+    """
     shapes, itemsize = model.shapes(problem.input_shape), next(model.parameters()).element_size()
-    share = run.filter.expected_share if run.filter is not None else 1.0
-    samples = math.ceil(share * problem.num_train)
     return [
-        turn * samples * (math.prod(shapes[plan.stop - 1]) * itemsize + BESIDE)
-        for plan, turn in zip(plans[:-1], epochs, strict=False)
+        turn
+        * math.ceil(share_left(run.filter, i if every else 0) * problem.num_train)
+        * (math.prod(shapes[plan.stop - 1]) * itemsize + BESIDE)
+        for i, (plan, turn) in enumerate(zip(plans[:-1], epochs, strict=False))
     ]

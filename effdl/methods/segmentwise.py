@@ -29,6 +29,7 @@ from effdl.training.recompute import Recompute
 from effdl.training.recording import Where
 from effdl.training.segments import SegmentPlan, Shapes, Training
 from effdl.training.selection import Growth
+from effdl.training.shelf import KeepOn
 
 Factor = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 
@@ -70,6 +71,10 @@ class Segmentwise(Method):
         drawn all the same, lie in memory and in checkpoints, and count in plans, which say "at most". Not in rounds, and not
         together.
     keep_features_mib: a trained segment's outputs are kept in memory where they fit this bound, else a feednet computes them.
+    keep_features_on: where outputs lie that do not fit it: with "memory" nowhere, as said; with "disk" in the run's folder, if
+        they take up no more than half of what is free on its disk; with "auto" those of them that are reckoned to take less
+        time so than a feednet, by what disk and blocks took for a few batches. Decided once, before the first step:
+        "data/features_on_disk" in the record says how many blocks are below each. The numbers are those of outputs in memory.
     memory_budget: decision blocks are searched so that no segment's step, feednet included, takes more than this share of full
         backprop's at the same batch, optimizer and hardware, by 0.005 at most (§6.7: "30 ± 0.5%"), or the run is refused. Of
         all down-convs that fit (up to as many convolutions as `decision` has, or four where it is a plain pool; up to its
@@ -87,9 +92,11 @@ class Segmentwise(Method):
         "all" of them; "auto" is the one that takes least room. Another network than by kept outputs: what was recorded came out
         in training, of weights that still moved. An upper segment with more epochs than were recorded begins again with the
         first (ours; the text does not say).
-    store: where recordings lie: on the device or host, within keep_features_mib, or on disk, a file an epoch.
-    full_disk: "stop" ends a run whose recording finds no room on the disk, and the same command goes on from its checkpoint;
-        "feed" goes on without a recording, the layers below as a feednet.
+    store: where recordings lie: on the device or host, within keep_features_mib, or on disk, a file an epoch; "auto" takes the
+        first of these with room for the most that lies there at once (of what is free on device and host at most half), once,
+        before the first step: "data/recorded_on" in the record. The numbers are the same everywhere.
+    full_disk: "stop" ends a run whose recording, or kept outputs, find no room on the disk, and the same command goes on from
+        its checkpoint; "feed" goes on without, the layers below as a feednet.
     offload: where blocks lie that are finished or have not begun, and the learners of rounds that wait, with optimizer and
         decision block: null leaves all on the device; "host" moves them from a GPU to the machine's memory, pinned (on a CPU
         that is the device itself, and nothing moves); "disk" to files in the run's folder for as long as it goes, which frees
@@ -125,11 +132,12 @@ class Segmentwise(Method):
     grow_until: Positive | None = None
     grow_patience: Count | None = None
     keep_features_mib: NonNegative = 2048.0
+    keep_features_on: KeepOn = "memory"
     memory_budget: Factor | None = None
     checkpoint: Literal["block", "parts", "channels"] | None = None
     feed_parts: Count = 1
     record_at: RecordAt = None
-    store: Where = "device"
+    store: Where | Literal["auto"] = "device"
     full_disk: Literal["stop", "feed"] = "stop"
     offload: Place | None = None
     first_round: Literal["eval", "batch_statistics", "ordered"] = "eval"
@@ -148,7 +156,7 @@ class Segmentwise(Method):
             raise ValueError("method.partitions cuts the network by itself, method.segment_size too: set one of them alone")
         if self.partitions is None and self.cut != "depth":
             raise ValueError(f"method.cut={self.cut} is of partitions: say how many, such as method.partitions=4")
-        if self.full_disk == "feed" and self.store != "disk":
+        if self.full_disk == "feed" and self.store not in ("disk", "auto") and self.keep_features_on == "memory":
             raise ValueError(f"method.full_disk=feed is of method.store=disk, not {self.store}: leave it out")
         if isinstance(self.epochs, tuple) and self.epochs_factor != 1:
             raise ValueError(
@@ -185,6 +193,10 @@ class Segmentwise(Method):
             self._check_together()
         if self.record_at is not None:
             self._check_recording(arch, hardware)
+        if self.keep_features_on != "memory" and hardware.processes not in (1, "auto"):
+            raise ConfigError(
+                "method.keep_features_on: of several processes each would write all features: train in one process, or memory"
+            )
         if self.memory_budget is not None or self.checkpoint is not None:
             self._check_memory(hardware)
         if self.grow_until is not None or self.grow_patience is not None:
@@ -250,8 +262,8 @@ class Segmentwise(Method):
         keep_bytes = int(self.keep_features_mib * 2**20)
 
         planned = [self._plan(i, span, problem) for i, span in enumerate(of_segments)]
-        room = Room(self.store, keep_bytes, run, self.full_disk == "feed")
-        record = recorded(self.record_at, planned, epochs, problem, model, room)
+        room = Room(keep_bytes, run, self.full_disk == "feed", problem.is_outline)
+        record, store = recorded(self.record_at, self.store, planned, epochs, problem, model, room)
         if record:
             run.note({"segment/recorded": sorted(record)})
 
@@ -266,11 +278,12 @@ class Segmentwise(Method):
                 self.choose,
                 self.patience,
                 record=record,
-                store=self.store,
+                store=store,
                 full_disk=self.full_disk,
                 feed_parts=feed_parts,
                 growth=growth,
                 offload=self.offload,
+                keep_on=self.keep_features_on,
                 untrained="batch_statistics" if self.first_round == "batch_statistics" else "eval",
             )
 

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from effdl.records.process import PROCESS_PEAK, HighWater, first_run
 from effdl.records.provenance import other_source, provenance, sources
 from effdl.records.report import DAMAGED, Answer, Reporter, Silent
 from effdl.records.run import GoesOn, Run, digest
+from effdl.records.shorter import shorter
 from effdl.records.store import Say, Store, write_atomically, write_json
 from effdl.rng import seed_for
 from effdl.training.handle import CannotGoOn
@@ -165,6 +166,7 @@ def open_run(spec: config.Spec, test: Split | None, **places: Any) -> Run:
         probes=spec.probe if test is not None else (),
         test_every=spec.test_every,
         batch_size=spec.dataset.batch_size,
+        shorter=partial(shorter, spec),
         **places,
     )
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from effdl.config import Spec
 from effdl.errors import ConfigError, EffdlError, Stopped, crash
-from effdl.records.report import Progress, Reporter, Silent
+from effdl.records.report import Progress, Reporter, Settings, Silent
 from effdl.training.handle import SegmentCost
 
 if TYPE_CHECKING:
@@ -256,7 +256,7 @@ class _Relay:
     def say(self, text: str) -> None:
         self._connection.send(("say", text))
 
-    def cost(self, name: str, seconds: float, costs: list[SegmentCost]) -> None:
+    def cost(self, name: str, seconds: float, costs: list[SegmentCost], shorter: Settings = list) -> None:
         self._connection.send(("cost", name, seconds, costs))
 
     def progress(self, progress: Progress) -> None:

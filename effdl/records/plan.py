@@ -125,8 +125,9 @@ def cost(
         if not counted[name]:
             return None
     records = getattr(spec.method, "record_at", None) is not None and spec.method.store != "disk"
-    # Recordings in memory need the bound that features have
-    notes, keeps = counted["accounted"], getattr(spec.method, "keep_features_mib", 0) > 0 and not records
+    lays = getattr(spec.method, "keep_features_on", "memory") != "memory"
+    # Recordings in memory need the bound that features have; and with less of it more features lie on disk, if they may
+    notes, keeps = counted["accounted"], getattr(spec.method, "keep_features_mib", 0) > 0 and not records and not lays
     trained = notes.get("segment/choices")  # for a budget, within which more need not be saved
     change = remedy(spec, notes["segments"]) if rows is None and trained is None else None
     return Cost(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -23,6 +23,7 @@ class Answer(dict[str, Any]):
     record: str
 
 
+Settings = Callable[[], Sequence[str]]
 Track = Callable[[Iterable[Any], str, int], Iterable[Any]]  # (items, what, how many) -> the items, showing how far it is
 
 LINE_EVERY_S = 5.0
@@ -67,8 +68,8 @@ class Reporter(Protocol):
     def say(self, text: str) -> None:
         """One line for the user."""
 
-    def cost(self, name: str, seconds: float, costs: list[SegmentCost]) -> None:
-        """What a run will cost, before it starts."""
+    def cost(self, name: str, seconds: float, costs: list[SegmentCost], shorter: Settings = list) -> None:
+        """What a run will cost, before it starts. shorter: settings that would make it shorter, as one types them."""
 
     def progress(self, progress: Progress) -> None:
         """Where a run is; called a few times a second."""
@@ -84,7 +85,7 @@ class Silent:
 
     def say(self, text: str) -> None: ...
 
-    def cost(self, name: str, seconds: float, costs: list[SegmentCost]) -> None: ...
+    def cost(self, name: str, seconds: float, costs: list[SegmentCost], shorter: Settings = list) -> None: ...
 
     def progress(self, progress: Progress) -> None: ...
 
@@ -141,18 +142,20 @@ class Console:
     def say(self, text: str) -> None:
         self._print(f"effdl: {text}")
 
-    def cost(self, name: str, seconds: float, costs: list[SegmentCost]) -> None:
+    def cost(self, name: str, seconds: float, costs: list[SegmentCost], shorter: Settings = list) -> None:
         if self._runs > 1 and seconds < LONG_S:
             return
-        peak = max(c.memory.peak for c in costs)
-        epochs = sum(c.epochs for c in costs)
+        from effdl.costs.seconds import training_seconds  # torch is there where costs are
+
+        peak, epochs = max(c.memory.peak for c in costs), sum(c.epochs for c in costs)
+        epoch_s = sum(map(training_seconds, costs)) / epochs
         most = "" if all(c.certain for c in costs) else "at most "
         self._print(
-            f"{name}: {most}about {duration(seconds)} on this machine ({epochs} epochs of about {duration(seconds / epochs)}), "
+            f"{name}: {most}about {duration(seconds)} on this machine ({epochs} epochs of about {duration(epoch_s)}), "
             f"peak training memory {size(peak)}"
         )
-        if self._runs == 1 and seconds > LONG_S:
-            self._print("  shorter: dataset.train_limit=3000 dataset.val_size=500 method.epochs=1 test_every=run")
+        if self._runs == 1 and seconds > LONG_S and (settings := shorter()):
+            self._print(f"  shorter: {' '.join(settings)}")
 
     def progress(self, progress: Progress) -> None:
         self._fractions[progress.name] = progress.fraction

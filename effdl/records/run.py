@@ -2,7 +2,6 @@
 
 import hashlib
 import math
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,10 +19,12 @@ from effdl.errors import Stopped, disk_errors
 from effdl.filters.filter import Filter
 from effdl.objectives.objective import Objective
 from effdl.probes.probe import Probe, measured
+from effdl.records import expected
 from effdl.records.logger import Log
 from effdl.records.measure import Measure, finite
-from effdl.records.report import Progress, Reporter, Silent
+from effdl.records.report import Progress, Reporter, Settings, Silent
 from effdl.records.store import Store
+from effdl.records.temporary import Temporary
 from effdl.rng import seed_for
 from effdl.training.features import Stack
 from effdl.training.handle import SegmentCost
@@ -60,6 +61,7 @@ class Run:
         test_every: "epoch", "segment" or "run": when `test` really measures.
         goes_on: asked after each epoch but the last, with its number over all segments, from 0, and the score on validation
             samples; where it says no the run stops at a checkpoint.
+        shorter: settings that would make it shorter, asked for where it takes long.
     """
 
     def __init__(
@@ -80,9 +82,10 @@ class Run:
         batch_size: int = 256,
         name: str = "run",
         goes_on: GoesOn | None = None,
+        shorter: Settings = list,
     ) -> None:
-        self._goes_on = goes_on
-        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        self._goes_on, self._shorter = goes_on, shorter
+        self._temporary: Temporary | None = None
         self._seed, self._optimizer = seed, optimizer
         self._objective, self._filter, self._probes = objective, filter, probes
         self.hardware, self.ranks = hardware or Hardware(), ranks or Ranks()
@@ -96,7 +99,7 @@ class Run:
         self._started = self._saved_at = time.perf_counter()
         self._counted_at = {name: clock() for name, clock in CLOCKS.items()}
         self._save_cost = 0.0
-        self._plan: dict[str, list[float]] = {"epochs": [], "epoch_s": []}  # of each segment, as expected
+        self.plan: dict[str, list[float]] = {"epochs": [], "epoch_s": []}  # of each segment, as expected
         self._first_fraction: float | None = None
         self._show_at = 0.0
 
@@ -133,11 +136,16 @@ class Run:
     def folder(self, name: str) -> Path:
         if self._store is not None:
             return self._store.folder(name)
-        self._temporary = self._temporary or tempfile.TemporaryDirectory(prefix="effdl-")
-        folder = Path(self._temporary.name) / name
+        self._temporary = self._temporary or Temporary()
+        folder = self._temporary.path / name
         with disk_errors(folder):
             folder.mkdir(exist_ok=True)
         return folder
+
+    def decide(self, name: str, choose: Callable[[], Any]) -> Any:
+        found = self.ranks.agree(lambda: choose() if self._store is None else self._store.decided(name, choose))
+        self.note({name: found})
+        return found
 
     def say(self, text: str) -> None:
         self._reporter.say(f"{self.name}: {text}")
@@ -146,23 +154,15 @@ class Run:
         return watched(parts, total, f"{self.name}: {doing}", self._reporter.say)
 
     def expect(self, costs: list[SegmentCost], keep_bytes: int) -> None:
-        peak = max(costs, key=lambda c: c.memory.peak).memory
-        seconds = [training_seconds(cost) for cost in costs]
+        tests = [0.0] * len(costs)
         if (measure := self._measure) is not None:
             sizes = measure.samples, measure.batches
             tests = measuring_seconds(costs, *sizes, self._test_every, keep_bytes, measure.changes)
-            seconds = [training + test for training, test in zip(seconds, tests, strict=True)]
-        self._plan = {
-            "epochs": [float(c.epochs) for c in costs],
-            "epoch_s": [s / cost.epochs for s, cost in zip(seconds, costs, strict=True)],
-            "certain": [float(c.certain) for c in costs],
-        }
+        seconds = [training_seconds(cost) + test for cost, test in zip(costs, tests, strict=True)]
+        self.plan = expected.plan(costs, tests)
         self.note(
             {
-                "memory/accounted_peak_bytes": peak.peak,
-                "memory/resident_peak_bytes": max(c.resident for c in costs),
-                "memory/segment_peak_bytes": [c.memory.peak for c in costs],
-                **{f"memory/peak_{kind}_bytes": count for kind, count in peak.by_kind.items()},
+                **expected.peaks(self.plan, len(costs)),
                 **(
                     {"memory/waiting_state_bytes": [c.state_bytes for c in costs]}
                     if any(len(c.turns) > 1 for c in costs)
@@ -172,21 +172,25 @@ class Run:
                 "time/segment_estimate_s": seconds,
             }
         )
-        self._reporter.cost(self.name, sum(seconds), costs)
+        self._reporter.cost(self.name, sum(seconds), costs, self._shorter)
         self._started = time.perf_counter()
+
+    def reached(self, segments: int) -> None:
+        if "peak" in self.plan:  # not in the checkpoint of a run that an older version began
+            self.note(expected.peaks(self.plan, segments))
 
     def progress(self, segment: int, past: Sequence[float], epochs: int) -> bool:
         now = time.perf_counter()
         if now < self._show_at:
             return False
         self._show_at = now + SHOW_EVERY_S
-        fraction = self._fraction(past)
+        fraction = expected.fraction(self.plan, past, self._test_every)
         if self._first_fraction is None:
             self._first_fraction = fraction
         done = fraction - self._first_fraction
         elapsed = now - self._started
         left = elapsed * (1 - fraction) / done if done > 0.02 else self.notes.get("time/estimate_s", 0.0) * (1 - fraction)
-        at_most = not all(self._plan.get("certain", [])[segment + 1 :])  # unknown of a run that an older version began
+        at_most = not all(self.plan.get("certain", [])[segment + 1 :])  # unknown of a run that an older version began
         scores: dict[str, Any] = next((line for line in reversed(self.lines) if "val/acc" in line or "val/mse" in line), {})
         shown = {k: v for k, v in scores.items() if k in ("val/acc", "val/mse")}
         epoch = max(0, math.ceil(past[segment]) - 1)
@@ -241,14 +245,14 @@ class Run:
     def _is_to_stop(self) -> bool:
         if self._goes_on is None or not (found := scores(self.lines)):
             return False
-        if len(found) == sum(self._plan["epochs"]):  # nothing is left to spare
+        if len(found) == sum(self.plan["epochs"]):  # nothing is left to spare
             return False
         return not self._goes_on(len(found) - 1, found[-1])
 
     def _checkpoint(self, state: Callable[[], dict[str, Any]], start: float) -> None:
         assert self._store is not None
         self._count_wall()
-        self._store.save({"method": state(), "notes": self.notes, "times": self.times, "plan": self._plan})
+        self._store.save({"method": state(), "notes": self.notes, "times": self.times, "plan": self.plan})
         self._saved_at = time.perf_counter()
         self._save_cost = self._saved_at - start
 
@@ -262,7 +266,7 @@ class Run:
         if state is None:
             return None
         self.resumed = True
-        self.notes, self.times, self._plan = state["notes"], state["times"], state["plan"]
+        self.notes, self.times, self.plan = state["notes"], state["times"], state["plan"]
         if self._log is not None:
             self._log.show(self.lines)
         method: dict[str, Any] = state["method"]
@@ -319,12 +323,6 @@ class Run:
             now = clock()
             self.times[name] = self.times.get(name, 0.0) + now - self._counted_at[name]
             self._counted_at[name] = now
-
-    def _fraction(self, past: Sequence[float]) -> float:
-        """Share of the expected time that is done. past: epochs of each segment that lie behind."""
-        epoch_s, epochs = self._plan["epoch_s"], self._plan["epochs"]
-        total = sum(s * e for s, e in zip(epoch_s, epochs, strict=True))
-        return min(1.0, sum(s * e for s, e in zip(epoch_s, past, strict=False)) / total) if total else 0.0
 
 
 def scores(lines: Iterable[Mapping[str, Any]]) -> list[float]:

@@ -66,7 +66,8 @@ def _is_spec(content: Mapping[str, Any]) -> bool:
     stored, threads = content.get("config"), content.get("threads")
     chosen = [stored.get(group) for group in ("dataset", "arch", "objective", "method")] if isinstance(stored, dict) else [None]
     whole = all(isinstance(node, dict) and isinstance(node.get("_target_"), str) for node in chosen)
-    return whole and isinstance(content.get("facts"), dict) and type(threads) is int and threads > 0
+    parts = content.get("facts"), content.get("decided", {})
+    return whole and all(isinstance(part, dict) for part in parts) and type(threads) is int and threads > 0
 
 
 def _is_provenance(content: Mapping[str, Any]) -> bool:
@@ -148,6 +149,16 @@ class Store:
 
     def spec(self) -> dict[str, Any] | None:
         return self._read_json("spec.json", _is_spec)
+
+    def decided(self, name: str, choose: Callable[[], Any]) -> Any:
+        """What spec.json says of a choice that is made once; where it says nothing yet, what is chosen now."""
+        stored = self.spec() or {}
+        known = stored.get("decided", {})
+        if name not in known:
+            known = {**known, name: choose()}
+            if stored:  # else somebody took the file away, which `spec` has said
+                write_json(self.path / "spec.json", {**stored, "decided": known})
+        return known[name]
 
     def provenance(self) -> dict[str, Any] | None:
         return self._read_json("provenance.json", _is_provenance)

@@ -1,7 +1,7 @@
 """The engine: segments of a network learn by turns, each by its rule, fed by the blocks below (Algorithms 3 and 4)."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property, partial
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ from torch import nn
 from effdl.archs.chain import BlockChain
 from effdl.datasets.batch import Batch
 from effdl.datasets.problem import Problem, cut
-from effdl.errors import ConfigError, Diverged
+from effdl.errors import ConfigError, Diverged, RecordError
 from effdl.training.epoch import drain_epoch
 from effdl.training.features import Stack
 from effdl.training.handle import RunHandle, taking_up
@@ -26,7 +26,8 @@ from effdl.training.recorder import Recorder
 from effdl.training.rule import Rule
 from effdl.training.segments import Training
 from effdl.training.selection import Best, score, stale
-from effdl.training.sources import Fed, Replay, Sieve, Source
+from effdl.training.shelf import Shelf
+from effdl.training.sources import Fed, Replay, Sieve, Source, share_left
 from effdl.training.untrained import OfBatch
 
 
@@ -60,11 +61,13 @@ class Engine:
         refuse_shared_weights(training, chain)
         if training.record and not run.ranks.alone:
             raise ConfigError("method.record_at: of several processes each would record its part alone: train in one process")
-        if training.record and run.filter is not None:
+        if training.keep_on != "memory" and not run.ranks.alone:
             raise ConfigError(
-                "filter: what a recorded layer puts out is filtered already: leave out filter or method.record_at"
+                "method.keep_features_on: of several processes each would write all features: train in one process"
             )
         chain.eval()
+        give_up = self._fed_instead if training.full_disk == "feed" else None
+        self.shelf = Shelf(lambda: run.folder("features"), give_up)
         self.fed = self.active = self._fed()
         self.source: Source = self.fed
         device = next(chain.parameters()).device
@@ -75,7 +78,7 @@ class Engine:
         self.best = Best(training.choose, len(training.segments), self.offloaded.copied)
         self.learners: dict[int, Learner] = {}  # of segments that have begun and are not done
         self.ages = [0] * len(chain)  # epochs that each block has learned
-        self.most_kept = self.feature_passes = 0
+        self.most_kept = self.feature_passes = self.most_laid = 0
         self.at = (0, 0)  # the turn, and its epochs that lie behind
         self._tried: list[int] = []
 
@@ -112,10 +115,14 @@ class Engine:
         kept, passes = self.most_kept, self.feature_passes
         self.run.note({"segment/chosen": chosen, "memory/kept_features_bytes": kept, "data/feature_passes": passes})
         self.run.note(self.recorder.notes())
+        if training.keep_on != "memory":
+            self.run.note({"data/features_on_disk_bytes": self.most_laid})
         if training.returns:
             self.run.note({"epoch/chosen": self.best.epoch})
         self.offloaded.all_come()
-        self.run.note(training.growth.notes(self.best, self.at[0] + 1))
+        if training.growth:
+            self.run.note(training.growth.notes(self.best, self.at[0] + 1))
+            self.run.reached(self.at[0] + 1)
         network = self.making.predictor(chosen, self.making.rule(chosen))
         self.best.put_into(network)
         return network.eval()
@@ -132,6 +139,7 @@ class Engine:
         if not resumed:  # else they were counted when the turn began
             self.feature_passes += made
         self.most_kept = max(self.most_kept, self.active.through.kept_bytes)
+        self.most_laid = max(self.most_laid, self.active.laid_bytes)
         self.recorder.begin(place)
         for member in team:
             member.learner.ranks.synchronise(member.learner.rule)
@@ -164,7 +172,15 @@ class Engine:
 
     def _fed(self, only_val: bool = False) -> Fed:
         training, run = self.training, self.run
-        return Fed(self.problem, training.keep_bytes, run.hardware, run.ranks, only_val, training.feed_parts)
+        return Fed(self.problem, training.keep_bytes, run.hardware, run.ranks, only_val, training.feed_parts, self.shelf)
+
+    def may_lay(self, starts: Iterable[int]) -> None:
+        """Features may lie on disk from now on, of the blocks below each of these, where they do not fit in memory."""
+        self.shelf.heights |= {start + 1 for start in starts}
+
+    def _fed_instead(self, error: RecordError) -> None:
+        what, *_ = str(error).split("; ")
+        self.run.say(f"{what}; the blocks below feed the segment")
 
     def _member(self, segment: int) -> Member:
         if segment not in self.learners:
@@ -228,7 +244,7 @@ class Engine:
         place, done = self.at
         past, number = list(map(float, self.training.behind(place))), self.training.epochs_before(place) + done
         learners = {self._where(m.segment, m.learner.epoch): m.learner for m in team}
-        epochs, steps = {m.segment: m.learner.epoch for m in team}, self.steps
+        epochs, steps = {m.segment: m.learner.epoch for m in team}, self.steps(team[0].segment)
         lowest, of_all = team[0].segment, self.training.segments[team[0].segment].epochs
 
         def progress(step: int) -> None:
@@ -284,11 +300,13 @@ class Engine:
             return rule.predictor(BlockChain(dict(zip(self.chain.names, whole, strict=False)), nn.Identity(), self.chain.input))
         return rule.predictor(BlockChain(dict(rule.blocks.named_children()), nn.Identity()))
 
-    @property
-    def steps(self) -> int:
-        """Expected steps of an epoch."""
-        share = self.run.filter.expected_share if self.run.filter is not None else 1.0
-        return max(1, len(cut(round(share * self.problem.num_train), self.problem.batch_size)))
+    def share(self, segment: int) -> float:
+        """Of an epoch's samples that a segment is expected to learn from."""
+        return share_left(self.run.filter, len(self.training.bases(segment)))
+
+    def steps(self, segment: int) -> int:
+        """Expected steps of an epoch of a segment."""
+        return max(1, len(cut(round(self.share(segment) * self.problem.num_train), self.problem.batch_size)))
 
     def state_dict(self) -> dict[str, Any]:
         self.offload.check()
@@ -301,6 +319,7 @@ class Engine:
             "tried": self.active.through.tried,
             "recorded": self.recorder.state_dict(),
             "counts": (self.most_kept, self.feature_passes),
+            "shelf": (self.most_laid, sorted(self.shelf.heights)),
         }
 
     def resume(self) -> bool:
@@ -319,6 +338,8 @@ class Engine:
             raise ValueError("no such place in the order")
         self.ages, self._tried = list(map(int, saved["ages"])), list(map(int, saved["tried"]))
         self.most_kept, self.feature_passes = map(int, saved["counts"])
+        self.most_laid, heights = saved.get("shelf", (0, ()))  # none in checkpoints of older versions
+        self.shelf.heights |= set(map(int, heights))
         order = self.training.order
         begun, still = ({s for turn in part for s in turn.segments} for part in (order[: place + 1], order[place:]))
         if saved["learners"].keys() != begun & still:

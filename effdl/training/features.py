@@ -1,6 +1,6 @@
 """A split seen through the modules below a segment, whose outputs are kept where they fit (Algorithm 3, line 8; §6.2.2)."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Generic, Protocol, TypeVar
@@ -42,6 +42,7 @@ class Stack:
 
 NOTHING = Stack((), ())
 Pass = Callable[[Iterable[nn.Module], Tensor], Tensor]
+Lift = Callable[[Tensor], Tensor]  # stored inputs -> features
 
 
 class Through(Generic[S]):
@@ -51,10 +52,12 @@ class Through(Generic[S]):
         splits: of raw inputs; their features are kept together or not at all.
         limit_bytes: what may lie in memory at once, old features and new ones; -1 keeps nothing.
         passed: sends inputs through modules.
-        kept: (split, what sends its inputs up) -> the split of their features.
+        kept: (split, what sends its inputs up) -> the split of their features, and its bytes in memory.
         called: a module as it is to be called again and again, where its outputs are not kept.
+        laid: as ``kept``, for features that do not fit in memory; None where they find no place. heights: at which it is asked.
 
-    ``kept_bytes``: of the features that are kept. ``pending``: the modules between these and the height looked from.
+    ``kept_bytes``: of the features that are kept in memory. ``height``: that looked from, in modules. ``pending``: the modules
+    between there and the features that are kept, wherever they lie.
     """
 
     def __init__(
@@ -62,10 +65,13 @@ class Through(Generic[S]):
         splits: Sequence[S],
         limit_bytes: int,
         passed: Pass,
-        kept: Callable[[S, Callable[[Tensor], Tensor]], tuple[S, int]],
+        kept: Callable[[S, Lift], tuple[S, int]],
         called: Callable[[nn.Module], nn.Module] = lambda module: module,
+        laid: Callable[[S, Lift], tuple[S, int] | None] | None = None,
+        heights: Collection[int] = (),
     ) -> None:
         self._raw, self.limit_bytes = tuple(splits), limit_bytes
+        self._lay, self.heights = laid, heights
         self.made = 0  # how often features of all splits were
         self._passed, self._keep, self._called = passed, kept, called
         self.forget()
@@ -78,7 +84,7 @@ class Through(Generic[S]):
         self._ready: dict[int, nn.Module] = {}  # by its place, a module as it is called again and again
         # Heights at which it was tried to keep features; replayed in this order they give the same bits.
         self.tried: list[int] = []
-        self._height = 0
+        self.height = 0
         self.pending: list[nn.Module] = []
 
     def look(self, stack: Stack) -> None:
@@ -87,7 +93,7 @@ class Through(Generic[S]):
         if same < self._base:
             self.forget()
             same = 0
-        self._seen, self._height = stack, len(stack)
+        self._seen, self.height = stack, len(stack)
         self.tried = [height for height in self.tried if height <= same]
         # What was made for a height that no longer counts is made anew, as a resumed run would.
         self._ready = {place: module for place, module in self._ready.items() if place < max(self.tried, default=0)}
@@ -98,16 +104,14 @@ class Through(Generic[S]):
 
         Elsewhere the modules will be called again and again, as ``called`` makes them.
         """
-        if self._base == self._height > 0:
+        if self._base == self.height > 0:
             return True
-        if self._height not in self.tried:
-            self.tried.append(self._height)
-            if self._fits():
-                made = [self._keep(split, self.features) for split in self.splits]
-                self.put([split for split, _ in made], sum(size for _, size in made))
+        if self.height not in self.tried:
+            self.tried.append(self.height)
+            if self._makes():
                 self.made += 1
                 return True
-            for place in range(self._base, self._height):
+            for place in range(self._base, self.height):
                 if place not in self._ready:
                     self._ready[place] = self._called(self._seen.modules[place])
             self._see()
@@ -115,8 +119,8 @@ class Through(Generic[S]):
 
     def put(self, splits: Sequence[S], kept_bytes: int) -> None:
         """These are the features at this height."""
-        self.splits, self.kept_bytes, self._base = tuple(splits), kept_bytes, self._height
-        self._ready = {place: module for place, module in self._ready.items() if place >= self._height}
+        self.splits, self.kept_bytes, self._base = tuple(splits), kept_bytes, self.height
+        self._ready = {place: module for place, module in self._ready.items() if place >= self.height}
         self._see()
 
     def replay(self, heights: Iterable[int], stack: Stack) -> None:
@@ -125,16 +129,36 @@ class Through(Generic[S]):
             self.look(stack[:height])
             self.keep()
 
+    @property
+    def keeps(self) -> bool:
+        """Whether any features take the place of the raw inputs."""
+        return self._base > 0
+
     def _see(self) -> None:
-        places = range(self._base, self._height)
+        places = range(self._base, self.height)
         self.pending = [self._ready.get(place, self._seen.modules[place]) for place in places]
 
     def features(self, x: Tensor) -> Tensor:
         """Outputs at this height for stored x."""
         return self._passed(self.pending, x)
 
-    def _fits(self) -> bool:
+    @property
+    def fits(self) -> bool:
+        """Whether features of all splits at this height have room in memory beside those that are kept."""
         if self.limit_bytes < 0:
             return False
         needed = sum(map(len, self.splits)) * self.features(self.splits[0].first()).nbytes
         return needed + self.kept_bytes <= self.limit_bytes
+
+    def _makes(self) -> bool:
+        """Make what is kept at this height from now on; whether there is a place for it."""
+        fits = self.fits
+        keep = self._keep if fits else self._lay if self.height in self.heights and self.limit_bytes >= 0 else None
+        made = list[tuple[S, int]]()
+        for split in self.splits if keep is not None else ():
+            if (one := keep(split, self.features)) is None:  # type: ignore[misc]
+                return False
+            made.append(one)
+        if keep is not None:
+            self.put([split for split, _ in made], sum(size for _, size in made))
+        return keep is not None

@@ -156,6 +156,11 @@ class RunHandle(Protocol):
         Such as are of this process alone whoever writes them removes.
         """
 
+    def decide(self, name: str, choose: Callable[[], Any]) -> Any:
+        """What was chosen by a measurement, or by what this machine has: a JSON value, found out once and written down before
+        the first step, so that all processes and a run that goes on have the same. name: such as "data/recorded_on"; it is
+        noted under it."""
+
     def say(self, text: str) -> None:
         """Tell whoever watches the run something in a line."""
 
@@ -164,6 +169,10 @@ class RunHandle(Protocol):
 
     def expect(self, costs: list[SegmentCost], keep_bytes: int) -> None:
         """Say beforehand what the run will cost. keep_bytes: as in `test`."""
+
+    def reached(self, segments: int) -> None:
+        """So many of the segments that were expected have been trained, from the lowest, and no other will be: only what these
+        took is of interest."""
 
     def progress(self, segment: int, past: Sequence[float], epochs: int) -> bool:
         """Whether something was shown of how far the run is. Called at every step, this costs next to nothing.

@@ -20,6 +20,7 @@ from effdl.training.ranks import LEAST_SHARE
 
 M = TypeVar("M", bound=nn.Module)
 BOUND = Path("/sys/fs/cgroup/memory.max")  # of a container, in bytes, or "max"
+MEMORY = Path("/proc/meminfo")
 COMMAND = "torchrun --standalone --nproc_per_node={} run.py hardware=ddp ..."
 
 
@@ -115,6 +116,19 @@ class Hardware(Setting):
         bound = BOUND.read_text().strip() if BOUND.is_file() else ""
         return min(whole, int(bound)) if bound.isdigit() else whole
 
+    def free_memory(self) -> int:
+        """Bytes of the device's memory that nobody uses now; of a CPU no more than its container has left, where the pages of
+        files that were read count as free."""
+        if self.device == "cuda" and torch.cuda.is_available():
+            return int(torch.cuda.mem_get_info()[0])
+        free = self.memory()
+        if MEMORY.is_file():
+            free = min(free, 2**10 * _counts(MEMORY)["MemAvailable:"])
+        used, of = BOUND.with_name("memory.current"), BOUND.with_name("memory.stat")
+        if BOUND.is_file() and used.is_file() and of.is_file():
+            free = min(free, self.memory() - int(used.read_text()) + _counts(of)["inactive_file"])
+        return max(0, free)
+
     def autocast(self) -> AbstractContextManager[Any]:
         """The context of a forward pass and its loss."""
         return torch.autocast(self.device, dtype=torch.bfloat16) if self.precision == "bf16" else nullcontext()
@@ -135,6 +149,11 @@ class Hardware(Setting):
         """What `place` makes of one of a module's tensors."""
         like_images = tensor.dim() in (4, 5)
         return tensor.to(device, memory_format=self.memory_format if like_images else torch.preserve_format)
+
+
+def _counts(file: Path) -> dict[str, int]:
+    """Name -> number, of a file of the kernel's with such a pair in each line."""
+    return {words[0]: int(words[1]) for line in file.read_text().splitlines() if len(words := line.split()) > 1}
 
 
 def give_back() -> None:

@@ -13,6 +13,7 @@ from effdl.training.orders import Turn, bottom_up
 from effdl.training.recording import Where
 from effdl.training.rule import Rule
 from effdl.training.selection import Choose, Growth
+from effdl.training.shelf import KeepOn
 from effdl.training.untrained import Untrained
 
 Shapes = Sequence[tuple[int, ...]]
@@ -44,6 +45,9 @@ class Training:
     record: segments whose outputs are recorded while they learn, for those above to learn from in the same order (§6.2.2).
     store: where recordings lie. full_disk: whether a training whose recording a disk does not take any longer stops there, or
         goes on with the blocks below as a feednet.
+    keep_on: where outputs lie that do not fit it: in "memory" none, on "disk" all for which there is room when the run begins,
+        by "auto" those of them that are reckoned to take less time so than a feednet (`costs.on_disk`). ``full_disk`` says what
+        becomes of it where there is no room after all.
     order: each segment's turns come to the epochs of its plan; by default from the bottom up, one turn each.
     choose: see `selection.Best`.
     patience: end a segment's turn after so many epochs without a better validation score, with its last weights (ours); only
@@ -70,6 +74,7 @@ class Training:
     growth: Growth = field(default_factory=Growth)
     offload: Place | None = None
     untrained: Untrained = "eval"
+    keep_on: KeepOn = "memory"
 
     def __post_init__(self) -> None:
         if not self.order:
@@ -127,6 +132,11 @@ class Training:
     def team(self, segment: int) -> range:
         """Who learns at once with a segment, itself among them, in its first turn."""
         return next(turn.segments for turn in self.order if segment in turn.segments)
+
+    def bases(self, segment: int) -> list[int]:
+        """The recorded segments below one, from the highest, from which it learns, down: each learns from the next."""
+        start = self.segments[segment].start
+        return [one for one in sorted(self.record, reverse=True) if one < segment and self.segments[one].stop <= start]
 
     def yields(self, segment: int) -> bool:
         """Whether somebody takes what its blocks put out while it learns."""

@@ -128,4 +128,4 @@ class Growth:
 
     def notes(self, best: Best, trained: int) -> dict[str, Any]:
         """For the record: how many segments were trained, and what ended it: "blocks" where the network has no more."""
-        return {"segment/trained": trained, "segment/ended_by": self.ended_by(best, trained - 1) or "blocks"} if self else {}
+        return {"segment/trained": trained, "segment/ended_by": self.ended_by(best, trained - 1) or "blocks"}

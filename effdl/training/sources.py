@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from effdl.datasets.batch import Batch
 from effdl.datasets.problem import Problem
+from effdl.datasets.rows import Rows
 from effdl.datasets.split import Choose, Samples, Split
 from effdl.errors import ConfigError
 from effdl.rng import seed_for
@@ -19,6 +20,7 @@ from effdl.training.hardware import Hardware
 from effdl.training.offload import Streamed
 from effdl.training.ranks import Ranks
 from effdl.training.recording import Recording
+from effdl.training.shelf import Shelf
 from effdl.training.untrained import OfBatch
 
 Prepare = Callable[[Batch, torch.Generator], Batch]
@@ -34,6 +36,13 @@ class Sieve:
     def apply(self, batches: Iterable[Batch], batch_size: int) -> Iterator[Batch]:
         """What it keeps of an epoch's batches, regrouped."""
         return self.filter.apply(batches, batch_size, self.seed)
+
+
+def share_left(filter: SampleFilter | None, recordings: int) -> float:
+    """Of an epoch's samples those that a filter is expected to leave a segment above so many recordings, see `Replay`."""
+    if filter is None:
+        return 1.0
+    return filter.expected_share ** (1 + recordings if filter.sees == "features" else 1)
 
 
 class Source(ABC):
@@ -63,6 +72,7 @@ class Fed(Source):
         parts: each batch goes through the modules in so many parts: less is alive at once, and outputs are the same up to
             rounding.
         only_val: nobody asks for training batches, which are replayed.
+        shelf: where features lie that do not fit there.
 
     ``prepared``: how many samples of the problem this rank gave a rule in the epoch begun last, to make its own batches of.
     """
@@ -75,15 +85,18 @@ class Fed(Source):
         ranks: Ranks | None = None,
         only_val: bool = False,
         parts: int = 1,
+        shelf: Shelf | None = None,
     ) -> None:
-        self.problem, self._parts = problem, parts
+        self.problem, self._parts, self._shelf = problem, parts, shelf or Shelf()
         self._hardware, self._ranks = hardware or Hardware(), ranks or Ranks()
         self._prepare: Prepare | None = None
         self.prepared = 0
         splits = (problem.val_split,) if only_val else (problem.train_split, problem.val_split)
         # Where every epoch has other inputs nothing can be kept.
         keeps = len(problem.val_split) > 0 if only_val else not problem.varies
-        self.through: Through[Split] = Through(splits, keep_bytes if keeps else -1, self.passed, self._whole, self.fast)
+        self.through: Through[Split] = Through(
+            splits, keep_bytes if keeps else -1, self.passed, self._whole, self.fast, self._laid, self._shelf.heights
+        )
         self._crop, self._cropped = NOTHING, list[nn.Module]()
 
     def look(self, below: Stack, prepare: Prepare | None = None, tried: Iterable[int] = ()) -> bool:
@@ -126,7 +139,7 @@ class Fed(Source):
         return stored if self._prepare is not None else map(self._feed, stored)
 
     def _stored(self, epoch: int, choose: Choose | None = None) -> Iterator[Batch]:
-        if self.through.kept_bytes:
+        if self.through.keeps:
             return self.problem.ordered(self.through.splits[0], epoch, choose)
         return self.problem.train(epoch, choose)
 
@@ -201,6 +214,17 @@ class Fed(Source):
             start += len(chunk)
         return Samples(out, samples.y), out.nbytes
 
+    def _laid(self, samples: Split, features: Callable[[Tensor], Tensor]) -> tuple[Split, int] | None:
+        """The same on disk."""
+        chunks = (features(chunk.x) for chunk in samples.batches(self.problem.batch_size))
+        rows = self._shelf.rows(features(self.through.splits[0].first()), chunks, samples.y, self.through.height)
+        return None if rows is None else (rows, 0)
+
+    @property
+    def laid_bytes(self) -> int:
+        """Of the features that lie on disk."""
+        return sum(split.bytes for split in self.through.splits if isinstance(split, Rows))
+
 
 def prepared(batches: Iterable[Batch], prepare: Prepare, seed: int, epoch: int, rank: int = 0) -> Iterator[Batch]:
     """An epoch's batches as a rule wants them."""
@@ -213,6 +237,10 @@ def prepared(batches: Iterable[Batch], prepare: Prepare, seed: int, epoch: int, 
 class Replay(Source):
     """What was recorded below, in its order, through the frozen modules between there and the segment (§6.2.2): the cropped
     feednet j + 1 … q − 1, where layer j was recorded and q learns.
+
+    What a filter dropped below is not there. One that sees features sees those of this segment too, and may drop more of them
+    (§6.8.2: what upper partitions see becomes less as it becomes redundant); one that sees no more than which samples there are
+    has chosen.
 
     Args:
         recording: an epoch of which takes the place of one of the data; after the last one comes the first again.
@@ -227,7 +255,9 @@ class Replay(Source):
 
     def train(self, epoch: int, sieve: Sieve | None = None) -> Iterator[Batch]:
         batches = map(self._feed, self._recording.epoch(epoch - self._first))
-        return batches if sieve is None else sieve.apply(batches, self._fed.problem.batch_size)
+        if sieve is None or sieve.filter.sees == "index":
+            return batches
+        return sieve.apply(batches, self._fed.problem.batch_size)
 
     def val(self) -> Iterator[Batch]:
         return self._fed.val()

@@ -7,5 +7,7 @@ VARIANCE = 10  # of each target: 30 inputs of variance 1, entries of the map of 
 
 def measures(runs: pd.DataFrame) -> pd.DataFrame:
     """Adds score: test accuracy, or 1 minus the squared error over the targets' variance; a share."""
-    accuracy, mse = (runs.get(name, pd.Series(index=runs.index, dtype=float)).astype(float) for name in ("test/acc", "test/mse"))
+    accuracy, mse = (
+        runs.get(name, pd.Series(index=runs.index, dtype=float)).astype(float) for name in ("test/acc", "test/mse")
+    )
     return runs.assign(score=accuracy.fillna(1 - mse / VARIANCE))
