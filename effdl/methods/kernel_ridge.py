@@ -141,12 +141,14 @@ class NtkRidge(Dual):
     """Ridge regression with the kernel of an infinitely wide ReLU network, on at most 10,000 samples: a yardstick for lazy
     methods, whose networks it is the limit of (Jacot et al. 2018; Arora et al. 2019), see `infinite_width.wide_kernels`.
 
-    l2: the penalty; next to nothing gives what gradient flow on the squared error ends in, from outputs of zero.
+    l2: the penalty; next to nothing gives what gradient flow on the squared error ends in, from outputs of zero. 0.01 did
+        about as well on validation samples of MNIST, 4,000 for training, and 1 less.
     kernel_of: "ntk", where all layers learn; "nngp", where the last alone does.
     depth: hidden layers. weight_variance: σ_w², such as 2 (He's, which keeps the scale of what passes); bias_variance: σ_b², 0
         for networks without biases, as the thesis's are.
     """
 
+    l2: Positive = 0.01
     kernel_of: Literal["ntk", "nngp"] = "ntk"
     depth: Count = 1
     weight_variance: Positive = 2.0
