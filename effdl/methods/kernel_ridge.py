@@ -165,7 +165,9 @@ class NtkRidge(Dual):
         from sklearn.kernel_ridge import KernelRidge as Theirs
 
         samples, kernel = torch.from_numpy(x), self.kernel(x.shape[1])
-        gram = torch.cat([kernel(some, samples) for some in samples.split(ROWS)])
+        gram = samples.new_empty(len(x), len(x))
+        for rows, some in zip(gram.split(ROWS), samples.split(ROWS), strict=True):
+            rows.copy_(kernel(some, samples))
         return Theirs(alpha=self.l2, kernel="precomputed").fit(gram.numpy(), y)
 
 
