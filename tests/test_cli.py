@@ -176,7 +176,7 @@ def blind(metrics: dict[str, Any]) -> dict[str, Any]:
 
 
 CLOSED = ["elm", "output_layer", "platonic"]  # without epochs, of linear layers
-PEERS = ["kernel_ridge", "pseudoinverse_learning", "ridge_regression"]  # without epochs, of forms of their own
+PEERS = ["kernel_ridge", "ntk_ridge", "pseudoinverse_learning", "ridge_regression"]  # without epochs, of forms of their own
 PARTITIONED = [name for name in config.choices("method") if getattr(config.build_choice("method", name), "partitions", None)]
 LINEAR = [name for name in config.choices("method") if isinstance(config.build_choice("method", name), Lazy)]
 FEWER = {

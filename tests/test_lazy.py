@@ -209,6 +209,22 @@ def test_what_is_frozen_is_worked_out_once_where_the_data_stay(choice: str) -> N
     torch.testing.assert_close(*answers, rtol=1e-5, atol=1e-6)
 
 
+def test_samples_that_vary_go_through_what_is_frozen_in_each_epoch() -> None:
+    def brighter(x: Tensor, generator: torch.Generator) -> Tensor:
+        return x + torch.randint(0, 9, (len(x), 1, 1, 1), generator=generator).to(x.dtype)
+
+    on = tiny.problem()
+    varied = Problem(on.train_split, on.val_split, on.objective, outputs=on.outputs, batch_size=8, augment=brighter)
+    for method in (Shallow(epochs=2), Ntk(epochs=2)):
+        run = Run.in_memory(Sgd(lr=0.02))
+        network = method.fit(varied, tiny.perceptron(), run).state_dict()
+        assert run.notes["memory/kept_features_bytes"] == run.notes["data/feature_passes"] == 0
+        same = method.fit(on, tiny.perceptron(), Run.in_memory(Sgd(lr=0.02))).state_dict()
+        frozen = [name for name in network if not name.startswith(("head.", "blocks.linear."))]
+        moved = [name for name in network if not torch.equal(network[name], same[name])]
+        assert frozen and moved and not set(moved) & set(frozen)
+
+
 SMALL = (
     "dataset=digits",
     "dataset.train_limit=80",

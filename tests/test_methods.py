@@ -18,7 +18,7 @@ from effdl.datasets.problem import Problem
 from effdl.datasets.split import Samples
 from effdl.errors import ConfigError
 from effdl.methods.backprop import Backprop
-from effdl.methods.kernel_ridge import Shallow
+from effdl.methods.kernel_ridge import Regression
 from effdl.methods.method import Method
 from effdl.methods.platonic import Projection
 from effdl.methods.pseudoinverse_learning import PseudoinverseLearning
@@ -202,7 +202,7 @@ VARIANTS: dict[str, Method] = {
 
 
 def arch_of(method: Method, train: int) -> Any:
-    if isinstance(method, Shallow):
+    if isinstance(method, Regression):
         return Linear()
     return Mlp(hidden=(train, train) if isinstance(method, PseudoinverseLearning) else UNITS)
 

@@ -18,6 +18,7 @@ from effdl.records.run import Run
 from effdl.testing import check_method
 from effdl.training.loop import evaluate
 from effdl.training.optim import Adadelta, Adagrad, Adam, Adamw, Optimizer, Rmsprop, Sgd
+from effdl.training.rmsprop import RmspropInRoot
 
 CHOICES = [name for name in choices("optimizer") if name != "none"]
 ALGORITHMS = ["sgd", "adagrad", "adadelta", "rmsprop", "rmsprop_torch", "adam", "adamw"]  # others differ in numbers alone
@@ -178,6 +179,21 @@ def test_where_the_constant_is_added_counts_for_small_gradients_alone() -> None:
             found = steps_of(printed, gradient_of(size)), steps_of(replace(printed, **theirs), gradient_of(size))  # type: ignore[arg-type]
             assert (np.abs(found[0] - found[1]).max() > 1e-3) == apart
             assert (np.abs(found[0] - found[1]).max() < 1e-6) != apart
+
+
+def test_all_weights_at_once_are_updated_as_one_by_one() -> None:
+    """As on a GPU; bit for bit on a CPU."""
+    found = []
+    for foreach in (False, True):
+        weights = [nn.Parameter(torch.linspace(-1, 1, size)) for size in (3, 5)]
+        idle = nn.Parameter(torch.ones(2))
+        built = RmspropInRoot([*weights, idle], lr=LR, alpha=0.9, eps=1e-8, weight_decay=0.1, foreach=foreach)
+        for step in range(STEPS):
+            for weight in weights:
+                weight.grad = weight.detach().cos() * (step + 1)
+            built.step()
+        found.append([*weights, idle])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True)) and torch.equal(found[0][2], torch.ones(2))
 
 
 # --- what all have in common

@@ -36,6 +36,8 @@ CASES = {
     **{name: (f"method={name}", *FEWER.get(name, ())) for name in config.choices("method") if name not in CLOSED},
     "checkpointed": ("method=backprop", "method.checkpoint=block"),
     "fed": ("method.keep_features_mib=0",),
+    "frozen convolutions": ("method=shallow",),
+    "frozen convolutions, fed": ("method=shallow", "method.keep_features_mib=0"),
     "kept in part": ("method.keep_features_mib=0.15",),
     "augmented": ("augment=cutout", "augment.cutout=4"),
     "filtered": ("filter=random_subset",),

@@ -92,6 +92,7 @@ class GatedLayers(nn.Module):
         self.sizes = [layers[0].in_features, *(layer.out_features for layer in layers)]
 
     def forward(self, z: Tensor) -> Tensor:
+        h: Tensor
         h, *found = z.split(self.sizes, 1)
         for layer, gate in zip(self.layers, found, strict=True):
             h = gate * layer(h)

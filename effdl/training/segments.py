@@ -39,7 +39,7 @@ class SegmentPlan:
 
 @dataclass(frozen=True)
 class Training:
-    """What a method trains: segments, and in which order.
+    """What a method trains: segments, and in which order. Blocks below the lowest segment stay as they are.
 
     keep_bytes: outputs of the blocks below a segment are kept where they fit this bound, else a feednet computes them.
     record: segments whose outputs are recorded while they learn, for those above to learn from in the same order (§6.2.2).
