@@ -14,12 +14,12 @@ def called(ways: Mapping[nn.Module, Callable[[Tensor], Tensor]]) -> Iterator[Non
     """
     before = {module: vars(module).get("forward") for module in ways}
     for module, way in ways.items():
-        module.forward = way  # type: ignore[method-assign]
+        module.forward = way
     try:
         yield
     finally:
-        for module, way in before.items():
-            if way is None:
+        for module, own in before.items():
+            if own is None:
                 del module.forward
             else:
-                module.forward = way  # type: ignore[method-assign]
+                module.forward = own

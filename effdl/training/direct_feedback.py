@@ -110,13 +110,13 @@ class DirectFeedback(FeedbackRule):
 
     def _products(self) -> list[Tensor | None]:
         """Of each block, from the bottom up, the product of the weights above it; None where one above is no linear layer."""
-        found: list[Tensor | None] = []
+        found: list[Tensor] = []
         for name, part in self._above():
             try:
                 weight = linear_layer(name, part).linear.weight
             except ConfigError:
                 break
-            if found and found[-1].shape[1] != len(weight):  # type: ignore[union-attr]
+            if found and found[-1].shape[1] != len(weight):
                 break
             found.append(weight if not found else found[-1] @ weight)
         return [*[None] * (self.hidden - len(found)), *reversed(found)]
