@@ -1,6 +1,6 @@
 """A step of feedback rules beside plain autograd, BioTorch and the matrix products alone; one run, one thread.
 
-    python scripts/bench_feedback.py [step]
+    python scripts/bench_feedback.py [step] [depth]
 
 Ratios of fastest times, measured in turns: of 2352-512-1 under a sigmoid, batch 128, stochastic gradient descent. BioTorch is
 compared with where it is installed (pip install biotorch; nothing else needs it).
@@ -9,6 +9,7 @@ compared with where it is installed (pip install biotorch; nothing else needs it
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from importlib.util import find_spec
 
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from effdl.archs.chain import BlockChain
 from effdl.archs.mlp import Mlp
 from effdl.config import build_choice
+from effdl.datasets.batch import Batch
 from effdl.datasets.problem import Problem
 from effdl.datasets.split import Samples
 from effdl.objectives.losses import SigmoidBce
@@ -27,8 +29,10 @@ from effdl.training.engine import Engine
 from effdl.training.fused_sgd import FusedSgd
 from effdl.training.loop import reseed
 from effdl.training.optim import Optimizer, Sgd
+from effdl.training.rule import Rule
 
 INPUTS, HIDDEN, BATCH, BATCHES, LR = 2352, 512, 128, 8, 0.01
+DEEP = 784
 OPTIMIZERS: dict[str, type[Sgd | FusedSgd]] = {"sgd": Sgd, "fused_sgd": FusedSgd}
 Step = Callable[[nn.Module, Tensor, Tensor], object]
 
@@ -45,16 +49,16 @@ def fastest(calls: Mapping[str, Callable[[], object]], seconds: float = 30.0) ->
     return best
 
 
-def data() -> Problem:
+def data(shape: tuple[int, ...] = (INPUTS,)) -> Problem:
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(BATCH * BATCHES, INPUTS, generator=generator)
+    x = torch.randn(BATCH * BATCHES, *shape, generator=generator)
     samples = Samples(x, torch.randint(0, 2, (len(x),), generator=generator))
     return Problem(samples, samples.take(torch.arange(10)), SigmoidBce(), outputs=1, batch_size=BATCH)
 
 
-def network(on: Problem) -> BlockChain:
+def network(on: Problem, hidden: tuple[int, ...] = (HIDDEN,)) -> BlockChain:
     reseed(0)
-    return Mlp(hidden=(HIDDEN,), bias=False).build(on.facts)
+    return Mlp(hidden=hidden, bias=False).build(on.facts)
 
 
 def by_engine(method: str, on: Problem, optimizer: Optimizer) -> Callable[[], object]:
@@ -141,7 +145,42 @@ def step() -> Iterator[Row]:
                     yield f"step of {other} over {how}", times[other] / times[name], wanted[1]
 
 
-ALL = {"step": step}
+def depth() -> Iterator[Row]:
+    """Eight hidden layers of 512: forward and backward by each rule, and by DFA with all blocks going back at once."""
+    on = data((DEEP,))
+    batch = next(on.train(0))
+    rules = {name: _rule(name, on) for name in ("dfa", "backprop", "fa")}
+    calls: dict[str, Callable[[], object]] = {name: partial(_learned, rule, batch) for name, rule in rules.items()}
+    calls |= {f"block {i}": call for i, call in enumerate(_blocks(rules["dfa"], batch))}
+    times = fastest(calls)
+    blocks = [seconds for name, seconds in times.items() if name.startswith("block")]
+    for name in ("backprop", "fa"):
+        yield f"forward and backward of dfa over {name}'s, 8 × 512", times["dfa"] / times[name], "for comparison"
+    at_once = times["dfa"] - sum(blocks) + max(blocks)
+    yield "the same, had each block a processor of its own to go back", at_once / times["backprop"], "a bound, nothing measured"
+
+
+def _rule(method: str, on: Problem) -> Rule:
+    chain = network(on, (HIDDEN,) * 8)
+    training = build_choice("method", method).training(on, chain, Run.in_memory(Sgd()))
+    rule: Rule = training.segments[0].rule(chain.blocks, chain.shapes(on.input_shape))
+    rule.yields = False
+    return rule.train()
+
+
+def _learned(rule: Rule, batch: Batch) -> None:
+    rule.learn(batch, 0)
+    rule.zero_grad()
+
+
+def _blocks(rule: Rule, batch: Batch) -> Iterator[Callable[[], object]]:
+    """Of each block its backward pass alone, from a gradient that is there."""
+    for block, h in zip(rule.blocks, rule.activations(batch.x, local=True), strict=True):
+        gradient, weights = torch.randn_like(h), list(block.parameters())
+        yield lambda h=h, gradient=gradient, weights=weights: torch.autograd.grad(h, weights, gradient, retain_graph=True)
+
+
+ALL = {"step": step, "depth": depth}
 
 if __name__ == "__main__":
     report(ALL, ALL)
