@@ -202,7 +202,7 @@ def test_nested_groups_are_chosen_by_their_full_path() -> None:
 def test_a_method_that_learns_by_an_optimizer_says_so_when_there_is_none() -> None:
     config = composed("optimizer=none")
     assert config.optimizer is None
-    with pytest.raises(ConfigError, match=r"^optimizer: Segmentwise needs one: adamw, sgd$"):
+    with pytest.raises(ConfigError, match=r"^optimizer: Segmentwise needs one: adamw, fused_sgd, sgd$"):
         build(config)
 
 
