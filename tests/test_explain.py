@@ -45,7 +45,7 @@ def test_one_key_is_told_of_the_choice_beside_it_or_of_the_default() -> None:
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
-        ("method=dlll", "method=dlll: unknown choice; there are backprop, dll"),
+        ("method=dlll", "method=dlll: unknown choice; there are backprop, dfa, dll"),
         ("method", "method: say which, as method=backprop; there are"),
         ("method.tries", "method.tries: not of method=dll; method=platonic has it"),
         ("method.nothing", "method.nothing: unknown key; there are checkpoint, choose, cut"),

@@ -64,3 +64,9 @@ def test_closed_forms_which_are_of_linear_layers_alone_refuse_batch_normalisatio
     Elm().check(problem.facts, Mlp().facts(problem.facts), Hardware())
     with pytest.raises(ConfigError, match=r"^arch"):
         Elm().check(problem.facts, Mlp(batch_norm=True).facts(problem.facts), Hardware())
+
+
+def test_without_biases_closed_forms_which_write_them_refuse_it_and_say_so() -> None:
+    problem = tiny.problem()
+    with pytest.raises(ConfigError, match=r"^arch: Elm fits linear layers alone, take arch=mlp with its biases$"):
+        Elm().check(problem.facts, Mlp(bias=False).facts(problem.facts), Hardware())

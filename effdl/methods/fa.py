@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 from torch import nn
 
@@ -39,7 +40,8 @@ class Fa(EndToEnd):
             if self.feedback != "transpose":
                 matrices = []
                 for i, layer in enumerate([*layers(blocks, model.head).values()][1:]):
-                    shape = layer.weight.shape
+                    weight: Any = layer.weight
+                    shape = weight.shape
                     rows, fan_in = shape[0], math.prod(shape[1:])
                     matrices.append(drawn(self.feedback, rows, fan_in, run.seed("feedback", i)).view(shape))
             return FixedFeedback(blocks, model.head, problem.objective, matrices, checkpoint=self.checkpoint is not None)

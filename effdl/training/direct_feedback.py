@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from effdl.archs.linear import LinearLayer, linear_layer
 from effdl.errors import ConfigError
@@ -15,23 +16,17 @@ from effdl.training.recompute import Recompute
 
 
 class _Tied(torch.autograd.Function):
-    generate_vmap_rule = True
-
     @staticmethod
-    def forward(h: Tensor, feedback: Tensor) -> Tensor:
-        return at_least_float32(h.detach()[:0]).new_zeros(()).expand(len(h), len(feedback))
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-        h, feedback = inputs
+    def forward(ctx: Any, h: Tensor, feedback: Tensor) -> Tensor:
         ctx.shape, ctx.dtype = h.shape, h.dtype
         ctx.save_for_backward(feedback)
+        return at_least_float32(h[:0]).new_zeros(()).expand(len(h), len(feedback))
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+    @once_differentiable
+    def backward(ctx: Any, error: Tensor) -> tuple[Tensor, None]:
         (feedback,) = ctx.saved_tensors
-        error = gradients[0]
-        return (error @ feedback.to(error.dtype)).reshape(ctx.shape).to(ctx.dtype), None
+        return (error @ feedback.to(error.dtype)).view(ctx.shape).to(ctx.dtype), None
 
 
 def tied(h: Tensor, feedback: Tensor) -> Tensor:
@@ -40,6 +35,9 @@ def tied(h: Tensor, feedback: Tensor) -> Tensor:
     Added to logits they change none, and bring h their error. They take no memory, and since they are tied block by block as
     the forward pass goes up, the backward pass is through with one block before it begins with the next below.
     """
+    if torch._C._functorch.is_functorch_wrapped_tensor(h):  # whose transforms want operations that they know, for more work
+        product = at_least_float32(h).flatten(1) @ feedback.T
+        return product - product.detach()
     zeros: Tensor = _Tied.apply(h, feedback)
     return zeros
 
@@ -112,13 +110,13 @@ class DirectFeedback(FeedbackRule):
 
     def _products(self) -> list[Tensor | None]:
         """Of each block, from the bottom up, the product of the weights above it; None where one above is no linear layer."""
-        found: list[Tensor | None] = []
+        found: list[Tensor] = []
         for name, part in self._above():
             try:
                 weight = linear_layer(name, part).linear.weight
             except ConfigError:
                 break
-            if found and found[-1].shape[1] != len(weight):  # type: ignore[union-attr]
+            if found and found[-1].shape[1] != len(weight):
                 break
             found.append(weight if not found else found[-1] @ weight)
         return [*[None] * (self.hidden - len(found)), *reversed(found)]

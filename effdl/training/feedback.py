@@ -28,14 +28,14 @@ def drawn(law: Law, rows: int, columns: int, seed: int, of: int | None = None) -
     """
     generator = torch.Generator().manual_seed(seed)
     draw = torch.rand if law in ("uniform", "standard_uniform") else torch.randn
-    chance = draw(rows, of or columns, generator=generator)[:, :columns]
-    scale = 1 / math.sqrt(columns)
+    chance: Tensor = draw(rows, of or columns, generator=generator)[:, :columns]
+    root = math.sqrt(columns)
     if law == "uniform":
-        return (2 * chance - 1) * scale
+        return (2 * chance - 1) / root
     if law == "gaussian":
-        return (1 + chance) * scale
+        return (1 + chance) / root
     if law == "zero_mean_gaussian":
-        return chance * scale
+        return chance / root
     return _orthonormal(chance) if law == "orthogonal" else chance.clone()
 
 
@@ -43,18 +43,19 @@ def _orthonormal(normals: Tensor) -> Tensor:
     """A matrix of this shape, uniform among those with orthonormal rows (or columns), from one of standard normals."""
     wide = normals.shape[0] < normals.shape[1]
     q, r = torch.linalg.qr(normals.T if wide else normals)
-    q = q * r.diagonal().sign()  # without, it would depend on how the decomposition chooses signs (Mezzadri 2007)
-    return (q.T if wide else q).contiguous()
+    # Without their signs it would depend on how the decomposition chooses these (Mezzadri 2007)
+    found: Tensor = q * r.diagonal().sign()
+    return (found.T if wide else found).contiguous()
 
 
 def sign_symmetric(weight: Tensor, magnitude: Literal["norm", "one"]) -> Tensor:
     """uSF, uniform sign-concordant feedback (Liao, Leibo and Poggio 2016): c · sign(W), of the shape of W.
 
     magnitude: "one": c = 1, as printed there. "norm": c = ‖W‖_F / ‖sign W‖_F, so that feedback is as long as the weights
-        are at the moment; Liao et al. have batch normalisation and steps of one size ("Batch Manhattan") to do without, and
-        Moskovitz, Litwin-Kumar and Abbott (2018) find such a normalisation necessary in deep networks.
+        are at the moment. Liao et al. need batch normalisation or steps of one size ("Batch Manhattan") beside it; Moskovitz,
+        Litwin-Kumar and Abbott (2018) normalise feedback for deep networks. The length of W at each step is our choice.
     """
     signs = weight.detach().sign()
-    if magnitude == "one":
-        return signs
-    return signs * (weight.detach().norm() / signs.norm().clamp(min=1))
+    if magnitude == "norm":
+        signs *= weight.detach().norm() / signs.norm().clamp(min=1)
+    return signs

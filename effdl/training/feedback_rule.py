@@ -17,7 +17,7 @@ from effdl.training.rule import Rule
 class FeedbackRule(Rule):
     """Blocks under the network's own head, all at once; what goes back through them is a member's to say.
 
-    The member ties its own backward pass into the graph of the loss, so that a step is `losses` and one `backward`, as in
+    The member ties its own backward pass into the graph of the loss, so that a step is `descended` and one `backward`, as in
     backpropagation: the loss is the true one, its automatic gradient is the rule's.
 
     Args:
@@ -37,22 +37,23 @@ class FeedbackRule(Rule):
         """Entered for a step, its backward pass included."""
         return nullcontext()
 
-    def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """What the blocks put out, and the loss of each sample (B,), whose automatic gradient is the rule's update.
+    def descended(self, batch: Batch, epoch: int) -> tuple[Tensor, Batch]:
+        """The mean loss, whose automatic gradient is the rule's update, and what `learn` returns; within `feeding_back`.
 
-        A function of weights and batch alone; to be called within `feeding_back`.
+        It changes nothing, and is a function of the rule's parameters and buffers and the batch.
         """
         with self.hardware.autocast():
             outputs, logits = self.passed(batch.x.detach())
-            return outputs, self.objective.loss(at_least_float32(logits), batch.y)
+            loss = self.objective.loss(at_least_float32(logits), batch.y)
+        # What nobody takes is not held through the backward pass.
+        put_out = outputs.detach() if self.yields else outputs.new_empty(0)
+        return reduce_loss(loss, batch.sample_weight), batch.passed_on(put_out, loss.detach())
 
     def learn(self, batch: Batch, epoch: int) -> Batch:
         with self.feeding_back():
-            outputs, loss = self.losses(batch)
-            put_out = outputs.detach() if self.yields else outputs.new_empty(0)
-            del outputs  # else held through the backward pass
-            reduce_loss(loss, batch.sample_weight).backward()
-        return batch.passed_on(put_out, loss.detach())
+            loss, learned = self.descended(batch, epoch)
+            loss.backward()
+        return learned
 
     def check(self, outputs: Tensor, wanted: int) -> None:
         check_outputs(self.head, outputs, wanted)

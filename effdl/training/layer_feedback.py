@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from effdl.errors import ConfigError
 from effdl.objectives.objective import Objective
 from effdl.training.backward_weights import layers, through
+from effdl.training.called import called
 from effdl.training.feedback import sign_symmetric
 from effdl.training.feedback_rule import FeedbackRule
 from effdl.training.hardware import Hardware
@@ -37,8 +38,8 @@ class LayerFeedback(FeedbackRule):
 
     def __init__(self, blocks: nn.Sequential, head: nn.Module, objective: Objective, checkpoint: Recompute = False) -> None:
         super().__init__(blocks, head, objective, checkpoint)
-        layers(blocks, head)
-        self._to_look = True
+        layers(blocks, head)  # raises
+        self._named: dict[str, nn.Module] | None = None  # found in the first step, when the blocks are where they learn
 
     @abstractmethod
     def backward_weight(self, place: int, weight: Tensor) -> Tensor:
@@ -50,25 +51,19 @@ class LayerFeedback(FeedbackRule):
 
     @contextmanager
     def feeding_back(self) -> Iterator[None]:
-        called: set[int] = set()
-        named = layers(self.blocks, self.head)
-        for place, layer in enumerate(named.values(), -1):
-            layer.forward = partial(self._called, layer, place, layer.forward, called)  # type: ignore[method-assign]
-        try:
+        seen, first = set[int](), self._named is None
+        self._named = named = layers(self.blocks, self.head) if self._named is None else self._named
+        ways = {layer: partial(self._called, layer, i, layer.forward, seen) for i, layer in enumerate(named.values(), -1)}
+        with called(ways):
             yield
-        finally:
-            for layer in named.values():
-                del layer.forward
-        if self._to_look:
-            self._to_look = False
-            if past := [name for name, layer in named.items() if id(layer) not in called]:
-                raise ConfigError(
-                    f"method: layer {past[0]} is not called as a module, so that it would go back through its own weights; "
-                    "method=dfa takes any block"
-                )
+        if first and (past := [name for name, layer in named.items() if id(layer) not in seen]):
+            raise ConfigError(
+                f"method: layer {past[0]} is not called as a module, so that it would go back through its own weights; "
+                "method=dfa takes any block"
+            )
 
-    def _called(self, layer: Any, place: int, forward: Callable[[Tensor], Tensor], called: set[int], x: Tensor) -> Tensor:
-        called.add(id(layer))
+    def _called(self, layer: Any, place: int, forward: Callable[[Tensor], Tensor], seen: set[int], x: Tensor) -> Tensor:
+        seen.add(id(layer))
         if not x.requires_grad:
             return forward(x)
         if place < 0:

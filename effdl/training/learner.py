@@ -4,11 +4,13 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
+from torch import nn
 
 from effdl.datasets.batch import Batch
 from effdl.errors import Diverged, EffdlError, FitFailed
 from effdl.training.loop import switch_mode, train_epoch
 from effdl.training.optim import Schedule, set_epoch
+from effdl.training.products import TakesProducts, into_products, linear_layers
 from effdl.training.ranks import Ranks
 from effdl.training.rule import Rule, checked
 
@@ -43,6 +45,7 @@ class Learner:
         self.epoch = 0
         self.history: list[float] = []
         self._to_check = False
+        self._linear: list[nn.Linear] | None = None  # of products, found in the first step
 
     def train_epoch(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """Learn from one epoch of batches and yield what the blocks put out, detached, as they learn.
@@ -63,11 +66,22 @@ class Learner:
         self.epoch = epoch + 1
 
     def step(self, batch: Batch) -> Batch:
-        """Forward and backward for one batch, without the update; gradients stay in ``.grad``."""
+        """Forward and backward for one batch, without the update; gradients stay in ``.grad``, or wait as products."""
+        if isinstance(self.optimizer, TakesProducts) and self.ranks.alone and not self.rule._compiled:
+            if self._linear is None:
+                self._linear = linear_layers(self.rule, self.optimizer)
+            with into_products(self._linear, self.optimizer):
+                return self._learn(batch)
+        return self._learn(batch)
+
+    def _learn(self, batch: Batch) -> Batch:
         if self._to_check:
             self._to_check = False
-            return checked(self.rule)(batch, self.epoch)
+            return checked(self.rule, self._has_products)(batch, self.epoch)
         return self.rule.learn(batch, self.epoch)
+
+    def _has_products(self) -> bool:
+        return isinstance(self.optimizer, TakesProducts) and any(self.optimizer.waiting.values())
 
     def check_next_step(self) -> None:
         """Hold the rule to what it promises in the next step, see `rule.checked`."""

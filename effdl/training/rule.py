@@ -109,8 +109,10 @@ class Rule(nn.Module, ABC):
         self._compiled = tuple(Compiled(block) for block in self.blocks)
 
 
-def checked(rule: Rule) -> Callable[[Batch, int], Batch]:
+def checked(rule: Rule, has_products: Callable[[], bool] = lambda: False) -> Callable[[Batch, int], Batch]:
     """`Rule.learn`, held to what it promises. For a single step: it takes a little more time, and holds a sample.
+
+    has_products: whether it left gradients as products, see `products.TakesProducts`.
 
     Raises:
         ConfigError: it left no gradient, gave no loss of each sample, or its x is not what its blocks put out.
@@ -136,7 +138,7 @@ def checked(rule: Rule) -> Callable[[Batch, int], Batch]:
                 f"the rule {name} passes on a graph, which would be held until the epoch ends: return "
                 "batch.passed_on(outputs.detach(), loss.detach())"
             )
-        if not any(p.grad is not None for p in rule.parameters()):
+        if not has_products() and not any(p.grad is not None for p in rule.parameters()):
             raise ConfigError(
                 f"the rule {name} left no gradient in a step: its learn ends with a backward pass, or fills .grad"
             )

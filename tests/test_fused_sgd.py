@@ -1,0 +1,89 @@
+"""FusedSgd takes sgd's steps, though it writes no gradient of a linear layer's weights."""
+
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from torch import Tensor, nn
+
+from effdl import Backprop, Batch, BlockChain, Problem, Run, Samples, Segmentwise, Sgd, SoftmaxCe
+from effdl.methods.dfa import Dfa
+from effdl.methods.fa import Fa
+from effdl.testing import check_method
+from effdl.training.decision_rule import DecisionRule
+from effdl.training.fused_sgd import FusedSgd
+from effdl.training.learner import Learner
+from effdl.training.loop import reseed
+from effdl.training.optim import MultiStep
+
+CASES = {
+    "plain": {"momentum": 0.0},
+    "plain, with decay": {"momentum": 0.0, "weight_decay": 0.1},
+    "momentum": {"momentum": 0.9},
+    "momentum, with decay": {"momentum": 0.9, "weight_decay": 0.1},
+    "a schedule": {"momentum": 0.5, "weight_decay": 0.01, "schedule": MultiStep()},
+}
+
+
+def trained(optimizer: Any, method: Any, model: BlockChain, on: Problem | None = None) -> dict[str, Tensor]:
+    return dict(method.fit(on or tiny.problem(), model.double(), Run.in_memory(optimizer)).state_dict())
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("method", [Backprop(epochs=4), Dfa(epochs=4), Fa(epochs=4), Backprop(epochs=4, checkpoint="block")])
+def test_its_steps_are_sgds(case: str, method: Any) -> None:
+    how: dict[str, Any] = {"lr": 0.05, **CASES[case]}
+    found = [trained(optimizer(**how), method, tiny.perceptron()) for optimizer in (Sgd, FusedSgd)]
+    torch.testing.assert_close(*found, rtol=1e-11, atol=1e-13)
+    assert not tiny.same(found[0], dict(tiny.perceptron().double().state_dict()))
+
+
+@pytest.mark.parametrize("method", [Backprop(epochs=2), Segmentwise(epochs=2), Dfa(epochs=2)])
+def test_where_layers_are_convolutions_and_normalisations_too(method: Any) -> None:
+    found = [trained(optimizer(lr=0.02), method, tiny.chain()) for optimizer in (Sgd, FusedSgd)]
+    torch.testing.assert_close(*found, rtol=1e-9, atol=1e-11)
+
+
+class Twice(nn.Module):
+    """One layer called twice, on sequences."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(self.layer(x).tanh()).tanh()
+
+
+def test_a_layer_that_is_called_twice_and_on_more_dimensions() -> None:
+    reseed(0)
+    x, y = torch.randn(12, 3, 4, dtype=torch.float64), torch.arange(12) % 3
+    problem = Problem(Samples(x, y), Samples(x, y), SoftmaxCe(), outputs=3, batch_size=4)
+    found = []
+    for optimizer in (Sgd, FusedSgd):
+        reseed(1)
+        model = BlockChain([Twice()], nn.Sequential(nn.Flatten(), nn.Linear(12, 3)))
+        found.append(trained(optimizer(lr=0.1), Backprop(epochs=3), model, problem))
+    torch.testing.assert_close(*found, rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("method", [Backprop(epochs=2), Dfa(epochs=2), Segmentwise(epochs=2)])
+def test_a_run_with_it_keeps_the_contract(method: Any) -> None:
+    check_method(method, network=tiny.perceptron, optimizer=FusedSgd(lr=0.02))
+
+
+def test_no_gradient_of_a_linear_layers_weights_is_written() -> None:
+    model = tiny.perceptron()
+    rule = DecisionRule(model.blocks, model.head, SoftmaxCe())
+    optimizer: Any = FusedSgd().build(rule.parameters())
+    learner = Learner(rule, optimizer, seed=lambda epoch, step: 0)
+    learner.step(Batch(torch.randn(5, 36), torch.arange(5) % 3, torch.arange(5)))
+    named = dict(rule.named_parameters())
+    assert {name for name, p in named.items() if p.grad is not None} == {name for name in named if name.endswith("bias")}
+    assert {id(p) for p in optimizer.waiting} == {id(p) for name, p in named.items() if name.endswith("weight")}
+    assert not any("forward" in vars(module) for module in rule.modules())
+    before = tiny.copied(rule)
+    optimizer.zero_grad()
+    optimizer.step()
+    assert tiny.same(before, rule.state_dict())  # nothing waits any longer
