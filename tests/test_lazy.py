@@ -20,11 +20,12 @@ from effdl.datasets.problem import Problem
 from effdl.datasets.split import Samples
 from effdl.errors import ConfigError
 from effdl.methods.lazy import Lazy
-from effdl.methods.ntk import Ntk
+from effdl.methods.ntk import Gate, Ntk
 from effdl.methods.shallow import Shallow
 from effdl.objectives.losses import LinearMse, SoftmaxCe
 from effdl.records.carry import carry_out
 from effdl.records.run import Run
+from effdl.training.hardware import Hardware
 from effdl.training.loop import reseed
 from effdl.training.optim import Adagrad, Sgd
 
@@ -306,3 +307,13 @@ def test_a_chain_that_it_cannot_serve_is_refused_by_the_block_that_it_is(case: s
 def test_the_objective_is_any() -> None:
     network = Ntk(epochs=2).fit(tiny.problem(SoftmaxCe()), tiny.perceptron(), Run.in_memory(HARD))
     assert network(tiny.images(5, 1).x).shape == (5, 3)
+
+
+@pytest.mark.parametrize("gate", ["relu", "sigmoid"])
+def test_networks_without_biases_have_none_behind_their_gates_either(gate: Gate) -> None:
+    problem = tiny.problem()
+    chain = Mlp(hidden=(7,), bias=False).build(problem.facts)
+    Ntk(gate=gate).check(problem.facts, Mlp(hidden=(7,), bias=False).facts(problem.facts), Hardware())
+    gated = Ntk(gate=gate).network(chain, problem.facts, problem.objective, {}).eval()
+    assert not [name for name, _ in gated.named_parameters() if name.endswith("bias")]
+    torch.testing.assert_close(gated(torch.zeros(2, *problem.input_shape)), torch.zeros(2, problem.outputs))

@@ -68,5 +68,5 @@ def test_closed_forms_which_are_of_linear_layers_alone_refuse_batch_normalisatio
 
 def test_without_biases_closed_forms_which_write_them_refuse_it_and_say_so() -> None:
     problem = tiny.problem()
-    with pytest.raises(ConfigError, match=r"^arch: Elm fits linear layers alone, take arch=mlp with its biases$"):
+    with pytest.raises(ConfigError, match=r"^arch.bias: Elm writes a column of ones into the biases; leave them in$"):
         Elm().check(problem.facts, Mlp(bias=False).facts(problem.facts), Hardware())

@@ -157,12 +157,14 @@ class ArchFacts:
 
     least_size: the smallest image side it takes, 1 where any input goes. size: the side to which its input block enlarges.
     linear: the widths of its hidden layers, perhaps none, where all layers are linear ones, see `archs.linear`; else None.
+    biases: whether linear layers have some.
     """
 
     blocks: int
     least_size: int
     size: int | None = None
     linear: tuple[int, ...] | None = None
+    biases: bool = True
 
 
 class Arch(Setting, ABC):

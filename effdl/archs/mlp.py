@@ -55,7 +55,7 @@ class Mlp(StartsFromWeights):
 
     def facts(self, problem: Facts) -> ArchFacts:
         widths = self.hidden * self.repeat
-        return ArchFacts(len(widths), least_size=1, linear=None if self.batch_norm or not self.bias else widths)
+        return ArchFacts(len(widths), least_size=1, linear=None if self.batch_norm else widths, biases=self.bias)
 
     def build(self, problem: Facts) -> BlockChain:
         widths = [math.prod(problem.input_shape), *self.hidden * self.repeat]

@@ -82,7 +82,9 @@ class ClosedForm(Method):
     def check(self, problem: Facts, arch: ArchFacts, hardware: Hardware) -> None:
         name = type(self).__name__
         if not arch.linear:
-            raise ConfigError(f"arch: {name} fits linear layers alone, take arch=mlp with its biases")
+            raise ConfigError(f"arch: {name} fits linear layers alone, take arch=mlp")
+        if not arch.biases:
+            raise ConfigError(f"arch.bias: {name} writes a column of ones into the biases; leave them in")
         if hardware.precision != "float32" or hardware.compile:
             raise ConfigError(f"hardware: {name} takes precision=float32 without compile; method.precision=float64 is finer")
         self._check_memory(problem, arch.linear, hardware)

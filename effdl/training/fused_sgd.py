@@ -1,13 +1,14 @@
 """Stochastic gradient descent whose updates of linear layers are part of the product that is their gradient."""
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from effdl.setting import Probability, setting
-from effdl.training.optim import Optimizer
+from effdl.training.optim import Build, Optimizer
 from effdl.training.products import Product, TakesProducts
 
 
@@ -24,16 +25,17 @@ class FusedSgd(Optimizer):
 
     momentum: Probability = 0.9
 
-    def build(
-        self, parameters: Iterable[nn.Parameter], lr_scale: float = 1.0, weight_decay_scale: float = 1.0
-    ) -> torch.optim.Optimizer:
-        return Fused(parameters, self.lr * lr_scale, self.momentum, self.weight_decay * weight_decay_scale)
+    @property
+    def rule(self) -> Build:
+        return partial(Fused, momentum=self.momentum)
 
 
 class Fused(TakesProducts):
     """The optimizer that `FusedSgd` builds. Its state is that of torch.optim.SGD."""
 
-    def __init__(self, parameters: Iterable[nn.Parameter], lr: float, momentum: float, weight_decay: float) -> None:
+    def __init__(
+        self, parameters: Iterable[nn.Parameter], lr: float, momentum: float, weight_decay: float, foreach: bool = False
+    ) -> None:
         super().__init__(list(parameters), {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
         self.waiting = {}
 

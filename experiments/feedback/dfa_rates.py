@@ -20,7 +20,7 @@ def measures(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def width(points: pd.Series) -> float:
-    """How much of the logarithms of rates, the index, lies within two points of the best, with accuracies between interpolated."""
+    """How much of the logarithms of rates, the index, lies within two points of the best; accuracies are interpolated."""
     fine = np.linspace(points.index[0], points.index[-1], FINE)
     good = np.interp(fine, points.index, points) >= points.max() - WITHIN
     return float(good.mean() * (points.index[-1] - points.index[0]))
