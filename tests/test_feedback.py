@@ -329,8 +329,7 @@ def test_the_loss_is_a_function_whose_automatic_gradient_is_the_update() -> None
 
     def loss(weights: dict[str, Tensor]) -> Tensor:
         rows = Batch(torch.tensor(X), torch.tensor(T), torch.arange(2))
-        found: Tensor = torch.func.functional_call(_Loss(rule), weights, (rows,))
-        return found
+        return torch.func.functional_call(_Loss(rule), weights, (rows,))  # type: ignore[no-any-return]
 
     weights = {f"rule.{name}": p.detach() for name, p in rule.named_parameters()}
     stacked = {name: torch.stack([p, p]) for name, p in weights.items()}
