@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from effdl import Batch, BlockChain, Problem, Run, Samples, Sgd, SigmoidBce, SoftmaxCe
-from effdl.archs.mlp import Mlp
 from effdl.errors import ConfigError
 from effdl.methods.backprop import Backprop
 from effdl.methods.dfa import Dfa
@@ -330,8 +329,7 @@ def test_the_loss_is_a_function_whose_automatic_gradient_is_the_update() -> None
 
     def loss(weights: dict[str, Tensor]) -> Tensor:
         rows = Batch(torch.tensor(X), torch.tensor(T), torch.arange(2))
-        found: Tensor = torch.func.functional_call(_Loss(rule), weights, (rows,))
-        return found
+        return torch.func.functional_call(_Loss(rule), weights, (rows,))  # type: ignore[no-any-return]
 
     weights = {f"rule.{name}": p.detach() for name, p in rule.named_parameters()}
     stacked = {name: torch.stack([p, p]) for name, p in weights.items()}
@@ -400,16 +398,3 @@ def test_convolutions_that_do_not_pad_with_zeros_are_refused() -> None:
     blocks = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Conv2d(2, 2, 3, padding=1, padding_mode="circular"))
     with pytest.raises(ConfigError, match=r"^method: weight of a Conv2d, in block 1, goes with another padding"):
         FixedFeedback(blocks, nn.Identity(), SoftmaxCe(), [])
-
-
-# --- the author's network
-
-
-def test_a_perceptron_without_biases_has_weights_alone_within_a_root_of_their_fan_in() -> None:
-    reseed(0)
-    model = Mlp(hidden=(512,), bias=False).build(tiny.problem().facts)
-    assert [name for name, _ in model.named_parameters()] == ["blocks.linear1.1.0.weight", "head.weight"]
-    for weight in model.parameters():
-        assert 0.9 / math.sqrt(weight.shape[1]) < weight.abs().max() <= 1 / math.sqrt(weight.shape[1])
-    for init in ("he", "xavier"):
-        assert all(p.dim() == 2 for p in Mlp(hidden=(5,), bias=False, init=init).build(tiny.problem().facts).parameters())

@@ -1,5 +1,7 @@
 """How the layers of a perceptron are drawn: what passes a hundred of them, and that the default draws what it drew."""
 
+import math
+
 import pytest
 import tiny
 import torch
@@ -70,3 +72,13 @@ def test_without_biases_closed_forms_which_write_them_refuse_it_and_say_so() -> 
     problem = tiny.problem()
     with pytest.raises(ConfigError, match=r"^arch.bias: Elm writes a column of ones into the biases; leave them in$"):
         Elm().check(problem.facts, Mlp(bias=False).facts(problem.facts), Hardware())
+
+
+def test_a_perceptron_without_biases_has_weights_alone_within_a_root_of_their_fan_in() -> None:
+    torch.manual_seed(0)
+    model = Mlp(hidden=(512,), bias=False).build(tiny.problem().facts)
+    assert [name for name, _ in model.named_parameters()] == ["blocks.linear1.1.0.weight", "head.weight"]
+    for weight in model.parameters():
+        assert 0.9 / math.sqrt(weight.shape[1]) < weight.abs().max() <= 1 / math.sqrt(weight.shape[1])
+    for init in ("he", "xavier"):
+        assert all(p.dim() == 2 for p in Mlp(hidden=(5,), bias=False, init=init).build(tiny.problem().facts).parameters())
