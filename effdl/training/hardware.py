@@ -143,8 +143,8 @@ def give_back() -> None:
     """Give freed memory back to the system, and from now on every piece of 4 MiB and more as soon as it is freed.
 
     By itself GNU's C library comes to keep pieces below 32 MiB, into which later ones may not fit: 53 MiB beside the 161 of a
-    step of VGG-13's second layer. Pieces of 4 MiB are few enough for the time not to be felt (`scripts/bench_memory.py kept`).
-    What the environment says of them holds.
+    step of VGG-13's second layer. Pieces of 4 MiB are few enough for the time not to be felt; `scripts/bench_memory.py` tells
+    what is kept all the same. What the environment says of them holds.
     """
     with suppress(OSError, AttributeError):  # another C library
         library = ctypes.CDLL(None)
