@@ -6,8 +6,9 @@
 takes two real steps of the layer whose plan is the largest, or of full backprop; MiB above where the process stood before the
 network was built, with shares of full backprop's. *step* and *resident* are planned, *process* is the kernel's mark. What lies
 between step and process: *waiting*, weights of other layers, counted as resident; *code*, pages of libraries that the steps are
-the first to use; *kept*, what the C library holds of freed memory at the peak; *rest*, the kernels' scratch memory and
-small change, or less than nothing where the process has its peak at another moment. Linux only.
+the first to use; *kept*, what the C library holds of freed memory at the process's peak, at most; *rest*, the kernels' scratch
+memory and small change, or less than nothing where the process has its peak at another moment than the count, with fewer
+tensors alive and more of them kept. Linux only.
 """
 
 import ctypes
@@ -33,7 +34,7 @@ from effdl.records.plan import cost
 from effdl.records.process import CLEAR_REFS, STATUS, read, reset
 from effdl.training.decision_rule import DecisionRule
 from effdl.training.feednet import feednet
-from effdl.training.hardware import Hardware
+from effdl.training.hardware import Hardware, give_back
 from effdl.training.learner import Learner
 from effdl.training.loop import reseed
 from effdl.training.offload import Offload, Streamed
@@ -124,6 +125,7 @@ def steps(case: Case, batch: Batch, folder: Path, watch: Peak) -> None:
     rule.yields = False
     learner = Learner(rule, Sgd(lr=0.01).build(rule.parameters()), seed=lambda epoch, step: step)
     offloaded.rest()
+    give_back()  # as the engine does before each turn
     offloaded.wake(start, learner)
     called = [offloaded.called(i, has_learned=True) for i in range(start)]
     fast = [block.fast(Hardware()) if isinstance(block, Streamed) else feednet(block) for block in called]
