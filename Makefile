@@ -49,8 +49,9 @@ test-slow: $(VENV)/.installed ## the slow tier: kills, two processes at once, pr
 audit: $(VENV)/.installed ## every line of every ledger against declarations and code; pages and pictures against both
 	$(PY) -m pytest -n 2 --dist loadgroup -m audit
 
-bench: $(VENV)/.installed ## what the engine costs and gains beside named peers, as ratios; 15 minutes, on a quiet machine
+bench: $(VENV)/.installed ## what the engine costs and gains beside named peers, as ratios; 20 minutes, on a quiet machine
 	@$(PY) scripts/bench.py
+	@$(PY) scripts/bench_memory.py
 	@$(PY) scripts/bench_parts.py
 	@$(PY) scripts/bench_closed_forms.py
 	@$(PY) scripts/bench_data.py

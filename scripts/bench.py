@@ -8,7 +8,6 @@ in that it needs one, prints images a second and MiB too.
 """
 
 import multiprocessing
-import resource
 import statistics
 import subprocess
 import sys
@@ -17,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +36,7 @@ from effdl.training.decision_rule import DecisionRule
 from effdl.training.epoch import drain_epoch
 from effdl.training.features import Stack
 from effdl.training.feednet import feednet
+from effdl.training.handle import Memory
 from effdl.training.hardware import Hardware, restoring
 from effdl.training.learner import Learner
 from effdl.training.loop import reseed
@@ -43,6 +44,7 @@ from effdl.training.optim import Sgd
 from effdl.training.recompute import Recompute
 from effdl.training.sources import Fed
 
+T = TypeVar("T")
 Row = tuple[str, float, str]  # what is compared, ours over the peer's, what is wanted
 Sections = Mapping[str, Callable[[], Iterator[Row]]]
 
@@ -122,12 +124,12 @@ def _bare(data: Problem, chain: BlockChain, hardware: Hardware | None = None) ->
 def memory() -> Iterator[Row]:
     """Peak of the worst segment over full backprop's, plain decision block, batch 128, SGD with momentum, 32 pixels.
 
-    Counted, and measured: how much two real steps raise a process's peak resident set, each in a process of its own.
+    Counted; what a process takes is `bench_memory.py`'s.
     """
     for name, wanted, recomputed in (
         ("vgg13_bn", "≤ 0.43", "≤ 0.33"),
         ("efficientnet_b0", "≤ 0.24", "≤ 0.18"),
-        ("efficientnet_v2_s", "≤ 0.18", "≤ 0.14; weights alone take 0.15"),
+        ("efficientnet_v2_s", "≤ 0.18", "≤ 0.14, of which weights leave none"),
     ):
         chain, batch = _network(name)
         peaks = _segment_peaks(chain, batch)
@@ -135,24 +137,21 @@ def memory() -> Iterator[Row]:
         full = Rehearsal(whole, Prefix(batch, chain.input, fake=True)).memory().peak
         whole.rule.checkpoint = True
         least = Rehearsal(whole, Prefix(batch, chain.input, fake=True)).memory().peak
-        yield f"worst segment of {name} over full backprop", max(peaks) / full, wanted
+        yield f"worst segment of {name} over full backprop", max(m.peak for m in peaks) / full, wanted
         for checkpoint in ("parts", "channels"):
-            peak = max(_segment_peaks(chain, batch, checkpoint, feed_parts=4))
-            yield f"  recomputed: {checkpoint}, fed in 4 parts", peak / full, recomputed
+            peak = max(_segment_peaks(chain, batch, checkpoint, feed_parts=4), key=lambda memory: memory.peak)
+            yield f"  recomputed: {checkpoint}, fed in 4 parts", peak.peak / full, recomputed
+            yield "    of it weights, gradients, momentum", 1 / full * (peak.peak - peak.by_kind["activation"]), "least"
         yield f"checkpointing {name} by block over full backprop", least / full, "for comparison"
-        worst = max(range(len(peaks)), key=peaks.__getitem__)
-        rise = {how: in_child(_rise, name, how, worst) for how in ("segment", "checkpointed", "backprop")}
-        yield f"  resident: worst segment of {name}", rise["segment"] / rise["backprop"], "for comparison"
-        yield f"  resident: checkpointing {name}", rise["checkpointed"] / rise["backprop"], "between the two"
 
 
-def _segment_peaks(chain: BlockChain, batch: Batch, checkpoint: Recompute = False, feed_parts: int = 1) -> list[int]:
+def _segment_peaks(chain: BlockChain, batch: Batch, checkpoint: Recompute = False, feed_parts: int = 1) -> list[Memory]:
     """Of each block as a segment under the plain decision block."""
     prefix, peaks = Prefix(batch, chain.input, fake=True, parts=feed_parts), []
     for i, shape in enumerate(chain.shapes((3, 32, 32))):
         segment = _segment(chain, i, i + 1, Segmentwise().decision.build(shape, 10))
         segment.rule.checkpoint = checkpoint
-        peaks.append(Rehearsal(segment, prefix).memory().peak)
+        peaks.append(Rehearsal(segment, prefix).memory())
         prefix.climb(chain.blocks[i])
     return peaks
 
@@ -163,34 +162,7 @@ def _network(name: str) -> tuple[BlockChain, Batch]:
     return chain, next(problem((3, 32, 32), 128, 128).train(0))
 
 
-def _rise(name: str, how: str, worst: int) -> int:
-    """Bytes by which two real steps raise this process's peak resident set over what it was with the network built."""
-    chain, batch = _network(name)
-    start, stop = (worst, worst + 1) if how == "segment" else (0, len(chain))
-    head = Segmentwise().decision.build(chain.shapes((3, 32, 32))[worst], 10) if how == "segment" else chain.head
-    learner = _segment(chain, start, stop, head)
-    learner.rule.checkpoint = how == "checkpointed"
-    feednet, before = nn.Sequential(chain.input, *chain[:start]).eval(), peak_resident()
-
-    @torch.no_grad()
-    def fed() -> Batch:
-        return replace(batch, x=feednet(batch.x))
-
-    for _ in learner.train_epoch(fed() for _ in range(2)):
-        pass
-    return peak_resident() - before
-
-
-def peak_resident() -> int:
-    """Of this process alone: Linux's ru_maxrss begins with what the parent had."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-def in_child(call: Callable[..., int], *arguments: object) -> int:
+def in_child(call: Callable[..., T], *arguments: object) -> T:
     """What a function answers in a fresh process on one thread."""
     context = multiprocessing.get_context("spawn")  # a forked child would begin with this one's peak
     with context.Pool(1, torch.set_num_threads, (1,)) as pool:

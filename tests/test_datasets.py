@@ -361,6 +361,19 @@ def order(seed: int, epoch: int) -> list[int]:
     return [i for b in problem(200, 16, seed).train(epoch) for i in b.index.tolist()]
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("shape", [(7,), (1, 4, 4), (3, 4, 5), (5, 1, 1), (5, 1, 4)])
+def test_rows_are_those_that_indexing_gives_in_the_same_strides(shape: tuple[int, ...], layout: torch.memory_format) -> None:
+    x = torch.randn(6, *shape)
+    x = x.contiguous(memory_format=layout) if x.dim() == 4 else x.T.contiguous().T
+    if x.dim() == 4:
+        x = torch.empty(x.shape, memory_format=layout).copy_(x)  # strides of size 1 too are those of the layout
+    index = torch.tensor([5, 0, 0, 3])
+    found = next(Samples(x, torch.arange(6)).gather([index]))
+    torch.testing.assert_close(found.x, x[index], rtol=0, atol=0)
+    assert found.x.stride() == x[index].stride() and found.y.tolist() == index.tolist()
+
+
 def test_orders_differ_by_epoch_and_seed_and_come_again() -> None:
     orders = [order(seed, epoch) for seed in (0, 1) for epoch in (0, 1, 2)]
     assert len({tuple(o) for o in orders}) == 6 and list(range(200)) not in orders

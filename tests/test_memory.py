@@ -13,6 +13,7 @@ from effdl.archs.chain import BlockChain
 from effdl.archs.cnn import Cnn4
 from effdl.archs.vgg import Vgg
 from effdl.config import build_choice, choices
+from effdl.costs import rehearsal as rehearsing
 from effdl.costs.memory import LiveStorages
 from effdl.costs.rehearsal import Prefix, Rehearsal
 from effdl.datasets.batch import Batch
@@ -261,6 +262,20 @@ def test_a_rehearsal_leaves_the_original_as_it_was(fake: bool) -> None:
     assert learner.epoch == 1 and [m.training for m in learner.rule.modules()] == modes
     assert all(p.grad is None for p in learner.rule.parameters())
     assert torch.equal(data.x, batch(4).x)
+
+
+def test_segments_of_one_form_are_copied_and_timed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    copied, timed, chain = list[Learner](), list[object](), arch("cnn4")
+    copy_of, fastest = Prefix.copy, rehearsing.fastest
+    monkeypatch.setattr(Prefix, "copy", lambda self, learner: copied.append(learner) or copy_of(self, learner))
+    monkeypatch.setattr(rehearsing, "fastest", lambda call, *more: timed.append(call) or fastest(call, *more))
+    prefix = Prefix(batch(8), chain.input, *chain.blocks[:2])
+    before, (first, _), (second, _) = len(timed), *(segment(chain, 2, 3, Pool()) for _ in range(2))
+    peaks = [Rehearsal(learner, prefix).memory() for learner in (first, second)]
+    assert peaks[0] == peaks[1] and copied == [first]
+    seconds = prefix.seconds
+    prefix.climb(nn.Identity(), nn.Identity())
+    assert len(timed) == before + 1 and prefix.seconds > seconds
 
 
 def test_training_after_a_rehearsal_gives_the_same_bits_as_without() -> None:

@@ -33,9 +33,10 @@ from effdl.training.engine import Engine
 from effdl.training.hardware import Hardware
 from effdl.training.loop import reseed
 from effdl.training.optim import Adamw, Sgd
+from effdl.training.orders import together
 from effdl.training.segments import Training
 
-CUTS = ("depth", "cost", "memory")
+CUTS = ("depth", "cost", "memory", "batch")
 SGD = Sgd(lr=0.05)
 
 
@@ -124,6 +125,19 @@ def test_memory_has_the_least_largest_step_of_all_cuts(method: Segmentwise, opti
     peaks = Peaks(lambda a, b: method._plan(a, (a, b), problem), problem, model, run, method.feed_parts)  # real
     assert [peaks.count(*span) for span in found] == costs(found)
     assert all(peaks.bound(a, b) <= peaks.count(a, b) for a in range(BLOCKS) for b in range(a + 1, BLOCKS + 1))
+
+
+def test_batch_has_the_least_largest_step_of_partitions_that_learn_at_once_of_all_cuts() -> None:
+    problem, model, run, method = tiny.problem(), chain(), Run.in_memory(SGD), Segmentwise(partitions=3, together=True)
+
+    def most(spans: list[Span]) -> int:
+        plans = [method._plan(i, span, problem) for i, span in enumerate(spans)]
+        training = Training(plans, 0, tuple(together(plans[0].epochs, len(plans))))
+        return max(cost.memory.peak for cost in segment_costs(Engine(training, problem, model, run)))
+
+    largest = {tuple(cut): most(cut) for cut in all_cuts(BLOCKS, 3)}
+    found = by_memory(3, lambda a, b: method._plan(a, (a, b), problem), problem, model, run, of_batch=True)
+    assert largest[tuple(found)] == min(largest.values()) < max(largest.values())
 
 
 @pytest.mark.parametrize("cut", CUTS)

@@ -1,5 +1,6 @@
 """The memory of a run's process: the kernel's own count, of this run alone, or no number at all."""
 
+import ctypes
 import json
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from effdl import config
 from effdl.records import carry, process
 from effdl.records.execute import execute
 from effdl.records.process import PROCESS_PEAK, HighWater, Reading, parse
+from effdl.training.hardware import give_back
 
 MIB = 2**20
 LARGE = ("arch=mlp", "arch.hidden=[3000,3000]", "method=backprop", "method.epochs=1", "dataset.train_limit=200")
@@ -72,6 +74,20 @@ def test_a_small_run_after_large_memory_was_used_and_freed_has_its_own_number(mo
     assert kept.sum() and abs((mark.above() or 0) - 40 * MIB) < 4 * MIB
     del kept
     assert abs((mark.above() or 0) - 40 * MIB) < 4 * MIB
+
+
+@KERNEL
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="another C library")
+def test_a_large_piece_goes_back_to_the_system_as_it_is_freed(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES"):
+        monkeypatch.delenv(name, raising=False)
+    torch.ones(7 * MIB)  # 28 MiB, by whose end the library learns to keep pieces up to that size
+    give_back()
+    pieces = [torch.ones(2 * MIB) for _ in range(8)]
+    before = process.read()
+    del pieces[::2]  # 32 MiB, between such as stay
+    after = process.read()
+    assert before is not None and after is not None and abs(before.resident - after.resident - 32 * MIB) < 4 * MIB
 
 
 @KERNEL

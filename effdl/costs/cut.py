@@ -1,4 +1,4 @@
-"""Partitions of a chain that weigh alike: by multiply-adds of a forward pass, or by the peak of a training step (§6.8)."""
+"""Partitions of a chain that weigh alike: by multiply-adds of a forward pass, or by the memory of a training step (§6.8)."""
 
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -61,14 +61,17 @@ def by_memory(
     chain: BlockChain,
     run: RunHandle,
     feed_parts: int = 1,
+    of_batch: bool = False,
 ) -> list[Span]:
     """Partitions of which the largest step peak, as plans and runs count it, is as small as can be; parts ≤ blocks.
 
-    plan: of the segment with these blocks. feed_parts: as `Training` has it.
+    plan: of the segment with these blocks. feed_parts: as `Training` has it. of_batch: count what a batch makes on its way
+    alone, activations and gradients: what partitions that learn at once on one device differ in, whose weights and optimizers
+    lie there all the while.
     """
 
     def least(problem: Problem, chain: BlockChain) -> list[Span]:
-        peaks = Peaks(plan, problem, chain, run, feed_parts)
+        peaks = Peaks(plan, problem, chain, run, feed_parts, of_batch)
         return balanced(len(chain), parts, peaks.count, peaks.bound)
 
     if problem.is_outline:
@@ -103,17 +106,21 @@ class Peaks:
         chain: BlockChain,
         run: RunHandle,
         feed_parts: int = 1,
+        of_batch: bool = False,
     ) -> None:
-        self._plan, self._chain = plan, chain
+        self._plan, self._chain, self._of_batch = plan, chain, of_batch
         self._engine = Engine(Training([plan(0, len(chain))], 0), problem, chain, run)
         self._prefixes = list(self._climbing(problem, run, feed_parts))
         self._walk()
         self.bound = cache(self._bound)
 
     def count(self, start: int, stop: int) -> float:
-        """Bytes at the peak of a step of blocks [start, stop), their feednet included."""
-        learner = self._engine.making.learner_of(self._plan(start, stop))
-        return float(Rehearsal(learner, self._prefixes[start]).memory().peak)
+        """Bytes at the peak of a step of blocks [start, stop), their feednet included; or what a batch makes of them."""
+        rehearsal = Rehearsal(self._engine.making.learner_of(self._plan(start, stop)), self._prefixes[start])
+        if self._of_batch:
+            step = rehearsal.step()
+            return float(step.memory.peak - step.weights - step.optimizer)
+        return float(rehearsal.memory().peak)
 
     def _climbing(self, problem: Problem, run: RunHandle, parts: int) -> Iterator[Prefix]:
         batch = run.ranks.share(next(problem.train(0)))
@@ -147,8 +154,8 @@ class Peaks:
             sum({key: size for part in parts[start:stop] for key, size in part.items()}.values())
             for parts in (self._weights, self._learned, self._state)
         )
-        activations = self._alive[stop] - self._alive[start]
-        return self._prefixes[start].weight_bytes + weights + state + max(activations, learned)
+        of_batch = max(self._alive[stop] - self._alive[start], learned)
+        return of_batch if self._of_batch else self._prefixes[start].weight_bytes + weights + state + of_batch
 
 
 def balanced(blocks: int, parts: int, weigh: Weight, bound: Weight | None = None) -> list[Span]:

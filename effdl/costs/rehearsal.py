@@ -4,9 +4,10 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from copy import copy as copied
 from dataclasses import replace
+from functools import cached_property
 from itertools import count
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -61,8 +62,9 @@ class Prefix:
         # segment ("activation") and will be the feednet's own once there is another piece.
         self._below = self._last = self._last_within = NOTHING
         # Of segments by their form: networks repeat themselves.
-        self.steps: dict[Any, tuple[Memory, int]] = {}
+        self.steps: dict[Any, Step] = {}
         self.step_seconds: dict[Any, float] = {}
+        self._piece_seconds: dict[Any, float] = {}
         # Of the largest part of the batch, where it is fed in parts
         self._part = _part(self, parts) if parts > 1 else None
         self.climb(*pieces)
@@ -116,6 +118,11 @@ class Prefix:
             return self._part.feeding().plus(activation=rest + self.x.nbytes)
         return _larger(self._below, self._last).plus(feednet=self.weight_bytes)
 
+    @property
+    def form(self) -> tuple[Any, ...]:
+        """All that what is done with its output depends on, but for the numbers in it."""
+        return self.x.shape, self.x.stride(), self.x.dtype, self.x.untyped_storage().nbytes()
+
     def fed(self) -> Tensor:
         """What it puts out, in a storage of its own of the same size; the batch's own inputs where nothing changed them."""
         if _same_storage(self.x, self.batch.x):
@@ -154,13 +161,17 @@ class Prefix:
         self._last = live.memory().plus(feednet=beside)
         self._cast_bytes += cast_bytes
         if self._fakes is None and self._timed:
-            called = feednet(piece) if feeding else piece
-            self.seconds += fastest(lambda: self._call(called), self.x.device, PIECE_BUDGET_S)
+            form = form_of(piece)
+            alike = None if form is None else (form, feeding, self.form)
+            self.seconds += _once(self._piece_seconds, alike, lambda: self._seconds(feednet(piece) if feeding else piece))
         self.x = out
 
-    def _call(self, piece: nn.Module) -> None:
-        with self._autocast():
-            piece(self.x)
+    def _seconds(self, piece: nn.Module) -> float:
+        def call() -> None:
+            with self._autocast():
+                piece(self.x)
+
+        return fastest(call, self.x.device, PIECE_BUDGET_S)
 
 
 def _part(whole: Prefix, parts: int) -> Prefix:
@@ -174,39 +185,48 @@ def _part(whole: Prefix, parts: int) -> Prefix:
     return made
 
 
+class Step(NamedTuple):
+    """What a step takes alone, on a batch that is there: the peak with nothing below the segment, and of it the bytes of the
+    optimizer's state, and of weights."""
+
+    memory: Memory
+    optimizer: int
+    weights: int
+
+
 class Rehearsal:
     """Training steps of a copy of a segment above a rehearsed prefix; the original is not touched.
 
-    Segments of one form above the same prefix are tried once.
+    Segments of one form above the same prefix are tried once, and but for that one are not copied.
     """
 
     def __init__(self, learner: Learner, prefix: Prefix) -> None:
-        self._prefix = prefix
-        self._learner = prefix.copy(learner)
+        self._prefix, self._original = prefix, learner
         self._form = self._form_of_step()
+
+    @cached_property
+    def _learner(self) -> Learner:
+        return self._prefix.copy(self._original)
 
     def memory(self) -> Memory:
         """Peak memory of a step after the first. The feednet counts (table 6.3's "relative memory use" includes it)."""
-        prefix, weights = self._prefix, _bytes(_state(self._learner.rule))
-        step, of_optimizer = self.step()
-        return _larger(prefix.feeding().plus(parameter=weights, optimizer=of_optimizer), step.plus(feednet=prefix.weight_bytes))
+        prefix, step = self._prefix, self.step()
+        feeding = prefix.feeding().plus(parameter=step.weights, optimizer=step.optimizer)
+        return _larger(feeding, step.memory.plus(feednet=prefix.weight_bytes))
 
-    def step(self) -> tuple[Memory, int]:
-        """The same of a step alone, on a batch that is there, with nothing below the segment; and the optimizer's bytes."""
+    def step(self) -> Step:
+        """The same of a step alone."""
         return _once(self._prefix.steps, self._form, self._count)
 
     def _form_of_step(self) -> Any:
         """All that the bytes and the seconds of its step depend on, but what lies below; None where that cannot be told."""
-        learner, fed = self._learner, self._prefix.x
+        learner = self._original
         if (rule := form_of(learner.rule)) is None or learner.optimizer.state:
             return None
-        return rule, fed.shape, fed.stride(), fed.dtype, fed.untyped_storage().nbytes()
+        return rule, self._prefix.form
 
-    def _count(self) -> tuple[Memory, int]:
-        """Peak of a step without the feednet's weights, and the optimizer's bytes.
-
-        Where the optimizer has no state yet, it gets it in the middle of the step: what was alive before was alive beside it.
-        """
+    def _count(self) -> Step:
+        """Where the optimizer has no state yet, it gets it in the middle of the step, beside what was alive before."""
         prefix, optimizer = self._prefix, self._learner.optimizer
         before = NOTHING
         with prefix.mode:
@@ -229,7 +249,7 @@ class Rehearsal:
             watch = optimizer.register_step_pre_hook(learned)
             with live:
                 self._step(given.pop())
-        return _larger(before, live.memory()), _bytes(held(optimizer))
+        return Step(_larger(before, live.memory()), _bytes(held(optimizer)), _bytes(weights))
 
     def seconds(self, budget: float = 0.02) -> float:
         """Of one training step: the fastest of at least two, unless the first takes seconds."""

@@ -64,7 +64,7 @@ def segment_costs(engine: Engine) -> list[SegmentCost]:
                 feednet_bytes=feednets,
             )
         )
-        own.append(Own(_bytes(learner.rule.blocks), _bytes(learner.rule), rehearsal.step()[1]))
+        own.append(Own(_bytes(learner.rule.blocks), _bytes(learner.rule), rehearsal.step().optimizer))
         if plan is not plans[-1]:
             climbed = chain[plan.start : plans[len(costs)].start]
             prefix.climb(*climbed, feeding=not kept and is_highest)
@@ -97,7 +97,7 @@ def _cost(engine: Engine, segment: int, rehearsal: Rehearsal, prefix: Prefix, wa
         val_steps=-(-problem.num_val // problem.batch_size),
         feed_s=0.0,
         step_s=0.0 if problem.is_outline else rehearsal.seconds(),
-        memory=rehearsal.memory() if is_lowest else rehearsal.step()[0].plus(activation=_losses(prefix)),
+        memory=rehearsal.memory() if is_lowest else rehearsal.step().memory.plus(activation=_losses(prefix)),
         idle_bytes=0,
         filter_bytes=0,
         feature_bytes=prefix.sample_bytes,

@@ -3,6 +3,8 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from operator import mul
 from typing import Any, Self
 
 import torch
@@ -122,8 +124,9 @@ class Samples(Split):
         return Samples(self.x.to(device), self.y.to(device))
 
     def gather(self, indices: Sequence[Tensor]) -> Iterator[Batch]:
+        x, y = rows_of(self.x), rows_of(self.y)
         for index in indices:
-            yield Batch(self.x[index], self.y[index], index)
+            yield Batch(x(index), y(index), index)
 
     def batches(self, size: int) -> Iterator[Batch]:
         for start in range(0, len(self), size):
@@ -139,3 +142,16 @@ class Samples(Split):
 
     def tensors(self) -> "Samples":
         return self
+
+
+def rows_of(x: Tensor) -> Callable[[Tensor], Tensor]:
+    """positions (B,) -> x[positions], the same numbers in the same strides; of samples in plain order copied row by row, which
+    takes a half to a fifth of the time."""
+    if x.stride() == _plain_strides(x.shape):
+        return lambda index: x.index_select(0, index.to(x.device))
+    return lambda index: x[index]  # channels last, and stays so
+
+
+def _plain_strides(shape: Sequence[int]) -> tuple[int, ...]:
+    """Of a contiguous tensor; `is_contiguous` overlooks dimensions of size 1, by whose strides layouts are told."""
+    return tuple(accumulate((max(1, size) for size in reversed(shape[1:])), mul, initial=1))[::-1]

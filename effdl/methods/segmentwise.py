@@ -48,7 +48,8 @@ class Segmentwise(Method):
         and is shorter where the windows do not come out even.
     partitions: so many segments instead, as they are cut by ``cut`` (§6.8; four there): "depth", of equal numbers of blocks;
         "cost", the largest number of multiply-adds of a forward pass being as small as can be, decision blocks and what lies
-        below not counted; "memory", the largest peak of a training step, as plans count it.
+        below not counted; "memory", the largest peak of a training step, as plans count it; "batch", what a batch makes on its
+        way at that peak, without the weights and optimizers that of partitions learning ``together`` all lie there.
     rounds: how often it is each segment's turn; schedules span all of its turns. Every segment's optimizer and decision block
         wait for the next round, which takes memory.
     permute: in each round another random order ("random robin", §6.6.2), instead of from the bottom up.
@@ -115,7 +116,7 @@ class Segmentwise(Method):
     segment_size: Count = 1
     overlap: Size = 0
     partitions: Count | None = None
-    cut: Literal["depth", "cost", "memory"] = "depth"
+    cut: Literal["depth", "cost", "memory", "batch"] = "depth"
     epochs_factor: Positive = 1.0
     rounds: Count = 1
     permute: Switch = False
@@ -322,7 +323,7 @@ class Segmentwise(Method):
             def plan(start: int, stop: int) -> SegmentPlan:
                 return self._plan(min(start, 1), (start, stop), problem)
 
-            spans = by_memory(self.partitions, plan, problem, model, run, self.feed_parts)
+            spans = by_memory(self.partitions, plan, problem, model, run, self.feed_parts, of_batch=self.cut == "batch")
         run.note({"segment/stops": [stop for _, stop in spans]})
         return spans
 

@@ -36,6 +36,9 @@ class Stack:
 
     def shared(self, other: "Stack") -> int:
         """How many modules, from the bottom, are the same at the same age in both."""
+        fewer = min(len(self), len(other))
+        if self.modules[:fewer] == other.modules[:fewer] and self.ages[:fewer] == other.ages[:fewer]:
+            return fewer  # as mostly, found out at once for thousands of modules
         pairs = zip(self.modules, other.modules, self.ages, other.ages, strict=False)
         return len(list(takewhile(lambda pair: pair[0] is pair[1] and pair[2] == pair[3], pairs)))
 

@@ -49,11 +49,15 @@ class Offloaded:
 
     def rest(self) -> None:
         """All of the chain but its input block leaves the device."""
+        if not self.offload.moves:
+            return
         for part in (*self._parts, self._head):
             part.leave()
 
     def wake(self, segment: int, learner: Learner) -> None:
         """A learner, with its blocks and all that is its own."""
+        if not self.offload.moves:
+            return
         learning = {id(block) for block in learner.rule.blocks}
         for block, blocks in zip(self._chain.blocks, self._parts, strict=True):
             if id(block) in learning:

@@ -118,8 +118,16 @@ class Training:
     @cached_property
     def last_turns(self) -> list[int]:
         """Of each segment the place of its last turn in the order."""
-        places = {segment: place for place, turn in enumerate(self.order) for segment in turn.segments}
-        return [places[segment] for segment in range(len(self.segments))]
+        return [places[-1] for places in self._places]
+
+    @cached_property
+    def _places(self) -> list[list[int]]:
+        """Of each segment the places of its turns: gone through once, for all segments ask, and there may be thousands."""
+        places: list[list[int]] = [[] for _ in self.segments]
+        for place, turn in enumerate(self.order):
+            for segment in turn.segments:
+                places[segment].append(place)
+        return places
 
     def epochs_before(self, place: int) -> int:
         """Passes through the data that lie behind when the turn at this place begins."""
@@ -127,11 +135,11 @@ class Training:
 
     def turns(self, segment: int) -> tuple[tuple[int, int], ...]:
         """(place in the order, epochs) of each of a segment's turns."""
-        return tuple((place, turn.epochs) for place, turn in enumerate(self.order) if segment in turn.segments)
+        return tuple((place, self.order[place].epochs) for place in self._places[segment])
 
     def team(self, segment: int) -> range:
         """Who learns at once with a segment, itself among them, in its first turn."""
-        return next(turn.segments for turn in self.order if segment in turn.segments)
+        return self.order[self._places[segment][0]].segments
 
     def bases(self, segment: int) -> list[int]:
         """The recorded segments below one, from the highest, from which it learns, down: each learns from the next."""
@@ -140,7 +148,7 @@ class Training:
 
     def yields(self, segment: int) -> bool:
         """Whether somebody takes what its blocks put out while it learns."""
-        return segment in self.record or any(segment in turn.segments[:-1] for turn in self.order)
+        return segment in self.record or any(segment < self.order[place].segments[-1] for place in self._places[segment])
 
     @property
     def overlaps(self) -> bool:

@@ -1,0 +1,179 @@
+"""What a process takes for training, beside what a plan says: byte by byte, of five networks, on one thread.
+
+    python scripts/bench_memory.py [network ...]
+
+32 pixels, batch 128, SGD with momentum, the plain decision block, no outputs kept. Each line is of a process of its own that
+takes two real steps of the layer whose plan is the largest, or of full backprop; MiB above where the process stood before the
+network was built, with shares of full backprop's. *step* and *resident* are planned, *process* is the kernel's mark. What lies
+between step and process: *waiting*, weights of other layers, counted as resident; *code*, pages of libraries that the steps are
+the first to use; *kept*, what the C library holds of freed memory at the process's peak, at most; *rest*, the kernels' scratch
+memory and small change, or less than nothing where the process has its peak at another moment than the count, with fewer
+tensors alive and more of them kept. Linux only.
+"""
+
+import ctypes
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from bench import facts, in_child, problem
+from torch import nn
+
+from effdl.archs.chain import BlockChain
+from effdl.config import build, build_choice, compose
+from effdl.costs.memory import LiveStorages
+from effdl.datasets.batch import Batch
+from effdl.methods.segmentwise import Segmentwise
+from effdl.objectives.losses import SoftmaxCe
+from effdl.records.plan import cost
+from effdl.records.process import CLEAR_REFS, STATUS, read, reset
+from effdl.training.decision_rule import DecisionRule
+from effdl.training.feednet import feednet
+from effdl.training.hardware import Hardware, give_back
+from effdl.training.learner import Learner
+from effdl.training.loop import reseed
+from effdl.training.offload import Offload, Streamed
+from effdl.training.offloaded import Offloaded
+from effdl.training.optim import Sgd
+
+NETWORKS = ("vgg13_bn", "efficientnet_b0", "efficientnet_v2_s", "shufflenet_v2_x1_0", "mobilenet_v2")
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Case:
+    """layer: that trains, by its number from 0; None for full backprop."""
+
+    network: str
+    layer: int | None
+    checkpointed: bool = False
+    offload: bool = False
+
+
+@dataclass(frozen=True)
+class Found:
+    """Bytes of a process: the mark, freed memory that the C library held then, and pages of libraries that came in."""
+
+    process: int
+    kept: int
+    code: int
+
+
+class Freed(ctypes.Structure):
+    """mallinfo2(3)."""
+
+    names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
+    _fields_ = [(name, ctypes.c_size_t) for name in names.split()]
+
+
+def kept_bytes() -> int:
+    with suppress(AttributeError):
+        library = ctypes.CDLL(None)
+        library.mallinfo2.restype = Freed
+        return int(library.mallinfo2().fordblks)
+    return 0
+
+
+def code_bytes() -> int:
+    (line,) = (line for line in STATUS.read_text().splitlines() if line.startswith("RssFile"))
+    return int(line.split()[1]) * 1024
+
+
+class Peak(LiveStorages):
+    """Looks at the mark after each operation: the highest, and what was kept then."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.high = self.kept = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        CLEAR_REFS.write_text("5")
+        out = super().__torch_dispatch__(func, types, args, kwargs)
+        found = read()
+        assert found is not None
+        if found.high > self.high:
+            self.high, self.kept = found.high, kept_bytes()
+        return out
+
+
+def measured(case: Case) -> Found:
+    """Two steps in this process."""
+    import torch._dynamo  # noqa: F401 as the first optimizer does
+
+    (batch,) = problem((3, 32, 32), 128, 128).train(0)
+    reset()
+    before, code, watch = read(), code_bytes(), Peak()
+    assert before is not None
+    with tempfile.TemporaryDirectory() as folder:
+        steps(case, batch, Path(folder), watch)
+    return Found(watch.high - before.resident, watch.kept, code_bytes() - code)
+
+
+def steps(case: Case, batch: Batch, folder: Path, watch: Peak) -> None:
+    reseed(0)
+    chain: BlockChain = build_choice("arch", case.network).build(facts((3, 32, 32), 128)).eval()
+    offloaded = Offloaded(Offload("disk" if case.offload else None, torch.device("cpu"), lambda: folder), chain)
+    start, stop = (0, len(chain)) if case.layer is None else (case.layer, case.layer + 1)
+    shape = chain.shapes((3, 32, 32))[stop - 1]
+    head = chain.head if case.layer is None else Segmentwise().decision.build(shape, 10)
+    rule = DecisionRule(chain[start:stop], head, SoftmaxCe(), checkpoint=case.checkpointed)
+    rule.yields = False
+    learner = Learner(rule, Sgd(lr=0.01).build(rule.parameters()), seed=lambda epoch, step: step)
+    offloaded.rest()
+    give_back()  # as the engine does before each turn
+    offloaded.wake(start, learner)
+    called = [offloaded.called(i, has_learned=True) for i in range(start)]
+    fast = [block.fast(Hardware()) if isinstance(block, Streamed) else feednet(block) for block in called]
+    feed = nn.Sequential(chain.input, *fast).eval()
+
+    @torch.no_grad()
+    def fed() -> Batch:
+        x = feed(batch.x)
+        return replace(batch, x=x.contiguous() if x.dim() == 4 else x)  # as `sources.Fed` does
+
+    with watch:
+        for _ in learner.train_epoch(fed() for _ in range(2)):
+            pass
+
+
+def lines(name: str) -> Iterator[str]:
+    """A network's part of the table."""
+    choices = ["method=dll", f"arch={name}", "dataset=cifar10", "dataset.batch_size=128", "method.keep_features_mib=0"]
+    planned = cost(build(compose(choices)), rows=("backprop", "backprop_checkpointed"))
+    away = cost(build(compose([*choices, "method.offload=disk"])), rows=())
+    assert planned is not None and away is not None
+    full, checkpointed = planned.beside["backprop"], planned.beside["backprop_checkpointed"]
+    backprop = in_child(measured, Case(name, None))
+    rows = {"full backprop": (full.step, full.resident, backprop)}
+    rows["checkpointed by block"] = (*checkpointed, in_child(measured, Case(name, None, checkpointed=True)))
+    for what, of in (("the largest layer", planned), ("with offload=disk", away)):
+        layer = max(range(len(of.segments)), key=lambda i: of.segments[i].resident)
+        step, resident = of.segments[layer].memory.peak, of.segments[layer].resident
+        rows[f"{what}, {of.blocks[layer]}"] = step, resident, in_child(measured, Case(name, layer, offload=of is away))
+    for what, (step, resident, found) in rows.items():
+        shares = [(step, full.step), (resident, full.resident), (found.process, backprop.process)]
+        told = " ".join(f"{size / MIB:6.0f} {size / whole:5.3f}" for size, whole in shares)
+        rest = found.process - resident - found.kept - found.code
+        between = " ".join(f"{size / MIB:7.0f}" for size in (resident - step, found.code, found.kept, rest))
+        yield f"{name:18} {what:34} {told} {between}"
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    if unknown := [name for name in sys.argv[1:] if name not in NETWORKS]:
+        sys.exit(f"bench: no {unknown[0]!r}; there are {', '.join(NETWORKS)}")
+    if not CLEAR_REFS.exists():
+        sys.exit("bench: this system keeps no mark of a process's memory that could be read operation by operation")
+    print(f"{'MiB':53} {'step':>6} share {'resid.':>6} share {'proc.':>6} share waiting    code    kept    rest")
+    for name in sys.argv[1:] or NETWORKS:
+        for line in lines(name):
+            print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()
