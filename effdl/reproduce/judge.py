@@ -119,7 +119,7 @@ def _judge(declaration: Declaration, scale: str, runs: Runs, place: _Place) -> J
     cells = [*place.left, *place.right]
     without = [cell for cell in cells if missing(runs, cell)]
     used = [cell for cell in cells if cell not in without]
-    over = tuple(dict.fromkeys(what for cell in used for what in (*draws(runs, cell), *declaration.artefact.drawn)))
+    over = tuple(dict.fromkeys(what for cell in used for what in draws(runs, cell)))
     found, paired = None, False
     reason = _no_side(place, without, runs) or (EXPLORATORY if evidence == EXPLORATORY else None)
     metrics = [claim.metric or declaration.artefact.metric, *([claim.less] if claim.less else [])]

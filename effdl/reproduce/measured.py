@@ -24,8 +24,8 @@ class Side:
     artefact: Artefact
 
     def varies(self, metric: str) -> bool:
-        """Whether other seeds could give another number: a run draws something, or measures do, or the machine does."""
-        return of_the_machine(metric) or bool(self.artefact.drawn) or any(draws(self.runs, cell) for cell in self.cells)
+        """Whether other seeds could give another number: something is drawn, or the machine decides."""
+        return of_the_machine(metric) or any(draws(self.runs, cell) for cell in self.cells)
 
     def keyed(self, metric: str, factor: float, apart: set[str]) -> dict[Key, float]:
         """Values by what pairs them: where they stand but for the axes that tell the sides apart, and the seed.

@@ -104,7 +104,7 @@ def _ours(declaration: Declaration, scale: str, runs: Runs, cell: Cell) -> str:
     notes = [_count(declaration, runs, cell)]
     is_baseline = any(baseline.name == cell.name for _, baseline in baselines(declaration, scale, [cell]))
     notes += filter(None, [outdated(runs, cell), unfinished(declaration, scale, runs, cell) if is_baseline else None])
-    return f"{_statistic(found, artefact.statistic, 2, _varies(declaration, runs, cell))} ({notes[0]})" + "".join(
+    return f"{_statistic(found, artefact.statistic, 2, bool(draws(runs, cell)))} ({notes[0]})" + "".join(
         f", {note}" for note in notes[1:]
     )
 
@@ -112,18 +112,14 @@ def _ours(declaration: Declaration, scale: str, runs: Runs, cell: Cell) -> str:
 def _count(declaration: Declaration, runs: Runs, cell: Cell) -> str:
     """Over how many runs a cell's numbers are, or that these differ by rounding alone."""
     count = f"n {len(values(runs, cell, declaration.artefact.metric))}"
-    return count if _varies(declaration, runs, cell) else f"{count}, nothing drawn"
-
-
-def _varies(declaration: Declaration, runs: Runs, cell: Cell) -> bool:
-    return bool(draws(runs, cell) or declaration.artefact.drawn)
+    return count if draws(runs, cell) else f"{count}, nothing drawn"
 
 
 def _column(declaration: Declaration, column: Column, cell: Cell, cells: Sequence[Cell], runs: Runs) -> str:
     found = list(values(runs, cell, column.metric, "" if column.share_of else column.unit).values())
     if not found:
         return ""
-    spread = column.spread and _varies(declaration, runs, cell)
+    spread = column.spread and bool(draws(runs, cell))
     if column.share_of is None:
         return _statistic(found, column.statistic, column.digits, spread)
     other = next((c for c in cells if c.matches({**cell.at, **column.share_of})), None)
