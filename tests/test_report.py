@@ -160,10 +160,11 @@ def two(told: Mapping[str, Any]) -> dict[str, Any]:
     return {name: values[:2] for name, values in told.items()}
 
 
-def test_what_draws_nothing_has_no_spread_in_the_table_and_its_first_run_counts(tmp_path: Path) -> None:
-    told = {name: [0.90, 0.92, 0.92, 0.92, 0.92, 0.92] for name in TOLD}
+def test_what_draws_nothing_has_no_spread_in_the_table_but_what_order_alone_moves_it(tmp_path: Path) -> None:
+    told = {name: [0.90, 0.92, 0.92, 0.92, 0.92, 0.92] if "ours" in name else [0.9] * 6 for name in TOLD}
     found = report(declare(tmp_path, SEEDS), "smoke", lines(told, made_by=DRAWS_NOTHING))
-    assert "| few | 91.67 (n 6, nothing drawn) | 91.67 (n 6, nothing drawn) | **inconclusive" in found and "±" not in row(found)
+    ours = "91.67 (n 6, nothing drawn; order moves it by 2.00)"
+    assert f"| few | 90.00 (n 6, nothing drawn) | {ours} | **inconclusive" in found and "±" not in row(found)
 
 
 def row(found: str) -> str:

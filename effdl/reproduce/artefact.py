@@ -267,7 +267,7 @@ def _quick_loader() -> type[Any]:
 def specs(cell: Cell, found: Sequence[str] | None = None) -> list[Any]:
     """The cell's Specs, one a seed; composed once.
 
-    Where another seed draws nothing anew, neither the run nor measures beside it, seeds count from 0: they name runs whose numbers
+    Where another seed draws nothing anew, in the run or in measures beside it, seeds count from 0: they name runs whose numbers
     anybody may know before.
 
     Args:

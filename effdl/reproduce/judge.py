@@ -137,6 +137,7 @@ def _judge(declaration: Declaration, scale: str, runs: Runs, place: _Place) -> J
     told = _as_fitted(told, is_fitted(claim.fitted, used))
     looked = evidence == "first_looks" and bool(over) and claim.kind != "value"
     varies = (over or ("test samples",)) if found.varies else ()
+    varies = tuple(dict.fromkeys((*varies, *(("order of samples",) if found.moved else ()))))
     return Judged(place.name, claim, place.at, told, place.bounds, without, varies, looked)
 
 

@@ -17,7 +17,8 @@ from effdl.reproduce.wording import by_chance, claims_table, corrected, legend, 
 
 NOTATION = (
     "± is the standard deviation over seeds, n their number, [ ] a 95% interval: Student's t for means over seeds, Clopper and "
-    "Pearson's for shares of runs and, where nothing is drawn, of test samples."
+    "Pearson's for shares of runs and, where nothing is drawn, of test samples. There recorded runs differ by the order of "
+    "samples alone, which is rounding: the interval reaches over those of all, so that no verdict depends on which is taken."
 )
 
 
@@ -65,8 +66,8 @@ def verdicts(declaration: Declaration, scale: str, lines: Sequence[Line]) -> dic
     return {"artefact": declaration.artefact.id, "scale": scale, "claims": claims}
 
 
-def _finite(value: float | str) -> float | str | None:
-    return value if isinstance(value, str) or math.isfinite(value) else None
+def _finite(value: float | str | None) -> float | str | None:
+    return value if value is None or isinstance(value, str) or math.isfinite(value) else None
 
 
 def summary(declaration: Declaration, scale: str, runs: Runs, found: Sequence[Judged], folded: bool = False) -> str:

@@ -6,11 +6,12 @@ from collections.abc import Iterator, Sequence
 import pandas as pd
 
 from effdl.reproduce.artefact import Cell, Declaration
+from effdl.reproduce.estimate import Fixed, Repeats
 from effdl.reproduce.floors import baselines, unfinished
 from effdl.reproduce.judge import Judged, absolute
 from effdl.reproduce.runs import Runs, diverged, draws, missing, outdated, values
 from effdl.reproduce.vocabulary import SCALE_OF, Column
-from effdl.reproduce.wording import by_row, in_words, markdown, with_interval
+from effdl.reproduce.wording import by_row, decimal, in_words, markdown, with_interval
 
 
 def table(declaration: Declaration, scale: str, runs: Runs, found: Sequence[Judged], own: bool | None = None) -> str:
@@ -110,9 +111,14 @@ def _ours(declaration: Declaration, scale: str, runs: Runs, cell: Cell) -> str:
 
 
 def _count(declaration: Declaration, runs: Runs, cell: Cell) -> str:
-    """Over how many runs a cell's numbers are, or that these differ by rounding alone."""
-    count = f"n {len(values(runs, cell, declaration.artefact.metric))}"
-    return count if draws(runs, cell) else f"{count}, nothing drawn"
+    """Over how many runs a cell's numbers are; where nothing is drawn, how far the order of samples alone moves them."""
+    artefact = declaration.artefact
+    found = values(runs, cell, artefact.metric, artefact.unit).values()
+    count = f"n {len(found)}"
+    if draws(runs, cell):
+        return count
+    moved = Repeats(tuple(Fixed((value,)) for value in found)).moved if found else None
+    return f"{count}, nothing drawn" + (f"; order moves it by {decimal(moved)}" if moved else "")
 
 
 def _column(declaration: Declaration, column: Column, cell: Cell, cells: Sequence[Cell], runs: Runs) -> str:

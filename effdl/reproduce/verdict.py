@@ -5,7 +5,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from effdl.reproduce.estimate import ALPHA, Apart, Estimate, Fixed, Mean, Welch, mean
+from effdl.reproduce.estimate import ALPHA, ROUNDING, Apart, Estimate, Fixed, Mean, Repeats, Welch, mean
 
 Key = TypeVar("Key", bound=Hashable)
 REPRODUCED, DIFFERS, INCONCLUSIVE, FITTED = "reproduced", "differs", "inconclusive", "fitted"
@@ -16,13 +16,17 @@ LEAST_P = 1e-15
 
 @dataclass(frozen=True)
 class Interval:
-    """A number, its two-sided 95% interval, over how many values, pairs or samples, and how it came about, in words."""
+    """A number, its two-sided 95% interval, over how many values, pairs or samples, and how it came about, in words.
+
+    moved: as an estimate's: how far the order of samples alone moves what draws nothing.
+    """
 
     mean: float
     low: float
     high: float
     n: int
     kind: str = "t"
+    moved: float | None = None
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class Verdict:
 def interval(estimate: Estimate) -> Interval:
     """The 95% interval of an estimate."""
     low, high = estimate.at(ALPHA)
-    return Interval(estimate.mean, low, high, estimate.n, estimate.kind)
+    return Interval(estimate.mean, low, high, estimate.n, estimate.kind, estimate.moved)
 
 
 def compare(
@@ -79,6 +83,9 @@ def pairs_of(left: Mapping[Key, float], right: Mapping[Key, float]) -> list[tupl
 
 
 def of_pair(left: float, right: float, how: str) -> float:
+    """One number against another; two that rounding alone tells apart are the same."""
+    if math.isclose(left, right, rel_tol=ROUNDING) and (right or how == "difference"):
+        return TIE[how]
     if how == "difference":
         return left - right
     ratio = left / right if right else math.nan
@@ -162,9 +169,12 @@ def together(words: Sequence[str]) -> str:
 
 
 def _is_tie(estimate: Estimate, tie: float) -> bool:
-    values = estimate.values if isinstance(estimate, Mean | Fixed) else (estimate.mean,)
+    if isinstance(estimate, Repeats):
+        return all(_is_tie(run, tie) for run in estimate.runs)
     if isinstance(estimate, Welch | Apart):
-        return estimate.mean == tie and not any(_spreads(side) for side in (estimate.left, estimate.right))
+        sides = estimate.left, estimate.right
+        return of_pair(sides[0].mean, sides[1].mean, "difference") == tie and not any(map(_spreads, sides))
+    values = estimate.values if isinstance(estimate, Mean | Fixed) else (estimate.mean,)
     return all(value == tie for value in values)
 
 

@@ -44,8 +44,12 @@ def with_interval(one: Judged) -> str:
 
 
 def bounds(interval: object) -> str:
-    """An interval; that a number does not vary is said of those alone that cannot."""
-    low, high, kind, n = (getattr(interval, name) for name in ("low", "high", "kind", "n"))
+    """An interval; that a number does not vary is said of what cannot, and of what all recorded runs agree on."""
+    low, high, kind, n, moved = (getattr(interval, name) for name in ("low", "high", "kind", "n", "moved"))
+    if moved:
+        return f"[{decimal(low)}, {decimal(high)}; order alone moves it by {decimal(moved)}]"
+    if kind == Fixed.kind and moved is None:
+        return f"[{decimal(low)}, one run]" if low == high else f"[{decimal(low)}, {decimal(high)}; one run each]"
     if kind == Fixed.kind:
         return f"[{decimal(low)}, does not vary]" if low == high else f"[{decimal(low)}, {decimal(high)}; do not vary]"
     if math.isinf(low) and math.isinf(high):
