@@ -19,10 +19,10 @@ from effdl.errors import ConfigError, RecordError
 from effdl.records import carry
 from effdl.records.plan import cost
 from effdl.records.report import size
-from effdl.reproduce import conduct, figure, ledger, wording
+from effdl.reproduce import conduct, declared, figure, ledger, wording
 from effdl.reproduce.artefact import Declaration
 from effdl.reproduce.frame import frame
-from effdl.reproduce.report import report
+from effdl.reproduce.report import moved, report
 from effdl.reproduce.survey import survey
 
 PIXELS = 0.02  # mean absolute difference of two pictures that are to be the same, of a full scale of 1
@@ -135,6 +135,22 @@ def test_pictures_are_the_same_whatever_style_and_backend_the_user_has(tmp_path:
     with matplotlib.rc_context({"font.family": "serif", "font.size": 20, "lines.linewidth": 9, "savefig.dpi": 70}):
         assert figure.write(declaration, "smoke", runs, tmp_path / "styled").read_bytes() == plain
         assert matplotlib.rcParams["font.size"] == 20
+
+
+def test_what_moved_after_the_runs_of_some_cells_names_these_and_that_they_draw_nothing(tmp_path: Path) -> None:
+    declaration = declare(tmp_path, {**SEEDS, "scales/smoke/evidence": "fresh"})
+    stands = {"commit": "1" * 40, "fixed": declared.fixed(declaration, "smoke", None)}
+    older = {**stands, "fixed": {**stands["fixed"], "claims.level": "another"}}
+    made = [{**line, "declaration": stands} for line in lines(TOLD)]
+    assert moved(declaration, "smoke", made) == ""
+    fixed = {**lines(two(TOLD), made_by=DRAWS_NOTHING)[0], "declaration": older}
+    of = f" of {fixed['cell']}, which draw nothing"
+    assert moved(declaration, "smoke", [fixed, *made[1:]]) == f"**Declared or changed after the runs{of}: claims.level.**"
+    of = f" of {made[0]['cell']}"
+    made[0]["declaration"] = older
+    assert moved(declaration, "smoke", made) == f"**Declared or changed after the runs{of}: claims.level.**"
+    made = [{**line, "declaration": older} for line in made]
+    assert moved(declaration, "smoke", made) == "**Declared or changed after the runs: claims.level.**"
 
 
 def test_report_of_nothing_run_says_what_to_run(tmp_path: Path) -> None:

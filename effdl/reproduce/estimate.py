@@ -173,8 +173,8 @@ class Fixed(Estimate):
 
 @dataclass(frozen=True)
 class Repeats(Estimate):
-    """A number of what draws nothing, by an estimate from each of its recorded runs, which rounding alone tells apart: each takes
-    the samples in another order.
+    """A number of what draws nothing, by an estimate from each of its recorded runs. Rounding alone tells these apart, for each
+    takes the samples in another order.
 
     The interval is the hull of theirs, so that what it decides holds whichever run one takes. n is that of one run.
     """

@@ -13,7 +13,7 @@ from effdl.reproduce.judge import Judged, judged
 from effdl.reproduce.ledger import Line, made_anew
 from effdl.reproduce.runs import Runs
 from effdl.reproduce.tables import details, table
-from effdl.reproduce.wording import by_chance, claims_table, corrected, legend, markdown, word_of
+from effdl.reproduce.wording import by_chance, claims_table, corrected, legend, markdown, name_of, word_of
 
 NOTATION = (
     "± is the standard deviation over seeds, n their number, [ ] a 95% interval: Student's t for means over seeds, Clopper and "
@@ -22,6 +22,7 @@ NOTATION = (
 )
 
 
+MANY = 4  # of names that a page need not list
 SEARCHED = ["cells", "searched", "what it took", "best", "its score"]
 
 
@@ -101,9 +102,9 @@ def _label(declaration: Declaration, cell: Cell) -> str:
 
 
 def heading(declaration: Declaration) -> str:
-    """Such as "Table 6.1: First DLL accuracies"."""
-    name = declaration.artefact.id
-    return f"{name[0].upper()}{name[1:].replace('-', ' ')}: {declaration.title}"
+    """Such as "Table 6.1: First DLL accuracies"; of what stands in no thesis its title alone."""
+    name = name_of(declaration)
+    return name if name == declaration.title else f"{name}: {declaration.title}"
 
 
 def command(declaration: Declaration, scale: str) -> str:
@@ -173,10 +174,23 @@ def _provenance(declaration: Declaration, scale: str, lines: Sequence[Line]) -> 
 
 
 def moved(declaration: Declaration, scale: str, lines: Sequence[Line]) -> str:
-    """A warning that names what was declared or changed after the runs of these lines; empty where all stands."""
-    known = [line["declaration"] for line in lines if line["runs"] and line["declaration"]["commit"]]
-    names = sorted({name for then in known for name in declared.moved(declaration, scale, then)})
-    return f"**Declared or changed after the runs: {', '.join(names)}.**" if names else ""
+    """A warning that names what was declared or changed after the runs of these lines, and of which cells unless of all; empty
+    where all stands."""
+    known = [line for line in lines if line["runs"] and line["declaration"]["commit"]]
+    found = {id(line): declared.moved(declaration, scale, line["declaration"]) for line in known}
+    older = [line for line in known if found[id(line)]]
+    names = sorted({name for of_line in found.values() for name in of_line})
+    cells = list(dict.fromkeys(line["cell"] for line in older))
+    of_cells = "" if len(older) == len(known) else f" of {_few(cells)}"
+    of_cells += "" if any(line["draws"] for line in older) else ", which draw nothing"
+    of_settings = [name for name in names if name.startswith(declared.CELL)]
+    told = [*([_few(of_settings)] if of_settings else []), *(name for name in names if name not in of_settings)]
+    return f"**Declared or changed after the runs{of_cells}: {', '.join(told)}.**" if names else ""
+
+
+def _few(names: Sequence[str]) -> str:
+    """All of them, or, of many, the first and how many more."""
+    return ", ".join(names) if len(names) <= MANY else f"{', '.join(names[:2])} and {len(names) - 2} more"
 
 
 def _machine(provenance: Mapping[str, object]) -> str:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from effdl.reproduce.estimate import ALPHA, ROUNDING, Apart, Estimate, Fixed, Mean, Repeats, Welch, mean
@@ -51,7 +51,7 @@ class Verdict:
 def interval(estimate: Estimate) -> Interval:
     """The 95% interval of an estimate."""
     low, high = estimate.at(ALPHA)
-    return Interval(estimate.mean, low, high, estimate.n, estimate.kind, estimate.moved)
+    return Interval(estimate.mean, low, high, estimate.n, estimate.kind)
 
 
 def compare(
@@ -116,7 +116,7 @@ def verdict(estimate: Estimate, bounds: tuple[float, float], paired: bool = Fals
     tie: what is compared where both sides are the same, None where there is one side. A tie is never *reproduced* by a claim
     whose bound it is; where the bounds leave room on both sides of it ("at most 0.4 below"), it holds like any other number.
     """
-    found = interval(estimate)
+    found = replace(interval(estimate), moved=estimate.moved)
     if not estimate.enough:
         return Verdict(INCONCLUSIVE, found, paired, "n")
     if tie in bounds and _is_tie(estimate, tie):

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from effdl.reproduce import published
 from effdl.reproduce.artefact import Declaration
 from effdl.reproduce.claims import answered
 from effdl.reproduce.estimate import ALPHA, Fixed
@@ -22,6 +23,14 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table; the cells may hold Markdown, and a bar within them must be escaped."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def name_of(declaration: Declaration) -> str:
+    """What people call an artefact: "Table 6.1", or by its title where it stands in no thesis."""
+    name = declaration.artefact.id
+    in_thesis = name in published.artefacts() or name.startswith("claims-")
+    words = name.replace("fig-", "figure-").replace("-", " ")
+    return f"{words[0].upper()}{words[1:]}" if in_thesis else declaration.title
 
 
 def word_of(word: str, ours: bool) -> str:
