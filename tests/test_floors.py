@@ -161,7 +161,8 @@ def test_page_says_of_each_baseline_what_three_times_the_epochs_reach(tmp_path: 
     declaration = declare(tmp_path, {**SEEDS, **FLOORS})
     made = told(0.75, {FEW: [0.80, 0.82], MANY: [0.81, 0.81]})
     assert list(said(declaration, "smoke", frame(declaration, "smoke", made))) == [
-        "few, base: 75.00 (val/acc, n 6), with 3 times the epochs 81.00 (n 2): undertrained, narrowly (gap 6.00 ± 1.00 of 2 points)",
+        "few, base: 75.00 (val/acc, n 6), with 3 times the epochs 81.00 (n 2): undertrained, narrowly "
+        "(gap 6.00 ± 1.00 of 2 points)",
         "many, base: 80.00 (val/acc, n 6), with 3 times the epochs 81.00 (n 2): finished (gap 1.00 ± 0.00 of 2 points)",
     ]
     text = report(declaration, "smoke", made)
@@ -173,18 +174,15 @@ def test_a_gap_whose_interval_contains_the_bound_is_said_to_be_narrow(tmp_path: 
     made = told(0.80, {FEW: [0.815, 0.821], MANY: [0.815, 0.821]})
     for i, value in enumerate([0.79, 0.81] * 3):
         made[0]["runs"][i]["numbers"]["val/acc"] = value
-    few, many = said(
-        declare(tmp_path, {**SEEDS, **FLOORS}), "smoke", frame(declare(tmp_path, {**SEEDS, **FLOORS}), "smoke", made)
-    )
+    declaration = declare(tmp_path, {**SEEDS, **FLOORS})
+    few, many = said(declaration, "smoke", frame(declaration, "smoke", made))
     assert few.endswith("finished, narrowly (gap 1.80 ± 0.54 of 2 points)")
     low, high = stats.ttest_ind([81.5, 82.1], [79, 81] * 3, equal_var=False).confidence_interval(0.95)
     assert low < 2 < high
     assert many.endswith("finished, narrowly (gap 1.80 ± 0.30 of 2 points)")
     # Of runs that hardly differ the same gap is wide of the bound.
     close = told(0.80, {FEW: [0.8180, 0.8181], MANY: [0.8, 0.8]})
-    few, _ = said(
-        declare(tmp_path, {**SEEDS, **FLOORS}), "smoke", frame(declare(tmp_path, {**SEEDS, **FLOORS}), "smoke", close)
-    )
+    few, _ = said(declaration, "smoke", frame(declaration, "smoke", close))
     assert few.endswith("finished (gap 1.80 ± 0.01 of 2 points)")
 
 

@@ -22,7 +22,8 @@ from effdl.records.report import size
 from effdl.reproduce import conduct, declared, figure, ledger, wording
 from effdl.reproduce.artefact import Declaration
 from effdl.reproduce.frame import frame
-from effdl.reproduce.report import moved, report
+from effdl.reproduce.judge import judged
+from effdl.reproduce.report import moved, report, summary
 from effdl.reproduce.survey import survey
 
 PIXELS = 0.02  # mean absolute difference of two pictures that are to be the same, of a full scale of 1
@@ -323,3 +324,21 @@ def test_a_plan_that_cannot_be_is_an_error_before_anything_runs(tmp_path: Path) 
     with pytest.raises(ConfigError, match=r"plans=Wrong: arch\.depth"):
         conduct.conduct(declaration, "smoke", survey(declaration, "smoke", root), root, 1)
     assert not root.exists()
+
+
+def test_a_page_shows_what_is_counted_and_what_the_process_took_beside_a_claim_on_memory(tmp_path: Path) -> None:
+    counted, process = "memory/accounted_peak_bytes", "memory/process_peak_bytes"
+    columns = [
+        {"name": "step MiB", "metric": counted, "unit": "MiB"},
+        {"name": "process MiB", "metric": process, "unit": "MiB"},
+    ]
+    claim = {"says": "less memory", "left": {"method": "ours"}, "right": {"method": "base"}, "metric": counted, "kind": "value"}
+    changes = {**SEEDS, "details": [*columns, {"name": "test", "metric": "test/acc"}]}
+    asked = {**changes, "claims/less": {**claim, "relation": "<=", "each": ["data"], "length": "given"}}
+    made = lines(TOLD)
+    for run in (run for line in made for run in line["runs"]):
+        run["numbers"] |= {counted: 3 * 2**20, process: 40 * 2**20}
+    for declared_, shown in ((declare(tmp_path, changes), False), (declare(tmp_path, asked), True)):
+        runs = frame(declared_, "smoke", made)
+        page = summary(declared_, "smoke", runs, judged(declared_, "smoke", runs), folded=True)
+        assert ("| cell | n | step MiB | process MiB |" in page) == ("| few, base | 6 | 3.00 | 40.00 |" in page) == shown

@@ -12,13 +12,16 @@ from effdl.reproduce.frame import beside, frame
 from effdl.reproduce.judge import Judged, judged
 from effdl.reproduce.ledger import Line, made_anew
 from effdl.reproduce.runs import Runs
-from effdl.reproduce.tables import details, table
+from effdl.reproduce.tables import details, memory, table
 from effdl.reproduce.wording import by_chance, claims_table, corrected, legend, markdown, name_of, word_of
 
 NOTATION = (
     "± is the standard deviation over seeds, n their number, [ ] a 95% interval: Student's t for means over seeds, Clopper and "
-    "Pearson's for shares of runs and, where nothing is drawn, of test samples. There recorded runs differ by the order of "
-    "samples alone, which is rounding: the interval reaches over those of all, so that no verdict depends on which is taken."
+    "Pearson's for shares of runs and, where nothing is drawn, of test samples."
+)
+REPEATED = (
+    " Where nothing is drawn, recorded runs differ by the order of samples alone, which is rounding: an interval reaches over those "
+    "of all of them, so that no verdict depends on which one is taken."
 )
 
 
@@ -74,8 +77,8 @@ def _finite(value: float | str | None) -> float | str | None:
 def summary(declaration: Declaration, scale: str, runs: Runs, found: Sequence[Judged], folded: bool = False) -> str:
     """The table as the thesis prints it with ours beside it, and the claims.
 
-    found: what `judged` says, corrected over the family that the reader sees. folded: rows under other choices than ours fold
-    away, in HTML.
+    found: what `judged` says, corrected over the family that the reader sees. folded: as on a page, where rows under other
+    choices than ours fold away, in HTML, and the details are not shown but those of memory.
     """
     module = beside(declaration)
     remarks = module.remarks(declaration, runs) if module is not None and hasattr(module, "remarks") else ()
@@ -87,9 +90,10 @@ def summary(declaration: Declaration, scale: str, runs: Runs, found: Sequence[Ju
     parts = [
         table(declaration, scale, runs, found, own=True if folded else None),
         f"<details>{title}\n\n{others}\n\n</details>" if others else "",
-        NOTATION,
+        NOTATION + (REPEATED if any(one.verdict.interval and one.verdict.interval.moved for one in found) else ""),
         legend(declaration, found),
         section("Claims", claims_table(declaration, found)),
+        section("Memory", memory(declaration, scale, runs) if folded else ""),
         section("What was searched first", markdown(SEARCHED, asked) if asked else ""),
         section("Is the baseline finished?", "\n".join(f"- {line}" for line in said(declaration, scale, runs))),
         notes,

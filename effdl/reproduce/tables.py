@@ -13,6 +13,8 @@ from effdl.reproduce.runs import Runs, diverged, draws, missing, outdated, value
 from effdl.reproduce.vocabulary import SCALE_OF, Column
 from effdl.reproduce.wording import by_row, decimal, in_words, markdown, with_interval
 
+MEMORY = "memory/"  # before the metrics of memory
+
 
 def table(declaration: Declaration, scale: str, runs: Runs, found: Sequence[Judged], own: bool | None = None) -> str:
     """A row for each combination of the row axes: what is printed and what is ours, and the verdicts on the row.
@@ -76,9 +78,18 @@ def _listed(declaration: Declaration, runs: Runs, cell: Cell, cells: Sequence[Ce
     return [count, *(_column(declaration, column, cell, cells, runs) for column in artefact.details)]
 
 
-def details(declaration: Declaration, scale: str, runs: Runs) -> str:
-    """A row for each cell that has runs, with the columns that the declaration names."""
+def memory(declaration: Declaration, scale: str, runs: Runs) -> str:
+    """The columns of memory for each cell that has runs, where a claim is about memory: what is counted beside what a process
+    took. Empty where none is, or where the table has them already."""
+    artefact = declaration.artefact
+    asked = any((claim.metric or artefact.metric).startswith(MEMORY) for claim in artefact.claims.values())
+    return details(declaration, scale, runs, MEMORY) if asked and artefact.columns else ""
+
+
+def details(declaration: Declaration, scale: str, runs: Runs, of: str = "") -> str:
+    """A row for each cell that has runs, with the columns that the declaration names, or those of metrics that begin so."""
     artefact, rows = declaration.artefact, []
+    shown = [column for column in artefact.details if column.metric.startswith(of)]
     cells = declaration.cells(scale)
     for cell in cells:
         if missing(runs, cell):
@@ -87,14 +98,15 @@ def details(declaration: Declaration, scale: str, runs: Runs) -> str:
         row = [
             *texts,
             _count(declaration, runs, cell).removeprefix("n "),
-            *(_column(declaration, column, cell, cells, runs) for column in artefact.details),
+            *(_column(declaration, column, cell, cells, runs) for column in shown),
         ]
-        printed = [absolute(declaration, scale, runs, cell) if cell.published is not None else ""] if artefact.published else []
+        judged = artefact.published and not of
+        printed = [absolute(declaration, scale, runs, cell) if cell.published is not None else ""] if judged else []
         rows.append([*row, *printed])
     if not rows:
         return ""
-    header = ["cell", "n", *(column.name for column in artefact.details)]
-    return markdown([*header, *(["against the printed value"] if artefact.published else [])], rows)
+    header = ["cell", "n", *(column.name for column in shown)]
+    return markdown([*header, *(["against the printed value"] if artefact.published and not of else [])], rows)
 
 
 def _ours(declaration: Declaration, scale: str, runs: Runs, cell: Cell) -> str:
