@@ -20,8 +20,8 @@ NOTATION = (
     "Pearson's for shares of runs and, where nothing is drawn, of test samples."
 )
 REPEATED = (
-    " Where nothing is drawn, recorded runs differ by the order of samples alone, which is rounding: an interval reaches over those "
-    "of all of them, so that no verdict depends on which one is taken."
+    " Where nothing is drawn, recorded runs differ by the order of samples alone, which is rounding: an interval reaches over "
+    "those of all of them, so that no verdict depends on which one is taken."
 )
 
 
