@@ -87,8 +87,8 @@ def falls_short(here: Sequence[float], there: Sequence[float], of_accuracy: bool
 
 
 def _gap(here: Sequence[float], there: Sequence[float], of_accuracy: bool) -> str:
-    """How far a baseline is behind its longer runs, with the standard error; before it, whether Welch's 95% interval has the bound
-    in it."""
+    """How far a baseline is behind its longer runs, with the standard error; "narrowly" before it where the bound lies within
+    Welch's 95% interval."""
     if of_accuracy:
         behind, least = Welch(mean(there), mean(here)), POINTS
         size, allowed, digits, unit = SCALE_OF["percent"], f"{SCALE_OF['percent'] * POINTS:g}", 2, " points"
