@@ -102,7 +102,7 @@ def test_lines_are_of_the_cells_and_seeds_that_are_declared(name: str) -> None:
             continue
         seeds.setdefault(place, []).extend(run["seed"] for run in line["runs"])
         assert line["runs"] or line["reason"], line["cell"]
-        firsts[place] = cells(name)[place].first if line.get("draws") else 0
+        firsts[place] = cells(name)[place].first if line.get("draws") or cells(name)[place].drawn else 0
     for scale in {scale for scale, _ in cells(name)}:
         missing = {cell for of_scale, cell in cells(name) if of_scale == scale} - {cell for at, cell in seeds if at == scale}
         missing = {cell for cell in missing if floors.AXIS not in cell}  # what a floor runs may come later

@@ -1,16 +1,19 @@
 """What floors say on made-up runs: a baseline that is not finished leaves all beside it undertrained."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from declared import LEVEL, SEEDS, Told, declare, lines, verdicts
+from scipy import stats
 
 from effdl.errors import ConfigError
 from effdl.reproduce import artefact
 from effdl.reproduce.artefact import Declaration
-from effdl.reproduce.floors import said
+from effdl.reproduce.floors import falls_short, said
 from effdl.reproduce.frame import frame
 from effdl.reproduce.judge import absolute, judged
 from effdl.reproduce.report import report
@@ -158,11 +161,60 @@ def test_page_says_of_each_baseline_what_three_times_the_epochs_reach(tmp_path: 
     declaration = declare(tmp_path, {**SEEDS, **FLOORS})
     made = told(0.75, {FEW: [0.80, 0.82], MANY: [0.81, 0.81]})
     assert list(said(declaration, "smoke", frame(declaration, "smoke", made))) == [
-        "few, base: 75.00 (val/acc, n 6), with 3 times the epochs 81.00 (n 2): undertrained",
-        "many, base: 80.00 (val/acc, n 6), with 3 times the epochs 81.00 (n 2): finished",
+        "few, base: 75.00 (val/acc, n 6), with 3 times the epochs 81.00 (n 2): undertrained, narrowly "
+        "(gap 6.00 ± 1.00 of 2 points)",
+        "many, base: 80.00 (val/acc, n 6), with 3 times the epochs 81.00 (n 2): finished (gap 1.00 ± 0.00 of 2 points)",
     ]
     text = report(declaration, "smoke", made)
     assert "few, base: 75.00" in text.split("## Is the baseline finished?")[1] and "floor=" not in text
+
+
+def test_a_gap_whose_interval_contains_the_bound_is_said_to_be_narrow(tmp_path: Path) -> None:
+    # 80 ± 1 of six runs and 81.5 and 82.1 of two: a gap of 1.80 with a standard error of √(1.2/6 + 0.18/2) = 0.54
+    made = told(0.80, {FEW: [0.815, 0.821], MANY: [0.815, 0.821]})
+    for i, value in enumerate([0.79, 0.81] * 3):
+        made[0]["runs"][i]["numbers"]["val/acc"] = value
+    declaration = declare(tmp_path, {**SEEDS, **FLOORS})
+    few, many = said(declaration, "smoke", frame(declaration, "smoke", made))
+    assert few.endswith("finished, narrowly (gap 1.80 ± 0.54 of 2 points)")
+    low, high = stats.ttest_ind([81.5, 82.1], [79, 81] * 3, equal_var=False).confidence_interval(0.95)
+    assert low < 2 < high
+    assert many.endswith("finished, narrowly (gap 1.80 ± 0.30 of 2 points)")
+    # Of runs that hardly differ the same gap is wide of the bound.
+    close = told(0.80, {FEW: [0.8180, 0.8181], MANY: [0.8, 0.8]})
+    few, _ = said(declaration, "smoke", frame(declaration, "smoke", close))
+    assert few.endswith("finished (gap 1.80 ± 0.01 of 2 points)")
+
+
+def test_a_gap_of_squared_errors_is_in_percent_of_the_longer_runs(tmp_path: Path) -> None:
+    declaration = declare(tmp_path, {**SEEDS, **FLOORS, "metric": "test/mse", "unit": "", "claims/level/unit": "percent"})
+    runs = frame(declaration, "smoke", told(0.103, {FEW: [0.099, 0.101], MANY: [0.2, 0.2]}, "val/mse"))
+    few, _ = said(declaration, "smoke", runs)
+    assert few.endswith("finished, narrowly (gap 3.0 ± 1.0 of 5%)")
+
+
+@pytest.mark.parametrize(
+    ("gap", "wrong", "share"),
+    [(3.0, "finished", 0.275), (0.0, "undertrained", 0.116), (6.0, "finished", 0.008)],
+    ids=str,
+)
+def test_how_often_the_rule_of_two_points_errs_on_noisy_baselines(gap: float, wrong: str, share: float) -> None:
+    """2,000 made-up baselines of a standard deviation of 2 points, five runs against two of three times the epochs.
+
+    The rule compares means, so that it errs as often as N(gap, 2²(1/5 + 1/2)) lies on the wrong side of 2: at such a spread it
+    finds gaps of six points, and not those of three.
+    """
+    generator, families = np.random.default_rng(0), 2000
+    found = [
+        "undertrained"
+        if falls_short(generator.normal(80, 2, 5) / 100, generator.normal(80 + gap, 2, 2) / 100, True)
+        else "finished"
+        for _ in range(families)
+    ]
+    expected = stats.norm(gap, 2 * math.sqrt(1 / 5 + 1 / 2)).cdf(2)
+    expected = expected if wrong == "finished" else 1 - expected
+    assert expected == pytest.approx(share, abs=0.001)
+    assert abs(found.count(wrong) / families - expected) < 3 * math.sqrt(expected * (1 - expected) / families)
 
 
 # At paper scale: 90% of the way from a guess, 10%, to what is printed, 99.54%, is 90.586%.

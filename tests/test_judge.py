@@ -6,10 +6,11 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from declared import LEVEL, SEEDS, TOY, cells, declare, lines, verdicts
+from declared import DRAWS_NOTHING, LEVEL, SEEDS, TOY, cells, declare, lines, verdicts
 from scipy import stats
 
 from effdl.errors import RecordError
+from effdl.reproduce import artefact
 from effdl.reproduce.frame import frame
 from effdl.reproduce.judge import absolute, judged
 from effdl.reproduce.report import summary
@@ -176,6 +177,26 @@ def test_seeds_that_do_not_follow_from_the_declaration_are_judged_by_nobody(tmp_
     ]
     told[0]["runs"][0]["seed"] = 0
     assert [one.verdict.word for one in verdicts(tmp_path, told, fresh)] == ["seeds that were not declared", "differs"]
+
+
+def test_what_measures_draw_is_drawn_so_that_its_seeds_follow_from_the_declaration_too(tmp_path: Path) -> None:
+    """A method that draws nothing, and measures beside it that draw points by the seed of each run."""
+    fixed = {
+        **SEEDS,
+        "scales/smoke/evidence": "fresh",
+        "set": {"method": "ridge_regression", "arch": "linear", "dataset.val_size": 0},
+        "axes/method/base/set": {},
+        "axes/method/ours/set": {"method.l2": 2.0},
+        "axes/data/many/set": {"dataset.train_limit": 900},
+    }
+    told = lines(LEVEL, made_by=DRAWS_NOTHING)
+    words = {one.verdict.word for one in verdicts(tmp_path, told, {**fixed, "drawn": ["points"]})}
+    assert words == {"seeds that were not declared"}
+    cell, *_ = declare(tmp_path, {**fixed, "drawn": ["points"]}).cells("smoke")
+    assert [spec.seed for spec in artefact.specs(cell)] == [*range(cell.first, cell.first + 6)] and cell.first >= 1_000_000
+    assert "seeds that were not declared" not in {one.verdict.word for one in verdicts(tmp_path, told, fixed)}
+    cell, *_ = declare(tmp_path, fixed).cells("smoke")
+    assert [spec.seed for spec in artefact.specs(cell)] == [*range(6)]
 
 
 VARIANT = {

@@ -20,7 +20,7 @@ from effdl.methods.method import Method
 from effdl.methods.segmentwise import Segmentwise
 from effdl.records import alternatives, plan
 from effdl.records.report import size
-from effdl.reproduce.planned import cost_of_run
+from effdl.reproduce.planned import UNKEPT, cost_of_run
 from effdl.setting import setting
 from effdl.training.segments import Training
 
@@ -181,6 +181,21 @@ def test_what_keeping_nothing_takes_is_what_a_plan_of_that_says(case: str) -> No
     assert kept.beside["unkept"] == (nothing.peak_bytes, nothing.resident_bytes)
     assert kept.beside["backprop_unkept"] == (whole.peak_bytes, whole.resident_bytes)
     assert "unkept" not in nothing.beside and "backprop_unkept" not in nothing.beside
+
+
+def test_the_row_of_a_run_that_keeps_nothing_is_what_a_plan_of_that_says_to_the_percent() -> None:
+    """Beside backprop that keeps nothing either; a run that keeps stands beside backprop that keeps as much."""
+    asked = spec("dataset.train_limit=null", "dataset.batch_size=16")
+    kept, nothing = plan.cost(asked), plan.cost(emptied(asked))
+    assert kept is not None and nothing is not None
+    assert kept.beside["backprop"].resident > 1.2 * kept.beside["backprop_unkept"].resident  # or nothing would tell them apart
+    table, alone = (cost_of_run("x", cost).splitlines() for cost in (kept, nothing))
+    rows = [line.split("method.keep_features_mib=0")[1].split() for line in table if line.startswith(UNKEPT)]
+    (this,) = (re.sub(r"^this(, in segment \d+)?", "", line).split() for line in alone if line.startswith("this"))
+    (full,) = (line.removeprefix("full backprop").split() for line in alone if line.startswith("full backprop"))
+    assert rows == [this[:6], full[:6]] and full[5] == "100%"  # without the step in bf16
+    assert sum("beside backprop that keeps nothing either" in line for line in table) == 1
+    assert not any("keeps nothing either" in line for line in alone)
 
 
 def test_parts_of_a_step_are_the_weights_below_those_that_train_and_what_a_batch_makes() -> None:

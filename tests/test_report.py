@@ -19,10 +19,11 @@ from effdl.errors import ConfigError, RecordError
 from effdl.records import carry
 from effdl.records.plan import cost
 from effdl.records.report import size
-from effdl.reproduce import conduct, figure, ledger, wording
+from effdl.reproduce import conduct, declared, figure, ledger, wording
 from effdl.reproduce.artefact import Declaration
 from effdl.reproduce.frame import frame
-from effdl.reproduce.report import report
+from effdl.reproduce.judge import judged
+from effdl.reproduce.report import moved, report, summary
 from effdl.reproduce.survey import survey
 
 PIXELS = 0.02  # mean absolute difference of two pictures that are to be the same, of a full scale of 1
@@ -137,6 +138,22 @@ def test_pictures_are_the_same_whatever_style_and_backend_the_user_has(tmp_path:
         assert matplotlib.rcParams["font.size"] == 20
 
 
+def test_what_moved_after_the_runs_of_some_cells_names_these_and_that_they_draw_nothing(tmp_path: Path) -> None:
+    declaration = declare(tmp_path, {**SEEDS, "scales/smoke/evidence": "fresh"})
+    stands = {"commit": "1" * 40, "fixed": declared.fixed(declaration, "smoke", None)}
+    older = {**stands, "fixed": {**stands["fixed"], "claims.level": "another"}}
+    made = [{**line, "declaration": stands} for line in lines(TOLD)]
+    assert moved(declaration, "smoke", made) == ""
+    fixed = {**lines(two(TOLD), made_by=DRAWS_NOTHING)[0], "declaration": older}
+    of = f" of {fixed['cell']}, which draw nothing"
+    assert moved(declaration, "smoke", [fixed, *made[1:]]) == f"**Declared or changed after the runs{of}: claims.level.**"
+    of = f" of {made[0]['cell']}"
+    made[0]["declaration"] = older
+    assert moved(declaration, "smoke", made) == f"**Declared or changed after the runs{of}: claims.level.**"
+    made = [{**line, "declaration": older} for line in made]
+    assert moved(declaration, "smoke", made) == "**Declared or changed after the runs: claims.level.**"
+
+
 def test_report_of_nothing_run_says_what_to_run(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match=r"^toy: nothing has been run at scale smoke; .*toy.*smoke"):
         conduct.lines_of(declare(tmp_path), "smoke", tmp_path / "results")
@@ -160,10 +177,11 @@ def two(told: Mapping[str, Any]) -> dict[str, Any]:
     return {name: values[:2] for name, values in told.items()}
 
 
-def test_what_draws_nothing_has_no_spread_in_the_table_and_its_first_run_counts(tmp_path: Path) -> None:
-    told = {name: [0.90, 0.92, 0.92, 0.92, 0.92, 0.92] for name in TOLD}
+def test_what_draws_nothing_has_no_spread_in_the_table_but_what_order_alone_moves_it(tmp_path: Path) -> None:
+    told = {name: [0.90, 0.92, 0.92, 0.92, 0.92, 0.92] if "ours" in name else [0.9] * 6 for name in TOLD}
     found = report(declare(tmp_path, SEEDS), "smoke", lines(told, made_by=DRAWS_NOTHING))
-    assert "| few | 91.67 (n 6, nothing drawn) | 91.67 (n 6, nothing drawn) | **inconclusive" in found and "±" not in row(found)
+    ours = "91.67 (n 6, nothing drawn; order moves it by 2.00)"
+    assert f"| few | 90.00 (n 6, nothing drawn) | {ours} | **inconclusive" in found and "±" not in row(found)
 
 
 def row(found: str) -> str:
@@ -306,3 +324,21 @@ def test_a_plan_that_cannot_be_is_an_error_before_anything_runs(tmp_path: Path) 
     with pytest.raises(ConfigError, match=r"plans=Wrong: arch\.depth"):
         conduct.conduct(declaration, "smoke", survey(declaration, "smoke", root), root, 1)
     assert not root.exists()
+
+
+def test_a_page_shows_what_is_counted_and_what_the_process_took_beside_a_claim_on_memory(tmp_path: Path) -> None:
+    counted, process = "memory/accounted_peak_bytes", "memory/process_peak_bytes"
+    columns = [
+        {"name": "step MiB", "metric": counted, "unit": "MiB"},
+        {"name": "process MiB", "metric": process, "unit": "MiB"},
+    ]
+    claim = {"says": "less memory", "left": {"method": "ours"}, "right": {"method": "base"}, "metric": counted, "kind": "value"}
+    changes = {**SEEDS, "details": [*columns, {"name": "test", "metric": "test/acc"}]}
+    asked = {**changes, "claims/less": {**claim, "relation": "<=", "each": ["data"], "length": "given"}}
+    made = lines(TOLD)
+    for run in (run for line in made for run in line["runs"]):
+        run["numbers"] |= {counted: 3 * 2**20, process: 40 * 2**20}
+    for declared_, shown in ((declare(tmp_path, changes), False), (declare(tmp_path, asked), True)):
+        runs = frame(declared_, "smoke", made)
+        page = summary(declared_, "smoke", runs, judged(declared_, "smoke", runs), folded=True)
+        assert ("| cell | n | step MiB | process MiB |" in page) == ("| few, base | 6 | 3.00 | 40.00 |" in page) == shown

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from effdl.reproduce.estimate import Apart, Estimate, Fixed, Mean, Share, Welch, mean
+from effdl.reproduce.estimate import Apart, Estimate, Fixed, Mean, Repeats, Share, Welch, mean
 from effdl.reproduce.verdict import (
     DIFFERS,
     FITTED,
     INCONCLUSIVE,
     REPRODUCED,
+    compare,
     holm,
     interval,
     judge,
@@ -68,6 +69,29 @@ def test_difference_of_two_shares_and_of_a_share_and_a_mean_keep_their_promise()
     for draw in (shares, mixed):
         for word in (REPRODUCED, DIFFERS):
             assert share_of_wrong(draw, region(">=", 0, 0), word) <= 0.025 + 3 * math.sqrt(0.025 * 0.975 / NULLS)
+
+
+def test_runs_that_rounding_alone_tells_apart_keep_the_promise_of_each_and_decide_only_together() -> None:
+    """Networks that are right on 90% of all images in truth, each recorded five times, an image or so decided by rounding."""
+
+    def recorded(g: np.random.Generator) -> Repeats:
+        right = int(g.binomial(400, 0.9))
+        return Repeats(tuple(Share(min(right + int(g.integers(-1, 2)), 400), 400) for _ in range(5)))
+
+    generator, bounds = np.random.default_rng(0), region(">=", 0.9, 0)
+    made = [recorded(generator) for _ in range(NULLS)]
+    alone = [[judge(run, bounds) for run in one.runs] for one in made]
+    together_ = [judge(one, bounds) for one in made]
+    assert max(together_.count(REPRODUCED), together_.count(DIFFERS)) / NULLS <= 0.025 + 3 * math.sqrt(0.025 * 0.975 / NULLS)
+    assert sum(len(set(words)) > 1 for words in alone) > 0  # which one run alone would have decided either way
+    assert all(word == INCONCLUSIVE or {*words} == {word} for word, words in zip(together_, alone, strict=True))
+
+
+def test_recorded_runs_agree_up_to_rounding_or_are_told_apart_and_one_says_neither() -> None:
+    same, apart = Repeats((Fixed((0.5,)), Fixed((0.5 + 1e-12,)))), Repeats((Fixed((0.5,)), Fixed((0.7,))))
+    assert (same.moved, apart.moved, Repeats((Fixed((0.5,)),)).moved) == (0.0, pytest.approx(0.2), None)
+    assert (same.mean, apart.mean, apart.at(0.05)) == (0.5, pytest.approx(0.6), (0.5, 0.7))
+    assert p_value(apart, region(">=", 0.6, 0)) is None and Fixed((1.0,)).moved == 0.0 and mean([1.0, 2.0]).moved is None
 
 
 def test_values_that_all_agree_by_chance_are_decided_wrongly_no_more_often_than_promised() -> None:
@@ -149,6 +173,23 @@ def test_a_tie_is_never_reproduced_by_a_claim_whose_bound_it_is(relation: str) -
     assert (told.word, told.why) == (INCONCLUSIVE, "tie")
     fixed = verdict(Fixed((1.0,)), region(relation, 1, 0), tie=1.0)
     assert (fixed.word, fixed.why) == (INCONCLUSIVE, "tie")
+
+
+@pytest.mark.parametrize("relation", [">=", "<="])
+def test_what_rounding_alone_tells_apart_is_a_tie(relation: str) -> None:
+    left = {seed: 0.9 + seed / 100 for seed in range(5)}
+    right = {seed: value * (1 + 1e-15) for seed, value in left.items()}
+    assert any(left[seed] != right[seed] for seed in left)
+    found, paired = compare(left, right)
+    assert found is not None and paired
+    told = verdict(found, region(relation, 0, 0), paired, tie=0.0)
+    assert (told.word, told.why) == (INCONCLUSIVE, "tie")
+    two = Apart(Fixed((0.3,)), Fixed((0.1 + 0.2,)))
+    assert two.mean != 0
+    assert verdict(two, region(relation, 0, 0), tie=0.0).why == "tie"
+    assert verdict(Repeats((two, two)), region(relation, 0, 0), tie=0.0).why == "tie"
+    small = compare(dict.fromkeys(range(6), 1e-15), dict.fromkeys(range(6), 2e-15))[0]  # of which one is half
+    assert small is not None and verdict(small, region("<=", 0, 0), True, tie=0.0).word == REPRODUCED
 
 
 def test_a_tie_holds_where_the_bounds_leave_room_on_both_sides() -> None:

@@ -311,7 +311,7 @@ class Segmentwise(Method):
         return robin(epochs, self.rounds, shuffled if self.permute else None)
 
     def _spans(self, problem: Problem, model: BlockChain, run: RunHandle) -> list[Span]:
-        """The blocks of each segment; those of partitions are noted, since a cut may hang on what the run counts with."""
+        """The blocks of each segment; those of partitions are noted, since a cut may depend on what the run counts with."""
         if self.partitions is None:
             return windows(len(model), self.segment_size, self.overlap)
         if self.cut == "depth":

@@ -35,7 +35,7 @@ class Cell:
 
     at: axis -> level, and assumption -> choice where it is not the first; own: assumption -> the first choice of all that
     concern the cell. first: the first of its seeds, where another seed draws anything anew. search: what is searched before it
-    runs, whose answer stands beside ``set``.
+    runs, whose answer stands beside ``set``. drawn: what the measures beside the declaration draw by a run's seed.
     """
 
     at: Mapping[str, str]
@@ -45,6 +45,7 @@ class Cell:
     own: Mapping[str, str] = field(default_factory=dict)
     first: int = 0
     search: Sought | None = None
+    drawn: tuple[str, ...] = ()
 
     @property
     def overrides(self) -> list[str]:
@@ -149,7 +150,7 @@ class Declaration:
                 count = rule.seeds or count
         asked = next((one for one in reversed(scale.searches) if here.matches(one.where)), None)
         search = None if asked is None else question(self.artefact.id, _texts({**merged, **asked.set}), asked)
-        return Cell(at, merged, seeds or count, self._published(at), own, search=search)
+        return Cell(at, merged, seeds or count, self._published(at), own, search=search, drawn=self.artefact.drawn)
 
     def _published(self, at: Mapping[str, str]) -> float | None:
         source = self.artefact.published
@@ -266,7 +267,8 @@ def _quick_loader() -> type[Any]:
 def specs(cell: Cell, found: Sequence[str] | None = None) -> list[Any]:
     """The cell's Specs, one a seed; composed once.
 
-    Where another seed draws nothing anew, seeds count from 0: they name runs whose numbers anybody may know before.
+    Where another seed draws nothing anew, in the run or in measures beside it, seeds count from 0: they name runs whose numbers
+    anybody may know before.
 
     Args:
         found: overrides that the cell's search found, see `searched.values`.
@@ -280,7 +282,7 @@ def specs(cell: Cell, found: Sequence[str] | None = None) -> list[Any]:
     spec = built(cell.name, (*cell.overrides, *(found or ())))
     if cell.search is not None and found is None:
         raise SearchMissing(f"{cell.name}: runs with what its search finds, which is not given")
-    first = cell.first if spec.draws else 0
+    first = cell.first if spec.draws or cell.drawn else 0
     return [replace(spec, seed=seed) for seed in range(first, first + cell.seeds)]
 
 

@@ -1,9 +1,11 @@
 """What there is: every artefact and claim of both theses, declared or not, and how far each has come."""
 
+from __future__ import annotations
+
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from effdl import config
 from effdl.errors import ConfigError, EffdlError
@@ -13,6 +15,10 @@ from effdl.reproduce.artefact import Declaration
 from effdl.reproduce.claims import answered
 from effdl.reproduce.survey import survey
 
+if TYPE_CHECKING:
+    from effdl.reproduce.tally import Told
+
+SETTING = "a setting"  # the note of what is printed of a setting: nothing is there to be measured
 THESIS = {"oland": "Øland", "demirbilek": "Demirbilek"}
 
 
@@ -70,15 +76,15 @@ def status(root: Path, track: Track = untracked, only: str | None = None) -> dic
 
     Returns:
         {"artefacts": {id: {"declared", "scales": {scale: {"done", "left", "no_data", "verdicts": {word: how often}}}}},
-        "claims": {id: {"answered_by", "verdicts"}}, "counts": each claim once, as `tally.counts` has them}; a wrong declaration
-        or ledger stands as {"error": one line}.
+        "claims": what `answers` says, "counts": each claim once, as `tally.counts` has them}; a wrong declaration or ledger
+        stands as {"error": one line}.
     """
     from effdl.reproduce import tally
     from effdl.reproduce.remembered import verdicts
 
     told: list[tally.Told] = []
     artefacts: dict[str, Any] = {name: {"declared": False} for name in published.artefacts()}
-    claims: dict[str, Any] = {name: {"answered_by": None, "verdicts": {}} for name in published.claims()}
+    said: list[tuple[Declaration, Mapping[str, list[list[str]]]]] = []
     for name, path in artefact.declared().items():
         if only not in (None, name):
             continue
@@ -89,10 +95,11 @@ def status(root: Path, track: Track = untracked, only: str | None = None) -> dic
                 scale: {**_scale(declaration, scale, root, track), "verdicts": found.words[scale]} for scale in found.words
             }
             artefacts[name] = {"declared": True, "scales": scales}
-            _answer(declaration, found.said, claims)
+            said.append((declaration, found.said))
             told += found.told
         except EffdlError as error:
             artefacts[name] = {"declared": True, "error": str(error)}
+    claims = answers(said, told)
     if only is None:
         return {"artefacts": artefacts, "claims": claims, "counts": tally.counts(told)}
     return {
@@ -126,8 +133,9 @@ def status_text(found: Mapping[str, Any]) -> str:
         lines.append(f"  {name:<38} {told['verdict']}{where}")
     lines += ["", "Claims of the theses:" if "declared" in found else "Claims:"] if found["claims"] else []
     for name, told in found["claims"].items():
-        words = "; ".join(f"{scale}: {', '.join(words)}" for scale, words in told["verdicts"].items())
-        lines.append(f"  {name:<38} {told['answered_by'] or 'not declared'}{' ' if words else ''}{words}")
+        words = _in_words(told["verdicts"])
+        also = "".join(f" (also {other}{' ' if said else ''}{_in_words(said)})" for other, said in told["also"].items())
+        lines.append(f"  {name:<38} {told['answered_by'] or told['why_not']}{' ' if words else ''}{words}{also}")
     return "\n".join(lines)
 
 
@@ -140,11 +148,34 @@ def _scale(declaration: Declaration, scale: str, root: Path, track: Track) -> di
     }
 
 
-def _answer(declaration: Declaration, said: Mapping[str, list[list[str]]], claims: dict[str, Any]) -> None:
-    """Note for each claim of the theses which declaration answers it, and how."""
-    for claim in declaration.artefact.claims.values():
-        for name in answered(claim):
-            claims[name]["answered_by"] = declaration.artefact.id
-    for scale, pairs in said.items():
-        for name, text in pairs:
-            claims[name]["verdicts"].setdefault(scale, []).append(text)
+def answers(
+    said: Iterable[tuple[Declaration, Mapping[str, list[list[str]]]]], told: Sequence[Told]
+) -> dict[str, dict[str, Any]]:
+    """What became of each claim of the theses.
+
+    Args:
+        said: declarations, with what they say at each scale: [claim, verdict in words] of each place.
+        told: their claims, of which `tally` says which one counts.
+
+    Returns:
+        {id: {"answered_by": the declaration whose verdict counts, "verdicts": {scale: [verdict in words]}, "also": {another
+        declaration that answers it: its verdicts}}}; where none does, that is None, and "why_not" says it.
+    """
+    spoken = {declaration.artefact.id: of_scales for declaration, of_scales in said}
+    found: dict[str, dict[str, Any]] = {}
+    for name, row in published.claims().items():
+        ranked = sorted((one for one in told if name in answered(one.claim)), key=lambda one: one.rank)
+        of_each = {
+            by: {scale: texts for scale, pairs in spoken[by].items() if (texts := [text for id, text in pairs if id == name])}
+            for by in dict.fromkeys(one.declaration.artefact.id for one in ranked)
+        }
+        first = next(iter(of_each), None)
+        verdicts = {} if first is None else of_each.pop(first)
+        found[name] = {"answered_by": first, "verdicts": verdicts, "also": of_each}
+        if first is None:
+            found[name]["why_not"] = "a setting: nothing is there to be measured" if row["note"] == SETTING else "not declared"
+    return found
+
+
+def _in_words(verdicts: Mapping[str, Sequence[str]]) -> str:
+    return "; ".join(f"{scale}: {', '.join(words)}" for scale, words in verdicts.items())

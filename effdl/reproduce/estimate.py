@@ -37,6 +37,11 @@ class Estimate(ABC):
         """Whether other runs could have given another number."""
         return True
 
+    @property
+    def moved(self) -> float | None:
+        """How far recorded runs that draw nothing lie apart; 0 where they agree, None where that is not known, or not asked."""
+        return None
+
 
 @dataclass(frozen=True)
 class Mean(Estimate):
@@ -137,7 +142,7 @@ class Share(Estimate):
 
 @dataclass(frozen=True)
 class Fixed(Estimate):
-    """A number that cannot vary, such as bytes, or an error of a method that draws nothing on fixed data.
+    """A number that cannot vary, such as bytes, or what one run of a method that draws nothing has.
 
     Of several places the interval reaches from the least to the greatest, so that a claim holds where it holds at each.
     """
@@ -158,8 +163,55 @@ class Fixed(Estimate):
     def varies(self) -> bool:
         return False
 
+    @property
+    def moved(self) -> float:
+        return 0.0
+
     def at(self, alpha: float) -> tuple[float, float]:
         return min(self.values), max(self.values)
+
+
+@dataclass(frozen=True)
+class Repeats(Estimate):
+    """A number of what draws nothing, by an estimate from each of its recorded runs. Rounding alone tells these apart, for each
+    takes the samples in another order.
+
+    The interval is the hull of theirs, so that what it decides holds whichever run one takes. n is that of one run.
+    """
+
+    runs: tuple[Estimate, ...]
+
+    @property
+    def kind(self) -> str:  # type: ignore[override]
+        return self.runs[0].kind
+
+    @property
+    def n(self) -> int:  # type: ignore[override]
+        return self.runs[0].n
+
+    @property
+    def mean(self) -> float:  # type: ignore[override]
+        means = [run.mean for run in self.runs]
+        return math.fsum(means) / len(means) if self.moved else means[0]
+
+    @property
+    def enough(self) -> bool:
+        return all(run.enough for run in self.runs)
+
+    @property
+    def varies(self) -> bool:
+        return any(run.varies for run in self.runs)
+
+    @property
+    def moved(self) -> float | None:
+        if len(self.runs) == 1:
+            return None
+        low, high = min(run.mean for run in self.runs), max(run.mean for run in self.runs)
+        return 0.0 if math.isclose(low, high, rel_tol=ROUNDING) else high - low
+
+    def at(self, alpha: float) -> tuple[float, float]:
+        intervals = [run.at(alpha) for run in self.runs]
+        return min(low for low, _ in intervals), max(high for _, high in intervals)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from effdl.reproduce.estimate import ALPHA, Welch, mean
 from effdl.reproduce.runs import Runs, diverged, incomplete, missing, values
 from effdl.reproduce.vocabulary import SCALE_OF, Floor
 
@@ -71,9 +72,33 @@ def _below_longer(declaration: Declaration, runs: Runs, cell: Cell, floor: Floor
     here, there = (list(values(runs, one, metric).values()) for one in (cell, goal))
     if not here or len(there) < SEEDS:
         return f"floor without {metric}"
-    if metric.endswith("/acc"):
-        return "undertrained" if _mean(there) - _mean(here) > POINTS else None
-    return "undertrained" if _mean(here) > (1 + RELATIVE) * _mean(there) else None
+    return "undertrained" if falls_short(here, there, metric.endswith("/acc")) else None
+
+
+def falls_short(here: Sequence[float], there: Sequence[float], of_accuracy: bool) -> bool:
+    """Whether the mean of a baseline's runs is further below that of longer ones than a finished one's may be: two points of
+    accuracies as fractions, 5% of squared errors.
+
+    Means alone are compared, by the threshold that was declared; how sure that is, `_gap` says.
+    """
+    if of_accuracy:
+        return _mean(there) - _mean(here) > POINTS
+    return _mean(here) > (1 + RELATIVE) * _mean(there)
+
+
+def _gap(here: Sequence[float], there: Sequence[float], of_accuracy: bool) -> str:
+    """How far a baseline is behind its longer runs, with the standard error; "narrowly" before it where the bound lies within
+    Welch's 95% interval."""
+    if of_accuracy:
+        behind, least = Welch(mean(there), mean(here)), POINTS
+        size, allowed, digits, unit = SCALE_OF["percent"], f"{SCALE_OF['percent'] * POINTS:g}", 2, " points"
+    else:
+        behind, least = Welch(mean(here), mean(there)), RELATIVE * _mean(there)
+        size, allowed, digits, unit = SCALE_OF["percent"] / _mean(there), f"{SCALE_OF['percent'] * RELATIVE:g}", 1, "%"
+    error = math.hypot(*(side.error if side.n > 1 else math.nan for side in (behind.left, behind.right)))
+    low, high = behind.at(ALPHA)
+    narrow = ", narrowly" if error and low <= least <= high else ""
+    return f"{narrow} (gap {size * behind.mean:.{digits}f} ± {size * error:.{digits}f} of {allowed}{unit})"
 
 
 def said(declaration: Declaration, scale: str, runs: Runs) -> Iterator[str]:
@@ -86,6 +111,7 @@ def said(declaration: Declaration, scale: str, runs: Runs) -> Iterator[str]:
         if here and there:
             where = ", ".join(declaration.label(axis, level) for axis, level in cell.at.items())
             verdict = _below_longer(declaration, runs, cell, floor) or "finished"
+            verdict += _gap(here, there, metric.endswith("/acc"))
             ours = f"{factor * _mean(here):.2f} ({metric}, n {len(here)})"
             yield f"{where}: {ours}, with {TIMES} times the epochs {factor * _mean(there):.2f} (n {len(there)}): {verdict}"
 

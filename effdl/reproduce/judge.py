@@ -21,7 +21,8 @@ class Judged:
 
     bounds: of what is compared, in the claim's unit. without: cells that have no runs and were left out. over: what varies from
     one run to another, in words; () where nothing does. looked: whether numbers of these very runs were known before the claim
-    was declared. survives: Holm's correction over a family of claims, None where it was not asked.
+    was declared. fitted: whether a configuration was searched on the very number. survives: Holm's correction over a family of
+    claims, None where it was not asked.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Judged:
     without: list[Cell]
     over: tuple[str, ...] = ()
     looked: bool = False
+    fitted: bool = False
     survives: bool | None = None
 
 
@@ -119,7 +121,7 @@ def _judge(declaration: Declaration, scale: str, runs: Runs, place: _Place) -> J
     cells = [*place.left, *place.right]
     without = [cell for cell in cells if missing(runs, cell)]
     used = [cell for cell in cells if cell not in without]
-    over = tuple(dict.fromkeys(what for cell in used for what in (*draws(runs, cell), *declaration.artefact.drawn)))
+    over = tuple(dict.fromkeys(what for cell in used for what in draws(runs, cell)))
     found, paired = None, False
     reason = _no_side(place, without, runs) or (EXPLORATORY if evidence == EXPLORATORY else None)
     metrics = [claim.metric or declaration.artefact.metric, *([claim.less] if claim.less else [])]
@@ -134,10 +136,11 @@ def _judge(declaration: Declaration, scale: str, runs: Runs, place: _Place) -> J
     if found is None:
         return Judged(place.name, claim, place.at, Verdict(reason or "no pairs"), place.bounds, without, over)
     told = verdict(found, place.bounds, paired, None if claim.right is None else TIE[claim.compare])
-    told = _as_fitted(told, is_fitted(claim.fitted, used))
+    fitted = is_fitted(claim.fitted, used)
     looked = evidence == "first_looks" and bool(over) and claim.kind != "value"
     varies = (over or ("test samples",)) if found.varies else ()
-    return Judged(place.name, claim, place.at, told, place.bounds, without, varies, looked)
+    varies = tuple(dict.fromkeys((*varies, *(("order of samples",) if found.moved else ()))))
+    return Judged(place.name, claim, place.at, _as_fitted(told, fitted), place.bounds, without, varies, looked, fitted)
 
 
 def _no_side(place: _Place, without: Sequence[Cell], runs: Runs) -> str | None:

@@ -12,6 +12,7 @@ OF_STEP = {
 }
 NOT_MEASURED = "process: not measured by a plan but by a run (memory/process_peak_bytes)"
 UNKEPT = "  method.keep_features_mib=0"
+BESIDE_UNKEPT = f"Shares with {UNKEPT.strip()} are beside backprop that keeps nothing either."
 
 
 def cost_of_run(overrides: str, cost: Any, remark: str | None = None) -> str:
@@ -86,7 +87,10 @@ def _this(cost: Any) -> str:
 
 
 def _table(this: str, cost: Any) -> list[str]:
-    """Step and resident of the run, of full backprop and of checkpointing; the step in bf16 too where it was counted."""
+    """Step and resident of the run, of full backprop and of checkpointing; the step in bf16 too where it was counted.
+
+    A row in which nothing is kept has its shares of backprop that keeps nothing either.
+    """
     rows = {
         (this, "accounted"): (cost.peak_bytes, cost.resident_bytes),
         (UNKEPT, "unkept"): cost.beside.get("unkept"),
@@ -96,18 +100,19 @@ def _table(this: str, cost: Any) -> list[str]:
     }
     if (cost.peak_bytes, cost.resident_bytes) == cost.beside["backprop"]:  # most likely asked for itself
         del rows[this, "accounted"], rows[UNKEPT, "unkept"]
-    width, whole = max(len(what) for what, _ in rows), cost.beside["backprop"]
+    width = max(len(what) for what, _ in rows)
     has_bf16 = any(name.startswith("bf16_") for name in cost.beside)
     lines = [f"{'peak':<{width}}      step  of backprop  resident  of backprop" + ("  step in bf16" if has_bf16 else "")]
     for (what, name), held in rows.items():
         if held is None:
             continue
         step, resident = held
+        whole = cost.beside["backprop_unkept" if what == UNKEPT else "backprop"]
         row = f"{what:<{width}}  {size(step):>8}  {step / whole.step:>11.0%}"
         row += f"  {size(resident):>8}  {resident / whole.resident:>11.0%}"
         half = cost.beside.get(f"bf16_{name}")
         lines.append(row + (f"  {size(half.step):>8} {half.step / whole.step:>4.0%}" if half else ""))
-    return lines
+    return [*lines, *([BESIDE_UNKEPT] if any(line.startswith(UNKEPT) for line in lines) else [])]
 
 
 def _advice(cost: Any) -> list[str]:

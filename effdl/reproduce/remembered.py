@@ -47,8 +47,8 @@ def verdicts(declaration: Declaration, root: Path) -> Verdicts:
         known = _found(declaration, root)
         remember("verdicts", key, known)
     told = [
-        Told(declaration, name, claims[name], scale, word, (places[0], places[1]), looked)
-        for name, scale, word, places, looked in known["told"]
+        Told(declaration, name, claims[name], scale, word, (places[0], places[1]), looked, fitted)
+        for name, scale, word, places, looked, fitted in known["told"]
     ]
     return Verdicts(known["words"], known["said"], told)
 
@@ -67,7 +67,7 @@ def _found(declaration: Declaration, root: Path) -> dict[str, Any]:
     return {
         "words": {s: dict(Counter(word_of(one.verdict.word, one.claim.ours) for one in all_)) for s, all_ in found.items()},
         "said": {scale: [list(pair) for one in all_ for pair in _said(declaration, one)] for scale, all_ in found.items()},
-        "told": [[t.name, t.scale, t.word, list(t.places), t.looked] for t in tally.tell(declaration, found)],
+        "told": [[t.name, t.scale, t.word, list(t.places), t.looked, t.fitted] for t in tally.tell(declaration, found)],
     }
 
 

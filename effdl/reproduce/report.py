@@ -12,15 +12,20 @@ from effdl.reproduce.frame import beside, frame
 from effdl.reproduce.judge import Judged, judged
 from effdl.reproduce.ledger import Line, made_anew
 from effdl.reproduce.runs import Runs
-from effdl.reproduce.tables import details, table
-from effdl.reproduce.wording import by_chance, claims_table, corrected, legend, markdown, word_of
+from effdl.reproduce.tables import details, memory, table
+from effdl.reproduce.wording import by_chance, claims_table, corrected, legend, markdown, name_of, word_of
 
 NOTATION = (
     "± is the standard deviation over seeds, n their number, [ ] a 95% interval: Student's t for means over seeds, Clopper and "
     "Pearson's for shares of runs and, where nothing is drawn, of test samples."
 )
+REPEATED = (
+    " Where nothing is drawn, recorded runs differ by the order of samples alone, which is rounding: an interval reaches over "
+    "those of all of them, so that no verdict depends on which one is taken."
+)
 
 
+MANY = 4  # of names that a page need not list
 SEARCHED = ["cells", "searched", "what it took", "best", "its score"]
 
 
@@ -65,15 +70,15 @@ def verdicts(declaration: Declaration, scale: str, lines: Sequence[Line]) -> dic
     return {"artefact": declaration.artefact.id, "scale": scale, "claims": claims}
 
 
-def _finite(value: float | str) -> float | str | None:
-    return value if isinstance(value, str) or math.isfinite(value) else None
+def _finite(value: float | str | None) -> float | str | None:
+    return value if value is None or isinstance(value, str) or math.isfinite(value) else None
 
 
 def summary(declaration: Declaration, scale: str, runs: Runs, found: Sequence[Judged], folded: bool = False) -> str:
     """The table as the thesis prints it with ours beside it, and the claims.
 
-    found: what `judged` says, corrected over the family that the reader sees. folded: rows under other choices than ours fold
-    away, in HTML.
+    found: what `judged` says, corrected over the family that the reader sees. folded: as on a page, where rows under other
+    choices than ours fold away, in HTML, and the details are not shown but those of memory.
     """
     module = beside(declaration)
     remarks = module.remarks(declaration, runs) if module is not None and hasattr(module, "remarks") else ()
@@ -85,9 +90,10 @@ def summary(declaration: Declaration, scale: str, runs: Runs, found: Sequence[Ju
     parts = [
         table(declaration, scale, runs, found, own=True if folded else None),
         f"<details>{title}\n\n{others}\n\n</details>" if others else "",
-        NOTATION,
+        NOTATION + (REPEATED if any(one.verdict.interval and one.verdict.interval.moved for one in found) else ""),
         legend(declaration, found),
         section("Claims", claims_table(declaration, found)),
+        section("Memory", memory(declaration, scale, runs) if folded else ""),
         section("What was searched first", markdown(SEARCHED, asked) if asked else ""),
         section("Is the baseline finished?", "\n".join(f"- {line}" for line in said(declaration, scale, runs))),
         notes,
@@ -100,9 +106,9 @@ def _label(declaration: Declaration, cell: Cell) -> str:
 
 
 def heading(declaration: Declaration) -> str:
-    """Such as "Table 6.1: First DLL accuracies"."""
-    name = declaration.artefact.id
-    return f"{name[0].upper()}{name[1:].replace('-', ' ')}: {declaration.title}"
+    """Such as "Table 6.1: First DLL accuracies"; of what stands in no thesis its title alone."""
+    name = name_of(declaration)
+    return name if name == declaration.title else f"{name}: {declaration.title}"
 
 
 def command(declaration: Declaration, scale: str) -> str:
@@ -172,10 +178,23 @@ def _provenance(declaration: Declaration, scale: str, lines: Sequence[Line]) -> 
 
 
 def moved(declaration: Declaration, scale: str, lines: Sequence[Line]) -> str:
-    """A warning that names what was declared or changed after the runs of these lines; empty where all stands."""
-    known = [line["declaration"] for line in lines if line["runs"] and line["declaration"]["commit"]]
-    names = sorted({name for then in known for name in declared.moved(declaration, scale, then)})
-    return f"**Declared or changed after the runs: {', '.join(names)}.**" if names else ""
+    """A warning that names what was declared or changed after the runs of these lines, and of which cells unless of all; empty
+    where all stands."""
+    known = [line for line in lines if line["runs"] and line["declaration"]["commit"]]
+    found = {id(line): declared.moved(declaration, scale, line["declaration"]) for line in known}
+    older = [line for line in known if found[id(line)]]
+    names = sorted({name for of_line in found.values() for name in of_line})
+    cells = list(dict.fromkeys(line["cell"] for line in older))
+    of_cells = "" if len(older) == len(known) else f" of {_few(cells)}"
+    of_cells += "" if any(line["draws"] for line in older) else ", which draw nothing"
+    of_settings = [name for name in names if name.startswith(declared.CELL)]
+    told = [*([_few(of_settings)] if of_settings else []), *(name for name in names if name not in of_settings)]
+    return f"**Declared or changed after the runs{of_cells}: {', '.join(told)}.**" if names else ""
+
+
+def _few(names: Sequence[str]) -> str:
+    """All of them, or, of many, the first and how many more."""
+    return ", ".join(names) if len(names) <= MANY else f"{', '.join(names[:2])} and {len(names) - 2} more"
 
 
 def _machine(provenance: Mapping[str, object]) -> str:

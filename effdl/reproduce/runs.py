@@ -117,8 +117,9 @@ def incomplete(runs: Runs, cell: Cell, metric: str) -> str | None:
 
 
 def draws(runs: Runs, cell: Cell) -> tuple[str, ...]:
-    """What another seed of the cell draws anew, in words; () where its runs differ by rounding alone."""
-    return tuple(_fact(runs, cell, "draws") or ())
+    """What another seed of the cell draws anew, in its run or in measures beside it, in words; () where its runs differ by
+    rounding alone."""
+    return tuple(dict.fromkeys((*(_fact(runs, cell, "draws") or ()), *cell.drawn)))
 
 
 def test_samples(runs: Runs, cell: Cell) -> int | None:

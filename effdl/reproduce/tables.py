@@ -6,11 +6,14 @@ from collections.abc import Iterator, Sequence
 import pandas as pd
 
 from effdl.reproduce.artefact import Cell, Declaration
+from effdl.reproduce.estimate import Fixed, Repeats
 from effdl.reproduce.floors import baselines, unfinished
 from effdl.reproduce.judge import Judged, absolute
 from effdl.reproduce.runs import Runs, diverged, draws, missing, outdated, values
 from effdl.reproduce.vocabulary import SCALE_OF, Column
-from effdl.reproduce.wording import by_row, in_words, markdown, with_interval
+from effdl.reproduce.wording import by_row, decimal, in_words, markdown, with_interval
+
+MEMORY = "memory/"  # before the metrics of memory
 
 
 def table(declaration: Declaration, scale: str, runs: Runs, found: Sequence[Judged], own: bool | None = None) -> str:
@@ -75,9 +78,18 @@ def _listed(declaration: Declaration, runs: Runs, cell: Cell, cells: Sequence[Ce
     return [count, *(_column(declaration, column, cell, cells, runs) for column in artefact.details)]
 
 
-def details(declaration: Declaration, scale: str, runs: Runs) -> str:
-    """A row for each cell that has runs, with the columns that the declaration names."""
+def memory(declaration: Declaration, scale: str, runs: Runs) -> str:
+    """The columns of memory for each cell that has runs, where a claim is about memory: what is counted beside what a process
+    took. Empty where none is, or where the table has them already."""
+    artefact = declaration.artefact
+    asked = any((claim.metric or artefact.metric).startswith(MEMORY) for claim in artefact.claims.values())
+    return details(declaration, scale, runs, MEMORY) if asked and artefact.columns else ""
+
+
+def details(declaration: Declaration, scale: str, runs: Runs, of: str = "") -> str:
+    """A row for each cell that has runs, with the columns that the declaration names, or those of metrics that begin so."""
     artefact, rows = declaration.artefact, []
+    shown = [column for column in artefact.details if column.metric.startswith(of)]
     cells = declaration.cells(scale)
     for cell in cells:
         if missing(runs, cell):
@@ -86,14 +98,15 @@ def details(declaration: Declaration, scale: str, runs: Runs) -> str:
         row = [
             *texts,
             _count(declaration, runs, cell).removeprefix("n "),
-            *(_column(declaration, column, cell, cells, runs) for column in artefact.details),
+            *(_column(declaration, column, cell, cells, runs) for column in shown),
         ]
-        printed = [absolute(declaration, scale, runs, cell) if cell.published is not None else ""] if artefact.published else []
+        judged = artefact.published and not of
+        printed = [absolute(declaration, scale, runs, cell) if cell.published is not None else ""] if judged else []
         rows.append([*row, *printed])
     if not rows:
         return ""
-    header = ["cell", "n", *(column.name for column in artefact.details)]
-    return markdown([*header, *(["against the printed value"] if artefact.published else [])], rows)
+    header = ["cell", "n", *(column.name for column in shown)]
+    return markdown([*header, *(["against the printed value"] if artefact.published and not of else [])], rows)
 
 
 def _ours(declaration: Declaration, scale: str, runs: Runs, cell: Cell) -> str:
@@ -104,26 +117,27 @@ def _ours(declaration: Declaration, scale: str, runs: Runs, cell: Cell) -> str:
     notes = [_count(declaration, runs, cell)]
     is_baseline = any(baseline.name == cell.name for _, baseline in baselines(declaration, scale, [cell]))
     notes += filter(None, [outdated(runs, cell), unfinished(declaration, scale, runs, cell) if is_baseline else None])
-    return f"{_statistic(found, artefact.statistic, 2, _varies(declaration, runs, cell))} ({notes[0]})" + "".join(
+    return f"{_statistic(found, artefact.statistic, 2, bool(draws(runs, cell)))} ({notes[0]})" + "".join(
         f", {note}" for note in notes[1:]
     )
 
 
 def _count(declaration: Declaration, runs: Runs, cell: Cell) -> str:
-    """Over how many runs a cell's numbers are, or that these differ by rounding alone."""
-    count = f"n {len(values(runs, cell, declaration.artefact.metric))}"
-    return count if _varies(declaration, runs, cell) else f"{count}, nothing drawn"
-
-
-def _varies(declaration: Declaration, runs: Runs, cell: Cell) -> bool:
-    return bool(draws(runs, cell) or declaration.artefact.drawn)
+    """Over how many runs a cell's numbers are; where nothing is drawn, how far the order of samples alone moves them."""
+    artefact = declaration.artefact
+    found = values(runs, cell, artefact.metric, artefact.unit).values()
+    count = f"n {len(found)}"
+    if draws(runs, cell):
+        return count
+    moved = Repeats(tuple(Fixed((value,)) for value in found)).moved if found else None
+    return f"{count}, nothing drawn" + (f"; order moves it by {decimal(moved)}" if moved else "")
 
 
 def _column(declaration: Declaration, column: Column, cell: Cell, cells: Sequence[Cell], runs: Runs) -> str:
     found = list(values(runs, cell, column.metric, "" if column.share_of else column.unit).values())
     if not found:
         return ""
-    spread = column.spread and _varies(declaration, runs, cell)
+    spread = column.spread and bool(draws(runs, cell))
     if column.share_of is None:
         return _statistic(found, column.statistic, column.digits, spread)
     other = next((c for c in cells if c.matches({**cell.at, **column.share_of})), None)

@@ -2,10 +2,10 @@
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from effdl.reproduce.estimate import ALPHA, Apart, Estimate, Fixed, Mean, Welch, mean
+from effdl.reproduce.estimate import ALPHA, ROUNDING, Apart, Estimate, Fixed, Mean, Repeats, Welch, mean
 
 Key = TypeVar("Key", bound=Hashable)
 REPRODUCED, DIFFERS, INCONCLUSIVE, FITTED = "reproduced", "differs", "inconclusive", "fitted"
@@ -16,13 +16,17 @@ LEAST_P = 1e-15
 
 @dataclass(frozen=True)
 class Interval:
-    """A number, its two-sided 95% interval, over how many values, pairs or samples, and how it came about, in words."""
+    """A number, its two-sided 95% interval, over how many values, pairs or samples, and how it came about, in words.
+
+    moved: as an estimate's: how far the order of samples alone moves what draws nothing.
+    """
 
     mean: float
     low: float
     high: float
     n: int
     kind: str = "t"
+    moved: float | None = None
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,9 @@ def pairs_of(left: Mapping[Key, float], right: Mapping[Key, float]) -> list[tupl
 
 
 def of_pair(left: float, right: float, how: str) -> float:
+    """One number against another; two that rounding alone tells apart are the same."""
+    if math.isclose(left, right, rel_tol=ROUNDING) and (right or how == "difference"):
+        return TIE[how]
     if how == "difference":
         return left - right
     ratio = left / right if right else math.nan
@@ -109,7 +116,7 @@ def verdict(estimate: Estimate, bounds: tuple[float, float], paired: bool = Fals
     tie: what is compared where both sides are the same, None where there is one side. A tie is never *reproduced* by a claim
     whose bound it is; where the bounds leave room on both sides of it ("at most 0.4 below"), it holds like any other number.
     """
-    found = interval(estimate)
+    found = replace(interval(estimate), moved=estimate.moved)
     if not estimate.enough:
         return Verdict(INCONCLUSIVE, found, paired, "n")
     if tie in bounds and _is_tie(estimate, tie):
@@ -162,9 +169,12 @@ def together(words: Sequence[str]) -> str:
 
 
 def _is_tie(estimate: Estimate, tie: float) -> bool:
-    values = estimate.values if isinstance(estimate, Mean | Fixed) else (estimate.mean,)
+    if isinstance(estimate, Repeats):
+        return all(_is_tie(run, tie) for run in estimate.runs)
     if isinstance(estimate, Welch | Apart):
-        return estimate.mean == tie and not any(_spreads(side) for side in (estimate.left, estimate.right))
+        sides = estimate.left, estimate.right
+        return of_pair(sides[0].mean, sides[1].mean, "difference") == tie and not any(map(_spreads, sides))
+    values = estimate.values if isinstance(estimate, Mean | Fixed) else (estimate.mean,)
     return all(value == tie for value in values)
 
 

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from effdl.reproduce import published
 from effdl.reproduce.artefact import Declaration
 from effdl.reproduce.claims import answered
 from effdl.reproduce.estimate import ALPHA, Fixed
@@ -22,6 +23,14 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table; the cells may hold Markdown, and a bar within them must be escaped."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def name_of(declaration: Declaration) -> str:
+    """What people call an artefact: "Table 6.1", or by its title where it stands in no thesis."""
+    name = declaration.artefact.id
+    in_thesis = name in published.artefacts() or name.startswith("claims-")
+    words = name.replace("fig-", "figure-").replace("-", " ")
+    return f"{words[0].upper()}{words[1:]}" if in_thesis else declaration.title
 
 
 def word_of(word: str, ours: bool) -> str:
@@ -44,8 +53,12 @@ def with_interval(one: Judged) -> str:
 
 
 def bounds(interval: object) -> str:
-    """An interval; that a number does not vary is said of those alone that cannot."""
-    low, high, kind, n = (getattr(interval, name) for name in ("low", "high", "kind", "n"))
+    """An interval; that a number does not vary is said of what cannot, and of what all recorded runs agree on."""
+    low, high, kind, n, moved = (getattr(interval, name) for name in ("low", "high", "kind", "n", "moved"))
+    if moved:
+        return f"[{decimal(low)}, {decimal(high)}; order alone moves it by {decimal(moved)}]"
+    if kind == Fixed.kind and moved is None:
+        return f"[{decimal(low)}, one run]" if low == high else f"[{decimal(low)}, {decimal(high)}; one run each]"
     if kind == Fixed.kind:
         return f"[{decimal(low)}, does not vary]" if low == high else f"[{decimal(low)}, {decimal(high)}; do not vary]"
     if math.isinf(low) and math.isinf(high):
