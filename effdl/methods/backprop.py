@@ -1,6 +1,6 @@
 """Full backpropagation: the engine with one segment that holds the whole network, under its own head."""
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any, ClassVar, Literal
 
 from torch import nn
@@ -12,6 +12,7 @@ from effdl.methods.method import Method
 from effdl.objectives.objective import Objective
 from effdl.setting import Count, NonNegative, Switch, setting
 from effdl.training.decision_rule import DecisionRule
+from effdl.training.form import stack_form
 from effdl.training.handle import RunHandle
 from effdl.training.loop import evaluate
 from effdl.training.segments import SegmentPlan, Shapes, Training
@@ -45,6 +46,9 @@ class Backprop(Method):
 
         plan = SegmentPlan(0, len(model), self.epochs, rule)
         return Training([plan], int(self.keep_features_mib * 2**20), patience=self.patience)
+
+    def stack_key(self, network: BlockChain) -> Hashable | None:
+        return None if self.checkpoint else stack_form(network)
 
     def fit(self, problem: Problem, model: BlockChain, run: RunHandle) -> nn.Module:
         network = super().fit(problem, model, run)

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from datetime import datetime
 from functools import lru_cache
 from importlib import import_module
@@ -31,6 +31,7 @@ from effdl.records.report import DAMAGED, Answer, Reporter, Silent
 from effdl.records.run import GoesOn, Run, digest
 from effdl.records.store import Say, Store, write_atomically, write_json
 from effdl.rng import seed_for
+from effdl.training.company import Company
 from effdl.training.handle import CannotGoOn
 from effdl.training.hardware import restoring
 from effdl.training.loop import reseed
@@ -47,6 +48,7 @@ def carry_out(
     reporter: Reporter | None = None,
     threads: int | None = None,
     goes_on: GoesOn | None = None,
+    company: Company | None = None,
 ) -> dict[str, Any]:
     """Run a Spec, go on with it, or answer from its record; returns what summary.json holds.
 
@@ -57,14 +59,15 @@ def carry_out(
         root: the results folder.
         threads: CPU threads where the Spec leaves them open.
         goes_on: may stop the run after an epoch, see `Run`.
+        company: of the stack that it is one of, whose thread is `alone` for all of them.
 
     Raises:
         Stopped: ``goes_on`` did.
         EffdlError: nothing final was reached; the same call goes on from the last checkpoint.
     """
     try:
-        with ALONE, restoring(), joined(spec.hardware.processes, spec.hardware.device) as ranks:
-            return _carry_out(spec, root, reporter or Silent(), threads, ranks, goes_on)
+        with nullcontext() if company else alone(), joined(spec.hardware.processes, spec.hardware.device) as ranks:
+            return _carry_out(spec, root, reporter or Silent(), threads, ranks, goes_on, company or Company())
     except Exception as error:
         if "DataLoader worker" in str(error):  # raised wherever the run was when it noticed
             reason = " ".join(str(error).split())[:120]
@@ -74,15 +77,28 @@ def carry_out(
         raise HardwareError(f"out of memory ({' '.join(str(error).split())[:120]}): try {spec.method.saves_memory}") from None
 
 
+@contextmanager
+def alone() -> Iterator[None]:
+    """Within, no other thread carries runs out; afterwards what holds for the whole process is as it was."""
+    with ALONE, restoring():
+        yield
+
+
 def _carry_out(
-    spec: config.Spec, root: Path, reporter: Reporter, threads: int | None, ranks: Ranks, goes_on: GoesOn | None
+    spec: config.Spec,
+    root: Path,
+    reporter: Reporter,
+    threads: int | None,
+    ranks: Ranks,
+    goes_on: GoesOn | None,
+    company: Company,
 ) -> dict[str, Any]:
     print_of_data = fingerprint(spec.dataset)
     store = Store(root, config.run_id(spec, print_of_data), reporter.say)
     if (done := ranks.agree(lambda: _answer(store, spec))) is not None:
         return done
     device = spec.hardware.open(threads)
-    train, test = spec.dataset.load()
+    train, test = company.share(spec.dataset, spec.dataset.load)
     problem = open_problem(spec, train, test, device, ranks)
     del train
     with ExitStack() as held:
@@ -98,7 +114,7 @@ def _carry_out(
         if ranks.rank > 0:
             return _follow(spec, problem, device, ranks)
         with Log(spec.logger, reporter.say, store.path, name_of(spec), config.dump(spec)) as log:
-            return _lead(spec, store, problem, test.to(device), device, log, reporter, ranks, goes_on)
+            return _lead(spec, store, problem, test.to(device), device, log, reporter, ranks, goes_on, company)
 
 
 @contextmanager
@@ -179,10 +195,12 @@ def _lead(
     reporter: Reporter,
     ranks: Ranks,
     goes_on: GoesOn | None,
+    company: Company,
 ) -> dict[str, Any]:
     """Carry a run out and record it; alone or as the first of several processes."""
     name = name_of(spec)
     places = {"store": store, "log": log, "reporter": reporter, "name": name, "ranks": ranks, "goes_on": goes_on}
+    places["company"] = company
     head = {"run_id": store.path.name, "name": name, "seed": spec.seed}
 
     def recorded(summary: dict[str, Any]) -> dict[str, Any]:
@@ -191,7 +209,7 @@ def _lead(
         log.close(summary)
         return {**summary, "path": str(store.path)}
 
-    mark = _high_water(spec, device)
+    mark = None if spec.stacked else _high_water(spec, device)  # of a stack no run has a memory of its own
     try:
         run, network = _fit(spec, problem, device, lambda: open_run(spec, test, **places), store)
         metrics = run.summary(network, problem.val())

@@ -49,6 +49,10 @@ class Company:
         """A clock that stands still while others work."""
         return CLOCKS[clock]() - self.away[clock]
 
+    def share(self, key: Hashable, make: Callable[[], A]) -> A:
+        """What is the same for all with this key, and none changes: made once for them."""
+        return make()
+
 
 class _Dismissed(BaseException):
     """Ends a run whose company broke up; nothing catches it, and what it owns is let go."""
@@ -57,8 +61,9 @@ class _Dismissed(BaseException):
 class _Member(Company):
     """A run in company: it works in a thread of its own, but only when it is its turn, and waits where it asks."""
 
-    def __init__(self, task: Callable[[Company], Any]) -> None:
+    def __init__(self, task: Callable[[Company], Any], shared: dict[Hashable, Any]) -> None:
         super().__init__()
+        self._shared = shared
         self._task, self._turn, self._over = task, threading.Semaphore(0), threading.Semaphore(0)
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
@@ -77,6 +82,8 @@ class _Member(Company):
         self._turn.release()
         self._over.acquire()
         self._left = {name: clock() for name, clock in CLOCKS.items()}
+        if self.failed is not None and not self._dismissed:
+            raise self.failed
 
     def dismiss(self) -> None:
         """End it where it waits."""
@@ -98,6 +105,12 @@ class _Member(Company):
         answer: A = self.answer
         return answer
 
+    def share(self, key: Hashable, make: Callable[[], A]) -> A:
+        if key not in self._shared:
+            self._shared[key] = make()
+        found: A = self._shared[key]
+        return found
+
     def _work(self) -> None:
         self._turn.acquire()
         try:
@@ -116,9 +129,10 @@ def carried_together(tasks: Sequence[Callable[[Company], A]]) -> list[A]:
     thread: those that take little first, so that runs which are not as far come to the same place.
 
     Raises:
-        whatever a task raised that is no Exception, or a task whose own exceptions are not to pass; all others have ended then.
+        whatever a task raised, once all others have ended where they were.
     """
-    members = [_Member(task) for task in tasks]
+    shared: dict[Hashable, Any] = {}
+    members = [_Member(task, shared) for task in tasks]
     try:
         for member in members:
             member.go_on({})
@@ -127,9 +141,6 @@ def carried_together(tasks: Sequence[Callable[[Company], A]]) -> list[A]:
     finally:
         for member in members:
             member.dismiss()
-    for member in members:
-        if member.failed is not None:
-            raise member.failed
     return [member.result for member in members]
 
 

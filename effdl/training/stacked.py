@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from effdl.datasets.batch import Batch
+from effdl.datasets.dataset import Facts
 from effdl.errors import Diverged
 from effdl.objectives.objective import Objective
 from effdl.training.affine import stackable
@@ -164,6 +165,17 @@ class LearnEpoch(Question[Learned]):
             return error
         learner.epoch += 1
         return [(mean, samples)]
+
+
+def maps(objective: Objective, facts: Facts) -> bool:
+    """Whether its loss and its sums can be mapped over members: they take no way that hangs on a value."""
+    outputs = torch.zeros(2, 3, facts.outputs)
+    y = torch.zeros(2, 3, dtype=torch.long) if facts.targets == "classes" else torch.zeros(2, 3, facts.outputs)
+    try:
+        vmap(objective.loss)(outputs, y), vmap(objective.tally)(outputs, y)
+    except Exception:  # of torch.func, or whatever a user's objective raises of what it is not made for
+        return False
+    return True
 
 
 def _descended(rule: Any, epoch: int, x: Tensor, y: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
