@@ -1,14 +1,14 @@
 """Many networks trained as one: each ends where it would have ended by itself, whoever is with it."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
+from effdl.archs.adapt import InputBlock
 from effdl.archs.mlp import Mlp
 from effdl.datasets.dataset import Facts
 from effdl.datasets.problem import Problem
@@ -25,6 +25,7 @@ from effdl.training.optim import Adamw, MultiStep, Optimizer, Sgd
 
 N, VAL, BATCH, FEATURES, CLASSES = 109, 30, 16, 7, 3  # the last of seven batches has 13
 SGD = Sgd(lr=0.05, weight_decay=1e-3)
+CE, SMALL = SoftmaxCe(), Mlp(hidden=(8, 5), activation="tanh")
 
 
 def problem(seed: int, objective: Objective) -> Problem:
@@ -51,15 +52,16 @@ def trained(
     company: Company | None = None,
     *,
     epochs: int = 3,
-    objective: Objective = SoftmaxCe(),
-    arch: Mlp = Mlp(hidden=(8, 5), activation="tanh"),
+    objective: Objective = CE,
+    arch: Mlp = SMALL,
     patience: int | None = None,
 ) -> Trained:
     """One run in float64, alone or in company."""
     data, made = problem(seed, objective), Trained()
     reseed(seed_for(seed, "init"))
     model = arch.build(Facts((FEATURES,), "classes", CLASSES, N, VAL, VAL, BATCH)).double()
-    model.input.fit(data.train_split.x)
+    assert isinstance(model.input, InputBlock)
+    model.input.fit(data.train_tensors().x)
     run = Run(seed, optimizer, test=data.val_split, objective=objective, batch_size=BATCH, company=company)
 
     def keep(state: Callable[[], dict[str, Any]]) -> None:
@@ -76,7 +78,11 @@ def trained(
 
 
 def in_company(*runs: tuple[int, Optimizer], **options: Any) -> list[Trained]:
-    return carried_together([lambda company, run=run: trained(*run, company, **options) for run in runs])
+    return carried_together([partial(_in, run, options) for run in runs])
+
+
+def _in(run: tuple[int, Optimizer], options: dict[str, Any], company: Company) -> Trained:
+    return trained(*run, company, **options)
 
 
 def agree(one: Trained, other: Trained) -> None:

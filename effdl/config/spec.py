@@ -15,7 +15,7 @@ from effdl.config.moved import today
 from effdl.errors import ConfigError, one_line
 
 OF_RUNS = [name for name, group in GROUPS.items() if group.of_runs]
-PLACES = ("results", "workers", *OF_RUNS)  # root keys that say where and how, not what
+PLACES = ("results", "workers", "stack", *OF_RUNS)  # root keys that say where and how, not what
 TEST_EVERY = ("epoch", "segment", "run")
 
 

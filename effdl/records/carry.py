@@ -31,7 +31,7 @@ from effdl.records.report import DAMAGED, Answer, Reporter, Silent
 from effdl.records.run import GoesOn, Run, digest
 from effdl.records.store import Say, Store, write_atomically, write_json
 from effdl.rng import seed_for
-from effdl.training.company import Company
+from effdl.training.company import Company, carried_together
 from effdl.training.handle import CannotGoOn
 from effdl.training.hardware import restoring
 from effdl.training.loop import reseed
@@ -65,6 +65,9 @@ def carry_out(
         Stopped: ``goes_on`` did.
         EffdlError: nothing final was reached; the same call goes on from the last checkpoint.
     """
+    if spec.stacked and company is None:  # as one of a stack, by itself
+        with alone():
+            return carried_together([lambda own: carry_out(spec, root, reporter, threads, goes_on, own)])[0]
     try:
         with nullcontext() if company else alone(), joined(spec.hardware.processes, spec.hardware.device) as ranks:
             return _carry_out(spec, root, reporter or Silent(), threads, ranks, goes_on, company or Company())

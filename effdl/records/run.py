@@ -88,8 +88,9 @@ class Run:
         self._objective, self._filter, self._probes = objective, filter, probes
         self.hardware, self.ranks = hardware or Hardware(), ranks or Ranks()
         self.company = company or Company()
-        measured = test is not None and objective is not None
-        self._measure = Measure(test, objective, batch_size, self.company) if measured else None
+        self._measure = None
+        if test is not None and objective is not None:
+            self._measure = Measure(test, objective, batch_size, self.company)
         self._store, self._log, self._reporter, self._test_every = store, log, reporter or Silent(), test_every
         self.name = name
         self.lines: list[dict[str, Any]] = []

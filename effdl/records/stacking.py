@@ -14,7 +14,8 @@ from effdl.errors import EffdlError
 LEAST = 8  # runs: of fewer, what a stack takes beside its products is more than it saves
 MOST = 64
 GAIN = 4  # how much faster a run is in a stack, about
-STEP_PRODUCTS = 16_000_000  # multiply-adds of a forward pass: of larger steps the products are nearly all, and a stack saves none
+STEP_PRODUCTS = 16_000_000  # multiply-adds of a step's forward pass: of larger ones products are nearly all of the time
+
 MEMORY_SHARE = 0.5
 
 

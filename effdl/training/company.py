@@ -1,4 +1,4 @@
-"""Runs that are trained together: each goes its own way, and where several ask for the same kind of work, it is done at once."""
+"""Runs that are trained together: each goes its own way, and where several ask for the same work, it is done at once."""
 
 import threading
 import time
@@ -145,21 +145,21 @@ def carried_together(tasks: Sequence[Callable[[Company], A]]) -> list[A]:
 
 
 def _answer(waiting: Sequence[_Member]) -> None:
-    """One kind of questions, the least; all who asked go on."""
-    kinds = {type(member.question) for member in waiting}
-    groups: dict[Hashable, list[_Member]] = {}
-    for member in waiting:
-        if type(member.question) is min(kinds, key=lambda kind: kind.weight):
-            groups.setdefault(member.question.key(), []).append(member)
+    """The questions of the lightest kind; all who asked them go on."""
+    asked = [(member, member.question) for member in waiting if member.question is not None]
+    lightest = min(question.weight for _, question in asked)
+    groups: dict[Hashable, list[tuple[_Member, Question[Any]]]] = {}
+    for member, question in asked:
+        if question.weight == lightest:
+            groups.setdefault((type(question), question.key()), []).append((member, question))
     for group in groups.values():
         began = {name: clock() for name, clock in CLOCKS.items()}
-        questions = [member.question for member in group]
+        questions = [question for _, question in group]
         try:
-            answers = type(questions[0]).together(questions)
+            answers = questions[0].together(questions)
         except Exception as error:
             answers = [error] * len(group)
         share = {name: (clock() - began[name]) / len(group) for name, clock in CLOCKS.items()}
-        for member, answer in zip(group, answers, strict=True):
+        for (member, _), answer in zip(group, answers, strict=True):
             member.answer = answer
-        for member in group:
             member.go_on(share)

@@ -43,7 +43,7 @@ def form_of(*modules: nn.Module) -> tuple[Any, ...] | None:
     return tuple(form)
 
 
-# Modules that neither draw nor change anything, are called alike in both modes, and take a stack of samples under torch.func.vmap.
+# Modules that neither draw nor change anything, are called alike in both modes, and can be mapped by torch.func.vmap.
 STACKS = frozenset(
     {
         *(BlockChain, InputBlock, nn.ModuleList, nn.Sequential, nn.Identity, nn.Flatten, nn.Linear, nn.LayerNorm),

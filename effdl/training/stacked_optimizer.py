@@ -87,7 +87,7 @@ class _Part:
 
 def _states(optimizer: torch.optim.Optimizer) -> list[State]:
     (group,) = optimizer.param_groups
-    return [optimizer.state[p] if p in optimizer.state else {} for p in group["params"]]
+    return [optimizer.state.get(p, {}) for p in group["params"]]
 
 
 def _is_stacked(value: Any) -> bool:
