@@ -7,21 +7,31 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from effdl.archs.adapt import InputBlock
+from effdl.archs.chain import BlockChain
 from effdl.archs.mlp import Mlp
+from effdl.datasets.batch import Batch
 from effdl.datasets.dataset import Facts
 from effdl.datasets.problem import Problem
 from effdl.datasets.split import Samples
 from effdl.methods.backprop import Backprop
-from effdl.objectives.losses import SoftmaxCe
+from effdl.methods.method import Method
+from effdl.objectives.losses import LinearMse, SigmoidBce, SoftmaxCe, TanhMse
 from effdl.objectives.objective import Objective
 from effdl.records.run import Run
 from effdl.rng import seed_for
+from effdl.setting import setting
 from effdl.training import stacked
 from effdl.training.company import Company, carried_together
+from effdl.training.form import stack_form
+from effdl.training.handle import RunHandle
 from effdl.training.loop import reseed
 from effdl.training.optim import Adamw, MultiStep, Optimizer, Sgd
+from effdl.training.rule import Rule
+from effdl.training.segments import SegmentPlan, Shapes, Training
+from effdl.training.stacked_optimizer import BY_ELEMENT
 
 N, VAL, BATCH, FEATURES, CLASSES = 109, 30, 16, 7, 3  # the last of seven batches has 13
 SGD = Sgd(lr=0.05, weight_decay=1e-3)
@@ -54,9 +64,10 @@ def trained(
     epochs: int = 3,
     objective: Objective = CE,
     arch: Mlp = SMALL,
-    patience: int | None = None,
+    method: Method | None = None,
+    shrink: float = 1.0,
 ) -> Trained:
-    """One run in float64, alone or in company."""
+    """One run in float64, alone or in company. shrink: what all weights are multiplied by after each epoch."""
     data, made = problem(seed, objective), Trained()
     reseed(seed_for(seed, "init"))
     model = arch.build(Facts((FEATURES,), "classes", CLASSES, N, VAL, VAL, BATCH)).double()
@@ -65,11 +76,13 @@ def trained(
     run = Run(seed, optimizer, test=data.val_split, objective=objective, batch_size=BATCH, company=company)
 
     def keep(state: Callable[[], dict[str, Any]]) -> None:
+        with torch.no_grad():
+            torch._foreach_mul_([*model.parameters()], shrink)
         made.states.append(torch.utils._pytree.tree_map(lambda t: t.clone() if isinstance(t, torch.Tensor) else t, state()))
 
     run.save = keep  # type: ignore[method-assign]
     try:
-        network = Backprop(epochs=epochs, patience=patience).fit(data, model, run)
+        network = (method or Backprop(epochs=epochs)).fit(data, model, run)
         made.weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     except Exception as error:
         made.diverged = f"{type(error).__name__}: {error}"
@@ -151,3 +164,108 @@ def test_runs_that_do_not_agree_are_carried_out_by_themselves(stacks: list[int])
     for arch, one in zip(kinds, carried_together(tasks), strict=True):
         agree(one, trained(1, SGD, arch=arch))
     assert stacks == [1, 1] * 3
+
+
+def test_weights_that_are_changed_after_an_epoch_are_learned_from(stacks: list[int]) -> None:
+    """As compression changes them: between epochs each network is whole, and its own."""
+    for seed, one in enumerate(in_company((0, SGD), (1, SGD), shrink=0.5)):
+        agree(one, trained(seed, SGD, shrink=0.5))
+        assert not torch.allclose(one.weights["head.weight"], trained(seed, SGD).weights["head.weight"])
+    assert stacks == [2, 2, 2]
+
+
+@pytest.mark.parametrize("objective", [SigmoidBce(), TanhMse(), LinearMse()], ids=lambda one: type(one).__name__)
+def test_any_objective(objective: Objective, stacks: list[int]) -> None:
+    for seed, one in enumerate(in_company((0, SGD), (1, SGD), objective=objective, epochs=2)):
+        agree(one, trained(seed, SGD, objective=objective, epochs=2))
+    assert stacks == [2, 2]
+
+
+class Ours(Optimizer):
+    """One of torch's optimizers under settings of a test."""
+
+    def __init__(self, kind: type[torch.optim.Optimizer], lr: float) -> None:
+        object.__setattr__(self, "kind", kind)
+        object.__setattr__(self, "lr", lr)
+        object.__setattr__(self, "schedule", None)
+
+    def build(self, parameters: Any, lr_scale: float = 1.0, weight_decay_scale: float = 1.0) -> torch.optim.Optimizer:
+        kind: Any = self.kind  # type: ignore[attr-defined]
+        return kind(list(parameters), lr=self.lr)
+
+
+@pytest.mark.parametrize("kind", sorted(BY_ELEMENT, key=lambda kind: kind.__name__))
+def test_every_optimizer_that_counts_as_one_by_element(kind: type[torch.optim.Optimizer], stacks: list[int]) -> None:
+    """Of members with two learning rates, in turns."""
+    runs = [(seed, Ours(kind, 0.01 * (1 + seed % 2))) for seed in range(4)]
+    for run, one in zip(runs, in_company(*runs, epochs=2), strict=True):
+        agree(one, trained(*run, epochs=2))
+    assert stacks == [4, 4]
+
+
+class Feedback(Rule):
+    """Direct feedback alignment: what goes back into each block's output is the error through a fixed matrix (Nøkland 2016)."""
+
+    def __init__(self, blocks: nn.Sequential, shapes: Shapes, head: nn.Module) -> None:
+        super().__init__(blocks)
+        self.head = head
+        for i, (features,) in enumerate(shapes):
+            self.register_buffer(f"feedback{i}", torch.randn(CLASSES, features, dtype=torch.float64))
+
+    def descended(self, batch: Batch, epoch: int) -> tuple[torch.Tensor, Batch]:
+        hidden = list(self.activations(batch.x.detach(), local=True))
+        logits = self.head(hidden[-1].detach())
+        loss = CE.loss(logits, batch.y)
+        error = torch.func.grad(lambda z: CE.loss(z, batch.y).mean())(logits.detach())
+        back = torch.stack([(h * (error @ self.get_buffer(f"feedback{i}"))).sum() for i, h in enumerate(hidden)])
+        return loss.mean() + back.sum(), batch.passed_on(hidden[-1].detach(), loss.detach())
+
+    def stack_key(self, epoch: int) -> Any:
+        return stack_form(self.blocks, self.head)
+
+    def predictor(self, chain: BlockChain) -> nn.Module:
+        return chain.with_head(self.head)
+
+
+@setting
+class ByFeedback(Method):
+    """All blocks by `Feedback`, under the network's own head."""
+
+    def training(self, problem: Problem, model: BlockChain, run: RunHandle) -> Training:
+        plan = SegmentPlan(0, len(model), 3, lambda blocks, shapes: Feedback(blocks, shapes, model.head))
+        return Training([plan], keep_bytes=2**20)
+
+    def network(self, model: BlockChain, problem: Facts, objective: Objective, notes: Any) -> nn.Module:
+        return model
+
+
+def test_a_rule_of_ones_own_with_matrices_of_its_own_is_stacked_as_it_is_written(stacks: list[int]) -> None:
+    for seed, one in enumerate(in_company((0, SGD), (1, SGD), (2, SGD), method=ByFeedback())):
+        agree(one, trained(seed, SGD, method=ByFeedback()))
+        assert not torch.allclose(one.weights["head.weight"], trained(seed, SGD).weights["head.weight"])
+    assert stacks == [3, 3, 3]
+
+
+def test_an_error_in_a_run_is_raised_and_the_others_end_where_they_are() -> None:
+    ended = []
+
+    def task(company: Company, seed: int) -> Trained:
+        try:
+            if seed == 1:
+                raise KeyError("mine")
+            return trained(seed, SGD, company)
+        finally:
+            ended.append(seed)
+
+    with pytest.raises(KeyError, match="mine"):
+        carried_together([partial(task, seed=seed) for seed in range(3)])
+    assert 0 in ended
+
+
+def test_what_cannot_be_mapped_is_not_stacked() -> None:
+    class Branching(SoftmaxCe):
+        def loss(self, outputs: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            return super().loss(outputs, y) if outputs.sum() > 0 else super().loss(2 * outputs, y)
+
+    facts = Facts((FEATURES,), "classes", CLASSES, N, VAL, VAL, BATCH)
+    assert stacked.maps(CE, facts) and not stacked.maps(Branching(), facts)
