@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 from command import finish, numbers, start, wait_for
+from declared import QUICK, declare
 
 from effdl import config
 from effdl.config import Spec
@@ -19,6 +21,8 @@ from effdl.records.carry import carry_out, fingerprint, load_network
 from effdl.records.execute import _attempt_all, execute
 from effdl.records.report import Silent
 from effdl.records.run import Run
+from effdl.reproduce import ledger
+from effdl.reproduce.survey import survey
 from effdl.training import stacked
 from effdl.training.optim import Adamw, Sgd
 
@@ -222,3 +226,29 @@ def test_killed_in_the_middle_of_a_stack_the_same_command_ends_in_the_same_numbe
         stored = json.loads((tmp_path / "killed" / "runs" / name / "spec.json").read_text())
         assert stored["identity"]["stacked"] == 1
         assert numbers(tmp_path / "killed" / "runs" / name) == numbers(tmp_path / "whole" / "runs" / name)
+
+
+def test_a_cell_is_settled_collected_and_published_as_one_kind(tmp_path: Path) -> None:
+    settings = {name: value for name, value in QUICK.items() if name != "hardware.threads"}
+    declaration, root = declare(tmp_path, {"set": settings, "scales/smoke/seeds": COUNT}), tmp_path / "results"
+    cell, said = "data=few,method=base", list[str]()
+    (found,) = survey(declaration, "smoke", root, cell)
+    assert [spec.stacked for spec in found.left] == [True] * COUNT
+    _attempt_all(found.left[:2], root, Silent(), threads=1)
+    (found,) = survey(declaration, "smoke", root, cell)
+    assert [spec.stacked for spec in found.left] == [True] * (COUNT - 2)
+    _attempt_all(found.left, root, Silent(), threads=1)
+    (found,) = survey(declaration, "smoke", root, cell)
+    assert len(found.specs) == COUNT and not found.left
+    ledger.publish(declaration, "smoke", root, said.append)
+    (line,) = (line for line in ledger.read(root, "toy") if line["runs"])
+    assert line["spec"]["stacked"] is True and ledger.run_ids(line) == [run["run_id"] for run in line["runs"]]
+    assert [run["seed"] for run in line["runs"]] == [*range(COUNT)]
+
+    shutil.rmtree(root / "runs")
+    (found,) = survey(declaration, "smoke", root, cell, stack=False)
+    assert len(found.left) == COUNT
+    carry_out(found.left[0], root, threads=1)
+    ledger.publish(declaration, "smoke", root, said.append)
+    assert ["not mixed" in text for text in said] == [False, True, False]
+    assert [one for one in ledger.read(root, "toy") if one["runs"]] == [line]

@@ -72,6 +72,8 @@ def execute(
         workers = 1
     left = _Listed(todo, workers)
     reporter.begin()
+    if (stacked := sum(bool(spec.stacked) for spec in todo)) > 1:
+        reporter.say(f"{stacked} small networks are trained as one; stack=false trains each by itself")
     if left.specs:
         work_off(left, root, min(workers, left.jobs), reporter)
     results.update(zip(left.specs, left.results, strict=True))

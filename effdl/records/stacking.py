@@ -1,21 +1,28 @@
 """Which runs of a command are trained as one: settled before any of them begins, since float32 rounds otherwise in a stack."""
 
+from __future__ import annotations
+
+import math
 from collections import defaultdict
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from effdl import config
 from effdl.config import Spec
 from effdl.errors import EffdlError
 
+if TYPE_CHECKING:
+    from effdl.datasets.dataset import Facts
+
 LEAST = 8  # runs: of fewer, what a stack takes beside its products is more than it saves
 MOST = 64
 GAIN = 4  # how much faster a run is in a stack, about
 STEP_PRODUCTS = 16_000_000  # multiply-adds of a step's forward pass: of larger ones products are nearly all of the time
-
 MEMORY_SHARE = 0.5
 
 
@@ -25,13 +32,10 @@ def settled(specs: Sequence[Spec], root: Path, on: bool = True) -> list[Spec]:
     Of runs that can be, which differ in seed and optimizer alone, all are or none: the kind of which less is left to do by the
     records, which count as they are. What was said before stays. on: False where nobody wants any.
     """
-    found = list(specs)
-    if on:
-        for places in _groups([spec for spec in specs if spec.stacked is None]).values():
-            group = dict.fromkeys(places)
-            if len(group) >= LEAST and _pays(list(group), root):
-                found = [replace(spec, stacked=True) if spec in group else spec for spec in found]
-    return [spec if spec.stacked is not None else replace(spec, stacked=False) for spec in found]
+    waiting = dict.fromkeys(spec for spec in specs if on and spec.stacked is None)
+    groups = [group for group in _groups(waiting).values() if len(group) >= LEAST and _pays(group, root)]
+    stacked = {spec for group in groups for spec in group}
+    return [spec if spec.stacked is not None else replace(spec, stacked=spec in stacked) for spec in specs]
 
 
 def kept(specs: Sequence[Spec], root: Path) -> list[Spec]:
@@ -46,7 +50,7 @@ def _as(specs: Sequence[Spec], stacked: bool) -> list[Spec]:
     return [replace(spec, stacked=stacked) for spec in specs]
 
 
-def _groups(specs: Sequence[Spec]) -> Mapping[Hashable, list[Spec]]:
+def _groups(specs: Iterable[Spec]) -> Mapping[Hashable, list[Spec]]:
     groups: dict[Hashable, list[Spec]] = defaultdict(list)
     for spec in specs:
         if (found := key(spec)) is not None:
@@ -80,38 +84,33 @@ def _is_plain(spec: Spec) -> bool:
     return computes and hardware.processes == 1 and hardware.threads is None and not (spec.filter or spec.probe or spec.augment)
 
 
+SAME = ("method", "arch", "dataset", "objective", "hardware", "test_every")
+
+
 @lru_cache(maxsize=1024)
 def _key(spec: Spec) -> Hashable | None:
-    from effdl.methods.method import Method
-
-    if spec.optimizer is None or type(spec.method).stack_key is Method.stack_key:  # before torch has to build anything
-        return None
-    with suppress(EffdlError):
+    with suppress(EffdlError):  # which the run itself will say
         facts = spec.dataset.facts()
-        form = _form(spec, facts)
-        return None if form is None else (*(getattr(spec, group) for group in _SAME), type(spec.optimizer), form)
+        linear = spec.arch.facts(facts).linear
+        if spec.optimizer is None or linear is None:
+            return None
+        products = sum(a * b for a, b in pairwise((math.prod(facts.input_shape), *linear, facts.outputs)))
+        if products * facts.batch_size <= STEP_PRODUCTS and (form := _form(spec, facts)) is not None:
+            return *(getattr(spec, group) for group in SAME), type(spec.optimizer), form
     return None
 
 
-_SAME = ("method", "arch", "dataset", "objective", "hardware", "test_every")
-
-
-def _form(spec: Spec, facts: object) -> Hashable | None:
-    """The method's own key, where its step is small, and its optimizer and objective can be stacked."""
+def _form(spec: Spec, facts: Facts) -> Hashable | None:
+    """The method's own key, where its optimizer and objective can be stacked."""
     import torch
-    from torch import nn
 
     from effdl.archs.vision import undrawn
     from effdl.training.stacked import maps
     from effdl.training.stacked_optimizer import by_element
 
-    if not by_element(spec.optimizer.build([nn.Parameter(torch.zeros(1))])):
+    if not by_element(spec.optimizer.build([torch.nn.Parameter(torch.zeros(1))])) or not maps(spec.objective, facts):
         return None
-    network = undrawn(lambda: spec.arch.untrained().build(facts))
-    products = sum(part.weight.numel() for part in network.modules() if isinstance(part, nn.Linear))
-    if products * spec.dataset.batch_size > STEP_PRODUCTS or not maps(spec.objective, spec.dataset.facts()):
-        return None
-    found: Hashable | None = spec.method.stack_key(network)
+    found: Hashable | None = spec.method.stack_key(undrawn(lambda: spec.arch.untrained().build(facts)))
     return found
 
 
@@ -138,7 +137,5 @@ def _room(workers: int) -> float:
 
 def bytes_of(spec: Spec) -> int:
     """What a run of a stack holds of its data, about: samples as they are stored, and standardised."""
-    import math
-
     facts = spec.dataset.facts()
     return int((facts.train + facts.val + facts.test) * math.prod(facts.input_shape) * (5 if facts.is_image else 8)) + 1
