@@ -1,6 +1,5 @@
 """One Spec carried out from start to summary: the only place where data, network, method and records meet."""
 
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from datetime import datetime
@@ -33,12 +32,11 @@ from effdl.records.store import Say, Store, write_atomically, write_json
 from effdl.rng import seed_for
 from effdl.training.company import Company, carried_together
 from effdl.training.handle import CannotGoOn
-from effdl.training.hardware import restoring
+from effdl.training.hardware import alone
 from effdl.training.loop import reseed
 from effdl.training.ranks import Ranks, joined
 
 CPU = torch.device("cpu")
-ALONE = threading.RLock()  # of several threads one runs: the generators are torch's own, one a process
 OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc", "Cannot allocate memory")
 
 
@@ -78,13 +76,6 @@ def carry_out(
         if not _is_out_of_memory(error):
             raise
         raise HardwareError(f"out of memory ({' '.join(str(error).split())[:120]}): try {spec.method.saves_memory}") from None
-
-
-@contextmanager
-def alone() -> Iterator[None]:
-    """Within, no other thread carries runs out; afterwards what holds for the whole process is as it was."""
-    with ALONE, restoring():
-        yield
 
 
 def _carry_out(
@@ -202,8 +193,7 @@ def _lead(
 ) -> dict[str, Any]:
     """Carry a run out and record it; alone or as the first of several processes."""
     name = name_of(spec)
-    places = {"store": store, "log": log, "reporter": reporter, "name": name, "ranks": ranks, "goes_on": goes_on}
-    places["company"] = company
+    places = {"store": store, "log": log, "name": name, "reporter": reporter, "ranks": ranks, "goes_on": goes_on}
     head = {"run_id": store.path.name, "name": name, "seed": spec.seed}
 
     def recorded(summary: dict[str, Any]) -> dict[str, Any]:
@@ -214,7 +204,7 @@ def _lead(
 
     mark = None if spec.stacked else _high_water(spec, device)  # of a stack no run has a memory of its own
     try:
-        run, network = _fit(spec, problem, device, lambda: open_run(spec, test, **places), store)
+        run, network = _fit(spec, problem, device, lambda: open_run(spec, test, company=company, **places), store)
         metrics = run.summary(network, problem.val())
         write_atomically(store.path / "network.safetensors", _network_bytes(network))
         if mark is not None and not run.resumed and (above := mark.above()) is not None:

@@ -129,8 +129,9 @@ def _attempt_all(
     """
     if not specs[0].stacked:
         return [_attempt(spec, root, reporter, threads, goes_on) for spec in specs]
-    from effdl.records.carry import alone, name_of
+    from effdl.records.carry import name_of
     from effdl.training.company import carried_together
+    from effdl.training.hardware import alone
 
     order = sorted(range(len(specs)), key=lambda place: name_of(specs[place]))
     with alone():

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
@@ -20,6 +21,7 @@ from effdl.training.ranks import LEAST_SHARE
 
 M = TypeVar("M", bound=nn.Module)
 BOUND = Path("/sys/fs/cgroup/memory.max")  # of a container, in bytes, or "max"
+ALONE = threading.RLock()
 COMMAND = "torchrun --standalone --nproc_per_node={} run.py hardware=ddp ..."
 
 
@@ -153,6 +155,13 @@ def restoring() -> Iterator[None]:
         torch.set_num_threads(threads)
         for backend, before in zip(_rounding(), rounding, strict=True):
             backend.fp32_precision = before
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """As `restoring`, and of several threads one is within: the generators are torch's own, one a process."""
+    with ALONE, restoring():
+        yield
 
 
 def _rounding() -> tuple[Any, ...]:

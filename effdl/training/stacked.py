@@ -135,8 +135,7 @@ class LearnEpoch(Question[Learned]):
         learners = [question._learner for question in questions]
         stack = Stack([learner.rule for learner in learners])
         optimizer = StackedOptimizer([learner.optimizer for learner in learners], list(stack.parameters.values()))
-        bytes_ = len(questions) * first.sizes[0] * first.sample_bytes
-        joined = max(1, min(64, READ_BYTES // bytes_))
+        joined = max(1, READ_BYTES // (len(questions) * first.sizes[0] * first.sample_bytes))
         batches = side_by_side([question.read(joined) for question in questions], first.sizes)
         epoch, seed = learners[0].epoch, learners[0].seed
 
@@ -153,12 +152,12 @@ class LearnEpoch(Question[Learned]):
                 break
         stack.put_back()
         optimizer.put_back()
-        total = torch.stack(sums).double()
-        samples = sum(first.sizes)
-        return [question._outcome(total[:, i], samples) for i, question in enumerate(questions)]
+        of_each = torch.stack(sums).double().unbind(1)
+        return [question._outcome(total) for question, total in zip(questions, of_each, strict=True)]
 
-    def _outcome(self, total: Tensor, samples: int) -> Learned | Exception:
-        ((where, learner),) = self.learners.items()
+    def _outcome(self, total: Tensor) -> Learned | Exception:
+        """total: of each step's losses, (steps,)."""
+        ((where, learner),), samples = self.learners.items(), sum(self.sizes)
         try:
             mean = mean_loss(total, samples, learner.rule, where)
         except Diverged as error:
