@@ -65,15 +65,14 @@ class _Member(Company):
         super().__init__()
         self._shared = shared
         self._task, self._turn, self._over = task, threading.Semaphore(0), threading.Semaphore(0)
-        self._thread = threading.Thread(target=self._work, daemon=True)
-        self._thread.start()
         self._dismissed = False
         self._left = {name: clock() for name, clock in CLOCKS.items()}  # when it was its turn last
-        self.question: Question[Any] | None = None
-        self.answer: Any = None  # an exception is raised where it was asked; None: it answers alone
+        self.asked: tuple[Hashable, Question[Any]] | None = None  # under what kind and key
+        self.answer: Any = None  # an exception is raised where it was asked
         self.result: Any = None
         self.failed: BaseException | None = None
         self.ended = False
+        threading.Thread(target=self._work, daemon=True).start()
 
     def go_on(self, share: Mapping[str, float]) -> None:
         """Its turn, until it asks the next question or ends. share: its part of the time that the answer took."""
@@ -92,12 +91,12 @@ class _Member(Company):
             self.go_on({})
 
     def ask(self, question: Question[A]) -> A:
-        if question.key() is None:
+        if (key := question.key()) is None:
             return question.alone()
-        self.question, self.answer = question, None
+        self.asked = (type(question), key), question
         self._over.release()
         self._turn.acquire()
-        self.question = None
+        self.asked = None
         if self._dismissed:
             raise _Dismissed
         if isinstance(self.answer, Exception):
@@ -136,22 +135,22 @@ def carried_together(tasks: Sequence[Callable[[Company], A]]) -> list[A]:
     try:
         for member in members:
             member.go_on({})
-        while waiting := [member for member in members if member.question is not None]:
-            _answer(waiting)
+        while any(member.asked for member in members):
+            _answer(members)
     finally:
         for member in members:
             member.dismiss()
     return [member.result for member in members]
 
 
-def _answer(waiting: Sequence[_Member]) -> None:
+def _answer(members: Sequence[_Member]) -> None:
     """The questions of the lightest kind; all who asked them go on."""
-    asked = [(member, member.question) for member in waiting if member.question is not None]
-    lightest = min(question.weight for _, question in asked)
+    waiting = [(member, *member.asked) for member in members if member.asked is not None]
+    lightest = min(question.weight for _, _, question in waiting)
     groups: dict[Hashable, list[tuple[_Member, Question[Any]]]] = {}
-    for member, question in asked:
+    for member, key, question in waiting:
         if question.weight == lightest:
-            groups.setdefault((type(question), question.key()), []).append((member, question))
+            groups.setdefault(key, []).append((member, question))
     for group in groups.values():
         began = {name: clock() for name, clock in CLOCKS.items()}
         questions = [question for _, question in group]
