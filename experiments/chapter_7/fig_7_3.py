@@ -17,7 +17,7 @@ ROUNDING = 1e-5  # of the error: below it processors differ, and the page would 
 
 
 def measures(runs: pd.DataFrame) -> pd.DataFrame:
-    """Adds, of the program with the P of the run, its squared error, and how far the run's is from it, as a share, ROUNDING or more."""
+    """Adds, of the program with the P of the run, its squared error, and how far the run's is from it, ROUNDING or more."""
     cells = {cell.name: cell for cell in artefact.load("fig-7.3").cells("paper")}
     found = []
     for cell, seed in zip(runs["cell"], runs["seed"], strict=True):
