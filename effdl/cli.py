@@ -266,7 +266,7 @@ def _execute(specs: list[config.Spec], composed: Any) -> list[dict[str, Any]]:
     for remark in checking.remarks(specs):
         print(f"effdl: {remark}", file=sys.stderr, flush=True)
     with Console(len(specs), bars=not _jobs) as console:
-        return execute(specs, root, workers, console)
+        return execute(specs, root, workers, console, stacks(composed))
 
 
 def places(composed: Any) -> tuple[Path, int]:
@@ -277,3 +277,10 @@ def places(composed: Any) -> tuple[Path, int]:
     if workers is not None and (type(workers) is not int or workers < 1):
         raise ConfigError(f"workers: a whole number from 1, or null for one a core, not {workers!r}")
     return at_home(str(results), "results"), workers or os.cpu_count() or 1
+
+
+def stacks(composed: Any) -> bool:
+    """Whether small networks of a sweep may be trained as one."""
+    if type(found := composed.get("stack", True)) is not bool:
+        raise ConfigError(f"stack: true or false, not {found!r}")
+    return found

@@ -49,6 +49,7 @@ def parser() -> Parser:
         _add_scale(made)
         made.add_argument("--cell", help="only these cells: axis=level,axis=level")
         made.add_argument("--workers", type=count, default=os.cpu_count() or 1, help="processes (one a core)")
+        made.add_argument("--no-stack", dest="stack", action="store_false", help="train each of many small networks by itself")
         made.add_argument("--json", action="store_true", help="one JSON object on standard output")
         made.add_argument("--config-dir", "-cd", type=_config_folder, help="the folder of a config of yours")
         made.add_argument("--config-name", "-cn", type=word, help="the name of a config, such as a search's best")
@@ -139,12 +140,13 @@ def _plan_many(options: argparse.Namespace) -> int:
         told = sweep.search(composed, trials, workers)
         print(json.dumps(told) if options.json else sweep.search_text(told, workers))
         return 0
-    root, workers = _places(options, config.compose(config.grammar.sweep(overrides)[0][0]), given)
+    first = config.compose(config.grammar.sweep(overrides)[0][0])
+    root, workers = _places(options, first, given)
     with tracking() as track:
         asked = sweep.runs(overrides, track)
     print("effdl: trying a few steps of each kind of run", file=sys.stderr, flush=True)
     with tracking() as track:
-        planned = sweep.sweep(asked, root, workers, track)
+        planned = sweep.sweep(asked, root, workers, track, options.stack and cli.stacks(first))
     print(json.dumps(planned.to_json()) if options.json else planned.text())
     return 0
 
@@ -166,7 +168,8 @@ def _overrides(options: argparse.Namespace) -> list[str]:
 def run(options: argparse.Namespace) -> int:
     """Run an artefact and report it, or run one Spec."""
     if not _is_artefact(options):
-        return cli.run_overrides([f"results={json.dumps(str(options.results))}", *_overrides(options)], options.again)
+        places = [f"results={json.dumps(str(options.results))}", *([] if options.stack else ["stack=false"])]
+        return cli.run_overrides([*places, *_overrides(options)], options.again)
     if options.again:
         raise ConfigError("--again: sets the record of one run aside; give its overrides, not an artefact's id")
     from effdl.records.report import Console
@@ -282,4 +285,4 @@ def _survey(declaration: Any, scale: str, options: argparse.Namespace) -> list[A
     from effdl.reproduce.survey import survey
 
     with tracking() as track:
-        return survey(declaration, scale, options.results, options.cell, track)
+        return survey(declaration, scale, options.results, options.cell, track, options.stack)

@@ -21,11 +21,10 @@ from effdl.errors import ConfigError, DataError, EffdlError, one_line
 from effdl.methods.segmentwise import Segmentwise
 from effdl.objectives.losses import LinearMse, SigmoidBce, SoftmaxCe
 from effdl.objectives.objective import Objective, kind_of
-from effdl.records.carry import ALONE
 from effdl.records.report import Console, Progress, Reporter, Settings, Silent, duration, size
 from effdl.records.run import Run
 from effdl.training.decision import Pool
-from effdl.training.hardware import Hardware, restoring
+from effdl.training.hardware import Hardware, alone
 from effdl.training.optim import Adadelta, Adagrad, Adam, Adamw, Optimizer, Rmsprop, Sgd
 
 OPTIMIZERS = {cls.snake_name(): cls for cls in (Adamw, Sgd, Adagrad, Adadelta, Rmsprop, Adam)}
@@ -86,7 +85,7 @@ def train_layerwise(
     Raises:
         ConfigError, DataError: what cannot be, in one line. Diverged: a loss is no number any more.
     """
-    with _in_arguments_words(), ALONE, restoring():
+    with _in_arguments_words(), alone():
         rule, steps = _method(method, memory_budget), _optimizer(optimizer, lr, weight_decay)
         weight = _weight(module)
         _check(hardware, objective, batch_size)

@@ -188,7 +188,7 @@ def test_values_that_do_not_go_together_are_a_failed_trial(tmp_path: Path) -> No
 
 def test_a_full_disk_ends_a_search_and_spends_no_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(jobs: Any, *_: Any) -> None:
-        key, _ = jobs.next()
+        ((key, _),) = jobs.next()
         jobs.done(key, {"status": "error", "reason": "No space left; free some space", "exit_code": RecordError.exit_code})
 
     with monkeypatch.context() as patch:

@@ -10,6 +10,8 @@ from effdl.config.groups import GROUPS
 from effdl.config.spec import Spec
 from effdl.setting import Setting
 
+STACK_VERSION = 1  # goes up where stacked runs begin to give other numbers
+
 
 def is_setting(value: Any) -> bool:
     return isinstance(value, Setting) and is_dataclass(value)
@@ -40,7 +42,8 @@ def dump(spec: Spec, *, identity_only: bool = False) -> dict[str, Any]:
 
     groups = {g: s for g, s in spec.settings().items() if not (identity_only and GROUPS[g].identity == "never")}
     built = {g: {one.snake_name(): plain(one) for one in s} if GROUPS[g].several else plain(s) for g, s in groups.items()}
-    return {**built, "seed": spec.seed, "test_every": spec.test_every}
+    extra = {"stacked": True} if spec.stacked else {}
+    return {**built, "seed": spec.seed, "test_every": spec.test_every, **extra}
 
 
 def identity(spec: Spec, fingerprint: str, versions: Mapping[type, int] | None = None) -> dict[str, Any]:
@@ -70,7 +73,9 @@ def identity(spec: Spec, fingerprint: str, versions: Mapping[type, int] | None =
     settled = [(g, s, GROUPS[g].identity) for g, s in spec.settings().items()]
     used = {g: s for g, s, part in settled if part == "always" or (part == "chosen" and s)}
     settings = {g: {one.snake_name(): named(one) for one in s} if GROUPS[g].several else named(s) for g, s in used.items()}
-    extra = {} if spec.test_every == "epoch" else {"test_every": spec.test_every}
+    extra: dict[str, Any] = {} if spec.test_every == "epoch" else {"test_every": spec.test_every}
+    if spec.stacked:
+        extra["stacked"] = STACK_VERSION
     return {**settings, **extra, "seed": spec.seed, "data": fingerprint}
 
 

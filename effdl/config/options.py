@@ -20,6 +20,7 @@ OF_EFFDL = {  # options of the command `effdl`, and what says the same
     "--time": "effdl plan --time {}, which measures a few steps and starts nothing",
     "--results": "results=<folder>",
     "--workers": "workers=<number>",
+    "--no-stack": "stack=false",
 }
 WITH_VALUE: dict[str, tuple[str, ...]] = {  # and of which words, where not any will do
     **dict.fromkeys(("-c", "--cfg"), ("job", "hydra", "all")),

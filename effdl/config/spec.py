@@ -15,7 +15,7 @@ from effdl.config.moved import today
 from effdl.errors import ConfigError, one_line
 
 OF_RUNS = [name for name, group in GROUPS.items() if group.of_runs]
-PLACES = ("results", "workers", *OF_RUNS)  # root keys that say where and how, not what
+PLACES = ("results", "workers", "stack", *OF_RUNS)  # root keys that say where and how, not what
 TEST_EVERY = ("epoch", "segment", "run")
 
 
@@ -25,6 +25,8 @@ class Spec:
 
     test_every: how often networks under training are measured on the test split, for the record only.
     probe: by name, so that equal choices are equal Specs.
+    stacked: whether it is trained as one of a stack (`records.stacking`), by which float32 rounds otherwise; None where that is
+        open still: then a sweep settles it, and a lone run is not.
     chosen: group -> the choice by its name, for people, where that is known.
     """
 
@@ -40,6 +42,7 @@ class Spec:
     filter: Any = None
     probe: tuple[Any, ...] = ()
     augment: Any = None
+    stacked: bool | None = None
     chosen: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     @property
@@ -76,7 +79,10 @@ def build(config: DictConfig | Mapping[str, Any], *, checked: bool = True) -> Sp
         raise ConfigError(f"seed: a whole number from 0, not {seed!r}")
     if test_every not in TEST_EVERY:
         raise ConfigError(f"test_every: one of {', '.join(TEST_EVERY)}, not {test_every!r}")
-    spec = Spec(**settings, seed=seed, test_every=test_every, chosen=chosen)
+    stacked = plain.get("stacked")
+    if stacked is not None and type(stacked) is not bool:
+        raise ConfigError(f"stacked: true, false, or null for a sweep to settle, not {stacked!r}")
+    spec = Spec(**settings, seed=seed, test_every=test_every, stacked=stacked, chosen=chosen)
     exact = spec.method.fits_least_squares
     spec = replace(spec, hardware=spec.hardware.resolved(spec.arch.gains_by_channels_last, exact))
     if checked:

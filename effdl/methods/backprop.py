@@ -1,6 +1,6 @@
 """Full backpropagation: the engine with one segment that holds the whole network, under its own head."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import ClassVar
 
 from torch import nn
@@ -10,6 +10,7 @@ from effdl.datasets.problem import Problem
 from effdl.methods.end_to_end import EndToEnd
 from effdl.setting import setting
 from effdl.training.decision_rule import DecisionRule
+from effdl.training.form import stack_form
 from effdl.training.handle import RunHandle
 from effdl.training.segments import Shapes
 
@@ -29,3 +30,6 @@ class Backprop(EndToEnd):
             return DecisionRule(blocks, model.head, problem.objective, checkpoint=self.checkpoint is not None)
 
         return made
+
+    def stack_key(self, network: BlockChain) -> Hashable | None:
+        return None if self.checkpoint else stack_form(network)

@@ -1,7 +1,7 @@
 """The plugin contract: a method is a frozen setting with `check`, and with `training` or `fit`."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any, ClassVar
 
 from torch import nn
@@ -71,6 +71,16 @@ class Method(Setting, ABC):
         """
         return None
 
+    def stack_key(self, network: BlockChain) -> Hashable | None:
+        """Runs of this method that differ in seed and optimizer alone are trained as one where the keys of their networks are
+        equal; None, the default, where each is carried out by itself.
+
+        `fit` stays as it is: what it asks ``run.company`` for, and the engine does so for epochs and measurements, is
+        answered for all of them at once. So whatever the engine trains under a rule that has a `Rule.stack_key` for such
+        networks can say here when it has: most likely `training.form.stack_form` of the network.
+        """
+        return None
+
     def fit(self, problem: Problem, model: BlockChain, run: RunHandle) -> nn.Module:
         """Learn; returns the network to be evaluated, from stored inputs to logits, in eval mode."""
         model = self.chain(model)
@@ -80,7 +90,9 @@ class Method(Setting, ABC):
         engine = Engine(training, problem, model, run)
         with engine.offload:
             if not engine.resume() and run.ranks.rank == 0:  # costs take steps of their own that the others do not make
-                run.expect(segment_costs(engine), training.keep_bytes)
+                kind = self.stack_key(model)
+                costs = segment_costs(engine) if kind is None else run.company.share(kind, lambda: segment_costs(engine))
+                run.expect(costs, training.keep_bytes)
             return engine.fit()
 
     @abstractmethod

@@ -1,8 +1,7 @@
 """One Spec carried out from start to summary: the only place where data, network, method and records meet."""
 
-import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from datetime import datetime
 from functools import lru_cache, partial
 from importlib import import_module
@@ -32,13 +31,13 @@ from effdl.records.run import GoesOn, Run, digest
 from effdl.records.shorter import shorter
 from effdl.records.store import Say, Store, write_atomically, write_json
 from effdl.rng import seed_for
+from effdl.training.company import Company, carried_together
 from effdl.training.handle import CannotGoOn
-from effdl.training.hardware import restoring
+from effdl.training.hardware import alone
 from effdl.training.loop import reseed
 from effdl.training.ranks import Ranks, joined
 
 CPU = torch.device("cpu")
-ALONE = threading.RLock()  # of several threads one runs: the generators are torch's own, one a process
 OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc", "Cannot allocate memory")
 
 
@@ -48,6 +47,7 @@ def carry_out(
     reporter: Reporter | None = None,
     threads: int | None = None,
     goes_on: GoesOn | None = None,
+    company: Company | None = None,
 ) -> dict[str, Any]:
     """Run a Spec, go on with it, or answer from its record; returns what summary.json holds.
 
@@ -58,14 +58,18 @@ def carry_out(
         root: the results folder.
         threads: CPU threads where the Spec leaves them open.
         goes_on: may stop the run after an epoch, see `Run`.
+        company: of the stack that it is one of, whose thread is `alone` for all of them.
 
     Raises:
         Stopped: ``goes_on`` did.
         EffdlError: nothing final was reached; the same call goes on from the last checkpoint.
     """
+    if spec.stacked and company is None:  # as one of a stack, by itself
+        with alone():
+            return carried_together([lambda own: carry_out(spec, root, reporter, threads, goes_on, own)])[0]
     try:
-        with ALONE, restoring(), joined(spec.hardware.processes, spec.hardware.device) as ranks:
-            return _carry_out(spec, root, reporter or Silent(), threads, ranks, goes_on)
+        with nullcontext() if company else alone(), joined(spec.hardware.processes, spec.hardware.device) as ranks:
+            return _carry_out(spec, root, reporter or Silent(), threads, ranks, goes_on, company or Company())
     except Exception as error:
         if "DataLoader worker" in str(error):  # raised wherever the run was when it noticed
             reason = " ".join(str(error).split())[:120]
@@ -76,14 +80,20 @@ def carry_out(
 
 
 def _carry_out(
-    spec: config.Spec, root: Path, reporter: Reporter, threads: int | None, ranks: Ranks, goes_on: GoesOn | None
+    spec: config.Spec,
+    root: Path,
+    reporter: Reporter,
+    threads: int | None,
+    ranks: Ranks,
+    goes_on: GoesOn | None,
+    company: Company,
 ) -> dict[str, Any]:
     print_of_data = fingerprint(spec.dataset)
     store = Store(root, config.run_id(spec, print_of_data), reporter.say)
     if (done := ranks.agree(lambda: _answer(store, spec))) is not None:
         return done
     device = spec.hardware.open(threads)
-    train, test = spec.dataset.load()
+    train, test = company.share(spec.dataset, spec.dataset.load)
     problem = open_problem(spec, train, test, device, ranks)
     del train
     with ExitStack() as held:
@@ -99,7 +109,7 @@ def _carry_out(
         if ranks.rank > 0:
             return _follow(spec, problem, device, ranks)
         with Log(spec.logger, reporter.say, store.path, name_of(spec), config.dump(spec)) as log:
-            return _lead(spec, store, problem, test.to(device), device, log, reporter, ranks, goes_on)
+            return _lead(spec, store, problem, test.to(device), device, log, reporter, ranks, goes_on, company)
 
 
 @contextmanager
@@ -181,10 +191,11 @@ def _lead(
     reporter: Reporter,
     ranks: Ranks,
     goes_on: GoesOn | None,
+    company: Company,
 ) -> dict[str, Any]:
     """Carry a run out and record it; alone or as the first of several processes."""
     name = name_of(spec)
-    places = {"store": store, "log": log, "reporter": reporter, "name": name, "ranks": ranks, "goes_on": goes_on}
+    places = {"store": store, "log": log, "name": name, "reporter": reporter, "ranks": ranks, "goes_on": goes_on}
     head = {"run_id": store.path.name, "name": name, "seed": spec.seed}
 
     def recorded(summary: dict[str, Any]) -> dict[str, Any]:
@@ -193,9 +204,9 @@ def _lead(
         log.close(summary)
         return {**summary, "path": str(store.path)}
 
-    mark = _high_water(spec, device)
+    mark = None if spec.stacked else _high_water(spec, device)  # of a stack no run has a memory of its own
     try:
-        run, network = _fit(spec, problem, device, lambda: open_run(spec, test, **places), store)
+        run, network = _fit(spec, problem, device, lambda: open_run(spec, test, company=company, **places), store)
         metrics = run.summary(network, problem.val())
         write_atomically(store.path / "network.safetensors", _network_bytes(network))
         if mark is not None and not run.resumed and (above := mark.above()) is not None:

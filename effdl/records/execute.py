@@ -9,6 +9,7 @@ import traceback
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -17,19 +18,22 @@ from typing import TYPE_CHECKING, Any, Protocol
 from effdl.config import Spec
 from effdl.errors import ConfigError, EffdlError, Stopped, crash
 from effdl.records.report import Progress, Reporter, Settings, Silent
+from effdl.records.stacking import settled, split_up
 from effdl.training.handle import SegmentCost
 
 if TYPE_CHECKING:
     from effdl.records.run import GoesOn
+    from effdl.training.company import Company
 
 Result = dict[str, Any]
+Job = Sequence[tuple[int, Spec]]  # one run under its key, or those of a stack
 
 
 class Jobs(Protocol):
-    """What a pool works off: runs that come one by one, each under a key of its own."""
+    """What a pool works off: runs that come one by one, or several that are trained as one, each under a key of its own."""
 
-    def next(self) -> tuple[int, Spec] | None:
-        """The next run; None when no other begins."""
+    def next(self) -> Job | None:
+        """The next; None when no other begins."""
 
     def goes_on(self, key: int, step: int, score: float) -> bool:
         """Whether a run goes on after an epoch, asked where ``judged``, see `Run`."""
@@ -40,7 +44,9 @@ class Jobs(Protocol):
     judged: bool
 
 
-def execute(specs: Sequence[Spec], root: Path, workers: int = 1, reporter: Reporter | None = None) -> list[Result]:
+def execute(
+    specs: Sequence[Spec], root: Path, workers: int = 1, reporter: Reporter | None = None, stack: bool = True
+) -> list[Result]:
     """The results of Specs, in their order. Each is carried out once, and one that was begun goes on where it stopped.
 
     A lone run works in this process with the threads that torch takes by itself (all cores, or OMP_NUM_THREADS); several
@@ -48,21 +54,28 @@ def execute(specs: Sequence[Spec], root: Path, workers: int = 1, reporter: Repor
     a process of its own, so that its memory there can be told. Equal Specs run once. A result is a run's summary, or
     {"status": "error" | "died", "reason": ...}: one failed run leaves the others alone, and a run whose worker died is tried
     once more. One that was answered from its record is a `report.Answer`, which knows from which.
+
+    stack: several small networks that differ in seed and optimizer alone are trained as one where that is faster, see
+        `stacking.settled`; False trains each by itself, unless its Spec says otherwise.
     """
     reporter = reporter or Silent()
+    specs = settled(specs, root, stack and len(specs) > 1)
     if len(specs) > 1 and any(spec.hardware.processes > 1 for spec in specs):
         raise ConfigError("hardware.processes: torchrun's processes carry out one run, not several")
     if len(specs) == 1:
-        result = _attempt(specs[0], root, reporter, threads=None)
+        (result,) = _attempt_all(specs, root, reporter, threads=None)
         reporter.done(result)
         return [result]
     results: dict[Spec, Result | None] = {spec: _answer(spec, root, reporter) for spec in dict.fromkeys(specs)}
-    left = _Listed([spec for spec, result in results.items() if result is None])
-    if any(spec.hardware.device != "cpu" for spec in left.specs):
+    todo = [spec for spec, result in results.items() if result is None]
+    if any(spec.hardware.device != "cpu" for spec in todo):
         workers = 1
+    left = _Listed(todo, workers)
     reporter.begin()
+    if (stacked := sum(bool(spec.stacked) for spec in todo)) > 1:
+        reporter.say(f"{stacked} small networks are trained as one; stack=false trains each by itself")
     if left.specs:
-        work_off(left, root, min(workers, len(left.specs)), reporter)
+        work_off(left, root, min(workers, left.jobs), reporter)
     results.update(zip(left.specs, left.results, strict=True))
     return [summary for spec in specs if (summary := results[spec]) is not None]
 
@@ -77,11 +90,12 @@ class _Listed:
 
     judged = False
 
-    def __init__(self, specs: Sequence[Spec]) -> None:
+    def __init__(self, specs: Sequence[Spec], workers: int) -> None:
         self.specs, self.results = specs, [None] * len(specs)  # type: tuple[Sequence[Spec], list[Result | None]]
-        self._waiting = deque(enumerate(specs))
+        self._waiting = deque([(key, specs[key]) for key in keys] for keys in split_up(specs, workers))
+        self.jobs = len(self._waiting)
 
-    def next(self) -> tuple[int, Spec] | None:
+    def next(self) -> Job | None:
         return self._waiting.popleft() if self._waiting else None
 
     def goes_on(self, key: int, step: int, score: float) -> bool:
@@ -105,11 +119,39 @@ def _answer(spec: Spec, root: Path, reporter: Reporter) -> Result | None:
     return result
 
 
-def _attempt(spec: Spec, root: Path, reporter: Reporter, threads: int | None, goes_on: "GoesOn | None" = None) -> Result:
+def _attempt_all(
+    specs: Sequence[Spec], root: Path, reporter: Reporter, threads: int | None, goes_on: "GoesOn | None" = None
+) -> list[Result]:
+    """The results of runs; of a stack, which may be of one, in company of each other.
+
+    They take ownership of their records in the order of their names, as those of another process do, so that no two wait for
+    one another.
+    """
+    if not specs[0].stacked:
+        return [_attempt(spec, root, reporter, threads, goes_on) for spec in specs]
+    from effdl.records.carry import name_of
+    from effdl.training.company import carried_together
+    from effdl.training.hardware import alone
+
+    order = sorted(range(len(specs)), key=lambda place: name_of(specs[place]))
+    with alone():
+        tasks = [partial(_attempt, specs[place], root, reporter, threads, goes_on) for place in order]
+        results = carried_together(tasks)
+    return [results[order.index(place)] for place in range(len(specs))]
+
+
+def _attempt(
+    spec: Spec,
+    root: Path,
+    reporter: Reporter,
+    threads: int | None,
+    goes_on: "GoesOn | None" = None,
+    company: "Company | None" = None,
+) -> Result:
     from effdl.records.carry import carry_out, name_of
 
     try:
-        return carry_out(spec, root, reporter, threads, goes_on)
+        return carry_out(spec, root, reporter, threads, goes_on, company)
     except Stopped as stopped:
         return {"name": name_of(spec), "seed": spec.seed, "status": "stopped", "reason": str(stopped)}
     except EffdlError as error:
@@ -143,7 +185,7 @@ class _Worker:
         self.process: BaseProcess = context.Process(target=_work, args=(theirs, root))  # type: ignore[attr-defined]
         self.process.start()
         theirs.close()
-        self.job: tuple[int, Spec] | None = None
+        self.job: Job | None = None
         self.used = False
 
     def close(self) -> None:
@@ -158,8 +200,8 @@ class _Worker:
 class _Pool:
     def __init__(self, jobs: Jobs, root: Path, workers: int, reporter: Reporter) -> None:
         self.jobs, self.root, self.reporter = jobs, root, reporter
-        self.again: deque[tuple[int, Spec]] = deque()  # whose worker died
-        self.deaths: dict[int, int] = {}
+        self.again: deque[Job] = deque()  # whose worker died
+        self.deaths: set[int] = set()
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(["torch", "torch._dynamo", "effdl.records.carry"])
         self.count = workers
@@ -185,11 +227,11 @@ class _Pool:
         job = self.again.popleft() if self.again else self.jobs.next()
         if job is None:
             return
-        if worker.used and _has_own_process(job[1]):
+        if worker.used and any(_has_own_process(spec) for _, spec in job):
             worker = self._renew(place)
         worker.job, worker.used = job, True
         with suppress(OSError):  # a worker that is gone shows when it is listened to
-            worker.connection.send((job[1], self.jobs.judged))
+            worker.connection.send(([spec for _, spec in job], self.jobs.judged))
 
     def _renew(self, place: int) -> _Worker:
         """A new worker in a place. The old one sees its connection end, and takes its time while the others work on."""
@@ -207,11 +249,12 @@ class _Pool:
             return
         assert worker.job is not None
         if kind == "result":
-            self._book(worker.job[0], content[0])
+            for (key, _), result in zip(worker.job, content[0], strict=True):
+                self._book(key, result)
             self._give(place)
         elif kind == "goes_on":
             with suppress(OSError):
-                worker.connection.send(self.jobs.goes_on(worker.job[0], *content))
+                worker.connection.send(self.jobs.goes_on(worker.job[0][0], *content))
         else:
             getattr(self.reporter, kind)(*content)
 
@@ -219,21 +262,22 @@ class _Pool:
         self.reporter.done(self.jobs.done(key, result))
 
     def _bury(self, place: int) -> None:
-        """A worker is gone: its run is tried once more by a new one, then booked as died."""
+        """A worker is gone: its run is tried once more by a new one, those of a stack each by itself, then booked as died."""
         worker = self.workers[place]
-        job = worker.job
-        assert job is not None
-        key, spec = job
+        assert worker.job is not None
         worker.process.join()
         code = worker.process.exitcode or 0
         cause = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        self.deaths[key] = self.deaths.get(key, 0) + 1
-        if self.deaths[key] == 1:
-            self.reporter.say(f"a worker died ({cause}); its run is tried once more")
-            self.again.append(job)
-        else:
-            reason = f"worker died twice ({cause})"
-            self._book(key, {"name": _name(spec), "seed": spec.seed, "status": "died", "reason": reason, "exit_code": 8})
+        first = [(key, spec) for key, spec in worker.job if key not in self.deaths]
+        if first:
+            runs = "run is tried" if len(first) == 1 else f"{len(first)} runs are tried"
+            self.reporter.say(f"a worker died ({cause}); its {runs} once more")
+            self.again += [[run] for run in first]
+        for key, spec in worker.job:
+            if key in self.deaths:
+                reason = f"worker died twice ({cause})"
+                self._book(key, {"name": _name(spec), "seed": spec.seed, "status": "died", "reason": reason, "exit_code": 8})
+        self.deaths |= {key for key, _ in worker.job}
         self._renew(place)
         self._give(place)
 
@@ -281,9 +325,9 @@ def _work(connection: Connection, root: Path) -> None:
     relay = _Relay(connection)
     try:
         while True:
-            spec, judged = connection.recv()
-            result = _attempt(spec, root, relay, threads=1, goes_on=relay.goes_on if judged else None)
-            connection.send(("result", result))
+            specs, judged = connection.recv()
+            results = _attempt_all(specs, root, relay, threads=1, goes_on=relay.goes_on if judged else None)
+            connection.send(("result", results))
     except (EOFError, OSError):
         return
 

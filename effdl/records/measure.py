@@ -14,9 +14,11 @@ from effdl.archs.chain import BlockChain
 from effdl.datasets.batch import Batch
 from effdl.datasets.split import Split
 from effdl.objectives.objective import Objective
+from effdl.training.company import Company
 from effdl.training.features import NOTHING, Stack, Through
 from effdl.training.form import OWN, is_plain
-from effdl.training.loop import evaluate, switch_mode
+from effdl.training.loop import switch_mode
+from effdl.training.stacked import Evaluation
 
 Numbers = dict[str, float | None]
 Key = tuple[Any, ...] | None  # of a network, step by step; None where it cannot be told from all others
@@ -30,7 +32,8 @@ class Measure:
     count as training memory: a user who does not watch the test split while training never has them.
     """
 
-    def __init__(self, samples: Split, objective: Objective, batch_size: int) -> None:
+    def __init__(self, samples: Split, objective: Objective, batch_size: int, company: Company | None = None) -> None:
+        self._company = company or Company()
         self._stored, self._objective, self._batch_size = samples, objective, batch_size
         self._begin(samples)
 
@@ -149,7 +152,9 @@ class Measure:
 
     def _numbers(self, model: nn.Module, batches: Iterable[Batch]) -> Numbers:
         """A number that is not finite is None: it must not stop a run, which would tell of the test split; JSON has none."""
-        return {f"test/{k}": finite(v) for k, v in evaluate(model, batches, self._objective).items()}
+        asked = Evaluation([(nn.Identity(), model)], batches, self._objective, (len(self._samples), self._batch_size))
+        (found,) = self._company.ask(asked)
+        return {f"test/{k}": finite(v) for k, v in found.items()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ from effdl.records.report import Progress, Reporter, Settings, Silent
 from effdl.records.store import Store
 from effdl.records.temporary import Temporary
 from effdl.rng import seed_for
+from effdl.training.company import CLOCKS, Company
 from effdl.training.features import Stack
 from effdl.training.handle import SegmentCost
 from effdl.training.hardware import Hardware
@@ -38,7 +39,6 @@ T = TypeVar("T")
 GoesOn = Callable[[int, float], bool]
 
 SHOW_EVERY_S = 0.2
-CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 CHECKPOINT_SHARE = 0.05  # of the run's time at most
 
 
@@ -62,6 +62,7 @@ class Run:
         goes_on: asked after each epoch but the last, with its number over all segments, from 0, and the score on validation
             samples; where it says no the run stops at a checkpoint.
         shorter: settings that would make it shorter, asked for where it takes long.
+        company: of runs that are trained with it; by default it is alone.
     """
 
     def __init__(
@@ -83,21 +84,25 @@ class Run:
         name: str = "run",
         goes_on: GoesOn | None = None,
         shorter: Settings = list,
+        company: Company | None = None,
     ) -> None:
         self._goes_on, self._shorter = goes_on, shorter
         self._temporary: Temporary | None = None
         self._seed, self._optimizer = seed, optimizer
         self._objective, self._filter, self._probes = objective, filter, probes
         self.hardware, self.ranks = hardware or Hardware(), ranks or Ranks()
-        self._measure = Measure(test, objective, batch_size) if test is not None and objective is not None else None
+        self.company = company or Company()
+        self._measure = None
+        if test is not None and objective is not None:
+            self._measure = Measure(test, objective, batch_size, self.company)
         self._store, self._log, self._reporter, self._test_every = store, log, reporter or Silent(), test_every
         self.name = name
         self.lines: list[dict[str, Any]] = []
         self.notes: dict[str, Any] = {}
         self.times: dict[str, float] = {}
         self.resumed = False  # whether it goes on from a checkpoint
-        self._started = self._saved_at = time.perf_counter()
-        self._counted_at = {name: clock() for name, clock in CLOCKS.items()}
+        self._started, self._saved_at = time.perf_counter(), self.company.now("wall")
+        self._counted_at = {name: self.company.now(name) for name in CLOCKS}
         self._save_cost = 0.0
         self.plan: dict[str, list[float]] = {"epochs": [], "epoch_s": []}  # of each segment, as expected
         self._first_fraction: float | None = None
@@ -223,11 +228,11 @@ class Run:
 
     @contextmanager
     def timer(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
+        start = self.company.now("wall")
         try:
             yield
         finally:
-            self.times[name] = self.times.get(name, 0.0) + time.perf_counter() - start
+            self.times[name] = self.times.get(name, 0.0) + self.company.now("wall") - start
 
     def save(self, state: Callable[[], dict[str, Any]]) -> None:
         """Checkpoint, unless the last one is so recent that checkpoints would take over 5% of the time.
@@ -235,7 +240,7 @@ class Run:
         Raises:
             Stopped: ``goes_on`` says that the run is not worth going on with; a checkpoint is made all the same.
         """
-        start = time.perf_counter()
+        start = self.company.now("wall")
         stop = self._is_to_stop()
         if self._store is not None and (stop or start - self._saved_at >= self._save_cost / CHECKPOINT_SHARE):
             self._checkpoint(state, start)
@@ -253,7 +258,7 @@ class Run:
         assert self._store is not None
         self._count_wall()
         self._store.save({"method": state(), "notes": self.notes, "times": self.times, "plan": self.plan})
-        self._saved_at = time.perf_counter()
+        self._saved_at = self.company.now("wall")
         self._save_cost = self._saved_at - start
 
     def load(self) -> dict[str, Any] | None:
@@ -319,8 +324,8 @@ class Run:
 
         cpu: of this process on all its threads; on a machine with other work the better measure of what a run takes.
         """
-        for name, clock in CLOCKS.items():
-            now = clock()
+        for name in CLOCKS:
+            now = self.company.now(name)
             self.times[name] = self.times.get(name, 0.0) + now - self._counted_at[name]
             self._counted_at[name] = now
 

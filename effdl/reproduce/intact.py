@@ -13,6 +13,7 @@ from effdl.records import kept
 from effdl.reproduce.artefact import Cell, on_the_cpu
 
 if TYPE_CHECKING:
+    from effdl.config import Spec
     from effdl.records.store import Store
 
 POINTS = 500  # of a series, at most
@@ -65,10 +66,11 @@ class Intact:
         return f"{path}: {word}{more}; the ledger takes nothing from there"
 
 
-def again(cell: Cell, found: Sequence[str] | None, seed: int, root: Path) -> str:
+def again(cell: Cell, found: Sequence[str] | None, spec: Spec, root: Path) -> str:
     """The command that sets the record of a cell's run aside and makes it anew."""
     where = [] if root == Path("results") else ["--results", str(root)]
-    return shlex.join(["effdl", "run", "--again", *on_the_cpu((*cell.overrides, *(found or ()))), f"seed={seed}", *where])
+    own = [f"seed={spec.seed}", *(["+stacked=true"] if spec.stacked else [])]
+    return shlex.join(["effdl", "run", "--again", *on_the_cpu((*cell.overrides, *(found or ()))), *own, *where])
 
 
 def _thinned(told: Sequence[tuple[int, int, float | None]]) -> list[list[float]]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from effdl import config
 from effdl.errors import ConfigError, DataError, HardwareError, RecordError, SearchMissing
+from effdl.records import stacking
 from effdl.records.process import of_the_machine
 from effdl.reproduce import declared, searched
 from effdl.reproduce.artefact import NO_GPU, Cell, Declaration, specs
@@ -40,7 +41,8 @@ def collect(
     for cell in shown:
         try:
             values = searched.values(declaration, scale, cell, root)
-            commands = ((spec, partial(again, cell, values, spec.seed, root)) for spec in specs(cell, values))
+            made = stacking.kept(specs(cell, values), root)
+            commands = ((spec, partial(again, cell, values, spec, root)) for spec in made)
             found = [_run(declaration, scale, cell, spec, root, stood, intact, anew) for spec, anew in commands]
         except (DataError, HardwareError, SearchMissing) as error:
             reason = {DataError: "no data", SearchMissing: MISSING}.get(type(error), str(error))
@@ -71,6 +73,7 @@ def publish(declaration: Declaration, scale: str, root: Path, say: Callable[[str
     kept = list(_current(declaration, scale, before, root, say))
     anew = {line["cell"] for line in fresh if line["runs"]}
     kept = [line for line in kept if line["scale"] != scale or line["cell"] not in anew or "outdated" not in line]
+    fresh = _of_one_kind(scale, kept, fresh, say)
     _compare(scale, kept, fresh, say)
     present = {line["cell"] for line in kept if line["scale"] == scale and SEARCH not in line}
     known = {(line["cell"], run["run_id"]) for line in kept if line["scale"] == scale for run in line["runs"]}
@@ -168,6 +171,21 @@ def _check_fresh(declaration: Declaration, scale: str, lines: Sequence[Line], ro
             raise RecordError(f"{line['cell']}: some of its runs stand in {known[0]}'s ledger, and are no fresh evidence")
 
 
+def _of_one_kind(scale: str, kept: Sequence[Line], fresh: Sequence[Line], say: Callable[[str], None]) -> list[Line]:
+    """Without cells whose runs here were stacked and those published were not, or the other way about."""
+    kinds = {line["cell"]: "stacked" in line["spec"] for line in kept if line["scale"] == scale and "spec" in line}
+    found = []
+    for line in fresh:
+        if "spec" in line and kinds.get(line["cell"], "stacked" in line["spec"]) != ("stacked" in line["spec"]):
+            say(
+                f"{line['cell']}: its published runs were {'' if kinds[line['cell']] else 'not '}trained as one, those here "
+                "otherwise; they are not mixed: delete its lines from the ledger to publish these"
+            )
+        else:
+            found.append(line)
+    return found
+
+
 def _compare(scale: str, kept: Sequence[Line], fresh: Sequence[Line], say: Callable[[str], None]) -> None:
     """Say which runs here ended in other numbers than those published, which stay. Raise a RecordError for other data."""
     published = {line["cell"]: line for line in kept if line["scale"] == scale and line["runs"]}
@@ -209,6 +227,7 @@ def _current(declaration: Declaration, scale: str, lines: list[Line], root: Path
             continue
         known = made.get(line["cell"], [])
         versions = _versions_of(line)
+        known = known and [replace(spec, stacked=line["spec"].get("stacked")) for spec in known]
         valid = None if known is None else {config.run_id(spec, line["data"], versions): spec for spec in known}
         _check_line(line, valid or {})
         runs = [run for run in line["runs"] if valid is None or run["run_id"] in valid]

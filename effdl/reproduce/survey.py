@@ -9,6 +9,7 @@ from typing import Any
 from effdl import config
 from effdl.errors import ConfigError, DataError, EffdlError, HardwareError, SearchMissing
 from effdl.records.report import Track, untracked
+from effdl.records.stacking import key, settled
 from effdl.reproduce import searched
 from effdl.reproduce.artefact import Cell, Declaration, specs
 from effdl.reproduce.sought import MISSING
@@ -30,12 +31,28 @@ class Surveyed:
 
 
 def survey(
-    declaration: Declaration, scale: str, root: Path, only: str | None = None, track: Track = untracked
+    declaration: Declaration,
+    scale: str,
+    root: Path,
+    only: str | None = None,
+    track: Track = untracked,
+    stack: bool = True,
 ) -> list[Surveyed]:
-    """Every cell of a scale, or those that ``only`` (axis=level,...) selects. Raises ConfigError."""
-    cells, folder = select(declaration.all_cells(scale), only), root / "runs"
+    """Every cell of a scale, or those that ``only`` (axis=level,...) selects. Raises ConfigError.
+
+    stack: whether small networks may be trained as one, which is settled for all cells, whichever are selected.
+    """
+    every, folder = declaration.all_cells(scale), root / "runs"
+    cells = select(every, only)
     there = set(os.listdir(folder)) if folder.is_dir() else set()
-    return [_survey(declaration, scale, cell, root, there) for cell in track(cells, "looking at cells", len(cells))]
+    found = [_made(declaration, scale, cell, root) for cell in cells]
+    may_be = stack and any(key(spec) is not None for one in found for spec in one.specs[:1])
+    beside = [_made(declaration, scale, cell, root) for cell in every if cell not in cells] if may_be else []
+    said = iter(settled([spec for one in (*found, *beside) for spec in one.specs], root, may_be))
+    for one in track(found, "looking at cells", len(cells)):
+        one.specs = [next(said) for _ in one.specs]
+        _look(one, root, there)
+    return found
 
 
 def select(cells: list[Cell], only: str | None) -> list[Cell]:
@@ -52,21 +69,28 @@ def select(cells: list[Cell], only: str | None) -> list[Cell]:
     return found
 
 
-def _survey(declaration: Declaration, scale: str, cell: Cell, root: Path, there: Collection[str]) -> Surveyed:
-    """there: names of the runs that have a record, whole or not."""
-    from effdl.records.carry import fingerprint, finished
-
+def _made(declaration: Declaration, scale: str, cell: Cell, root: Path) -> Surveyed:
     try:
-        made = specs(cell, searched.values(declaration, scale, cell, root))
-        names = config.run_ids(made[0], fingerprint(made[0].dataset), [spec.seed for spec in made])
-        left = [
-            s for s, name in zip(made, names, strict=True) if name not in there or finished(s, root, lambda text: None) is None
-        ]
+        return Surveyed(cell, specs(cell, searched.values(declaration, scale, cell, root)))
     except SearchMissing:
         return Surveyed(cell, reason=MISSING)
     except (DataError, HardwareError) as error:
         return Surveyed(cell, reason=str(error))
-    return Surveyed(cell, made, left)
+
+
+def _look(one: Surveyed, root: Path, there: Collection[str]) -> None:
+    """there: names of the runs that have a record, whole or not."""
+    from effdl.records.carry import fingerprint, finished
+
+    if (made := one.specs) == []:
+        return
+    try:
+        names = config.run_ids(made[0], fingerprint(made[0].dataset), [spec.seed for spec in made])
+        one.left = [
+            s for s, name in zip(made, names, strict=True) if name not in there or finished(s, root, lambda text: None) is None
+        ]
+    except (DataError, HardwareError) as error:
+        one.specs, one.reason = [], str(error)
 
 
 def costs(surveyed: list[Surveyed], track: Track) -> Iterator[tuple[Surveyed, Any]]:

@@ -9,6 +9,7 @@ from typing import Any
 from effdl import config
 from effdl.errors import HardwareError
 from effdl.records.report import Track, duration, size
+from effdl.records.stacking import settled
 from effdl.reproduce.console import ahead, at_once, shared
 
 BEGUN = "begun"  # the record of a run that has not come to its end
@@ -97,11 +98,11 @@ def runs(overrides: Sequence[str], track: Track) -> list[Asked]:
     return asked
 
 
-def sweep(asked: Sequence[Asked], root: Path, workers: int, track: Track) -> Sweep:
-    """What runs would cost; those that differ by their seeds cost the same."""
+def sweep(asked: Sequence[Asked], root: Path, workers: int, track: Track, stack: bool = True) -> Sweep:
+    """What runs would cost; those that differ by their seeds cost the same. stack: as in `execute`."""
     from effdl.records.carry import fingerprint
 
-    specs = [spec for _, _, spec in asked]
+    specs = settled([spec for _, _, spec in asked], root, stack and len(asked) > 1)
     ids = [config.run_id(spec, fingerprint(spec.dataset)) for spec in specs]
     records = [_record(spec, root, run_id) for spec, run_id in zip(specs, ids, strict=True)]
     kinds = list(map(_but_for_its_seed, specs))
@@ -111,7 +112,7 @@ def sweep(asked: Sequence[Asked], root: Path, workers: int, track: Track) -> Swe
     costs = {kind: _cost(kind, alone, kind in to_time) for kind in track(once, "planning", len(once))}
     planned = [
         Planned(run, varied, spec, run_id, record, costs[kind])
-        for (run, varied, spec), run_id, record, kind in zip(asked, ids, records, kinds, strict=True)
+        for (run, varied, _), spec, run_id, record, kind in zip(asked, specs, ids, records, kinds, strict=True)
     ]
     return Sweep(planned, 1 if any(spec.hardware.device != "cpu" for spec in specs) else workers)
 

@@ -15,7 +15,7 @@ from effdl.config import Spec
 from effdl.errors import ConfigError, RecordError
 from effdl.records import kept, score
 from effdl.records.carry import fingerprint
-from effdl.records.execute import Result
+from effdl.records.execute import Job, Result
 from effdl.records.report import DAMAGED, SHOWN
 from effdl.records.run import scores
 from effdl.records.store import Store
@@ -58,7 +58,7 @@ class Trials:
         self._trials: dict[int, Trial] = {}
         self._locks: dict[int, int] = {}
 
-    def next(self) -> tuple[int, Spec] | None:
+    def next(self) -> Job | None:
         while True:
             with held(self.folder / "lock"):
                 trial = self._left_behind() or self._new()
@@ -72,7 +72,7 @@ class Trials:
                 continue
             self._trials[trial.number], self.specs[trial.number] = trial, spec
             if not self._seems_hopeless(trial):
-                return trial.number, spec
+                return [(trial.number, spec)]
             self._tell(trial.number, {"status": "stopped"})
 
     def goes_on(self, key: int, step: int, score: float) -> bool:

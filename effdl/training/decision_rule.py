@@ -1,6 +1,6 @@
 """The rule of deep layer-wise learning: a decision block under the problem's loss; with the two dropouts of thesis §6.6.3."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from effdl.archs.trial import tried
 from effdl.datasets.batch import Batch
 from effdl.errors import ConfigError
 from effdl.objectives.objective import Objective, at_least_float32
+from effdl.training.form import stack_form
 from effdl.training.loop import reduce_loss, switch_mode
 from effdl.training.recompute import Recompute
 from effdl.training.rule import Rule
@@ -80,7 +81,7 @@ class DecisionRule(Rule):
         self.input_dropout, self.input_dropout_decay = input_dropout, input_dropout_decay
         self.penalty = penalty
 
-    def learn(self, batch: Batch, epoch: int) -> Batch:
+    def descended(self, batch: Batch, epoch: int) -> tuple[Tensor, Batch]:
         version = batch.x._version
         x = batch.x.detach()  # whatever made x, no gradient goes below the segment
         p = input_dropout_rate(self.input_dropout, self.input_dropout_decay, epoch)
@@ -98,10 +99,16 @@ class DecisionRule(Rule):
         if batch.x._version != version or outputs._version != yielded:
             part = "segment" if batch.x._version != version else "decision block"
             raise ConfigError(f"a {part} must not begin with an in-place operation: it overwrites what the one below yields")
+        # What nobody takes is not held through the backward pass.
         put_out = outputs.detach() if self.yields else outputs.new_empty(0)
-        del outputs, logits  # else held through the backward pass
-        reduce_loss(loss, batch.sample_weight).backward()
-        return batch.passed_on(put_out, loss.detach())
+        return reduce_loss(loss, batch.sample_weight), batch.passed_on(put_out, loss.detach())
+
+    def stack_key(self, epoch: int) -> Hashable | None:
+        varies = self.gradient_dropout > 0 or self.input_dropout > 0 or self.penalty is not None
+        if varies or self.yields or self.checkpoint or self._compiled or self.hardware.precision == "bf16":
+            return None
+        form = stack_form(self.blocks, self.decision)
+        return None if form is None else (form, self.objective)
 
     def _penalised(self, x: Tensor, y: Tensor, penalty: Penalty) -> tuple[Tensor, Tensor]:
         activations = [x, *self.activations(x)]

@@ -12,13 +12,11 @@ from effdl.archs.chain import BlockChain
 from effdl.datasets.batch import Batch
 from effdl.datasets.problem import Problem, cut
 from effdl.errors import ConfigError, Diverged, RecordError
-from effdl.training.epoch import drain_epoch
 from effdl.training.features import Stack
 from effdl.training.handle import RunHandle, taking_up
 from effdl.training.hardware import give_back
 from effdl.training.learner import Learner
 from effdl.training.look import Learning, Look
-from effdl.training.loop import evaluate_each
 from effdl.training.making import Making, refuse_shared_weights
 from effdl.training.offload import Offload
 from effdl.training.offloaded import Offloaded
@@ -28,6 +26,7 @@ from effdl.training.segments import Training
 from effdl.training.selection import Best, score, stale
 from effdl.training.shelf import Shelf
 from effdl.training.sources import Fed, Replay, Sieve, Source, share_left
+from effdl.training.stacked import Evaluation, LearnEpoch
 from effdl.training.untrained import OfBatch
 
 
@@ -129,7 +128,8 @@ class Engine:
 
     def _begin(self, place: int, resumed: bool) -> list[Member]:
         """Those who learn in a turn, from the bottom up, and the source looking through the blocks below."""
-        give_back()  # what the last turn, or rehearsed steps, held
+        # What the last turn, or rehearsed steps, held; of a stack for all at once, since it takes milliseconds.
+        self.run.company.share(("given back", place), give_back)
         turn = self.training.order[place]
         team = [self._member(segment) for segment in turn.segments]
         for member in team:
@@ -199,8 +199,10 @@ class Engine:
             for block in range(plan.start, plan.stop):
                 self.ages[block] += 1
         levels = [member.level(len(team) > 1) for member in team]
+        size = (self.problem.num_val, self.problem.batch_size)
         with self.run.timer("eval"), self.run.hardware.autocast():
-            found = self.run.ranks.agree(lambda: evaluate_each(levels, self.source.val(), self.problem.objective))
+            asked = Evaluation(levels, self.source.val(), self.problem.objective, size)
+            found = self.run.ranks.agree(lambda: self.run.company.ask(asked))
         for member, (loss, samples), val in zip(team, learned, found, strict=True):
             self._record(member, {"train/loss": loss, "data/samples": samples}, val)
         self.run.save(self.state_dict)
@@ -255,8 +257,17 @@ class Engine:
 
         filter = self.run.filter
         sieve = None if filter is None else Sieve(filter, self.run.seed("filter", lowest, epochs[lowest]))
-        batches, expected = self.source.train(number, sieve), 0 if sieve else self.problem.steps
-        found = drain_epoch(learners, batches, progress, expected, self.recorder.passing)
+        sizes = cut(self.problem.num_train, self.problem.batch_size)
+        asked = LearnEpoch(
+            learners,
+            lambda joined: self.source.train(number, sieve, joined),
+            progress,
+            expected=0 if sieve else self.problem.steps,
+            passing=self.recorder.passing,
+            sizes=() if sieve or self.problem.is_outline else sizes,
+            sample_bytes=4 * math.prod(self.problem.input_shape),
+        )
+        found = self.run.company.ask(asked)
         if not team[0].learner.rule.prepares:
             return found
         samples = self.run.ranks.total(torch.tensor(self.fed.prepared))  # of each its rule made as many rows as it likes

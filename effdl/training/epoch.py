@@ -54,12 +54,18 @@ class Losses:
             raise FitFailed(f"nothing to train on at {where}: the filter dropped every sample")
         total = learner.ranks.total(torch.stack(self._sums).double())
         samples = int(learner.ranks.total(torch.tensor(self._samples)))
-        if not total.isfinite().all():
-            step = int((~total.isfinite()).nonzero()[0]) + 1
-            raise Diverged(f"loss is {total[step - 1].item()} at {where}, step {step}: try a smaller optimizer.lr")
-        if (name := not_finite(learner.rule)) is not None:
-            raise Diverged(f"weight {name} is not finite after {where}: try a smaller optimizer.lr")
-        return float(total.sum()) / samples, samples
+        return mean_loss(total, samples, learner.rule, where), samples
+
+
+def mean_loss(total: Tensor, samples: int, rule: nn.Module, where: str) -> float:
+    """Over an epoch's samples, of the sums of each step's losses, (steps,). Raises Diverged where one, or what the rule has
+    learned, is not finite."""
+    if not total.isfinite().all():
+        step = int((~total.isfinite()).nonzero()[0]) + 1
+        raise Diverged(f"loss is {total[step - 1].item()} at {where}, step {step}: try a smaller optimizer.lr")
+    if (name := not_finite(rule)) is not None:
+        raise Diverged(f"weight {name} is not finite after {where}: try a smaller optimizer.lr")
+    return float(total.sum()) / samples
 
 
 def drain_epoch(

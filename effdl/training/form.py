@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from effdl.archs.adapt import InputBlock
+from effdl.archs.chain import BlockChain
 from effdl.setting import Setting
 
 OWN = {"_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"}  # of every module, and described by their content
@@ -38,6 +40,33 @@ def form_of(*modules: nn.Module) -> tuple[Any, ...] | None:
         ]
         attributes = repr(sorted((key, _rough(value)) for key, value in own.items()))
         form.append((name.count("."), type(part), attributes, tuple(tensors)))
+    return tuple(form)
+
+
+# Modules that neither draw nor change anything, are called alike in both modes, and can be mapped by torch.func.vmap.
+STACKS = frozenset(
+    {
+        *(BlockChain, InputBlock, nn.ModuleList, nn.Sequential, nn.Identity, nn.Flatten, nn.Linear, nn.LayerNorm),
+        *(nn.ReLU, nn.Tanh, nn.Sigmoid, nn.CELU, nn.ELU, nn.GELU, nn.SiLU, nn.Softplus, nn.LeakyReLU),
+    }
+)
+
+
+def stack_form(*modules: nn.Module) -> tuple[Any, ...] | None:
+    """All that modules compute depends on, but for the values of their parameters and buffers: equal forms, and they can be
+    called as one by ``torch.func.vmap``; None where it cannot be told, or not all of them are of `STACKS`."""
+    form: list[Any] = []
+    whole = nn.ModuleList(modules)
+    tensors = [t for part in whole.modules() for t in (*part._parameters.values(), *part._buffers.values()) if t is not None]
+    if len(tensors) != len(set(map(id, tensors))):  # of two that are one, a stack would make two
+        return None
+    for name, part in whole.named_modules(remove_duplicate=False):
+        own = {k: v for k, v in vars(part).items() if k not in OWN and k != "training" and not _is_empty(v)}
+        if type(part) not in STACKS or own.get("inplace") or not is_plain(own):
+            return None
+        of = ((k, t) for k, t in (*part._parameters.items(), *part._buffers.items()))
+        forms = tuple((k, t is not None and (t.shape, t.dtype, t.device, t.requires_grad)) for k, t in of)
+        form.append((name, type(part), repr(sorted(own.items())), forms))
     return tuple(form)
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from effdl.datasets.batch import Batch
+from effdl.training.company import Company
 from effdl.training.features import Stack
 from effdl.training.hardware import Hardware
 from effdl.training.look import Look
@@ -133,6 +134,10 @@ class RunHandle(Protocol):
     @property
     def ranks(self) -> Ranks:
         """The processes that carry it out together. Only the first records, measures and saves; all get the same answers."""
+
+    @property
+    def company(self) -> Company:
+        """Other runs that are trained with it as one; whom it asks for epochs and measurements, see `training.stacked`."""
 
     @property
     def schedule(self) -> Schedule | None:

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
@@ -23,6 +24,7 @@ BOUND = Path("/sys/fs/cgroup/memory.max")  # of a container, in bytes, or "max"
 MEMORY = Path("/proc/meminfo")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h, see mallopt(3)
 LARGE_PIECE = 4 * 2**20  # bytes
+ALONE = threading.RLock()
 COMMAND = "torchrun --standalone --nproc_per_node={} run.py hardware=ddp ..."
 
 
@@ -183,6 +185,13 @@ def restoring() -> Iterator[None]:
         torch.set_num_threads(threads)
         for backend, before in zip(_rounding(), rounding, strict=True):
             backend.fp32_precision = before
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """As `restoring`, and of several threads one is within: the generators are torch's own, one a process."""
+    with ALONE, restoring():
+        yield
 
 
 def _rounding() -> tuple[Any, ...]:

@@ -55,8 +55,7 @@ class Learner:
         the outputs of its own part.
         """
         epoch = self.epoch
-        set_epoch(self.optimizer, self.schedule, epoch, self.epochs)
-        restore = switch_mode(self.rule, True)
+        restore = self.begin_epoch()
         try:
             step, exchange = (self.step, None) if self.ranks.alone else (self._part, self._exchange)
             yield from train_epoch(batches, step, self.optimizer, lambda step: self.seed(epoch, step), exchange)
@@ -64,6 +63,11 @@ class Learner:
         finally:
             restore()
         self.epoch = epoch + 1
+
+    def begin_epoch(self) -> Callable[[], None]:
+        """Learning rate and mode of the epoch; the returned function puts back the mode that was."""
+        set_epoch(self.optimizer, self.schedule, self.epoch, self.epochs)
+        return switch_mode(self.rule, True)
 
     def step(self, batch: Batch) -> Batch:
         """Forward and backward for one batch, without the update; gradients stay in ``.grad``, or wait as products."""

@@ -1,17 +1,38 @@
 """THE loop: every rule that learns by minibatches goes through `train_epoch`; every measurement through `evaluate`."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from effdl.datasets.batch import Batch
 from effdl.objectives.objective import Objective, at_least_float32
 
 Step = Callable[[Batch], Batch]
 Exchange = Callable[[Batch], None]
+S = TypeVar("S", covariant=True)
+
+
+class Updates(Protocol):
+    """What the loop needs of an optimizer."""
+
+    def step(self) -> Any:
+        """Apply the gradients."""
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget them."""
+
+
+class Tally(Protocol[S]):
+    """What a measurement needs of an objective, see `Objective.tally` and `Objective.scores`."""
+
+    def tally(self, outputs: Tensor, y: Tensor) -> dict[str, Tensor]:
+        """What is summed up over batches."""
+
+    def scores(self, tally: Mapping[str, Tensor]) -> S:
+        """What the sums of all batches come to."""
 
 
 def reseed(seed: int) -> None:
@@ -24,7 +45,7 @@ def reseed(seed: int) -> None:
 def train_epoch(
     batches: Iterable[Batch],
     step: Step,
-    optimizer: Optimizer,
+    optimizer: Updates,
     seed: Callable[[int], int],
     exchange: Exchange | None = None,
 ) -> Iterator[Batch]:
@@ -76,13 +97,13 @@ def switch_mode(module: nn.Module, training: bool) -> Callable[[], None]:
 
 def evaluate(model: nn.Module, batches: Iterable[Batch], objective: Objective) -> dict[str, float]:
     """The objective's scores of a model in eval mode, see `Objective.scores`; {} where there are no batches."""
-    return evaluate_each([(nn.Identity(), model)], batches, objective)[0]
+    return evaluate_each([(nn.Identity(), model)], batches, objective)[0] or {}
 
 
 def evaluate_each(
-    levels: Sequence[tuple[nn.Module, nn.Module]], batches: Iterable[Batch], objective: Objective
-) -> list[dict[str, float]]:
-    """As `evaluate`, of networks one above another, in one pass.
+    levels: Sequence[tuple[nn.Module, nn.Module]], batches: Iterable[Batch], objective: Tally[S]
+) -> list[S | None]:
+    """As `evaluate`, of networks one above another, in one pass; None where there are no batches.
 
     levels: blocks, which get what those of the level below put out, and what is to be measured above them.
     """
@@ -99,4 +120,4 @@ def evaluate_each(
     finally:
         for restore in reversed(restores):
             restore()
-    return [objective.scores(sum) if sum else {} for sum in sums]
+    return [objective.scores(sum) if sum else None for sum in sums]

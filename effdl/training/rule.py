@@ -1,7 +1,7 @@
 """Rule: how the blocks of one segment learn from a batch, and which network they make."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -54,9 +54,8 @@ class Rule(nn.Module, ABC):
         """Whether it has a `prepare` of its own."""
         return type(self).prepare is not Rule.prepare
 
-    @abstractmethod
     def learn(self, batch: Batch, epoch: int) -> Batch:
-        """Forward and backward for one batch; gradients stay in ``.grad``.
+        """Forward and backward for one batch; gradients stay in ``.grad``. By default those of what `descended` gives.
 
         Nothing may go back below the segment: take ``batch.x.detach()``. Random numbers come from torch's global generator,
         which is seeded for this step alone.
@@ -68,6 +67,27 @@ class Rule(nn.Module, ABC):
             The batch with what the blocks put out on it, detached, as ``x`` (or of shape (0,) where it ``yields`` nothing) and
             ``loss`` (B,) filled, see `Batch.passed_on`.
         """
+        descended, learned = self.descended(batch, epoch)
+        descended.backward()
+        return learned
+
+    def descended(self, batch: Batch, epoch: int) -> tuple[Tensor, Batch]:
+        """The same without the backward pass: a scalar, of which a step takes the gradients, and what `learn` returns.
+
+        It changes nothing, so that many networks can learn by it as one (`stack_key`). Where a rule's gradients are no loss's,
+        the scalar is a product of what it wants to go back with what that goes back from, and inner gradients are taken by
+        ``torch.func``.
+        """
+        raise NotImplementedError(f"the rule {type(self).__name__} writes neither learn nor descended, see CONTRIBUTING.md")
+
+    def stack_key(self, epoch: int) -> Hashable | None:
+        """Rules of a class with equal keys learn as one by `descended`, their parameters and buffers stacked, see
+        `training.stacked`; by default None: each by itself.
+
+        A key holds all that `descended` depends on beside tensors: `form.stack_form` of the modules, the objective, and the
+        epoch where it counts. What draws random numbers, or changes a buffer, has none.
+        """
+        return None
 
     @abstractmethod
     def predictor(self, chain: BlockChain) -> nn.Module:

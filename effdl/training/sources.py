@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -49,8 +50,12 @@ class Source(ABC):
     """What a segment gets: training batches by epoch, and validation batches."""
 
     @abstractmethod
-    def train(self, epoch: int, sieve: Sieve | None = None) -> Iterator[Batch]:
-        """The batches of an epoch of the data, and of them what the sieve leaves."""
+    def train(self, epoch: int, sieve: Sieve | None = None, joined: int = 1) -> Iterator[Batch]:
+        """The batches of an epoch of the data, and of them what the sieve leaves.
+
+        joined: so many may come as one, in their order, which is less work to read; as long as it makes no difference to what
+        is in them, and not where there is a sieve.
+        """
 
     @abstractmethod
     def val(self) -> Iterator[Batch]:
@@ -113,7 +118,7 @@ class Fed(Source):
         # What depends on the batch that a sample comes in is nothing that could be kept.
         return not any(isinstance(module, OfBatch) for module in below.modules) and self.through.keep()
 
-    def train(self, epoch: int, sieve: Sieve | None = None) -> Iterator[Batch]:
+    def train(self, epoch: int, sieve: Sieve | None = None, joined: int = 1) -> Iterator[Batch]:
         """The batches in the problem's order, with the modules' outputs as x, and of them what the sieve leaves.
 
         Each batch is this rank's part; before that, the filter has chosen among the samples of all ranks. Samples that it drops
@@ -122,7 +127,7 @@ class Fed(Source):
         self.prepared = 0
         chosen_before = sieve is None or sieve.filter.sees == "index"
         if chosen_before and self.problem.augment is None:
-            return self._fed(self._stored(epoch, self._choice(sieve)), epoch)
+            return self._fed(self._stored(epoch, self._choice(sieve, joined)), epoch)
         stored, share, size = self._stored(epoch), self._ranks.share, self.problem.batch_size
         if sieve is None:
             return self._fed(map(share, stored), epoch)
@@ -143,10 +148,10 @@ class Fed(Source):
             return self.problem.ordered(self.through.splits[0], epoch, choose)
         return self.problem.train(epoch, choose)
 
-    def _choice(self, sieve: Sieve | None) -> Choose | None:
+    def _choice(self, sieve: Sieve | None, joined: int = 1) -> Choose | None:
         """What this rank reads of an epoch, where samples are chosen without a look at them; None for all of it."""
         if sieve is None and self._ranks.alone:
-            return None
+            return None if joined == 1 or self._prepare is not None else partial(_joined, joined)
         size = self.problem.batch_size
 
         def choose(indices: Sequence[Tensor], y: Tensor) -> Sequence[Tensor]:
@@ -226,6 +231,11 @@ class Fed(Source):
         return sum(split.bytes for split in self.through.splits if isinstance(split, Rows))
 
 
+def _joined(count: int, indices: Sequence[Tensor], y: Tensor) -> Sequence[Tensor]:
+    """So many batches' positions at a time as one's."""
+    return [torch.cat([*indices[start : start + count]]) for start in range(0, len(indices), count)]
+
+
 def prepared(batches: Iterable[Batch], prepare: Prepare, seed: int, epoch: int, rank: int = 0) -> Iterator[Batch]:
     """An epoch's batches as a rule wants them."""
     generator = torch.Generator()
@@ -253,7 +263,7 @@ class Replay(Source):
         self._recording, self._fed, self._first = recording, fed, first
         self._modules = fed.cropped(below[height:])
 
-    def train(self, epoch: int, sieve: Sieve | None = None) -> Iterator[Batch]:
+    def train(self, epoch: int, sieve: Sieve | None = None, joined: int = 1) -> Iterator[Batch]:
         batches = map(self._feed, self._recording.epoch(epoch - self._first))
         if sieve is None or sieve.filter.sees == "index":
             return batches
