@@ -17,6 +17,7 @@ from effdl.datasets.dataset import Facts
 from effdl.datasets.problem import Problem
 from effdl.datasets.split import Samples
 from effdl.methods.backprop import Backprop
+from effdl.methods.dfa import Dfa
 from effdl.methods.method import Method
 from effdl.objectives.losses import LinearMse, SigmoidBce, SoftmaxCe, TanhMse
 from effdl.objectives.objective import Objective
@@ -185,13 +186,13 @@ class Ours(Optimizer):
     """One of torch's optimizers under settings of a test."""
 
     def __init__(self, kind: type[torch.optim.Optimizer], lr: float) -> None:
-        object.__setattr__(self, "kind", kind)
-        object.__setattr__(self, "lr", lr)
-        object.__setattr__(self, "schedule", None)
+        for name, value in {"kind": kind, "lr": lr, "weight_decay": 0.0, "schedule": None}.items():
+            object.__setattr__(self, name, value)
 
-    def build(self, parameters: Any, lr_scale: float = 1.0, weight_decay_scale: float = 1.0) -> torch.optim.Optimizer:
+    @property
+    def rule(self) -> Any:
         kind: Any = self.kind  # type: ignore[attr-defined]
-        return kind(list(parameters), lr=self.lr)
+        return lambda parameters, lr, weight_decay, foreach: kind(parameters, lr=lr)
 
 
 @pytest.mark.parametrize("kind", sorted(BY_ELEMENT, key=lambda kind: kind.__name__))
@@ -244,6 +245,17 @@ def test_a_rule_of_ones_own_with_matrices_of_its_own_is_stacked_as_it_is_written
         agree(one, trained(seed, SGD, method=ByFeedback()))
         assert not torch.allclose(one.weights["head.weight"], trained(seed, SGD).weights["head.weight"])
     assert stacks == [3, 3, 3]
+
+
+@pytest.mark.parametrize("hidden", [(8,), (8, 5, 6)])
+def test_direct_feedback_alignment_each_with_matrices_of_its_own(hidden: tuple[int, ...], stacks: list[int]) -> None:
+    """In float32 are the matrices as they are drawn; the rule is then one of doubles, as the blocks are."""
+    options: dict[str, Any] = {"method": Dfa(epochs=3), "arch": Mlp(hidden=hidden, activation="tanh", bias=False)}
+    together = in_company(*((seed, SGD) for seed in range(4)), **options)
+    assert stacks == [4, 4, 4]
+    for seed, one in enumerate(together):
+        assert one.diverged is None and one.weights
+        agree(one, trained(seed, SGD, **options))
 
 
 def test_an_error_in_a_run_is_raised_and_the_others_end_where_they_are() -> None:

@@ -1,6 +1,6 @@
 """Direct feedback alignment (Nøkland 2016), the learning rule of Demirbilek's thesis."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
 from torch import nn
 
@@ -10,6 +10,7 @@ from effdl.methods.end_to_end import EndToEnd
 from effdl.setting import Switch, setting
 from effdl.training.direct_feedback import DirectFeedback, hidden, widths
 from effdl.training.feedback import Feedback, drawn
+from effdl.training.form import stack_form
 from effdl.training.handle import RunHandle
 from effdl.training.segments import Shapes
 
@@ -45,6 +46,9 @@ class Dfa(EndToEnd):
             return DirectFeedback(blocks, model.head, problem.objective, matrices, checkpoint=self.checkpoint is not None)
 
         return made
+
+    def stack_key(self, network: BlockChain) -> Hashable | None:
+        return None if self.checkpoint or self.feedback == "transpose" else stack_form(network)
 
     @property
     def draws(self) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """Direct feedback alignment: every block learns from the output's error through a matrix of its own."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from effdl.archs.linear import LinearLayer, linear_layer
 from effdl.errors import ConfigError
 from effdl.objectives.objective import Objective, at_least_float32
 from effdl.training.feedback_rule import FeedbackRule
+from effdl.training.form import stack_form
 from effdl.training.recompute import Recompute
 
 
@@ -35,11 +36,16 @@ def tied(h: Tensor, feedback: Tensor) -> Tensor:
     Added to logits they change none, and bring h their error. They take no memory, and since they are tied block by block as
     the forward pass goes up, the backward pass is through with one block before it begins with the next below.
     """
-    if torch._C._functorch.is_functorch_wrapped_tensor(h):  # whose transforms want operations that they know, for more work
+    if _is_mapped(h):  # whose transforms want operations that they know, for more work
         product = at_least_float32(h).flatten(1) @ feedback.T
         return product - product.detach()
     zeros: Tensor = _Tied.apply(h, feedback)
     return zeros
+
+
+def _is_mapped(h: Tensor) -> bool:
+    """Whether torch.func looks on; then the tensor itself does not tell whether somebody wants its gradient."""
+    return torch._C._functorch.is_functorch_wrapped_tensor(h)
 
 
 class DirectFeedback(FeedbackRule):
@@ -78,10 +84,17 @@ class DirectFeedback(FeedbackRule):
             return [product.detach() for product in self._products() if product is not None]
         return [self.get_buffer(f"feedback{i}") for i in range(self.hidden)]
 
+    def stack_key(self, epoch: int) -> Hashable | None:
+        """Where matrices are drawn: those of the weights above are no buffers."""
+        if self.transposes or self.yields or self.checkpoint or self._compiled or self.hardware.precision == "bf16":
+            return None
+        form = stack_form(self.blocks, self.head)
+        return None if form is None else (form, self.objective)
+
     def passed(self, x: Tensor) -> tuple[Tensor, Tensor]:
         matrices, ties, h = self.feedback(), list[Tensor](), x
         for i, h in enumerate(self.activations(x, local=True)):
-            if i < self.hidden and h.requires_grad:
+            if i < self.hidden and (h.requires_grad or _is_mapped(h)):
                 ties.append(tied(h, matrices[i]))
         logits = at_least_float32(self.head(h.detach() if self.hidden == len(self.blocks) else h))
         for tie in ties:
