@@ -142,7 +142,9 @@ REFERENCE = os.environ.get("EFFDL_REFERENCE")
 @pytest.mark.skipif(REFERENCE is None, reason="EFFDL_REFERENCE names no folder of what was read from the theses")
 @pytest.mark.parametrize(
     "path",
-    sorted(set(published.PUBLISHED.glob("*.csv")) - {published.PUBLISHED / "claims_later.csv"}),
+    sorted(
+        set(published.PUBLISHED.glob("*.csv")) - {published.PUBLISHED / name for name in ("claims_later.csv", "dfa_stored.csv")}
+    ),
     ids=lambda path: path.name,
 )
 def test_published_files_are_the_reference_but_for_where_in_its_source_a_number_stands(path: Path) -> None:
@@ -153,6 +155,20 @@ def test_published_files_are_the_reference_but_for_where_in_its_source_a_number_
             row["note"] = re.sub(r"^source lines? [\d, and-]+(; |$)|; lines? [\d-]+$", "", row["note"])
     assert len(found) > 10
     assert [dict(row, source="") for row in found] == [dict(row, source="") for row in expected]
+
+
+@pytest.mark.skipif(REFERENCE is None, reason="EFFDL_REFERENCE names no folder of what was read from the theses")
+def test_what_the_author_of_the_second_thesis_stores_is_the_reference_in_percent() -> None:
+    with (Path(str(REFERENCE)) / "dfa_secondary_runs.csv").open(newline="") as theirs:
+        expected = list(csv.DictReader(theirs))
+    found = published.rows("dfa_stored.csv")
+    assert len(found) == len(expected) > 100
+    for ours, row in zip(found, expected, strict=True):
+        factor = 100 if row["metric"] == "test_accuracy" else 1
+        assert float(ours["value"]) == pytest.approx(factor * float(row["mean"]), abs=1e-9)
+        assert float(ours["spread"]) == pytest.approx(factor * float(row["std"]), abs=1e-9)
+        same = ("rule", "optimizer", "condition", "epoch", "metric", "n")
+        assert [ours[name] for name in same] == [row[name] for name in same]
 
 
 @pytest.mark.skipif(REFERENCE is None, reason="EFFDL_REFERENCE names no folder of what was read from the theses")

@@ -4,6 +4,28 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 NAME = "test/acc"
+LAZY = ("ntk", "gaussian", "relu", "linear")
+
+
+def measures(runs: pd.DataFrame) -> pd.DataFrame:
+    """Adds, as shares and from runs of the same seed: lead (figure 2.1), how far a run is above the best lazy method, and below
+    (figure 3.3), how far the matrix that is uniform from 0 to 1 is above the run."""
+    accuracy = runs.get(NAME, pd.Series(index=runs.index, dtype=float)).astype(float)
+    here = ~runs["cell"].str.contains("gate=|constants=|weight_decay=")  # our own choices
+    if "method" in runs:
+        lazy = accuracy[here & runs["method"].isin(LAZY)]
+        best = lazy.groupby([runs["k"], runs["seed"]]).max()
+        return runs.assign(lead=accuracy - at(best, runs, "k"))
+    if "feedback" in runs:
+        drawn = accuracy[runs["feedback"] == "standard_uniform"].groupby(runs["seed"]).max()
+        return runs.assign(below=at(drawn, runs) - accuracy)
+    return runs
+
+
+def at(values: pd.Series, runs: pd.DataFrame, *axes: str) -> pd.Series:
+    """Of each run the value of its place on the axes and of its seed."""
+    places = list(zip(*(runs[name] for name in (*axes, "seed")), strict=True)) if axes else list(runs["seed"])
+    return pd.Series([values.get(place, float("nan")) for place in places], index=runs.index, dtype=float)
 
 
 def draw(declaration, scale: str, runs: pd.DataFrame) -> Figure:
