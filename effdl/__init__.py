@@ -42,7 +42,7 @@ _HOMES = {
     "compose": "effdl.config",
     "build": "effdl.config",
     "execute": "effdl.records.execute",
-    "load_network": "effdl.records.carry",
+    "load_network": "effdl.records.networks",
 }
 __all__ = list(_HOMES)
 

@@ -23,7 +23,8 @@ from effdl.config import build, compose, dump, run_id
 from effdl.datasets.dataset import Facts
 from effdl.errors import ConfigError
 from effdl.records import tracking
-from effdl.records.carry import carry_out, load_network
+from effdl.records.carry import carry_out
+from effdl.records.networks import load_network
 from effdl.training.decision import Pool
 from effdl.training.loop import reseed
 

@@ -20,7 +20,8 @@ from effdl.datasets.split import Samples
 from effdl.errors import ConfigError
 from effdl.methods.segmentwise import Segmentwise
 from effdl.objectives.losses import LinearMse
-from effdl.records.carry import CPU, build_network, carry_out, load_network, open_problem
+from effdl.records.carry import CPU, build_network, carry_out, open_problem
+from effdl.records.networks import load_network
 from effdl.records.report import Console, Progress
 from effdl.records.run import Run
 from effdl.reproduce.planned import cost_of_run

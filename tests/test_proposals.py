@@ -14,7 +14,8 @@ from effdl.config import build, compose
 from effdl.errors import ConfigError
 from effdl.least_squares.normal_equations import summed
 from effdl.methods.shaping import aligned, low_rank, most_telling
-from effdl.records.carry import build_network, carry_out, load_network, open_problem
+from effdl.records.carry import build_network, carry_out, open_problem
+from effdl.records.networks import load_network
 from effdl.rng import seed_for
 
 NET = ["dataset=digits", "dataset.val_size=0", "arch=mlp", "arch.hidden=[40, 20]"]

@@ -17,8 +17,9 @@ from declared import QUICK, declare
 from effdl import config
 from effdl.config import Spec
 from effdl.records import stacking
-from effdl.records.carry import carry_out, fingerprint, load_network
+from effdl.records.carry import carry_out, fingerprint
 from effdl.records.execute import _attempt_all, execute
+from effdl.records.networks import load_network
 from effdl.records.report import Silent
 from effdl.records.run import Run
 from effdl.reproduce import ledger

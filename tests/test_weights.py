@@ -22,7 +22,8 @@ from effdl.archs.chain import BlockChain
 from effdl.archs.library import Library
 from effdl.config import Spec, build, compose, dump, run_id
 from effdl.errors import ConfigError
-from effdl.records.carry import _network_bytes, carry_out, load_network
+from effdl.records.carry import carry_out
+from effdl.records.networks import load_network, network_bytes
 from effdl.training.loop import reseed
 
 FILES = {  # of the smaller networks, an ending each
@@ -104,7 +105,7 @@ def test_a_network_that_a_run_of_backprop_saved_is_gone_on_with(name: str, tmp_p
     reseed(5)
     before = arch(name, size=64).build(facts(64)).eval()
     before.input.mean.fill_(7)  # type: ignore[union-attr, operator]
-    (tmp_path / "network.safetensors").write_bytes(_network_bytes(before))
+    (tmp_path / "network.safetensors").write_bytes(network_bytes(before))
     chain = started(name, str(tmp_path / "network.safetensors"))
     with torch.no_grad():
         x = torch.rand(2, 3, 64, 64)
@@ -118,7 +119,7 @@ def test_another_number_of_classes_is_refused_or_its_last_layer_drawn_anew_when_
     file = saved(theirs.state_dict(), tmp_path / "w.pth")
     if ours:
         chain = arch("shufflenet_v2_x0_5", weights=file, size=64).build(replace(facts(64), outputs=7))
-        (tmp_path / "n.safetensors").write_bytes(_network_bytes(chain))
+        (tmp_path / "n.safetensors").write_bytes(network_bytes(chain))
         file = str(tmp_path / "n.safetensors")
     assert refusal(lambda: started("shufflenet_v2_x0_5", file)) == (
         "arch.weights: weights of 7 classes, this data set has 10: arch.new_head=true draws the last layer anew"

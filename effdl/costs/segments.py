@@ -40,14 +40,9 @@ def segment_costs(engine: Engine) -> list[SegmentCost]:
     reading_s, batch, prepares = *_first_batch(engine, first), first.rule.prepares  # as all others' do
     del first
     limit, kept_bytes, feednets, own = -1 if problem.varies or prepares else engine.training.keep_bytes, 0, 0, list[Own]()
-    _take(idle := _weights(chain), chain.input)
-    prefix = Prefix(
-        batch, chain.input, fake=problem.is_outline, autocast=run.hardware.autocast, parts=engine.training.feed_parts
-    )
-    never = chain[: plans[0].start]  # blocks below all segments
-    prefix.climb(*never, feeding=limit < 0)
+    prefix, never = _below_all(engine, batch, feeding=limit < 0)
     feednets += _copied(never)
-    _take(idle, *never)
+    _take(idle := _weights(chain), chain.input, *never)
     for plan, learner in zip(plans, learners, strict=True):
         rehearsal = Rehearsal(learner, prefix)
         _take(idle, *chain[plan.start : plan.stop])
@@ -77,6 +72,15 @@ def segment_costs(engine: Engine) -> list[SegmentCost]:
     if engine.training.record:
         costs = with_recordings(costs, engine)
     return _with_what_waits(_with_the_team(costs, own, engine.training), own, engine)
+
+
+def _below_all(engine: Engine, batch: Batch, feeding: bool) -> tuple[Prefix, Sequence[nn.Module]]:
+    """The prefix of the first segment, and the blocks below it, which never learn. feeding: they are called for every batch."""
+    fake, parts = engine.problem.is_outline, engine.training.feed_parts
+    prefix = Prefix(batch, engine.chain.input, fake=fake, autocast=engine.run.hardware.autocast, parts=parts)
+    never = engine.chain[: engine.training.segments[0].start]
+    prefix.climb(*never, feeding=feeding)
+    return prefix, never
 
 
 def _cost(engine: Engine, segment: int, rehearsal: Rehearsal, prefix: Prefix, waiting: int) -> SegmentCost:

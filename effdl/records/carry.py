@@ -9,9 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from safetensors.torch import save as save_tensors
 from torch import nn
 
 from effdl import config
@@ -21,13 +18,14 @@ from effdl.datasets.dataset import Dataset, Facts, split
 from effdl.datasets.problem import Problem
 from effdl.datasets.split import Split
 from effdl.datasets.splitting import check_split
-from effdl.errors import DataError, Diverged, EffdlError, FitFailed, HardwareError, RecordError, one_line
+from effdl.errors import DataError, Diverged, EffdlError, FitFailed, HardwareError, RecordError
 from effdl.records import kept
 from effdl.records.logger import Log
+from effdl.records.networks import network_bytes
 from effdl.records.process import PROCESS_PEAK, HighWater, first_run
 from effdl.records.provenance import other_source, provenance, sources
 from effdl.records.report import DAMAGED, Answer, Reporter, Silent
-from effdl.records.run import GoesOn, Run, digest
+from effdl.records.run import GoesOn, Run
 from effdl.records.shorter import shorter
 from effdl.records.store import Say, Store, write_atomically, write_json
 from effdl.rng import seed_for
@@ -208,7 +206,7 @@ def _lead(
     try:
         run, network = _fit(spec, problem, device, lambda: open_run(spec, test, company=company, **places), store)
         metrics = run.summary(network, problem.val())
-        write_atomically(store.path / "network.safetensors", _network_bytes(network))
+        write_atomically(store.path / "network.safetensors", network_bytes(network))
         if mark is not None and not run.resumed and (above := mark.above()) is not None:
             metrics = _after(metrics, "memory/resident_peak_bytes", {PROCESS_PEAK: above})
         summary = {**head, "status": "finished", "summary": metrics}
@@ -275,36 +273,6 @@ def names(spec: config.Spec) -> dict[str, str]:
     """group -> its choice by the name that people know, of those that tell runs from one another."""
     parts = {group: getattr(spec, group) for group in ("method", "arch", "dataset")}
     return {group: part.known_as or spec.chosen.get(group) or part.snake_name() for group, part in parts.items()}
-
-
-def load_network(path: str | Path) -> nn.Module:
-    """The network that a finished run saved, in eval mode; takes inputs as the data set stores them, gives logits.
-
-    Raises:
-        RecordError: no finished run there, or its weights are not those that it recorded.
-    """
-    path = Path(path)
-    store = Store(path.parent.parent, path.name, lambda text: None)
-    stored, summary = store.spec(), store.summary()
-    if stored is None or summary is None or summary["status"] != "finished":
-        raise RecordError(f"{path}: no finished run with a network here")
-    settings = {group: config.build_setting(stored["config"][group], group) for group in ("arch", "method", "objective")}
-    metrics = summary["summary"]
-    try:
-        facts = Facts(**{**stored["facts"], "input_shape": tuple(stored["facts"]["input_shape"])})
-        network: nn.Module = settings["method"].network(
-            settings["arch"].untrained().build(facts), facts, settings["objective"], metrics
-        )
-    except (KeyError, TypeError) as error:
-        raise RecordError(f"{path / 'spec.json'} does not describe a network ({one_line(error)})") from None
-    file = path / "network.safetensors"
-    try:
-        network.load_state_dict(load_file(file))
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise RecordError(f"{file} cannot be loaded: {' '.join(str(error).split())[:200]}") from None
-    if digest(network) != metrics["network/sha256"]:
-        raise RecordError(f"{file} is damaged: its weights are not those that the run recorded; {kept.AGAIN}")
-    return network.eval()
 
 
 def _ended(store: Store, spec: config.Spec) -> dict[str, Any] | None:
@@ -390,10 +358,6 @@ def _note_sources(store: Store, spec: config.Spec, say: Say) -> None:
     say(f"{name_of(spec)}: {other}; it goes on all the same, which its record keeps: `effdl run --again ...` begins anew")
     before = [*stored.get("sources_before", []), stored.get("sources")]
     write_json(store.path / "provenance.json", {**stored, "sources": sources(spec), "sources_before": before})
-
-
-def _network_bytes(network: nn.Module) -> bytes:
-    return save_tensors({name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()})
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

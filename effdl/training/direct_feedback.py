@@ -70,23 +70,20 @@ class DirectFeedback(FeedbackRule):
         feedback: Sequence[Tensor] | None,
         checkpoint: Recompute = False,
     ) -> None:
-        super().__init__(blocks, head, objective, checkpoint)
+        super().__init__(blocks, head, objective, feedback, checkpoint)
         self.hidden = hidden(blocks, head)
-        self.transposes = feedback is None
-        for i, matrix in enumerate(feedback or ()):
-            self.register_buffer(f"feedback{i}", matrix)
-        if self.transposes:
+        if self.follows:
             self._check_transposes()
 
     def feedback(self) -> list[Tensor]:
         """B_i of each block that is no output layer."""
-        if self.transposes:
+        if self.follows:
             return [product.detach() for product in self._products() if product is not None]
-        return [self.get_buffer(f"feedback{i}") for i in range(self.hidden)]
+        return [self.matrix(i) for i in range(self.hidden)]
 
     def stack_key(self, epoch: int) -> Hashable | None:
         """Where matrices are drawn: those of the weights above are no buffers."""
-        if self.transposes or self.yields or self.checkpoint or self._compiled or self.hardware.precision == "bf16":
+        if self.follows or self.yields or self.checkpoint or self._compiled or self.hardware.precision == "bf16":
             return None
         form = stack_form(self.blocks, self.head)
         return None if form is None else (form, self.objective)

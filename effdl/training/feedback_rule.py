@@ -1,6 +1,7 @@
 """FeedbackRule: forward passes as ever, and a backward pass of its own from the true error of the outputs."""
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 from torch import Tensor, nn
@@ -22,12 +23,28 @@ class FeedbackRule(Rule):
 
     Args:
         head: from the last block's outputs to logits (B, K); learns with them.
+        feedback: matrices that stay as they are, which the member gets back by `matrix`; None where it takes the network's own
+            weights, transposed or by their signs, as they are at each step: then it ``follows`` them.
         checkpoint: see `Rule`.
     """
 
-    def __init__(self, blocks: nn.Sequential, head: nn.Module, objective: Objective, checkpoint: Recompute = False) -> None:
+    def __init__(
+        self,
+        blocks: nn.Sequential,
+        head: nn.Module,
+        objective: Objective,
+        feedback: Sequence[Tensor] | None = None,
+        checkpoint: Recompute = False,
+    ) -> None:
         super().__init__(blocks, checkpoint)
         self.head, self.objective = head, objective
+        self.follows = feedback is None
+        for i, matrix in enumerate(feedback or ()):
+            self.register_buffer(f"feedback{i}", matrix)
+
+    def matrix(self, place: int) -> Tensor:
+        """The matrix at a place of ``feedback``."""
+        return self.get_buffer(f"feedback{place}")
 
     @abstractmethod
     def passed(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -36,8 +36,15 @@ class LayerFeedback(FeedbackRule):
         ConfigError: see `layers`; in the first step, a layer that is not called as a module, or the lowest that takes back.
     """
 
-    def __init__(self, blocks: nn.Sequential, head: nn.Module, objective: Objective, checkpoint: Recompute = False) -> None:
-        super().__init__(blocks, head, objective, checkpoint)
+    def __init__(
+        self,
+        blocks: nn.Sequential,
+        head: nn.Module,
+        objective: Objective,
+        feedback: Sequence[Tensor] | None = None,
+        checkpoint: Recompute = False,
+    ) -> None:
+        super().__init__(blocks, head, objective, feedback, checkpoint)
         layers(blocks, head)  # raises
         self._named: dict[str, nn.Module] | None = None  # found in the first step, when the blocks are where they learn
 
@@ -91,21 +98,8 @@ class FixedFeedback(LayerFeedback):
             is backpropagation.
     """
 
-    def __init__(
-        self,
-        blocks: nn.Sequential,
-        head: nn.Module,
-        objective: Objective,
-        feedback: Sequence[Tensor] | None,
-        checkpoint: Recompute = False,
-    ) -> None:
-        super().__init__(blocks, head, objective, checkpoint)
-        self.transposes = feedback is None
-        for i, matrix in enumerate(feedback or ()):
-            self.register_buffer(f"feedback{i}", matrix)
-
     def backward_weight(self, place: int, weight: Tensor) -> Tensor:
-        return weight if self.transposes else self.get_buffer(f"feedback{place}")
+        return weight if self.follows else self.matrix(place)
 
 
 class SignFeedback(LayerFeedback):
@@ -119,7 +113,7 @@ class SignFeedback(LayerFeedback):
         magnitude: Literal["norm", "one"],
         checkpoint: Recompute = False,
     ) -> None:
-        super().__init__(blocks, head, objective, checkpoint)
+        super().__init__(blocks, head, objective, checkpoint=checkpoint)
         self.magnitude: Literal["norm", "one"] = magnitude
 
     def backward_weight(self, place: int, weight: Tensor) -> Tensor:

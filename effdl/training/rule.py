@@ -78,7 +78,7 @@ class Rule(nn.Module, ABC):
         the scalar is a product of what it wants to go back with what that goes back from, and inner gradients are taken by
         ``torch.func``.
         """
-        raise NotImplementedError(f"the rule {type(self).__name__} writes neither learn nor descended, see CONTRIBUTING.md")
+        raise ConfigError(f"the rule {type(self).__name__} writes neither learn nor descended, see CONTRIBUTING.md")
 
     def stack_key(self, epoch: int) -> Hashable | None:
         """Rules of a class with equal keys learn as one by `descended`, their parameters and buffers stacked, see
