@@ -34,7 +34,7 @@ from effdl.records.plan import cost
 from effdl.records.process import CLEAR_REFS, STATUS, read, reset
 from effdl.training.decision_rule import DecisionRule
 from effdl.training.feednet import feednet
-from effdl.training.hardware import Hardware, give_back
+from effdl.training.hardware import Hardware, give_back, keep_little
 from effdl.training.learner import Learner
 from effdl.training.loop import reseed
 from effdl.training.offload import Offload, Streamed
@@ -125,6 +125,7 @@ def steps(case: Case, batch: Batch, folder: Path, watch: Peak) -> None:
     rule.yields = False
     learner = Learner(rule, Sgd(lr=0.01).build(rule.parameters()), seed=lambda epoch, step: step)
     offloaded.rest()
+    keep_little()
     give_back()  # as the engine does before each turn
     offloaded.wake(start, learner)
     called = [offloaded.called(i, has_learned=True) for i in range(start)]

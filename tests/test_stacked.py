@@ -39,12 +39,13 @@ SGD = Sgd(lr=0.05, weight_decay=1e-3)
 CE, SMALL = SoftmaxCe(), Mlp(hidden=(8, 5), activation="tanh")
 
 
-def problem(seed: int, objective: Objective) -> Problem:
+def problem(seed: int, objective: Objective, dtype: torch.dtype = torch.float64, batch: int = BATCH) -> Problem:
     generator = torch.Generator().manual_seed(seed_for(seed, "data"))
     x = torch.randn(N + VAL, FEATURES, dtype=torch.float64, generator=generator)
     y = (x[:, :CLASSES] + 0.3 * torch.randn(N + VAL, CLASSES, dtype=torch.float64, generator=generator)).argmax(1)
+    x = x.to(dtype)
     train, val = Samples(x[:N], y[:N]), Samples(x[N:], y[N:])
-    return Problem(train, val, objective, outputs=CLASSES, batch_size=BATCH, seed=seed)
+    return Problem(train, val, objective, outputs=CLASSES, batch_size=batch, seed=seed)
 
 
 @dataclass
@@ -67,14 +68,16 @@ def trained(
     arch: Mlp = SMALL,
     method: Method | None = None,
     shrink: float = 1.0,
+    dtype: torch.dtype = torch.float64,
+    batch: int = BATCH,
 ) -> Trained:
-    """One run in float64, alone or in company. shrink: what all weights are multiplied by after each epoch."""
-    data, made = problem(seed, objective), Trained()
+    """One run, alone or in company. shrink: what all weights are multiplied by after each epoch."""
+    data, made = problem(seed, objective, dtype, batch), Trained()
     reseed(seed_for(seed, "init"))
-    model = arch.build(Facts((FEATURES,), "classes", CLASSES, N, VAL, VAL, BATCH)).double()
+    model = arch.build(Facts((FEATURES,), "classes", CLASSES, N, VAL, VAL, batch)).to(dtype)
     assert isinstance(model.input, InputBlock)
     model.input.fit(data.train_tensors().x)
-    run = Run(seed, optimizer, test=data.val_split, objective=objective, batch_size=BATCH, company=company)
+    run = Run(seed, optimizer, test=data.val_split, objective=objective, batch_size=batch, company=company)
 
     def keep(state: Callable[[], dict[str, Any]]) -> None:
         with torch.no_grad():
@@ -137,6 +140,20 @@ def test_company_does_not_matter(stacks: list[int]) -> None:
     agree(first, trained(3, SGD))
     agree(among[3], trained(4, Adamw()))
     assert stacks[:3] == [1, 1, 1] and stacks[3:] == [4, 4, 4]
+
+
+@pytest.mark.parametrize("batch", [BATCH, 64])
+def test_a_stack_of_one_rounds_as_one_of_many(batch: int, stacks: list[int]) -> None:
+    """In float32; a run that is left over after a kill, or made again alone, has the same name."""
+    options = {
+        "dtype": torch.float32,
+        "arch": Mlp(hidden=(128, 1), activation="tanh"),
+        "batch": batch,
+    }  # a product with a vector
+    (lone,), among = in_company((3, SGD), **options), in_company(*((seed, SGD) for seed in range(5)), **options)
+    assert stacks == [1, 1, 1, 5, 5, 5]
+    assert lone.lines == among[3].lines
+    assert all(torch.equal(lone.weights[name], among[3].weights[name]) for name in lone.weights)
 
 
 def test_those_that_end_early_leave_the_others(stacks: list[int]) -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from effdl.config import Spec
 from effdl.errors import ConfigError, EffdlError, Stopped, crash
 from effdl.records.report import Progress, Reporter, Settings, Silent
-from effdl.records.stacking import settled, split_up
+from effdl.records.stacking import check_stacked, settled, split_up
 from effdl.training.handle import SegmentCost
 
 if TYPE_CHECKING:
@@ -55,10 +55,11 @@ def execute(
     {"status": "error" | "died", "reason": ...}: one failed run leaves the others alone, and a run whose worker died is tried
     once more. One that was answered from its record is a `report.Answer`, which knows from which.
 
-    stack: several small networks that differ in seed and optimizer alone are trained as one where that is faster, see
+    stack: several small networks that differ in seed and learning rate alone are trained as one where that is faster, see
         `stacking.settled`; False trains each by itself, unless its Spec says otherwise.
     """
     reporter = reporter or Silent()
+    check_stacked(specs)
     specs = settled(specs, root, stack and len(specs) > 1)
     if len(specs) > 1 and any(spec.hardware.processes > 1 for spec in specs):
         raise ConfigError("hardware.processes: torchrun's processes carry out one run, not several")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from effdl.training.hardware import give_back
+from effdl.training.hardware import give_back, keep_little
 
 PROCESS_PEAK = "memory/process_peak_bytes"
 LITTLE = 2 * 2**20  # bytes by which the mark may lie above what is resident and still hide nothing worth a number
@@ -62,6 +62,7 @@ def first_run() -> HighWater | None:
     if _begun:
         return None
     _begun = True
+    keep_little()
     gc.collect()
     return HighWater.here(read, reset)
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from effdl import config
 from effdl.config import Spec
-from effdl.errors import EffdlError
+from effdl.errors import ConfigError, EffdlError
 
 if TYPE_CHECKING:
     from effdl.datasets.dataset import Facts
@@ -29,8 +29,8 @@ MEMORY_SHARE = 0.5
 def settled(specs: Sequence[Spec], root: Path, on: bool = True) -> list[Spec]:
     """The same with ``stacked`` said of each: True of those that are trained in stacks.
 
-    Of runs that can be, which differ in seed and optimizer alone, all are or none: the kind of which less is left to do by the
-    records, which count as they are. What was said before stays. on: False where nobody wants any.
+    Of runs that can be, which differ in seed, learning rate and schedule alone, all are or none: the kind of which less is left
+    to do by the records, which count as they are. What was said before stays. on: False where nobody wants any.
     """
     waiting = dict.fromkeys(spec for spec in specs if on and spec.stacked is None)
     groups = [group for group in _groups(waiting).values() if len(group) >= LEAST and _pays(group, root)]
@@ -89,14 +89,15 @@ SAME = ("method", "arch", "dataset", "objective", "hardware", "test_every")
 
 @lru_cache(maxsize=1024)
 def _key(spec: Spec) -> Hashable | None:
-    with suppress(EffdlError):  # which the run itself will say
+    with suppress(Exception):  # of a user's class too; the run itself will say it
         facts = spec.dataset.facts()
         linear = spec.arch.facts(facts).linear
         if spec.optimizer is None or linear is None:
             return None
         products = sum(a * b for a, b in pairwise((math.prod(facts.input_shape), *linear, facts.outputs)))
         if products * facts.batch_size <= STEP_PRODUCTS and (form := _form(spec, facts)) is not None:
-            return *(getattr(spec, group) for group in SAME), type(spec.optimizer), form
+            # What memory its state takes is counted once for all.
+            return *(getattr(spec, group) for group in SAME), replace(spec.optimizer, lr=1.0, schedule=None), form
     return None
 
 
@@ -112,6 +113,15 @@ def _form(spec: Spec, facts: Facts) -> Hashable | None:
         return None
     found: Hashable | None = spec.method.stack_key(undrawn(lambda: spec.arch.untrained().build(facts)))
     return found
+
+
+def check_stacked(specs: Iterable[Spec]) -> None:
+    """Raise a ConfigError where a run is said to be stacked that no stack can serve."""
+    if any(spec.stacked and key(replace(spec, stacked=None, logger=None)) is None for spec in specs):
+        raise ConfigError(
+            "stacked=true: a stack is of perceptrons of at most 16 million products a step, in float32 on a CPU, under a "
+            "method that says so, without filter, probe, augment or hardware.threads; leave it out"
+        )
 
 
 def split_up(specs: Sequence[Spec], workers: int) -> Iterator[list[int]]:

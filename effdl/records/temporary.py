@@ -9,7 +9,7 @@ from pathlib import Path
 
 from effdl.errors import disk_errors
 
-PREFIX, LOCK = "effdl-", "lock"
+PREFIX, LOCK = "effdl-", ".effdl-temporary"  # no other folder has a file of that name
 
 
 class Temporary:

@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
+import torch
+
 A = TypeVar("A")
 CLOCKS: Mapping[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 
@@ -68,6 +70,7 @@ class _Member(Company):
         self._dismissed = False
         self._left = {name: clock() for name, clock in CLOCKS.items()}  # when it was its turn last
         self.asked: tuple[Hashable, Question[Any]] | None = None  # under what kind and key
+        self.threads = 1  # that its computations take
         self.answer: Any = None  # an exception is raised where it was asked
         self.result: Any = None
         self.failed: BaseException | None = None
@@ -92,8 +95,12 @@ class _Member(Company):
 
     def ask(self, question: Question[A]) -> A:
         if (key := question.key()) is None:
+            if self._dismissed:
+                raise _Dismissed
             return question.alone()
-        self.asked = (type(question), key), question
+        # Each thread of a process has a number of its own.
+        self.threads = torch.get_num_threads()
+        self.asked = (type(question), key, self.threads), question
         self._over.release()
         self._turn.acquire()
         self.asked = None
@@ -154,6 +161,7 @@ def _answer(members: Sequence[_Member]) -> None:
     for group in groups.values():
         began = {name: clock() for name, clock in CLOCKS.items()}
         questions = [question for _, question in group]
+        torch.set_num_threads(group[0][0].threads)
         try:
             answers = questions[0].together(questions)
         except Exception as error:

@@ -47,14 +47,17 @@ class Losses:
         """Over the samples stepped on, and how many they were. Raises as `drain_epoch`."""
         learner, where, count = self._learner, self._where, len(self._sums)
         if count < expected and self.is_finite():
-            raise DataError(
-                f"the samples end after {count} of {expected} batches at {where}: a split has as many in each epoch"
-            )
+            raise ends_early(count, expected, where)
         if not self._sums:
             raise FitFailed(f"nothing to train on at {where}: the filter dropped every sample")
         total = learner.ranks.total(torch.stack(self._sums).double())
         samples = int(learner.ranks.total(torch.tensor(self._samples)))
         return mean_loss(total, samples, learner.rule, where), samples
+
+
+def ends_early(count: int, expected: int, where: str) -> DataError:
+    """What is wrong where there were fewer batches than the split has."""
+    return DataError(f"the samples end after {count} of {expected} batches at {where}: a split has as many in each epoch")
 
 
 def mean_loss(total: Tensor, samples: int, rule: nn.Module, where: str) -> float:

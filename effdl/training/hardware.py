@@ -161,18 +161,26 @@ def _counts(file: Path) -> dict[str, int]:
 
 
 def give_back() -> None:
-    """Give freed memory back to the system, and from now on every piece of 4 MiB and more as soon as it is freed.
-
-    By itself GNU's C library comes to keep pieces below 32 MiB, into which later ones may not fit: 53 MiB beside the 161 of a
-    step of VGG-13's second layer. Pieces of 4 MiB are few enough for the time not to be felt; `scripts/bench_memory.py` tells
-    what is kept all the same. What the environment says of them holds.
-    """
+    """Give freed memory back to the system, of which GNU's C library keeps pieces below 32 MiB, into which later ones may not
+    fit."""
     with suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def keep_little() -> None:
+    """From now on this process gives every piece of 4 MiB and more back to the system as soon as it is freed.
+
+    By itself GNU's C library comes to keep pieces below 32 MiB: 53 MiB beside the 161 of a step of VGG-13's second layer. It
+    is for processes that carry out runs; a program that calls `train_layerwise` keeps its own ways. What the environment says
+    of pieces holds. `scripts/bench_memory.py` tells what is kept all the same.
+    """
+    said = os.environ.get("GLIBC_TUNABLES", "")
+    if any(name in os.environ for name in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")) or "glibc.malloc" in said:
+        return
+    with suppress(OSError, AttributeError):
         library = ctypes.CDLL(None)
-        if not any(name in os.environ for name in ("MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")):
-            library.mallopt(M_MMAP_THRESHOLD, LARGE_PIECE)
-            library.mallopt(M_TRIM_THRESHOLD, 16 * LARGE_PIECE)  # else each small piece at the heap's end would go and come
-        library.malloc_trim(0)
+        library.mallopt(M_MMAP_THRESHOLD, LARGE_PIECE)
+        library.mallopt(M_TRIM_THRESHOLD, 16 * LARGE_PIECE)  # else each small piece at the heap's end would go and come
 
 
 @contextmanager

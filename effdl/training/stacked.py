@@ -7,7 +7,7 @@ Parameters of all of them are stacked, (members, ...), and a rule's pure step (`
 import copy
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from effdl.errors import Diverged
 from effdl.objectives.objective import Objective
 from effdl.training.affine import stackable
 from effdl.training.company import Question
-from effdl.training.epoch import LOOK_EVERY, drain_epoch, mean_loss
+from effdl.training.epoch import LOOK_EVERY, drain_epoch, ends_early, mean_loss
 from effdl.training.form import stack_form
 from effdl.training.learner import Learner
 from effdl.training.loop import evaluate_each, train_epoch
@@ -28,6 +28,7 @@ from effdl.training.stacked_optimizer import StackedOptimizer, by_element, setti
 READ_BYTES = 2**22  # of stacked samples that are read at once: what the cache holds, and many steps of small ones
 Learned = list[tuple[float, int]]
 Scores = dict[str, float]
+M = TypeVar("M")
 
 
 class Stack:
@@ -71,11 +72,16 @@ def _stacked(tensors: Sequence[Tensor]) -> Tensor:
     return torch.stack([tensor.detach() for tensor in tensors])
 
 
+def in_company(members: Sequence[M]) -> list[M]:
+    """The same; a lone one stands twice, since a product of one matrix rounds otherwise than one of several."""
+    return [*members, *members] if len(members) == 1 else list(members)
+
+
 def side_by_side(batches: Sequence[Iterable[Batch]], sizes: Sequence[int]) -> Iterator[Batch]:
     """Batches of members as one, x (members, B, ...). sizes: of each; what is read may hold several, one after another."""
     waiting = iter(sizes)
     for read in zip(*batches, strict=True):
-        x, y, index = (torch.stack([getattr(batch, name) for batch in read]) for name in ("x", "y", "index"))
+        x, y, index = (torch.stack([getattr(batch, name) for batch in in_company(read)]) for name in ("x", "y", "index"))
         start = 0
         while start < x.shape[1]:
             stop = start + next(waiting)
@@ -133,8 +139,10 @@ class LearnEpoch(Question[Learned]):
         """Those whose optimizers agree stand side by side."""
         sums, first = list[Tensor](), questions[0]
         learners = [question._learner for question in questions]
-        stack = Stack([learner.rule for learner in learners])
-        optimizer = StackedOptimizer([learner.optimizer for learner in learners], list(stack.parameters.values()))
+        stack = Stack(in_company([learner.rule for learner in learners]))
+        every = list(stack.parameters.values())
+        learning = [p for p in every if p.requires_grad] or every  # as `Optimizer.build` has it
+        optimizer = StackedOptimizer(in_company([learner.optimizer for learner in learners]), learning)
         joined = max(1, READ_BYTES // (len(questions) * first.sizes[0] * first.sample_bytes))
         batches = side_by_side([question.read(joined) for question in questions], first.sizes)
         epoch, seed = learners[0].epoch, learners[0].seed
@@ -152,12 +160,14 @@ class LearnEpoch(Question[Learned]):
                 break
         stack.put_back()
         optimizer.put_back()
-        of_each = torch.stack(sums).double().unbind(1)
+        of_each = torch.stack(sums).double().unbind(1)[: len(questions)]
         return [question._outcome(total) for question, total in zip(questions, of_each, strict=True)]
 
     def _outcome(self, total: Tensor) -> Learned | Exception:
         """total: of each step's losses, (steps,)."""
         ((where, learner),), samples = self.learners.items(), sum(self.sizes)
+        if len(total) < self.expected and total[-1].isfinite():
+            return ends_early(len(total), self.expected, where)
         try:
             mean = mean_loss(total, samples, learner.rule, where)
         except Diverged as error:
@@ -203,12 +213,12 @@ class Evaluation(Question[list[Scores]]):
     @classmethod
     def together(cls, questions: Sequence["Evaluation"]) -> list[list[Scores] | Exception]:
         objective = questions[0].objective
-        stack = Stack([nn.Sequential(*question.levels[0]) for question in questions])
+        stack = Stack(in_company([nn.Sequential(*question.levels[0]) for question in questions]))
         samples, size = questions[0].size
         sizes = [min(size, samples - start) for start in range(0, samples, size)]
         batches = side_by_side([question.batches for question in questions], sizes)
-        (scores,) = evaluate_each([(nn.Identity(), _Mapped(stack))], batches, _OfEach(objective, len(questions)))
-        return [[of_member] for of_member in scores or ()]
+        (scores,) = evaluate_each([(nn.Identity(), _Mapped(stack))], batches, _OfEach(objective, len(in_company(questions))))
+        return [[of_member] for of_member in (scores or ())[: len(questions)]]
 
 
 class _Mapped(nn.Module):
