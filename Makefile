@@ -31,7 +31,7 @@ table-%: $(VENV)/.installed ## a table or figure of the theses: make table-6.1 S
 	$(ARTEFACT)
 fig-%: $(VENV)/.installed
 	$(ARTEFACT)
-dfa-fig-%: $(VENV)/.installed
+dfa-%: $(VENV)/.installed
 	$(ARTEFACT)
 claims-%: $(VENV)/.installed
 	$(ARTEFACT)

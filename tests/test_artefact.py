@@ -75,6 +75,10 @@ WRONG: dict[str, tuple[Mapping[str, Any], str]] = {
         {"claims/level/each": ["size"]},
         "claims.level.each: no axis 'size'; there are data, method",
     ),
+    "a claim at each of a side's own levels": (
+        {"claims/level/each": ["method"]},
+        "claims.level.each: method is an axis of left or right already; the levels to judge belong in where",
+    ),
     "a claim along no axis": (
         {"claims/level/along": "size", "claims/level/right": REMOVED},
         "claims.level.along: needs an axis that is not in each, and no right side; there are data, method",

@@ -94,6 +94,8 @@ def _apart(
             estimates.append([mean(list(found.values()))])
             continue
         each = side.each(metric, factor)
+        if claim.less is not None and len(_by_place(found)) > 1:
+            return None, False, f"no interval of {metric} less {claim.less} over cells that draw nothing"
         less = [] if claim.less is None else side.each(claim.less, factor)
         estimates.append([Apart(one, taken) for one, taken in zip(each, less, strict=True)] if less else each)
     if len(estimates) == 1:

@@ -106,6 +106,8 @@ def _check_claim(key: str, claim: Claim, artefact: Artefact) -> None:
     levels = (*claim.left.values(), *(claim.right or {}).values())
     if claim.right is not None and (set(claim.left) != set(claim.right) or not all(isinstance(one, str) for one in levels)):
         raise ConfigError(f"{key}.right: needs the axes of left, each side one level; what both share belongs in where")
+    if stood := [axis for axis in claim.each if axis in {*claim.left, *(claim.right or {})}]:
+        raise ConfigError(f"{key}.each: {stood[0]} is an axis of left or right already; the levels to judge belong in where")
 
 
 def _check_strength(key: str, claim: Claim, artefact: Artefact) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 class RmspropInRoot(torch.optim.Optimizer):
     """θ = θ − η g / √(E + ε), with E = ρE + (1 − ρ)g² from 0 (Demirbilek §1.4.2).
 
-    Of gradients of the size of √ε, 1e-4, torch's g / (√E + ε) makes a step half as long again.
+    Where √E is as small as √ε, 1e-4, torch's g / (√E + ε) makes a step √2 times as long.
 
     Args:
         alpha: ρ, by torch's name for it. weight_decay: λ, whose λθ is a part of the gradient.

@@ -14,7 +14,8 @@ def measures(runs: pd.DataFrame) -> pd.DataFrame:
     here = ~runs["cell"].str.contains("gate=|constants=|weight_decay=")  # our own choices
     if "method" in runs:
         lazy = accuracy[here & runs["method"].isin(LAZY)]
-        best = lazy.groupby([runs["k"], runs["seed"]]).max()
+        of_seed = lazy.groupby([runs["k"], runs["seed"]])
+        best = of_seed.max().where(of_seed.count() == len(LAZY))
         return runs.assign(lead=accuracy - at(best, runs, "k"))
     if "feedback" in runs:
         drawn = accuracy[runs["feedback"] == "standard_uniform"].groupby(runs["seed"]).max()

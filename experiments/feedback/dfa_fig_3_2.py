@@ -9,8 +9,8 @@ COSINE = "alignment/weights/linear1"
 def measures(runs: pd.DataFrame) -> pd.DataFrame:
     """Adds cosine, of B and w₂ after the last epoch, and growth, from before the first."""
     curves = [curve(series, COSINE) for series in runs.get("series", [None] * len(runs))]
-    ends = [(points.iloc[-1], points.iloc[-1] - points.iloc[0]) if len(points) > 1 else (None, None) for points in curves]
-    cosine, growth = zip(*ends, strict=True)
+    cosine = [points.iloc[-1] if len(points) > 1 else None for points in curves]
+    growth = [points.iloc[-1] - points.iloc[0] if len(points) > 1 else None for points in curves]
     return runs.assign(cosine=pd.array(cosine, dtype="Float64"), growth=pd.array(growth, dtype="Float64"))
 
 

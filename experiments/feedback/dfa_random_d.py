@@ -11,7 +11,8 @@ def draw(declaration, scale: str, runs: pd.DataFrame) -> Figure:
     axes = figure.subplots()
     finished = runs[runs["status"] == "finished"]
     for i, level in enumerate(declaration.artefact.axes[by]):
-        error = 100 - 100 * finished[finished[by] == level].set_index(along)["test/acc"].astype(float)
+        here = finished[finished[by] == level].set_index(along)
+        error = 100 - 100 * here.get("test/acc", pd.Series(dtype=float)).astype(float)
         error.index = error.index.astype(int)
         found = error.groupby(level=0).agg(["mean", "std"]).sort_index()
         style = {"marker": "os^Dv"[i], "color": f"C{i}", "capsize": 2, "label": declaration.label(by, level)}

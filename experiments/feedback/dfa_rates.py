@@ -3,6 +3,8 @@
 import numpy as np
 import pandas as pd
 
+from effdl.reproduce import artefact
+
 WITHIN = 0.02  # of the best accuracy
 FINE = 400  # points between the lowest rate and the highest
 
@@ -12,7 +14,10 @@ def measures(runs: pd.DataFrame) -> pd.DataFrame:
     best_rate."""
     accuracy = runs.get("test/acc", pd.Series(index=runs.index, dtype=float)).astype(float)
     found = pd.DataFrame(index=runs.index, columns=["width", "best_rate"], dtype=float)
+    rates = len(artefact.load("dfa-rates").artefact.axes["rate"])
     for _, of_seed in runs.groupby(["rule", "seed"]):
+        if of_seed["rate"].nunique() < rates:
+            continue
         points = pd.Series(accuracy[of_seed.index].fillna(0).to_numpy(), np.log10(of_seed["rate"].astype(float))).sort_index()
         found.loc[of_seed.index, "width"] = width(points)
         found.loc[of_seed.index, "best_rate"] = 10 ** points.idxmax()
