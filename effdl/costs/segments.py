@@ -74,7 +74,7 @@ def segment_costs(engine: Engine) -> list[SegmentCost]:
     return _with_what_waits(_with_the_team(costs, own, engine.training), own, engine)
 
 
-def _below_all(engine: Engine, batch: Batch, feeding: bool) -> tuple[Prefix, Sequence[nn.Module]]:
+def _below_all(engine: Engine, batch: Batch, feeding: bool) -> tuple[Prefix, nn.Sequential]:
     """The prefix of the first segment, and the blocks below it, which never learn. feeding: they are called for every batch."""
     fake, parts = engine.problem.is_outline, engine.training.feed_parts
     prefix = Prefix(batch, engine.chain.input, fake=fake, autocast=engine.run.hardware.autocast, parts=parts)
