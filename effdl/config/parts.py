@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 from omegaconf import OmegaConf
-from yaml import YAMLError
+from yaml import YAMLError, safe_load
 
 from effdl.cache import installed, recall, remember
 from effdl.config.composition import CHOSEN, SETS_A_VALUE, compose, parse, survives_json
@@ -132,12 +132,22 @@ def _known_parts(plugins: str | None) -> dict[str, list[Any]]:
 
 def _parts() -> dict[str, list[Any]]:
     groups = [name for name, group in GROUPS.items() if "/" not in name and not group.several]
-    asked = [(group, name) for group in groups for name in choices(group) if _is_plain(group, name, (*ELSEWHERE, "@"))]
+    plain = [(group, name) for group in groups for name in choices(group) if _is_plain(group, name, (*ELSEWHERE, "@"))]
+    asked = [one for one in plain if not _is_nothing(*one)]
     try:
         made: Any = OmegaConf.to_container(compose([f"+{group}@{PLACE}.{group}.{name}={name}" for group, name in asked]))
     except ConfigError:  # of which one is wrong, and is said where it is chosen
         return {}
-    found = {f"{group}={name}": [made[PLACE][group][name], _chosen(group, name)] for group, name in asked}
+    found: dict[str, list[Any]] = {}
+    for group, name in plain:
+        chosen = _chosen(group, name)
+        if _is_nothing(group, name):
+            node = None
+        else:
+            node = made[PLACE][group][name]
+            within = [child.partition("/")[2] for child in chosen if "/" in child]
+            node = {child: node.get(child) for child in within} | node
+        found[f"{group}={name}"] = [node, chosen]
     return found if survives_json(found) else {}
 
 
@@ -162,6 +172,8 @@ def _is_plain(group: str, name: str, words: tuple[str, ...]) -> bool:
 
 def _have_none(group: str, name: str, words: tuple[str, ...]) -> bool:
     path = config_file(group, name)
+    if _is_nothing(group, name):
+        return True
     entries = default_entries(path)
     bases = [one for one in entries if isinstance(one, str) and one != "_self_"]
     within = [pair for one in entries if isinstance(one, dict) for pair in one.items()]
@@ -171,6 +183,13 @@ def _have_none(group: str, name: str, words: tuple[str, ...]) -> bool:
         return False
     chosen = [(f"{group}/{child}", choice) for child, choice in within]
     return all(_have_none(*one, words) for one in [*((group, base) for base in bases), *chosen])
+
+
+def _is_nothing(group: str, name: str) -> bool:
+    """Whether a choice is null and no more, as no filter, or a rate that stays. Such a file names its parent's place."""
+    text = config_file(group, name).read_text()
+    parent, _, key = group.rpartition("/")
+    return text.startswith(f"# @package {parent or '_global_'}\n") and safe_load(text) == {key: None}
 
 
 @lru_cache(maxsize=1024)
