@@ -1,7 +1,7 @@
 """Many networks trained as one: each ends where it would have ended by itself, whoever is with it."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import nn
 from effdl.archs.adapt import InputBlock
 from effdl.archs.chain import BlockChain
 from effdl.archs.mlp import Mlp
+from effdl.config import build_choice
 from effdl.datasets.batch import Batch
 from effdl.datasets.dataset import Facts
 from effdl.datasets.problem import Problem
@@ -30,6 +31,7 @@ from effdl.training.form import stack_form
 from effdl.training.handle import RunHandle
 from effdl.training.loop import reseed
 from effdl.training.optim import Adamw, MultiStep, Optimizer, Sgd
+from effdl.training.rmsprop import RmspropInRoot
 from effdl.training.rule import Rule
 from effdl.training.segments import SegmentPlan, Shapes, Training
 from effdl.training.stacked_optimizer import BY_ELEMENT
@@ -209,7 +211,8 @@ class Ours(Optimizer):
     @property
     def rule(self) -> Any:
         kind: Any = self.kind  # type: ignore[attr-defined]
-        return lambda parameters, lr, weight_decay, foreach: kind(parameters, lr=lr)
+        more = {"alpha": 0.9, "eps": 1e-8, "weight_decay": 0.1, "foreach": False} if kind is RmspropInRoot else {}
+        return lambda parameters, lr, weight_decay, foreach: kind(parameters, lr=lr, **more)
 
 
 @pytest.mark.parametrize("kind", sorted(BY_ELEMENT, key=lambda kind: kind.__name__))
@@ -273,6 +276,53 @@ def test_direct_feedback_alignment_each_with_matrices_of_its_own(hidden: tuple[i
     for seed, one in enumerate(together):
         assert one.diverged is None and one.weights
         agree(one, trained(seed, SGD, **options))
+
+
+LAZY = ("shallow", "relu_features", "linear_features", "gaussian_features", "ntk", "ntk_sigmoid")
+
+
+def lazily(choice: str, **fields: Any) -> dict[str, Any]:
+    return {"method": replace(build_choice("method", choice), **fields), "arch": Mlp(hidden=(8, 5))}
+
+
+@pytest.mark.parametrize("choice", LAZY)
+def test_lazy_methods_whoever_is_with_them(choice: str, stacks: list[int]) -> None:
+    """Each above features of its own, which stay; one of them diverges in the first of two companies."""
+    options = lazily(choice, epochs=3)
+    alone = [trained(seed, SGD, **options) for seed in range(4)]
+    first = in_company(*((seed, SGD) for seed in range(3)), (9, Sgd(lr=1e308)), **options)
+    other = in_company((3, SGD), (7, Adamw()), (2, SGD), **options)
+    assert first[3].diverged is not None and first[3].diverged.startswith("Diverged: ")
+    assert stacks == [4, 3, 3, 3, 3, 3]
+    for one, expected in ((first[0], alone[0]), (first[1], alone[1]), (first[2], alone[2]), (other[0], alone[3])):
+        assert one.diverged is None and one.weights and len(one.states) == 3
+        agree(one, expected)
+    agree(other[2], first[2])
+
+
+@pytest.mark.parametrize("keep", [64.0, 0.0], ids=["kept", "worked out for every batch"])
+def test_features_of_one_round_as_those_of_many(keep: float, stacks: list[int]) -> None:
+    """In float32, where a product of several batches' rows rounds otherwise than one of each."""
+    options = lazily("gaussian_features", epochs=2, keep_features_mib=keep) | {"dtype": torch.float32, "batch": 1}
+    options["arch"] = Mlp(hidden=(128, 16))
+    (lone,), among = in_company((3, SGD), **options), in_company(*((seed, SGD) for seed in range(5)), **options)
+    assert stacks == [1, 1, 5, 5]
+    assert lone.lines == among[3].lines
+    assert all(torch.equal(lone.weights[name], among[3].weights[name]) for name in lone.weights)
+
+
+def test_as_much_is_read_at_once_as_features_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not as inputs would: those of a network may be wider."""
+    read, learned = list[int](), stacked.LearnEpoch._learned.__func__  # type: ignore[attr-defined]
+
+    def seen(cls: type, questions: Sequence[Any]) -> Any:
+        read.append(questions[0].sample_bytes)
+        return learned(cls, questions)
+
+    monkeypatch.setattr(stacked.LearnEpoch, "_learned", classmethod(seen))
+    in_company((0, SGD), (1, SGD), **lazily("gaussian_features", epochs=1))
+    in_company((0, SGD), (1, SGD), **lazily("gaussian_features", epochs=1, keep_features_mib=0.0))
+    assert read == [8 * 5, 4 * FEATURES]
 
 
 def test_an_error_in_a_run_is_raised_and_the_others_end_where_they_are() -> None:

@@ -99,6 +99,11 @@ class TestWhatIsStacked:
         runs = [replace(spec, optimizer=Sgd(lr=0.1 / (1 + spec.seed))) for spec in specs()]
         assert self.kind(runs, tmp_path) == {True}
 
+    @pytest.mark.parametrize("method", ["dfa", "shallow", "gaussian_features", "ntk", "ntk_sigmoid"])
+    @pytest.mark.parametrize("optimizer", ["sgd", "rmsprop"])
+    def test_under_every_method_that_says_so(self, method: str, optimizer: str, tmp_path: Path) -> None:
+        assert self.kind(specs(f"method={method}", f"optimizer={optimizer}"), tmp_path) == {True}
+
     def test_a_lone_run_never_and_few_neither(self, tmp_path: Path) -> None:
         assert self.kind(specs(count=1), tmp_path) == self.kind(specs(count=COUNT - 1), tmp_path) == {False}
         (result,) = execute(specs(count=1), tmp_path)
@@ -210,8 +215,10 @@ def test_a_stack_waits_for_nobody_who_waits_for_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_killed_in_the_middle_of_a_stack_the_same_command_ends_in_the_same_numbers(tmp_path: Path) -> None:
-    command = ("-m", *SMALL, "dataset.samples=1000", "method.epochs=20", "workers=1", f"seed=range({COUNT})")
+@pytest.mark.parametrize("method", ["backprop", "gaussian_features", "ntk"])
+def test_killed_in_the_middle_of_a_stack_the_same_command_ends_in_the_same_numbers(method: str, tmp_path: Path) -> None:
+    of_method = (f"method={method}", "dataset.samples=1000", "method.epochs=20")
+    command = ("-m", *SMALL, *of_method, "workers=1", f"seed=range({COUNT})")
     whole = finish(start(*command, f"results={tmp_path / 'whole'}", cwd=tmp_path))
     assert whole.returncode == 0, whole.stderr
     killed = start(*command, f"results={tmp_path / 'killed'}", cwd=tmp_path)

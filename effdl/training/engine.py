@@ -265,7 +265,7 @@ class Engine:
             expected=0 if sieve else self.problem.steps,
             passing=self.recorder.passing,
             sizes=() if sieve or self.problem.is_outline else sizes,
-            sample_bytes=4 * math.prod(self.problem.input_shape),
+            sample_bytes=self.active.sample_bytes,
         )
         found = self.run.company.ask(asked)
         if not team[0].learner.rule.prepares:
