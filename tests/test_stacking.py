@@ -16,6 +16,7 @@ from declared import QUICK, declare
 
 from effdl import config
 from effdl.config import Spec
+from effdl.config.identity import STACK_VERSION
 from effdl.records import stacking
 from effdl.records.carry import carry_out, fingerprint
 from effdl.records.execute import _attempt_all, execute
@@ -81,7 +82,7 @@ class TestRecords:
     def test_a_record_says_that_it_was_stacked_and_its_config_makes_its_name_again(self, made: Any) -> None:
         for ours in made[0]:
             stored = json.loads((Path(ours["path"]) / "spec.json").read_text())
-            assert stored["identity"]["stacked"] == 1 and stored["config"]["stacked"] is True
+            assert stored["identity"]["stacked"] == STACK_VERSION and stored["config"]["stacked"] is True
             assert run_id(config.build(stored["config"])) == ours["run_id"]
 
     def test_they_say_nothing_of_a_process_that_they_share_and_share_its_time(self, made: Any) -> None:
@@ -232,7 +233,7 @@ def test_killed_in_the_middle_of_a_stack_the_same_command_ends_in_the_same_numbe
     assert names == {path.name for path in (tmp_path / "killed" / "runs").iterdir()} and len(names) == COUNT
     for name in names:
         stored = json.loads((tmp_path / "killed" / "runs" / name / "spec.json").read_text())
-        assert stored["identity"]["stacked"] == 1
+        assert stored["identity"]["stacked"] == STACK_VERSION
         assert numbers(tmp_path / "killed" / "runs" / name) == numbers(tmp_path / "whole" / "runs" / name)
 
 
