@@ -306,8 +306,9 @@ def test_lazy_methods_whoever_is_with_them(choice: str, stacks: list[int]) -> No
 
 
 @pytest.mark.parametrize("keep", [64.0, 0.0], ids=["kept", "worked out for every batch"])
-def test_features_of_one_round_as_those_of_many(keep: float, stacks: list[int]) -> None:
+def test_features_of_one_round_as_those_of_many(keep: float, stacks: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     """In float32, where a product of several batches' rows rounds otherwise than one of each."""
+    monkeypatch.setattr(stacked, "READ_BYTES", 14 * 4 * FEATURES)  # 14 samples of one, two of each of five
     options = lazily("gaussian_features", epochs=2, keep_features_mib=keep) | {"dtype": torch.float32, "batch": 1}
     options["arch"] = Mlp(hidden=(128, 16))
     (lone,), among = in_company((3, SGD), **options), in_company(*((seed, SGD) for seed in range(5)), **options)

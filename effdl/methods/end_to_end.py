@@ -27,9 +27,9 @@ class EndToEnd(Method):
         the same numbers for less memory and more time.
     patience: stop after so many epochs without a better validation score, with the last weights.
     keep_features_mib: standardised inputs are kept in memory where they fit this bound.
-    measure_train: measure the trained network on all training samples, none of them varied, and of such as are made anew on
-        those of the last epoch: train/acc, train/mse, and
-        train/end_loss beside train/loss, which is the mean over the last epoch's steps as they were made.
+    measure_train: measure the trained network on all training samples, none of them varied, where they are made anew on those
+        of the last of ``epochs``: train/acc, train/mse, and train/end_loss beside train/loss, which is the mean over the last
+        epoch's steps as they were made.
     """
 
     epochs: Count = 10
