@@ -26,7 +26,7 @@ from effdl.records.run import Run
 from effdl.reproduce import ledger
 from effdl.reproduce.survey import survey
 from effdl.training import stacked
-from effdl.training.optim import Adamw, Sgd
+from effdl.training.optim import Adamw, Rmsprop, Sgd
 
 SMALL = (
     *("dataset=two_spirals", "dataset.samples=200", "dataset.val_size=50", "dataset.batch_size=16", "hardware=cpu"),
@@ -174,12 +174,15 @@ class Stop(BaseException):
     """As abrupt as a kill can be within a process: nothing catches it."""
 
 
-@pytest.mark.parametrize("optimizer", [Sgd(), Adamw()], ids=["sgd", "adamw"])
+CUT = [("backprop", Sgd()), ("backprop", Adamw()), ("dfa", Rmsprop()), ("gaussian_features", Sgd()), ("ntk", Rmsprop())]
+
+
+@pytest.mark.parametrize(("method", "optimizer"), CUT, ids=lambda one: one if isinstance(one, str) else one.snake_name())
 def test_a_stack_that_was_cut_off_goes_on_to_the_same_numbers(
-    optimizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    method: str, optimizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Some of its runs have ended, some have a checkpoint of another epoch, one has none."""
-    runs = [replace(spec, optimizer=optimizer) for spec in specs(count=5)]
+    runs = [replace(spec, optimizer=optimizer) for spec in specs(f"method={method}", count=5)]
     expected = [numbers(Path(one["path"])) for one in together(runs, tmp_path / "undisturbed")]
     save, left, sizes = Run.save, iter([*range(5 + 5 + 3), None]), list[int]()
 

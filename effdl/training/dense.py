@@ -36,8 +36,8 @@ ACTIVATIONS: Mapping[type[nn.Module], Activation] = {
 }
 
 
-# (a block's place, the error e (B, K) of the logits, of the layer above δ (B, its width) before the activation, and its weights)
-# -> δ of what the block puts out
+# (a block's place, the error e (B, K) of the logits, δ (B, its width) of the layer above before the activation, that layer's
+# weights) -> δ of what the block puts out
 Back = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
 
