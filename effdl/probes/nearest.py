@@ -11,7 +11,7 @@ from effdl.datasets.dataset import Facts
 from effdl.datasets.split import Samples
 from effdl.errors import ConfigError
 from effdl.probes.probe import Probe
-from effdl.probes.single_images import Of, Places, drawn, features, groups, shows_singles, side_by_side
+from effdl.probes.single_images import Of, Places, drawn, features, groups, lowest, side_by_side
 from effdl.setting import Count, setting
 from effdl.training.look import Look
 
@@ -47,9 +47,9 @@ class Nearest(Probe):
             )
 
     def measure(self, look: Look) -> dict[str, float]:
-        if not shows_singles(look):
+        if (seen := lowest(look)) is None:
             return {}
-        assert (learning := look.learning) is not None and (problem := learning.problem) is not None
+        learning, problem = seen
         known, asked = (
             drawn(split, count, problem.seed)
             for split, count in ((problem.train_split, self.references), (problem.val_split, self.queries))

@@ -1,4 +1,4 @@
-"""What a network's first block makes of a single image, of which its samples have several side by side (Demirbilek, appendix B)."""
+"""What a network's first block makes of a single image, where its samples are several side by side (Demirbilek, appendix B)."""
 
 from collections.abc import Iterator
 from typing import Literal
@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from effdl.archs.linear import linear_layer
+from effdl.datasets.problem import Problem
 from effdl.datasets.split import Samples, Split
 from effdl.errors import ConfigError
-from effdl.training.look import Look
+from effdl.training.look import Learning, Look
 
 Of = Literal["product", "output"]
 Places = Literal["same", "all"]
@@ -76,7 +77,9 @@ def groups(samples: Samples, k: int, places: Places) -> Iterator[tuple[Tensor, T
         yield samples.x, at, samples.y
 
 
-def shows_singles(look: Look) -> bool:
-    """Whether single images reach these blocks by nothing but the input block."""
+def lowest(look: Look) -> tuple[Learning, Problem] | None:
+    """How blocks learn that single images reach by nothing but the input block, and from what; None of others."""
     learning = look.learning
-    return learning is not None and learning.problem is not None and len(learning.below) == 1
+    if learning is None or learning.problem is None or len(learning.below) != 1:
+        return None
+    return learning, learning.problem

@@ -10,7 +10,7 @@ from effdl.datasets.dataset import Facts
 from effdl.errors import ConfigError
 from effdl.probes.nearest import check_images, neighbours
 from effdl.probes.probe import Probe
-from effdl.probes.single_images import Of, Places, drawn, features, groups, shows_singles, side_by_side
+from effdl.probes.single_images import Of, Places, drawn, features, groups, lowest, side_by_side
 from effdl.setting import Count, Positive, Size, setting
 from effdl.training.look import Look
 
@@ -20,8 +20,9 @@ class Tsne(Probe):
     """Single training images in the plane by scikit-learn's t-SNE, before the first epoch and, by default, after the last.
 
     ``x``, ``y``: the points of the first ``shown`` images, of the layer's representation, see `Nearest`; ``untrained_x`` and
-    ``untrained_y`` before the first epoch, ``pixels_x`` and ``pixels_y`` of their pixels, and ``digit``, what they show. ``acc``,
-    ``untrained_acc``, ``pixels_acc``: how often, of all ``samples`` points in the plane, the nearest other one shows the same.
+    ``untrained_y`` before the first epoch, ``pixels_x`` and ``pixels_y`` of their pixels, and ``digit``, what they show.
+    ``acc``, ``untrained_acc``, ``pixels_acc``: for how many of all ``samples`` points in the plane, a share, the nearest other
+    one shows the same.
 
     samples: images that are embedded, at most; the thesis has 7,500, its author's program 5,000 for one digit a sample.
     perplexity, seed: of t-SNE; 30 is scikit-learn's own, 123 his. every: an embedding of 7,500 takes a minute.
@@ -53,9 +54,9 @@ class Tsne(Probe):
             raise ConfigError(self._too_few(problem.train))
 
     def measure(self, look: Look) -> dict[str, Any]:
-        if not shows_singles(look):
+        if (seen := lowest(look)) is None:
             return {}
-        assert (learning := look.learning) is not None and (problem := learning.problem) is not None
+        learning, problem = seen
         images, places, digits = next(
             groups(drawn(problem.train_split, self.samples, problem.seed), side_by_side(problem.train_split), self.places)
         )

@@ -1,4 +1,4 @@
-"""The weights of a network so small that it can be drawn, and the feedback that stands for them (Demirbilek, figures 1.1, 1.2)."""
+"""Weights of a network so small that it can be drawn, and the feedback in their place (Demirbilek, figures 1.1 and 1.2)."""
 
 import math
 from itertools import pairwise

@@ -19,8 +19,8 @@ class Learning:
     samples as the segment gets it, through the blocks below as they are now: the first batch of the first epoch, the same at
     each look. It costs what feeding one batch does.
 
-    problem: training and validation data; the test split is nobody's but the run's. below: what is called before the blocks, the
-    input block first. local: from there to logits. The engine gives all three.
+    problem: training and validation data; the test split is nobody's but the run's. below: what is called before the blocks,
+    the input block first. local: from there to logits. The engine gives all three.
     """
 
     rule: Rule
