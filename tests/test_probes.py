@@ -39,6 +39,7 @@ from effdl.training.loop import reseed
 from effdl.training.optim import Sgd
 
 PROBES = [build_choice("probe", name) for name in choices("probe") if name != "none"]
+CHOICES = "alignment, fgsm, nearest, none, stable_rank, tsne, weights"
 METHODS = [Backprop(epochs=3), Segmentwise(epochs=3, input_dropout=0.3, gradient_dropout=0.3)]
 
 
@@ -249,12 +250,12 @@ def test_probes_stand_in_a_spec_by_name_whatever_order_they_were_asked_in(monkey
         (["probe=stable_rank", "probe.stable_rank.every=0"], r"probe\.stable_rank\.every: .* got 0$"),
         (
             ["probe=[stable_rank,lsd]"],
-            r"probe=lsd: unknown choice; there are alignment, fgsm, nearest, none, stable_rank, tsne, weights$",
+            rf"probe=lsd: unknown choice; there are {CHOICES}$",
         ),
         (["+probe.x._target_=effdl.probes.stable_rank.StableRank"], r"probe\.x: StableRank belongs under probe\.stable_rank$"),
         (
             ["+probe.x={every:1}"],
-            r"probe\.x: .* has no _target_; name a choice of the group \(alignment, fgsm, nearest, none, stable_rank, tsne, weights\)$",
+            rf"probe\.x: .* has no _target_; name a choice of the group \({CHOICES}\)$",
         ),
         (["+probe._target_=effdl.probes.stable_rank.StableRank"], r"probe: .* is no choice of probes by name, as probe="),
         (["+probe.digits._target_=effdl.datasets.digits.Digits"], r"probe\.digits\._target_: .* is no Probe"),

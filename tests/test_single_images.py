@@ -76,7 +76,7 @@ def test_the_product_is_that_of_the_images_own_part_of_the_weights(k: int) -> No
 def test_products_at_all_places_add_up_to_what_the_layer_makes_of_the_whole_sample() -> None:
     _, problem, model = opened("arch.activation=identity", "arch.bias=false", "dataset.scaling=pixel")
     (batch,) = problem.train_split.gather([torch.arange(9)])
-    places = [part for part in batch.x.split(8, dim=-1)]
+    places = list(batch.x.split(8, dim=-1))
     shown = look(problem, model)
     parts = [features(shown, x, torch.full((9,), i), "product") for i, x in enumerate(places)]
     torch.testing.assert_close(sum(parts), model.blocks(model.input(batch.x)), rtol=1e-4, atol=1e-5)
