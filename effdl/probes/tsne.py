@@ -22,7 +22,7 @@ class Tsne(Probe):
     ``x``, ``y``: the points of the first ``shown`` images, of the layer's representation, see `Nearest`; ``untrained_x`` and
     ``untrained_y`` before the first epoch, ``pixels_x`` and ``pixels_y`` of their pixels, and ``digit``, what they show.
     ``acc``, ``untrained_acc``, ``pixels_acc``: for how many of all ``samples`` points in the plane, a share, the nearest other
-    one shows the same.
+    one shows the same. The layer before the first epoch is the control of one that has learned nothing.
 
     samples: images that are embedded, at most; the thesis has 7,500, its author's program 5,000 for one digit a sample.
     perplexity, seed: of t-SNE; 30 is scikit-learn's own, 123 his. every: an embedding of 7,500 takes a minute.
@@ -61,7 +61,9 @@ class Tsne(Probe):
             groups(drawn(problem.train_split, self.samples, problem.seed), side_by_side(problem.train_split), self.places)
         )
         kinds: dict[str, Of | None] = {"": self.of} if learning.epoch else {"untrained_": self.of, "pixels_": None}
-        found: dict[str, Any] = {} if learning.epoch else {"digit": digits[: self.shown].tolist()}
+        found: dict[str, Any] = {"samples": float(len(digits))}
+        if learning.epoch == 0:
+            found["digit"] = digits[: self.shown].tolist()
         for prefix, of in kinds.items():
             plane = self.embedded(features(look, images, places, of))
             nearest = digits[neighbours(plane, plane, apart=True)]
