@@ -5,6 +5,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
 
+Series = dict[str, list[list[float]]]  # name -> [segment, epoch, value] of each point
+
 UNITS = 6  # of the hidden layer
 ANGLE = "alignment/angle/all"
 POSITIVE, NEGATIVE = "tab:blue", "tab:red"
@@ -13,36 +15,37 @@ POSITIVE, NEGATIVE = "tab:blue", "tab:red"
 def measures(runs: pd.DataFrame) -> pd.DataFrame:
     """Adds angle and first_angle, between update and gradient at the end and before the first epoch, in degrees; drift, how far
     any entry of the feedback matrix has moved; and apart, how far any weight is from that of DFA with the same seed."""
-    series = list(runs.get("series", [None] * len(runs)))
-    known = {
-        seed: forward(one, -1)
-        for seed, one, rule in zip(runs["seed"], series, runs["rule"], strict=True)
-        if rule == "dfa" and one
-    }
-    rows = []
-    for seed, one in zip(runs["seed"], series, strict=True):
-        if not one:
-            rows.append({})
-            continue
-        angles = [value for *_, value in one.get(ANGLE, [])]
-        row = {"first_angle": angles[0], "angle": angles[-1]} if len(angles) > 1 else {}
-        if (matrix := feedback(one, 0)) is not None:
-            row["drift"] = float(np.abs(feedback(one, -1) - matrix).max())
-        if seed in known:
-            row["apart"] = max(float(np.abs(a - b).max()) for a, b in zip(forward(one, -1), known[seed], strict=True))
-        rows.append(row)
-    found = pd.DataFrame(rows, index=runs.index, columns=["first_angle", "angle", "drift", "apart"], dtype=float)
-    return runs.join(found)
+    series = [told(one) for one in runs.get("series", [None] * len(runs))]
+    of_dfa = [one if rule == "dfa" else None for one, rule in zip(series, runs["rule"], strict=True)]
+    known = {seed: forward(one, -1) for seed, one in zip(runs["seed"], of_dfa, strict=True) if one}
+    rows = [{} if one is None else numbers(one, known.get(seed)) for seed, one in zip(runs["seed"], series, strict=True)]
+    columns = ["first_angle", "angle", "drift", "apart"]
+    return runs.join(pd.DataFrame(rows, index=runs.index, columns=columns, dtype=float))
 
 
-def forward(series: dict[str, list[list[float]]], look: int) -> tuple[np.ndarray, np.ndarray]:
+def told(series: Series | None) -> Series | None:
+    """A run's series, where its weights are among them."""
+    return series if isinstance(series, dict) and series.get("weights/head/0") else None
+
+
+def numbers(series: Series, of_dfa: tuple[np.ndarray, np.ndarray] | None) -> dict[str, float]:
+    """What `measures` adds to one run."""
+    angles = [value for *_, value in series.get(ANGLE, [])]
+    found = {"first_angle": angles[0], "angle": angles[-1]} if len(angles) > 1 else {}
+    if (matrix := feedback(series, 0)) is not None:
+        found["drift"] = float(np.abs(feedback(series, -1) - matrix).max())
+    if of_dfa is not None:
+        found["apart"] = max(float(np.abs(a - b).max()) for a, b in zip(forward(series, -1), of_dfa, strict=True))
+    return found
+
+
+def forward(series: Series, look: int) -> tuple[np.ndarray, np.ndarray]:
     """W₁ (units, inputs) and w₂ (1, units) at the first look or the last."""
-    return np.stack([row(series, f"weights/linear1/{i}", look) for i in range(UNITS)]), row(series, "weights/head/0", look)[
-        None
-    ]
+    first = np.stack([row(series, f"weights/linear1/{i}", look) for i in range(UNITS)])
+    return first, row(series, "weights/head/0", look)[None]
 
 
-def feedback(series: dict[str, list[list[float]]], look: int) -> np.ndarray | None:
+def feedback(series: Series, look: int) -> np.ndarray | None:
     """What stands in the place of w₂, (1, units); None where nothing does."""
     for name in ("linear1", "head"):
         if series.get(f"weights/feedback/{name}/0"):
@@ -50,7 +53,7 @@ def feedback(series: dict[str, list[list[float]]], look: int) -> np.ndarray | No
     return None
 
 
-def row(series: dict[str, list[list[float]]], name: str, look: int) -> np.ndarray:
+def row(series: Series, name: str, look: int) -> np.ndarray:
     """The points of the first look, or the last, that have the same epoch."""
     points = series[name]
     return np.array([value for _, epoch, value in points if epoch == points[look][1]])
@@ -93,11 +96,9 @@ def network(axes, first: np.ndarray, second: np.ndarray, back: np.ndarray) -> No
 
 def edge(axes, start: tuple[float, float], end: tuple[float, float], weight: float, style: str, bend: float) -> None:
     """An arrow; weight: from −1 to 1."""
-    color = POSITIVE if weight > 0 else NEGATIVE
     shape = {"arrowstyle": "-|>", "mutation_scale": 7, "connectionstyle": f"arc3,rad={bend}", "shrinkA": 6, "shrinkB": 6}
-    axes.add_patch(
-        FancyArrowPatch(start, end, color=color, linewidth=0.3 + 2.2 * abs(weight), linestyle=style, alpha=0.8, **shape)
-    )
+    ink = {"color": POSITIVE if weight > 0 else NEGATIVE, "linewidth": 0.3 + 2.2 * abs(weight), "alpha": 0.8}
+    axes.add_patch(FancyArrowPatch(start, end, linestyle=style, **ink, **shape))
 
 
 def spread(n: int) -> np.ndarray:

@@ -33,7 +33,7 @@ def products(w: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 def weights(series: dict[str, list[list[float]]] | None) -> np.ndarray:
     """(units, side, places × side) after training; empty where they were not recorded."""
-    rows = [(series or {}).get(f"weights/linear1/{i}", []) for i in range(UNITS)]
+    rows = [series.get(f"weights/linear1/{i}", []) if isinstance(series, dict) else [] for i in range(UNITS)]
     if not all(rows):
         return np.empty(0)
     return np.array([[v for _, e, v in row if e == row[-1][1]] for row in rows]).reshape(UNITS, SIDE, PLACES * SIDE)

@@ -1,4 +1,4 @@
-"""Of figure B.2 what its declaration cannot say: accuracies at the end and before the first epoch, and the points in the plane."""
+"""Of figure B.2 what its declaration cannot say: accuracies before the first epoch and at the end, and points in the plane."""
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -24,8 +24,8 @@ PANELS = {  # prefix of the points -> accuracy beside them
 
 
 def measures(runs: pd.DataFrame) -> pd.DataFrame:
-    """Adds shares: of 1-nearest neighbours that are right (acc, untrained, pixels, and in the plane), how far acc is above chance
-    (above), the untrained layer (gain) and pixels (over_pixels), and plane above chance (plane_above)."""
+    """Adds shares: of 1-nearest neighbours that are right (acc, untrained, pixels, and in the plane), how far acc is above
+    chance (above), the untrained layer (gain) and pixels (over_pixels), and plane above chance (plane_above)."""
     series = runs.get("series", pd.Series([None] * len(runs), index=runs.index))
     found = {
         name: pd.Series([value(one, key, place) for one in series], index=runs.index, dtype=float)
