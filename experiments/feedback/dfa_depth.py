@@ -11,8 +11,8 @@ LOWEST, HIGHEST = 0.9, 0.2  # greys of the lines: the lower the layer, the light
 
 def measures(runs: pd.DataFrame) -> pd.DataFrame:
     """Adds lowest_length, log10 of the lowest layer's update before the first epoch; reach and last_reach, log10 of the longest
-    layer's over the shortest's then and after the last; aligned, how many layers end within BELOW degrees of the gradient; order, Spearman's correlation of layer and onset; and the
-    lowest and the highest layer's angle at the end."""
+    layer's over the shortest's then and after the last; aligned, how many layers end within BELOW degrees of the gradient;
+    order, Spearman's correlation of layer and onset; and the lowest and the highest layer's angle at the end."""
     rows = [numbers(one) for one in runs.get("series", [None] * len(runs))]
     names = ["lowest_length", "reach", "last_reach", "aligned", "order", "lowest_angle", "highest_angle"]
     return runs.join(pd.DataFrame(rows, index=runs.index, columns=names, dtype=float))
