@@ -66,7 +66,7 @@ def draw(declaration, scale: str, runs: pd.DataFrame) -> Figure:
                 grey = str(round(LOWEST + (HIGHEST - LOWEST) * (layer - 1) / (LAYERS - 1), 2))
                 axes.plot(mean.index, mean, color=grey, label=f"layer {layer}" if layer in (1, LAYERS) else None)
             axes.axhline(90, color="tab:red", linewidth=0.6, linestyle=":")
-            axes.set(xlabel="epoch", ylabel="angle to the gradient, °", ylim=(-3, 110))
+            axes.set(xlabel="epoch", ylabel="angle to the gradient, °", ylim=(-3, 130))
             axes.set_title(declaration.label("rule", rule), loc="left", fontsize=8)
         if lengths.get_legend_handles_labels()[0]:
             lengths.legend(frameon=False, fontsize=7)

@@ -2,6 +2,7 @@
 
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from effdl.reproduce.estimate import Share
 
@@ -56,11 +57,14 @@ def draw(declaration, scale: str, runs: pd.DataFrame) -> Figure:
         panels += [("", rule, declaration.label("rule", rule)) for rule in rules]
         for axes, (prefix, rule, label) in zip(of_row, panels, strict=True):
             cell = runs[(runs["cell"] == f"learned={what},rule={rule}") & (runs["status"] == "finished")].sort_values("seed")
-            axes.set(xticks=[], yticks=[], aspect="equal")
+            axes.set(xticks=[], yticks=[])
+            axes.set_aspect("equal", adjustable="datalim")
             axes.set_title(label, loc="left", fontsize=8)
             if len(cell):
                 scatter(axes, cell.iloc[0], prefix, label)
         of_row[0].set_ylabel(declaration.label("learned", what), fontsize=8)
+    marks = [Line2D([], [], marker="o", linestyle="", markersize=4, color=f"C{digit}", label=str(digit)) for digit in range(10)]
+    figure.legend(handles=marks, loc="outside lower center", ncols=10, frameon=False, fontsize=8, handletextpad=0)
     return figure
 
 
