@@ -46,7 +46,7 @@ def alone(look: Look, images: Tensor, places: Tensor) -> Tensor:
         return whole
     width = images.shape[-1]
     within = torch.arange(k * width, device=images.device).div(width, rounding_mode="floor") == places[:, None]
-    row = block(images.repeat(1, 1, 1, k))
+    row: Tensor = block(images.repeat(1, 1, 1, k))
     if row.shape[-1] != k * width:
         raise ConfigError(
             f"probe: this network's input block makes images of {row.shape[-1]} columns of {k * width}, in which the single "
