@@ -244,11 +244,7 @@ class Engine:
 
     def _sample(self, segment: int) -> Batch:
         """The same batch as a segment gets it."""
-        x = self._first.x
-        with torch.no_grad(), self.run.hardware.autocast():
-            for module in self._below(segment).modules:
-                x = module(x)
-        return self._first.passed_on(x)
+        return self._first.passed_on(self.fed.passed(self._below(segment).modules, self._first.x))
 
     def _learn(self, team: Sequence[Member]) -> list[tuple[float, int]]:
         """An epoch of updates; of each who learns mean training loss, and how many samples of the problem it learned from."""
@@ -258,11 +254,11 @@ class Engine:
         epochs, steps = {m.segment: m.learner.epoch for m in team}, self.steps(team[0].segment)
         lowest, of_all = team[0].segment, self.training.segments[team[0].segment].epochs
 
-        def progress(step: int) -> None:
+        def progress(step: int, stands_for: int = 1) -> bool:
             part = min(step / steps, 1.0)
             for segment, epoch in epochs.items():
                 past[segment] = epoch + part
-            self.run.progress(lowest, past, of_all)
+            return self.run.progress(lowest, past, of_all, stands_for)
 
         filter = self.run.filter
         sieve = None if filter is None else Sieve(filter, self.run.seed("filter", lowest, epochs[lowest]))
@@ -274,7 +270,7 @@ class Engine:
             expected=0 if sieve else self.problem.steps,
             passing=self.recorder.passing,
             sizes=() if sieve or self.problem.is_outline else sizes,
-            sample_bytes=4 * math.prod(self.problem.input_shape),
+            sample_bytes=self.active.sample_bytes,
         )
         found = self.run.company.ask(asked)
         if not team[0].learner.rule.prepares:

@@ -179,13 +179,14 @@ class RunHandle(Protocol):
         """So many of the segments that were expected have been trained, from the lowest, and no other will be: only what these
         took is of interest."""
 
-    def progress(self, segment: int, past: Sequence[float], epochs: int) -> bool:
+    def progress(self, segment: int, past: Sequence[float], epochs: int, stands_for: int = 1) -> bool:
         """Whether something was shown of how far the run is. Called at every step, this costs next to nothing.
 
         Args:
             segment: which learns.
             past: of each segment the epochs that lie behind, with the part of the present one.
             epochs: of this segment in all.
+            stands_for: how many runs that are trained as one are shown by this one; 0 of those that another one shows.
         """
 
     def record(self, segment: int, epoch: int, metrics: Mapping[str, float]) -> None:
