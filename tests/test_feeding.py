@@ -105,6 +105,12 @@ FEW = {
     ("random overlapping robin", "segment"),
     ("some overlap", "epoch"),
 }
+    ("recorded", "epoch"),
+    ("recorded robin", "segment"),
+    ("partitions together", "epoch"),
+    ("random overlapping robin", "segment"),
+    ("some overlap", "epoch"),
+}
 CASES = [
     pytest.param(name, every, marks=[] if (name, every) in FEW else pytest.mark.slow)
     for name, every in product(METHODS, ("epoch", "segment"))
