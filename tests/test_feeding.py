@@ -105,12 +105,6 @@ FEW = {
     ("random overlapping robin", "segment"),
     ("some overlap", "epoch"),
 }
-    ("recorded", "epoch"),
-    ("recorded robin", "segment"),
-    ("partitions together", "epoch"),
-    ("random overlapping robin", "segment"),
-    ("some overlap", "epoch"),
-}
 CASES = [
     pytest.param(name, every, marks=[] if (name, every) in FEW else pytest.mark.slow)
     for name, every in product(METHODS, ("epoch", "segment"))

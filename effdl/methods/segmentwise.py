@@ -16,7 +16,7 @@ from effdl.datasets.problem import Problem
 from effdl.errors import ConfigError
 from effdl.methods.cutting import Span, evenly, windows
 from effdl.methods.method import Method
-from effdl.methods.recorded import RecordAt, Room, check_layers, recorded
+from effdl.methods.recorded import RecordAt, Room, check_ends, check_layers, recorded
 from effdl.objectives.objective import Objective
 from effdl.setting import Count, NonNegative, Positive, Probability, Size, Switch, setting
 from effdl.training.decision import Decision, DownConv, Pool
@@ -48,7 +48,8 @@ class Segmentwise(Method):
         and is shorter where the windows do not come out even.
     partitions: so many segments instead, as they are cut by ``cut`` (§6.8; four there): "depth", of equal numbers of blocks;
         "cost", the largest number of multiply-adds of a forward pass being as small as can be, decision blocks and what lies
-        below not counted; "memory", the largest peak of a training step, as plans count it; "batch", what a batch makes on its
+        below not counted; "memory", the largest peak of a training step, as plans count it, layers named by ``record_at`` being
+        ends; "batch", what a batch makes on its
         way at that peak, without the weights and optimizers that of partitions learning ``together`` all lie there.
     rounds: how often it is each segment's turn; schedules span all of its turns. Every segment's optimizer and decision block
         wait for the next round, which takes memory.
@@ -110,7 +111,8 @@ class Segmentwise(Method):
         network is chosen by a score of that kind; "ordered": the first round goes from the bottom up, so that there are none.
     """
 
-    numerics_version: ClassVar[int] = 2  # of 1, outputs that nobody took were held, and feednets did not fold
+    # Of 1, outputs that nobody took were held, and feednets did not fold; of 2, a cut by memory knew of no recording
+    numerics_version: ClassVar[int] = 3
 
     epochs: Count | Annotated[tuple[Count, ...], Field(min_length=1)] = 10
     segment_size: Count = 1
@@ -142,6 +144,9 @@ class Segmentwise(Method):
     full_disk: Literal["stop", "feed"] = "stop"
     offload: Place | None = None
     first_round: Literal["eval", "batch_statistics", "ordered"] = "eval"
+
+    def version(self) -> int:
+        return 3 if self.cut == "memory" and self.record_at not in (None, "auto") else 2
 
     def __post_init__(self) -> None:
         if self.partitions is not None and self.overlap:
@@ -216,6 +221,8 @@ class Segmentwise(Method):
             check_layers(self.record_at, windows(arch.blocks, self.segment_size))
         elif self.cut == "depth":
             check_layers(self.record_at, evenly(arch.blocks, self.partitions))
+        elif self.cut == "memory":
+            check_ends(self.record_at, self.partitions, arch.blocks)
 
     def _check_together(self) -> None:
         """All that speaks of one segment's turn after another's."""
@@ -323,7 +330,8 @@ class Segmentwise(Method):
             def plan(start: int, stop: int) -> SegmentPlan:
                 return self._plan(min(start, 1), (start, stop), problem)
 
-            spans = by_memory(self.partitions, plan, problem, model, run, self.feed_parts, of_batch=self.cut == "batch")
+            layers = () if self.cut == "batch" or self.record_at in (None, "auto") else self.record_at
+            spans = by_memory(self.partitions, plan, problem, model, run, self.feed_parts, self.cut == "batch", recorded=layers)
         run.note({"segment/stops": [stop for _, stop in spans]})
         return spans
 
