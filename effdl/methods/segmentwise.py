@@ -111,8 +111,7 @@ class Segmentwise(Method):
         network is chosen by a score of that kind; "ordered": the first round goes from the bottom up, so that there are none.
     """
 
-    # Of 1, outputs that nobody took were held, and feednets did not fold; of 2, a cut by memory knew of no recording
-    numerics_version: ClassVar[int] = 3
+    numerics_version: ClassVar[int] = 2  # of 1, outputs that nobody took were held, and feednets did not fold
 
     epochs: Count | Annotated[tuple[Count, ...], Field(min_length=1)] = 10
     segment_size: Count = 1
@@ -146,7 +145,8 @@ class Segmentwise(Method):
     first_round: Literal["eval", "batch_statistics", "ordered"] = "eval"
 
     def version(self) -> int:
-        return 3 if self.cut == "memory" and self.record_at not in (None, "auto") else 2
+        """One more where a cut by memory did not know of what is recorded."""
+        return self.numerics_version + int(self.cut == "memory" and self.record_at not in (None, "auto"))
 
     def __post_init__(self) -> None:
         if self.partitions is not None and self.overlap:
