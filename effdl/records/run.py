@@ -18,7 +18,7 @@ from effdl.datasets.waiting import watched
 from effdl.errors import Stopped, disk_errors
 from effdl.filters.filter import Filter
 from effdl.objectives.objective import Objective
-from effdl.probes.probe import Probe, measured
+from effdl.probes.probe import Probe, in_lines, measured
 from effdl.records import expected
 from effdl.records.logger import Log
 from effdl.records.measure import Measure, finite
@@ -221,7 +221,9 @@ class Run:
                 name = probe.snake_name()
                 with self.timer("probe"):
                     found = measured(probe, look, self.seed(f"probe/{name}", segment, epoch))
-                self._append({"segment": segment, "epoch": epoch, **{f"{name}/{k}": finite(v) for k, v in found.items()}})
+                for line in in_lines(found):
+                    told = {f"{name}/{k}": finite(v) for k, v in line.items()}
+                    self._append({"segment": segment, "epoch": epoch, **told})
 
     def note(self, facts: Mapping[str, Any]) -> None:
         self.notes.update(facts)

@@ -225,8 +225,17 @@ class Engine:
     def _shown(self, member: Member) -> Look:
         """What probes are shown of a segment."""
         rule = member.learner.rule
-        sample = partial(self._sample, member.segment)
-        return Look(rule.blocks, Learning(rule, self.problem.objective, member.learner.epoch, sample))
+        below = () if rule.prepares else self._below(member.segment).modules
+        learning = Learning(
+            rule,
+            self.problem.objective,
+            member.learner.epoch,
+            partial(self._sample, member.segment),
+            self.problem,
+            below,
+            member.local,
+        )
+        return Look(rule.blocks, learning)
 
     @cached_property
     def _first(self) -> Batch:
