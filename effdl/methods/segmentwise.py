@@ -330,7 +330,8 @@ class Segmentwise(Method):
             def plan(start: int, stop: int) -> SegmentPlan:
                 return self._plan(min(start, 1), (start, stop), problem)
 
-            layers = () if self.cut == "batch" or self.record_at in (None, "auto") else self.record_at
+            named = self.record_at if self.cut == "memory" and self.record_at != "auto" else None
+            layers = () if named is None else named
             spans = by_memory(self.partitions, plan, problem, model, run, self.feed_parts, self.cut == "batch", recorded=layers)
         run.note({"segment/stops": [stop for _, stop in spans]})
         return spans
