@@ -82,6 +82,8 @@ PARTS = [
     ["arch=mlp", "objective=softmax_ce", "method=elm", "dataset=digits"],  # over what the method chooses
     ["optimizer=adamw", "optimizer/schedule=multi_step", "augment=auto_augment_svhn", "dataset=svhn"],
     ["probe=[stable_rank]", "filter=random_subset", "optimizer=adamw"],
+    ["probe=[weights,alignment]", "probe.alignment.every=2", "optimizer=adamw", "augment=none"],
+    ["probe=fgsm", "optimizer/schedule=none", "method/decision=vgg"],
     ["filter=none", "search=none", "results='a, b'"],
     ["+anything={a: 1}", "arch=mlp"],
 ]

@@ -29,6 +29,7 @@ from effdl.errors import ConfigError
 
 Plain = dict[str, Any]
 NAME = re.compile(r"\w+")
+SEVERAL = re.compile(r"(\w+)=\[(\w+(?:,\w+)+)\]")
 PLACE = "parts"  # a root key that no config has
 ELSEWHERE = ("override", "${")  # words of a YAML that speaks of other groups, or of surroundings
 
@@ -88,13 +89,13 @@ def _choices(choosing: tuple[str, ...], plugins: str | None) -> Plain:
     for one in alone:
         group = one.partition("=")[0]
         made[group], within = _part(one, plugins)
-        chosen = {name: choice for name, choice in chosen.items() if not name.startswith(f"{group}/")} | within
+        chosen = {name: choice for name, choice in chosen.items() if name.partition("/")[0] != group} | within
     return {**made, CHOSEN: chosen}
 
 
 def _part(one: str, plugins: str | None) -> tuple[Any, dict[str, str]]:
     """The node of a choice that stands alone, and what is chosen in it."""
-    if (found := _known_parts(plugins).get(one)) is not None:
+    if (found := _known_part(one, plugins)) is not None:
         return found[0], found[1]
     group, made = one.partition("=")[0], _whole((one,), plugins)
     return made[group], {name: chosen for name, chosen in made[CHOSEN].items() if name.partition("/")[0] == group}
@@ -103,17 +104,30 @@ def _part(one: str, plugins: str | None) -> tuple[Any, dict[str, str]]:
 def _stands_alone(one: str, choosing: tuple[str, ...], plugins: str | None) -> bool:
     """Whether a choice changes its group's node and no other, and none of the others what is in it."""
     group, _, name = one.partition("=")
-    if "/" in group or GROUPS[group].several:
+    if "/" in group or any(other is not one and other.startswith((f"{group}/", f"{group}=")) for other in choosing):
         return False
-    if any(other is not one and other.startswith((f"{group}/", f"{group}=")) for other in choosing):
-        return False
-    if one in _known_parts(plugins):
+    if _known_part(one, plugins) is not None:
         return True
-    return _is_plain(group, name, ELSEWHERE) and all(
-        content == _whole((), plugins).get(key)
-        for key, content in _whole((one,), plugins).items()
-        if key not in (group, CHOSEN)
+    return (
+        not GROUPS[group].several
+        and _is_plain(group, name, ELSEWHERE)
+        and all(
+            content == _whole((), plugins).get(key)
+            for key, content in _whole((one,), plugins).items()
+            if key not in (group, CHOSEN)
+        )
     )
+
+
+def _known_part(one: str, plugins: str | None) -> list[Any] | None:
+    """The part of a choice, or of several of a group where there may be: group=[name,name], of which Hydra notes no name."""
+    known = _known_parts(plugins)
+    if (several := SEVERAL.fullmatch(one)) is None:
+        return known.get(one)
+    found = [known.get(f"{several[1]}={name}") for name in several[2].split(",")]
+    nodes = [part[0] for part in found if part is not None]
+    merged = {name: content for node in nodes for name, content in node.items()}
+    return [merged, {}] if len(merged) == len(found) else None
 
 
 @lru_cache(maxsize=8)
@@ -131,7 +145,7 @@ def _known_parts(plugins: str | None) -> dict[str, list[Any]]:
 
 
 def _parts() -> dict[str, list[Any]]:
-    groups = [name for name, group in GROUPS.items() if "/" not in name and not group.several]
+    groups = [name for name in GROUPS if "/" not in name]
     plain = [(group, name) for group in groups for name in choices(group) if _is_plain(group, name, (*ELSEWHERE, "@"))]
     asked = [one for one in plain if not _is_nothing(*one)]
     try:
@@ -147,6 +161,7 @@ def _parts() -> dict[str, list[Any]]:
             node = made[PLACE][group][name]
             within = [child.partition("/")[2] for child in chosen if "/" in child]
             node = {child: node.get(child) for child in within} | node
+            node = {name: node} if GROUPS[group].several else node
         found[f"{group}={name}"] = [node, chosen]
     return found if survives_json(found) else {}
 
@@ -174,10 +189,11 @@ def _have_none(group: str, name: str, words: tuple[str, ...]) -> bool:
     path = config_file(group, name)
     if _is_nothing(group, name):
         return True
+    own = f"# @package {group}.{name}\n" if group in GROUPS and GROUPS[group].several else ""
     entries = default_entries(path)
     bases = [one for one in entries if isinstance(one, str) and one != "_self_"]
     within = [pair for one in entries if isinstance(one, dict) for pair in one.items()]
-    if len(bases) > 1 or any(word in path.read_text() for word in words):
+    if len(bases) > 1 or any(word in path.read_text().removeprefix(own) for word in words):
         return False
     if not all(NAME.fullmatch(child) and isinstance(choice, str) for child, choice in within):
         return False
