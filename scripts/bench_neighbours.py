@@ -14,8 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from bench import Row, facts, report
-from bench_closed_forms import in_turns
+from bench import Row, facts, in_turns, report
 from torch import Tensor
 
 import effdl

@@ -1,4 +1,4 @@
-"""What else one could do by neighbours: edited and condensed nearest neighbours, and how well the nearest neighbour classifies."""
+"""Edited and condensed nearest neighbours, and how well the nearest neighbour classifies."""
 
 from typing import Any, Literal
 

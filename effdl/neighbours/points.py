@@ -7,6 +7,7 @@ with the lower index is the nearer.
 
 import math
 from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 

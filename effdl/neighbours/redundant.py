@@ -8,6 +8,7 @@ products of all features, which are exact to a known bound; where these do not s
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -60,12 +61,12 @@ class _Search:
     def run(self) -> Tensor:
         """Whether each searched sample is redundant."""
         begins = [0, *np.cumsum(self.sizes).tolist()]
-        for begin, end in zip(begins, begins[1:], strict=False):
+        for begin, end in pairwise(begins):
             self._reach(begin, end)
         embedding = Embedding.of(self.points, max(TILE, self.memory // (64 * self.points.x.shape[1])))
         wanted = torch.full((len(self.points),), -torch.inf, dtype=self.points.dtype, device=self.points.x.device)
         wanted[: len(self.reach)] = _rounded_up(self.reach, self.points.dtype)
-        for begin, end in zip(begins, begins[1:], strict=False):
+        for begin, end in pairwise(begins):
             for start in range(begin, end, TILE):
                 rows = slice(start, min(start + TILE, end))
                 for other in range(end, len(self.points), TILE):

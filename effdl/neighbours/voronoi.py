@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from effdl.neighbours.entropy import entropy
 from effdl.neighbours.given import Values, like, samples_of_classes
 from effdl.neighbours.points import Points
-from effdl.neighbours.entropy import entropy
 
 ROUNDING = 1e-12  # of the largest squared norm: distances that differ by less are equal
 PRODUCTS = 2**23  # distances that are worked out at once
@@ -118,10 +118,10 @@ class _Cells:
     def prune(self) -> None:
         """Remove centroids without which every cell stays pure, again and again until each is needed."""
         self.live = torch.ones(len(self.classes), dtype=torch.bool, device=self.x.device)
-        removed = True
+        removed = 1
         while removed:
             sizes = torch.bincount(self.cell, minlength=len(self.live))
-            removed = any([self._without(c) for c in sizes.argsort(stable=True).tolist() if self.live[c]])
+            removed = sum(self._without(c) for c in sizes.argsort(stable=True).tolist() if self.live[c])
 
     def _without(self, centroid: int) -> bool:
         """Whether a centroid can go; if so its samples are where they then belong."""

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from effdl.neighbours.given import Values, samples_of_classes
 from effdl.neighbours.entropy import entropy
+from effdl.neighbours.given import Values, samples_of_classes
 
 
 @dataclass(frozen=True, slots=True)

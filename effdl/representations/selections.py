@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
-from effdl.neighbours.given import Values, like, samples_of_classes
 from effdl.neighbours.entropy import entropy
+from effdl.neighbours.given import Values, like, samples_of_classes
 
 FEATURES = 2**22  # decisions that are counted at once
 
