@@ -2,9 +2,9 @@
 
     python scripts/bench_neighbours.py [full] [chunk] [distance]
 
-Ratios of least seconds of processor time, calls being made in turns. The peer of the filter is faiss's IndexFlatL2, searched for
-k + 1 neighbours: `pip install faiss-cpu`, which nothing else here needs. MNIST, and CIFAR-10 for the chunk, are taken where they
-are (EFFDL_DATA), else normal numbers with classes apart; a comment line says which.
+Ratios of least seconds of processor time, calls being made in turns. The peer of the filter is faiss's IndexFlatL2, searched
+for k + 1 neighbours: `pip install faiss-cpu`, which nothing else here needs. MNIST, and CIFAR-10 for the chunk, are taken where
+they are (EFFDL_DATA), else normal numbers with classes apart; a comment line says which.
 """
 
 from collections.abc import Callable, Iterator

@@ -19,7 +19,7 @@ def nearest_neighbour_accuracy(x: Values, y: Values, queries: Values | None = No
 
     Args:
         x: (n, ...) samples. y: (n,) their classes.
-        queries: (q, ...) samples to classify by those of x, with truth (q,) their classes; None: each sample of x by the others.
+        queries: (q, ...) samples to classify by those of x, with truth (q,) their classes; None: each of x by the others.
 
     Of equal distances the lower index is the nearer. Raises ValueError for NaN or infinite features, or lengths that differ.
 
@@ -46,7 +46,7 @@ def nearest_neighbour_accuracy(x: Values, y: Values, queries: Values | None = No
 
 
 def edited_nearest_neighbours(x: Values, y: Values, k: int = 3, *, vote: Literal["majority", "all"] = "majority") -> Any:
-    """Edited nearest neighbours (Wilson 1972): the samples whose neighbours agree with their class; what lies among others goes.
+    """Edited nearest neighbours (Wilson 1972): samples whose neighbours agree with their class.
 
     Args:
         x: (n, ...) samples. y: (n,) their classes.
@@ -69,10 +69,7 @@ def edited_nearest_neighbours(x: Values, y: Values, k: int = 3, *, vote: Literal
     every = torch.arange(len(samples), device=samples.device)
     with torch.autocast(samples.device.type, enabled=False):
         around = classes[nearest(Points.of(samples, MEMORY), every, every, k)[1]]
-    if vote == "all":
-        agree = (around == classes[:, None]).all(1)
-    else:
-        agree = one_hot(around).sum(1).argmax(1) == classes
+    agree = (around == classes[:, None]).all(1) if vote == "all" else one_hot(around).sum(1).argmax(1) == classes
     return like(agree.nonzero()[:, 0], x)
 
 

@@ -1,4 +1,4 @@
-"""k-filtering and k-redundancy (thesis §5.4): samples whose whole neighbourhood is of their own class need not be trained on."""
+"""k-filtering and k-redundancy (thesis §5.4): what lies among its own class need not be trained on."""
 
 import numbers
 import warnings

@@ -1,8 +1,8 @@
 """Points: samples whose Euclidean distances are exact where it matters, and bounded where a matrix product is enough.
 
-Everywhere here the distance of two samples is that of their features as float64 gives it: differences of the stored values, their
-squares, summed in one fixed order, so that equal differences have equal distances on any machine. Of equal distances the sample
-with the lower index is the nearer.
+Everywhere here the distance of two samples is that of their features as float64 gives it: differences of the stored values,
+their squares, summed in one fixed order, so that equal differences have equal distances on any machine. Of equal distances the
+sample with the lower index is the nearer.
 """
 
 import math

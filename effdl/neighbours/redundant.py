@@ -78,7 +78,7 @@ class _Search:
         """Bounds of the k-th distances within a class.
 
         Of upper bounds Uᵢⱼ = |xᵢ|² + |xⱼ|² − 2xᵢ·xⱼ + β(|xᵢ|² + |xⱼ|²) the k-th is one. Whoever is nearer than that has a norm
-        of at most |xᵢ| + √U, so that its own bound is off by 2β(|xᵢ|² + (|xᵢ| + √U)²) at most; less that much, U is a lower bound.
+        of at most |xᵢ| + √U, so that its own bound is off by 2β(|xᵢ|² + (|xᵢ| + √U)²) at most; U less that is a lower bound.
         """
         squares, slack = self.points.squares[begin:end], self.points.slack
         raised = ((1 + slack) * squares).to(self.points.dtype)
@@ -92,7 +92,7 @@ class _Search:
             self.least[here] = self.reach[here] - 2.2 * slack * (own + farthest)
 
     def _products(self, begin: int, end: int) -> Iterator[tuple[int, Tensor]]:
-        """Inner products of samples of a class with all of it, as (first place, (a, end − begin)), whole where memory allows."""
+        """Inner products of samples of a class with all of it, as (first place, (a, all)), whole where memory allows."""
         size, values = end - begin, self.points.values
         step = max(1, self.memory // 4 // (size * self.points.dtype.itemsize))
         if step < size:

@@ -19,7 +19,8 @@ class PureVoronoi:
     """A pure Voronoi map of n samples.
 
     centroids (c, d) and classes (c,): the labelled centroids. cell (n,): of each sample, the nearest centroid, which is of its
-    class; also one on the sample itself, where another class has the same sample. entropy: the pure entropy of the map in bits, from 0 to log2 c (definition 7).
+    class; also one on the sample itself, where another class has the same sample. entropy: the pure entropy of the map in bits,
+    from 0 to log2 c (definition 7).
     """
 
     centroids: Any
@@ -33,8 +34,8 @@ def pure_voronoi(x: Values, y: Values) -> PureVoronoi:
 
     It begins with the mean of each class. While a cell holds samples of other classes, their mean, class by class, becomes one
     more centroid; where that does not make fewer of them, the sample next to that mean does, whose own distance is then 0, so
-    that there is an end. Then centroids go that can be missed, those of small cells first. The least map (H* of definition 7) is
-    a hard problem: what is found has about as many cells as the best that has samples as its centroids.
+    that there is an end. Then centroids go that can be missed, those of small cells first. The least map (H* of definition 7)
+    is a hard problem: what is found has about as many cells as the best that has samples as its centroids.
 
     Definition 6 lets a centroid of another class be as near. Then one centroid a class, all in one place, would be pure on any
     data; here it must be farther, beyond rounding, unless the sample lies on a centroid of its own class.

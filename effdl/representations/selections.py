@@ -15,8 +15,8 @@ FEATURES = 2**22  # decisions that are counted at once
 class Selections:
     """What each of f features selects of n samples.
 
-    counts (f, c): selected samples of each class, in the classes' order. entropies (f,): of these distributions, H(Y|S₊) in bits,
-    from 0 to log2 c; NaN where a feature selects nothing. entropy: their mean over features that select something, which figure
+    counts (f, c): selected samples of each class, in the classes' order. entropies (f,): of these distributions, H(Y|S₊) in
+    bits, from 0 to log2 c; NaN where a feature selects nothing. entropy: their mean over features that select something, which figure
     5.21 has layer by layer. silent: features that select nothing.
     """
 
