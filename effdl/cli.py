@@ -48,6 +48,8 @@ def main(entry: Callable[[], Any]) -> None:
             raise ConfigError(f"-m: torchrun's {torchrun.place().size} processes carry out one run, not a sweep")
         if many and searching.is_search(overrides):
             overrides = config.spelled_out(overrides, *config.named(options))
+        elif many:
+            overrides = config.grammar.with_their_groups(overrides)
         if options:
             sys.argv[1:] = [*options, *overrides, *_ours(arguments, many), *config.search_path()]
             asked = _asked(arguments) if many else ()

@@ -4,11 +4,13 @@
 
 32 pixels, batch 128, SGD with momentum, the plain decision block, no outputs kept. Each line is of a process of its own that
 takes two real steps of the layer whose plan is the largest, or of full backprop; MiB above where the process stood before the
-network was built, with shares of full backprop's. *step* and *resident* are planned, *process* is the kernel's mark. What lies
-between step and process: *waiting*, weights of other layers, counted as resident; *code*, pages of libraries that the steps are
-the first to use; *kept*, what the C library holds of freed memory at the process's peak, at most; *rest*, the kernels' scratch
-memory and small change, or less than nothing where the process has its peak at another moment than the count, with fewer
-tensors alive and more of them kept. Linux only.
+network was built, with shares of full backprop's. *step* and *resident* are planned, *process* is the kernel's mark. What the
+process is made of, after the operation in which the mark rose last, adds up to it: *tensors*, those alive, weights of other
+layers among them (fewer than *resident* where the mark rose at another moment than the count); *scratch*, what that operation
+held within and had freed again, such as maps in a kernel's own layout; *freed*, what the C library held of freed memory;
+*objects*, all else that it had given out: modules, graphs, plans of kernels; *python*, memory of processes that is not the C
+library's, mostly Python's small objects and generated kernels, or less than nothing where freed pages are not there any longer;
+*code*, pages of libraries that the steps are the first to use. Linux only.
 """
 
 import ctypes
@@ -16,9 +18,9 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from bench import facts, in_child, problem
@@ -37,10 +39,11 @@ from effdl.training.feednet import feednet
 from effdl.training.hardware import Hardware, give_back, keep_little
 from effdl.training.learner import Learner
 from effdl.training.loop import reseed
-from effdl.training.offload import Offload, Streamed
+from effdl.training.offload import Offload, Streamed, tensors
 from effdl.training.offloaded import Offloaded
 from effdl.training.optim import Sgd
 
+KERNELS = ("VmHWM", "VmRSS", "RssAnon", "RssFile")
 NETWORKS = ("vgg13_bn", "efficientnet_b0", "efficientnet_v2_s", "shufflenet_v2_x1_0", "mobilenet_v2")
 MIB = 2**20
 
@@ -57,10 +60,14 @@ class Case:
 
 @dataclass(frozen=True)
 class Found:
-    """Bytes of a process: the mark, freed memory that the C library held then, and pages of libraries that came in."""
+    """Bytes of a process: the mark, and what there was when it rose last; see above. The others add up to it."""
 
     process: int
-    kept: int
+    tensors: int
+    scratch: int
+    freed: int
+    objects: int
+    python: int
     code: int
 
 
@@ -71,33 +78,44 @@ class Freed(ctypes.Structure):
     _fields_ = [(name, ctypes.c_size_t) for name in names.split()]
 
 
-def kept_bytes() -> int:
-    with suppress(AttributeError):
-        library = ctypes.CDLL(None)
-        library.mallinfo2.restype = Freed
-        return int(library.mallinfo2().fordblks)
-    return 0
+class Held(NamedTuple):
+    """Bytes of this process: its mark, what is resident, its own pages and those of files, what the C library has given out,
+    and what it holds that was freed."""
 
+    high: int
+    resident: int
+    own: int
+    of_files: int
+    given: int
+    freed: int
 
-def code_bytes() -> int:
-    (line,) = (line for line in STATUS.read_text().splitlines() if line.startswith("RssFile"))
-    return int(line.split()[1]) * 1024
+    @classmethod
+    def now(cls) -> "Held":
+        pairs = (line.partition(":") for line in STATUS.read_text().splitlines())
+        status = {name: int(value.split()[0]) * 1024 for name, _, value in pairs if name in KERNELS}
+        given, freed = 0, 0
+        with suppress(AttributeError):  # another C library
+            library = ctypes.CDLL(None)
+            library.mallinfo2.restype = Freed
+            found = library.mallinfo2()
+            given, freed = int(found.uordblks + found.hblkhd), int(found.fordblks)
+        return cls(*(status[name] for name in KERNELS), given, freed)
 
 
 class Peak(LiveStorages):
-    """Looks at the mark after each operation: the highest, and what was kept then."""
+    """Looks at the mark after each operation: where it rose last, what was held then, and the bytes of all tensors."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.high = self.kept = 0
+        self.at, self.tensors = Held(0, 0, 0, 0, 0, 0), 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         CLEAR_REFS.write_text("5")
         out = super().__torch_dispatch__(func, types, args, kwargs)
         found = read()
         assert found is not None
-        if found.high > self.high:
-            self.high, self.kept = found.high, kept_bytes()
+        if found.high > self.at.high:
+            self.at, self.tensors = Held.now(), self.live
         return out
 
 
@@ -107,11 +125,20 @@ def measured(case: Case) -> Found:
 
     (batch,) = problem((3, 32, 32), 128, 128).train(0)
     reset()
-    before, code, watch = read(), code_bytes(), Peak()
-    assert before is not None
+    before, watch = Held.now(), Peak()
     with tempfile.TemporaryDirectory() as folder:
         steps(case, batch, Path(folder), watch)
-    return Found(watch.high - before.resident, watch.kept, code_bytes() - code)
+    at = watch.at
+    risen = Held(*(now - then for now, then in zip(at, before, strict=True)))
+    return Found(
+        process=at.high - before.resident,
+        tensors=watch.tensors,
+        scratch=at.high - at.resident,
+        freed=risen.freed,
+        objects=risen.given - watch.tensors,
+        python=risen.own - risen.given - risen.freed,
+        code=risen.resident - risen.own,
+    )
 
 
 def steps(case: Case, batch: Batch, folder: Path, watch: Peak) -> None:
@@ -137,6 +164,8 @@ def steps(case: Case, batch: Batch, folder: Path, watch: Peak) -> None:
         x = feed(batch.x)
         return replace(batch, x=x.contiguous() if x.dim() == 4 else x)  # as `sources.Fed` does
 
+    held = tensors(chain, rule, feed) if not case.offload else tensors(rule, chain.input)
+    watch.book(held, "parameter")
     with watch:
         for _ in learner.train_epoch(fed() for _ in range(2)):
             pass
@@ -159,9 +188,8 @@ def lines(name: str) -> Iterator[str]:
     for what, (step, resident, found) in rows.items():
         shares = [(step, full.step), (resident, full.resident), (found.process, backprop.process)]
         told = " ".join(f"{size / MIB:6.0f} {size / whole:5.3f}" for size, whole in shares)
-        rest = found.process - resident - found.kept - found.code
-        between = " ".join(f"{size / MIB:7.0f}" for size in (resident - step, found.code, found.kept, rest))
-        yield f"{name:18} {what:34} {told} {between}"
+        parts = " ".join(f"{getattr(found, field.name) / MIB:7.0f}" for field in fields(Found)[1:])
+        yield f"{name:18} {what:34} {told} {parts}"
 
 
 def main() -> None:
@@ -170,7 +198,9 @@ def main() -> None:
         sys.exit(f"bench: no {unknown[0]!r}; there are {', '.join(NETWORKS)}")
     if not CLEAR_REFS.exists():
         sys.exit("bench: this system keeps no mark of a process's memory that could be read operation by operation")
-    print(f"{'MiB':53} {'step':>6} share {'resid.':>6} share {'proc.':>6} share waiting    code    kept    rest")
+    print(
+        f"{'MiB':53} {'step':>6} share {'resid.':>6} share {'proc.':>6} share tensors scratch   freed objects  python    code"
+    )
     for name in sys.argv[1:] or NETWORKS:
         for line in lines(name):
             print(line, flush=True)

@@ -24,9 +24,14 @@ from effdl.datasets.parity import SideBySide
 from effdl.datasets.problem import Problem
 from effdl.filters.random_subset import RandomSubset
 from effdl.methods.backprop import Backprop
+from effdl.methods.dfa import Dfa
+from effdl.methods.fa import Fa
+from effdl.methods.ntk import Ntk
 from effdl.methods.segmentwise import Segmentwise
+from effdl.methods.usf import Usf
 from effdl.objectives.losses import SoftmaxCe
 from effdl.records.run import Run
+from effdl.training.fused_sgd import FusedSgd
 from effdl.training.loop import reseed
 from effdl.training.optim import Adamw, Sgd
 from effdl.training.ranks import Ranks, joined
@@ -93,6 +98,13 @@ CASES: dict[str, Callable[[Ranks], Ended]] = {
     "dll, samples made anew, filtered": lambda ranks: fit(
         ranks, Segmentwise(epochs=2), anew(40), chain(), filter=RandomSubset(share=0.475)
     ),
+    "dfa, uneven last batch": lambda ranks: fit(ranks, Dfa(epochs=2), problem(45), chain()),
+    "dfa, a perceptron, fused": lambda ranks: fit(
+        ranks, Dfa(epochs=2, measure_train=True), problem(40), tiny.perceptron().double(), optimizer=FusedSgd(lr=0.05)
+    ),
+    "fa, weighted samples": lambda ranks: fit(ranks, Fa(epochs=2), weighted(problem(45)), chain()),
+    "usf, samples made anew": lambda ranks: fit(ranks, Usf(epochs=2, measure_train=True), anew(45), chain()),
+    "ntk": lambda ranks: fit(ranks, Ntk(epochs=2), problem(45), tiny.perceptron().double()),
     "dll, weighted samples": lambda ranks: fit(
         ranks, Segmentwise(epochs=2, keep_features_mib=0), weighted(problem(45)), chain()
     ),

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,9 @@ from effdl.probes.alignment import Alignment, angle, cosine
 from effdl.probes.probe import measured
 from effdl.records.carry import carry_out
 from effdl.training.direct_feedback import DirectFeedback
+from effdl.training.engine import Engine
 from effdl.training.feedback import drawn
+from effdl.training.hardware import Hardware
 from effdl.training.look import Learning, Look
 from effdl.training.loop import reseed
 from effdl.training.rule import Rule
@@ -149,6 +152,19 @@ def test_the_batch_is_the_same_at_each_look() -> None:
     assert all(torch.equal(batch.index, seen[0][1].index) for _, batch in seen)
     assert [batch.x.shape[1] for _, batch in seen] == [w for w in tiny.WIDTHS[:3] for _ in range(3)]
     assert torch.equal(seen[3][1].x, seen[5][1].x)  # through blocks below that stay
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_the_batch_is_laid_out_and_cut_as_what_a_segment_learns_from(parts: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run(0, Sgd(lr=0.05), hardware=Hardware(layout="channels_last"))
+    problem, model = tiny.problem(), tiny.chain()
+    training = replace(Segmentwise(epochs=1).training(problem, model, run), feed_parts=parts)
+    engine = Engine(training, problem, model, run)
+    seen, blocks = list[int](), engine.chain.blocks[0].register_forward_hook(lambda m, args, out: seen.append(len(out)))
+    batch = engine._sample(1)
+    blocks.remove()
+    assert batch.x.is_contiguous(memory_format=torch.channels_last) and not batch.x.is_contiguous()
+    assert seen == ([problem.batch_size] if parts == 1 else [3, 3, 2]) and sum(seen) == problem.batch_size == 8
 
 
 def test_every_counts_epochs_and_the_beginning_is_always_there() -> None:

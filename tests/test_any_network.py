@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sampled
 import timm
 import torch
 import torchvision.models
@@ -46,7 +47,8 @@ TOLD: dict[str, dict[str, Any]] = {  # of what the library must be told
     **{name: {"img_size": 32} for name in [*ODD, "efficientvit_m1"] if name.endswith(("224", "m1"))},
 }
 QUICK = ("resnet10t", "squeezenet1_0", "test_efficientnet", "regnetx_004", "test_nfnet")
-EACH = [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in [*DRAWN, *ODD]]
+OTHERS = sampled.some("any network", [name for name in [*DRAWN, *ODD] if name not in QUICK], 7)
+EACH = [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)]
 
 
 def theirs(name: str) -> nn.Module:

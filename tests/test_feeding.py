@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from effdl.archs.chain import BlockChain
 from effdl.costs import rehearsal, segments
-from effdl.costs.feeding import Feeding, turns
+from effdl.costs.feeding import Sources, turns
+from effdl.costs.recorded import with_recordings
 from effdl.costs.seconds import measuring_seconds, training_seconds
 from effdl.methods.segmentwise import Segmentwise
 from effdl.objectives.losses import SoftmaxCe
@@ -70,13 +71,14 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> None:
     CALLS.clear()
 
 
-def planned(costs: list[SegmentCost], place: int, limit: int, test_every: str) -> dict[str, float]:
+def planned(costs: list[SegmentCost], place: int, limit: int, test_every: str, engine: Engine) -> dict[str, float]:
     """Calls of this place's module, as the seconds of a run in which nothing else takes any."""
     alone = []
     for cost in costs:
         below, within = float(place <= cost.start), cost.start < place <= cost.stop
         alone.append(replace(cost, feed_s=below, step_s=3.0 if within else 0.0, made_s=0.0, fed_s=0.0))
-    fed = segments._fed(alone, (40, 20), limit)
+    fed = segments._fed(alone, (40, 20), limit, None, engine.training.replays, limit)
+    fed = with_recordings(fed, engine) if engine.training.record else fed
     feed = sum(training_seconds(replace(cost, step_s=0.0)) for cost in fed)
     return {"feed": feed, "test": sum(measuring_seconds(alone, TEST, BATCHES, test_every, limit))}
 
@@ -90,11 +92,19 @@ METHODS = {
     "overlap": Segmentwise(epochs=2, segment_size=3, overlap=2),
     "some overlap": Segmentwise(epochs=2, segment_size=3, overlap=1),
     "overlapping robin": Segmentwise(epochs=1, segment_size=2, overlap=1, rounds=3),
+    "recorded": Segmentwise(epochs=2, record_at=(2,), store="disk"),
+    "recorded robin": Segmentwise(epochs=1, rounds=3, record_at=(1, 3), store="disk"),
     "random overlapping robin": Segmentwise(epochs=1, segment_size=2, overlap=1, rounds=3, permute=True),
 }
 # Of the training set 8,640 bytes a channel would be kept, of the test split 3,024: all, some or none of it fits.
 LIMITS = (0, 50_000, 2**30)
-FEW = {("partitions together", "epoch"), ("random overlapping robin", "segment"), ("some overlap", "epoch")}
+FEW = {
+    ("recorded", "epoch"),
+    ("recorded robin", "segment"),
+    ("partitions together", "epoch"),
+    ("random overlapping robin", "segment"),
+    ("some overlap", "epoch"),
+}
 CASES = [
     pytest.param(name, every, marks=[] if (name, every) in FEW else pytest.mark.slow)
     for name, every in product(METHODS, ("epoch", "segment"))
@@ -117,15 +127,17 @@ def test_a_run_calls_each_block_as_often_as_its_plan_reckons(
         CALLS.clear()
         engine.fit()
         for place in range(len(model) + 1):
-            found = planned(costs, place, limit, test_every)
+            found = planned(costs, place, limit, test_every, engine)
             assert found == {what: CALLS[what, place] for what in ("feed", "test")}, (limit, place)
-        feeding = Feeding(costs, (problem.num_train, problem.num_val), limit)
+        sources, passes = Sources(costs, (problem.num_train, problem.num_val), limit, None, engine.training.replays, limit), 0
         for team, epochs in turns(costs):
+            before = (feeding := sources.of(team[0])).through.made
             feeding.begin(team[0])
+            passes += feeding.through.made - before
             for segment in team:
-                feeding.learned(segment, epochs)
-        assert feeding.through.made == run.notes["data/feature_passes"]
+                sources.learned(segment, epochs)
+        assert passes == run.notes["data/feature_passes"]
         most = run.notes["memory/kept_features_bytes"]
         assert max(cost.kept_bytes for cost in costs) == most <= limit
-        seen.add((feeding.through.made, most))
+        seen.add((passes, most))
     assert len(seen) > 1, "the limits were to make a difference"

@@ -233,7 +233,7 @@ class Steps:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
 
-    def progress(self, segment: int, past: Sequence[float], epochs: int) -> bool:
+    def progress(self, segment: int, past: Sequence[float], epochs: int, stands_for: int = 1) -> bool:
         self.said.append((segment, *past))
         return False
 

@@ -8,11 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from effdl import Backprop, Batch, BlockChain, Problem, Run, Samples, Segmentwise, Sgd, SoftmaxCe
+from effdl.archs.mlp import Mlp
 from effdl.methods.dfa import Dfa
 from effdl.methods.fa import Fa
+from effdl.methods.usf import Usf
 from effdl.testing import check_method
 from effdl.training.decision_rule import DecisionRule
 from effdl.training.fused_sgd import FusedSgd
+from effdl.training.hardware import Hardware
 from effdl.training.learner import Learner
 from effdl.training.loop import reseed
 from effdl.training.optim import MultiStep
@@ -87,3 +90,85 @@ def test_no_gradient_of_a_linear_layers_weights_is_written() -> None:
     optimizer.zero_grad()
     optimizer.step()
     assert tiny.same(before, rule.state_dict())  # nothing waits any longer
+
+
+# --- the step written out
+
+
+def rule_of(method: Any, model: BlockChain) -> Any:
+    on = tiny.problem()
+    plan = method.training(on, model, Run.in_memory(Sgd())).segments[0]
+    return plan.rule(model.blocks[plan.start : plan.stop], model.shapes(on.input_shape)[plan.start : plan.stop]).double()
+
+
+def mlp(activation: str = "relu", **more: Any) -> BlockChain:
+    reseed(0)
+    return Mlp(hidden=(9, 7, 5), activation=activation, **more).build(tiny.problem().facts).double()
+
+
+RULES = [Backprop(), Dfa(), Fa(), Usf(), Usf(magnitude="one"), Fa(feedback="transpose")]
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("activation", ["relu", "tanh", "sigmoid", "identity"])
+@pytest.mark.parametrize("method", RULES, ids=lambda one: type(one).__name__)
+def test_limit_gradients_of_the_step_written_out_are_autograds(method: Any, activation: str, weighted: bool) -> None:
+    rule = rule_of(method, mlp(activation))
+    x, y = torch.randn(11, 36, dtype=torch.float64), torch.arange(11) % 3
+    batch = Batch(x, y, y, torch.rand(11, dtype=torch.float64) if weighted else None)
+    learned = rule.learn(batch, 0)
+    expected = {name: p.grad.clone() for name, p in rule.named_parameters()}
+    rule.zero_grad()
+    waiting: dict[Tensor, Any] = {}
+    found = rule.dense().learn(batch, waiting, True)
+    for name, p in rule.named_parameters():
+        ((left, right),) = waiting.get(p, [(None, None)])
+        torch.testing.assert_close(p.grad if left is None else left.T @ right, expected[name], rtol=1e-12, atol=1e-15)
+        assert (p.grad is None) == (left is not None) == (p.dim() == 2)
+    torch.testing.assert_close((found.x, found.loss), (learned.x, learned.loss))
+    assert not found.x.requires_grad and not found.loss.requires_grad
+
+
+def listened_to() -> BlockChain:
+    model = mlp()
+    model.blocks.linear2.register_forward_hook(lambda *_: None)
+    return model
+
+
+def frozen() -> BlockChain:
+    model = mlp()
+    model.blocks.linear2.requires_grad_(False)
+    return model
+
+
+def shared() -> BlockChain:
+    model = BlockChain([nn.Flatten(), nn.Linear(36, 6), nn.Linear(6, 6), nn.Linear(6, 6)], nn.Linear(6, 3)).double()
+    model.blocks[2].weight = model.blocks[1].weight
+    return model
+
+
+OTHERS = {
+    "convolutions": (Backprop(), lambda: tiny.chain().double()),
+    "an activation of which the output does not tell the slope": (Dfa(), lambda: mlp("gelu")),
+    "normalisation": (Backprop(), lambda: mlp(batch_norm=True)),
+    "somebody listens": (Fa(), listened_to),
+    "a layer that does not learn": (Backprop(), frozen),
+    "a weight in two layers": (Backprop(), shared),
+    "what is recomputed": (Backprop(checkpoint="block"), mlp),
+    "feedback by the weights above": (Dfa(feedback="transpose"), lambda: mlp("identity")),
+}
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_others_go_by_autograd(case: str) -> None:
+    method, build = OTHERS[case]
+    assert rule_of(method, build()).dense() is None
+    assert rule_of(method, mlp("identity")).dense() is not None or case.startswith(("feedback", "what"))
+
+
+def test_blocks_in_half_precision_go_by_autograd() -> None:
+    rule = rule_of(Backprop(), mlp()).float()
+    rule.hardware = Hardware(precision="bf16")
+    optimizer: Any = FusedSgd().build(rule.parameters())
+    Learner(rule, optimizer, seed=lambda epoch, step: 0).step(Batch(torch.randn(5, 36), torch.arange(5) % 3, torch.arange(5)))
+    assert rule.decision.weight.grad is not None

@@ -194,6 +194,22 @@ def test_a_missing_package_is_found_at_the_end_of_the_chain() -> None:
     assert told == "hydra.sweeper.sampler: needs the package no_such_package, which is not installed"
 
 
+def test_a_key_of_a_part_that_is_varied_goes_with_each_choice_of_it() -> None:
+    """Before a sweep Hydra composes what does not vary, with the usual choice."""
+    given = ["dataset=parity,parity_thesis", "dataset.k=1", "+dataset.more=[1,2]", "arch.hidden=[8]", "seed=0,1"]
+    sent = config.grammar.with_their_groups(given)
+    assert sent == [given[0], "dataset.k=choice(1)", "+dataset.more=choice([1,2])", *given[3:]]
+    assert config.grammar.with_their_groups(given[1:]) == given[1:]
+    one, *_ = (run for run, _ in config.grammar.sweep(sent))
+    assert one == ("dataset=parity", "dataset.k=1", "+dataset.more=[1,2]", "arch.hidden=[8]", "seed=0")
+
+
+def test_a_sweep_over_data_sets_takes_a_key_that_the_usual_one_has_not(tmp_path: Path, capfd: Any, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run_here("-m", "dataset=parity,parity_thesis", "dataset.k=0", "workers=1") == 2
+    assert "dataset.k: Input should be greater than or equal to 1" in capfd.readouterr().err
+
+
 def test_commands_of_the_page_on_clusters_compose() -> None:
     page = (ROOT / "docs" / "clusters.md").read_text()
     blocks = "\n".join(re.findall(r"```sh\n(.*?)```", page, flags=re.DOTALL)).replace("\\\n", " ").replace("$i", "1")

@@ -4,6 +4,7 @@ import sys
 from typing import Any
 
 import pytest
+import sampled
 import timm
 import torch
 import torchvision.models
@@ -40,7 +41,8 @@ LAYERS = {  # table 6.3's "of" column; 40 for EfficientNetV2-S by §6.8.1; M, L,
     "vit_tiny": 12,
 }
 LARGE = ("efficientnet_b1", "efficientnet_b2", "efficientnet_b3", "efficientnet_v2_m", "efficientnet_v2_l", "resnet50")
-EACH = [pytest.param(name, marks=[pytest.mark.slow] if name in LARGE else []) for name in LAYERS]
+SMALL = [name for name in LAYERS if name not in LARGE]
+EACH = [*SMALL, *(pytest.param(name, marks=pytest.mark.slow) for name in sampled.some("large networks", LARGE, 2))]
 CONVOLUTIONAL = [name for name in LAYERS if name != "vit_tiny" and name not in LARGE]
 
 

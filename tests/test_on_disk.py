@@ -99,7 +99,7 @@ def test_weights_are_those_of_features_kept_in_memory(fields: dict[str, Any], mi
 
 
 def test_a_plan_reckons_with_as_many_passes_as_the_run_makes_and_no_memory() -> None:
-    for fields in ({}, {"rounds": 3}, {"segment_size": 2, "overlap": 1, "rounds": 2}):
+    for fields in ({}, {"rounds": 3}, {"segment_size": 2, "overlap": 1, "rounds": 2}, {"record_at": (1,), "store": "disk"}):
         for mib in (0.0, SOME):
             run, problem, model = Run.in_memory(SGD), tiny.problem(), tiny.chain()
             method = Segmentwise(epochs=2, keep_features_mib=mib, keep_features_on="disk", **fields)
@@ -157,6 +157,21 @@ def test_features_lie_on_disk_where_there_is_room_beside_the_last_ones_and_none_
     assert places(4, cheap, room=one - 1) == [] == places(4, cheap, room=one - 1, always=True)
     assert places(4, cheap, room=one) == [0] and places(4, cheap, room=2 * one) == [0, 1, 2]
     assert places(4, cheap, limit=one - 1) == [0, 1, 2] and places(4, cheap, limit=2 * one) == []
+
+
+def test_above_a_recording_the_validation_set_alone_is_weighed() -> None:
+    """By hand: 2 batches an epoch in the place of 12, so that what is read in 0.25 s lies there after fewer epochs of a
+    deeper layer alone; and no more than 8 samples need room."""
+    costs = [cost(i, seconds, 100, 4, i) for i, seconds in enumerate((1.0, 3.0, 6.0))]
+
+    def lying(access: Access, room: float = 1e12, limit: int = 0, val_limit: int = 0, replays: Any = (1, 2)) -> list[int]:
+        return laid(costs, (40, 8), limit, lambda start: access, lambda: room, False, replays, val_limit)
+
+    dear = Access(11.0, 0.25)  # of the second: 2 (3 + 11) + 8 · 0.25 = 30 > 24; of the third 2 (6 + 11) + 2 = 36 < 48
+    assert lying(dear) == [2] and lying(dear, room=799) == []
+    assert lying(dear, room=800) == [2] and lying(Access(0.0, 0.0), room=800) == [1]  # then from there, for the third 1,600
+    assert lying(Access(0.0, 0.0), limit=-1) == [1, 2], "the training set varies, what it is measured on does not"
+    assert lying(Access(0.0, 0.0), val_limit=800) == [0, 2] and lying(Access(0.0, 0.0), val_limit=1600) == [0]
 
 
 def test_a_disk_is_measured_by_what_it_does(tmp_path: Path) -> None:

@@ -13,14 +13,20 @@ from digit_pool import pool, problem
 from effdl import config
 from effdl.archs.chain import BlockChain
 from effdl.archs.mlp import Mlp
+from effdl.datasets.batch import Batch
 from effdl.datasets.parity import Parity, SideBySide
 from effdl.datasets.split import Samples
 from effdl.errors import DataError
+from effdl.methods.backprop import Backprop
 from effdl.objectives.losses import SigmoidBce
 from effdl.records.carry import carry_out
 from effdl.records.measure import Measure
 from effdl.records.plan import cost
+from effdl.records.run import Run
+from effdl.rng import seed_for
 from effdl.training.features import Stack
+from effdl.training.loop import evaluate
+from effdl.training.optim import Sgd
 
 # Of 400 + 40 images of 4×4 pixels: two layers, two epochs each
 SMALL = (
@@ -61,6 +67,16 @@ def test_nothing_made_of_it_is_kept_but_a_recording_is_and_a_plan_knows_both(fol
 
 
 # --- what is measured
+
+
+def test_the_trained_network_is_measured_on_the_samples_of_the_last_epoch() -> None:
+    """And not on those that stand for them beforehand, of which it has seen none."""
+    on, run = problem(k=2), Run.in_memory(Sgd(lr=0.01))
+    network = Backprop(epochs=3, measure_train=True).fit(on, Mlp(hidden=(8,)).build(on.facts), run)
+    last, first = (on.train_split.epoch(e, seed_for(on.seed, "samples", e)).tensors() for e in (2, 0))
+    scores = [evaluate(network, [Batch(s.x, s.y, s.y)], on.objective) for s in (last, first, on.train_split.tensors())]
+    assert run.notes["train/end_loss"] == pytest.approx(scores[0]["loss"], rel=1e-5)
+    assert all(run.notes["train/end_loss"] != pytest.approx(other["loss"], rel=1e-5) for other in scores[1:])
 
 
 def lines(path: str | Path) -> list[dict[str, Any]]:

@@ -127,6 +127,35 @@ def test_memory_has_the_least_largest_step_of_all_cuts(method: Segmentwise, opti
     assert all(peaks.bound(a, b) <= peaks.count(a, b) for a in range(BLOCKS) for b in range(a + 1, BLOCKS + 1))
 
 
+@pytest.mark.parametrize(("record_at", "parts"), [((3,), 3), ((2,), 4), ("all", 3)], ids=str)
+def test_memory_cuts_at_what_is_recorded_and_counts_the_cropped_feednet_above(record_at: Any, parts: int) -> None:
+    problem, model, run = tiny.problem(), chain(), Run.in_memory(SGD)
+    method = Segmentwise(partitions=parts, cut="memory", record_at=record_at, store="disk")
+
+    def largest(spans: tuple[Span, ...]) -> int:
+        at = frozenset(i for i, (_, stop) in enumerate(spans[:-1]) if record_at == "all" or stop in record_at)
+        training = Training([method._plan(i, span, problem) for i, span in enumerate(spans)], 0, record=at, store="disk")
+        return max(cost.memory.peak for cost in segment_costs(Engine(training, problem, model, run)))
+
+    ends = set() if record_at == "all" else set(record_at)
+    cuts = [tuple(cut) for cut in all_cuts(BLOCKS, parts) if ends <= {stop for _, stop in cut}]
+    by_hand = {cut: largest(cut) for cut in cuts}
+    training = method.training(problem, model, run)
+    found = tuple((plan.start, plan.stop) for plan in training.segments)
+    assert by_hand[found] == min(by_hand.values()) < max(by_hand.values())
+    assert len(training.record) == (parts - 1 if record_at == "all" else len(record_at))
+    assert (method.version(), Segmentwise(partitions=parts, cut="memory").version()) == (3, 2)
+
+
+@pytest.mark.parametrize(
+    ("record_at", "words"),
+    [((1, 2), "of 2 partitions 1 end below another one, and 2 layers are named"), ((5,), "layer 5 has none above it")],
+)
+def test_layers_at_whose_ends_nothing_can_be_cut_are_refused(record_at: Any, words: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^method\.record_at: {words}"):
+        Segmentwise(partitions=2, cut="memory", record_at=record_at).check(tiny.problem().facts, ArchFacts(5, 1), Hardware())
+
+
 def test_batch_has_the_least_largest_step_of_partitions_that_learn_at_once_of_all_cuts() -> None:
     problem, model, run, method = tiny.problem(), chain(), Run.in_memory(SGD), Segmentwise(partitions=3, together=True)
 

@@ -19,12 +19,17 @@ from effdl.archs.classifier import Classifier
 from effdl.config import Spec, build, build_choice, choices, compose, dump, run_id
 from effdl.errors import ConfigError
 from effdl.methods.backprop import Backprop
+from effdl.methods.dfa import Dfa
 from effdl.methods.lazy import Lazy
 from effdl.methods.ntk import Ntk
 from effdl.methods.segmentwise import Segmentwise
 from effdl.probes.alignment import Alignment
+from effdl.probes.fgsm import Fgsm
+from effdl.probes.nearest import Nearest
 from effdl.probes.probe import Probe, measured
 from effdl.probes.stable_rank import StableRank, stable_rank
+from effdl.probes.tsne import Tsne
+from effdl.probes.weights import Weights
 from effdl.records.carry import carry_out
 from effdl.records.run import Run
 from effdl.setting import Count, setting
@@ -34,6 +39,7 @@ from effdl.training.loop import reseed
 from effdl.training.optim import Sgd
 
 PROBES = [build_choice("probe", name) for name in choices("probe") if name != "none"]
+CHOICES = "alignment, fgsm, nearest, none, stable_rank, tsne, weights"
 METHODS = [Backprop(epochs=3), Segmentwise(epochs=3, input_dropout=0.3, gradient_dropout=0.3)]
 
 
@@ -60,11 +66,16 @@ def spec(*overrides: str) -> Spec:
     return build(compose([*quick, *overrides]))
 
 
-def test_there_are_two_probes() -> None:
-    assert [Alignment(), StableRank()] == PROBES
+def test_there_are_six_probes() -> None:
+    assert [Alignment(), Fgsm(), Nearest(), StableRank(), Tsne(), Weights()] == PROBES
 
 
-@pytest.mark.parametrize("probe", [*PROBES, Clumsy()], ids=lambda p: p.snake_name())
+# On networks that are not linear, and few images.
+FITTING = [*(one for one in PROBES if not isinstance(one, Nearest | Tsne)), Nearest(of="output")]
+FITTING += [Tsne(of="output", every=1, samples=30, perplexity=5), Clumsy()]
+
+
+@pytest.mark.parametrize("probe", FITTING, ids=lambda p: p.snake_name())
 class TestContract:
     @pytest.mark.parametrize("method", METHODS, ids=["backprop", "segmentwise"])
     def test_a_run_with_it_is_the_same_bit_for_bit_but_for_its_own_numbers(self, probe: Probe, method: Any) -> None:
@@ -77,8 +88,9 @@ class TestContract:
         assert tiny.same(*results)
         prefix = f"{probe.snake_name()}/"
         own = [line for line in run.lines if "train/loss" not in line]
-        assert len(own) == (4 if probe.begins else 3) * (1 if isinstance(method, Backprop) else 3)
-        assert sum(line["epoch"] == -1 for line in own) == (len(own) // 4 if probe.begins else 0)
+        looks = {(line["segment"], line["epoch"]) for line in own}
+        assert len(looks) == (4 if probe.begins else 3) * (1 if isinstance(method, Backprop) else 3)
+        assert sum(epoch == -1 for _, epoch in looks) == (len(looks) // 4 if probe.begins else 0)
         assert all(key.startswith(prefix) for line in own for key in line if key not in ("segment", "epoch"))
         assert run.summary(network, [])["time/probe_s"] > 0
 
@@ -129,6 +141,24 @@ def test_early_stopping_makes_the_last_epoch_of_a_segment_one_that_is_measured()
     last = {line["segment"]: line["epoch"] for line in run.lines if "train/loss" in line}
     assert max(last.values()) < 19
     assert {line["segment"]: line["epoch"] for line in run.lines if "train/loss" not in line} == last
+
+
+# --- weights
+
+
+def test_weights_are_recorded_row_by_row_with_the_feedback_that_stands_for_them() -> None:
+    model, run = tiny.perceptron(hidden=(5,)), Run(0, Sgd(lr=0.05), probes=(Weights(),))
+    network = Dfa(epochs=2).fit(tiny.problem(), model, run)
+    last = [line for line in run.lines if line["epoch"] == 1 and any("weights/" in key for key in line)]
+    matrices = {"linear1": network.blocks[0], "head": network.head}
+    for name, layer in matrices.items():
+        (weight,) = (p for p in layer.parameters() if p.dim() == 2)
+        keys = [f"weights/{name}/{i}" for i in range(len(weight))]
+        assert [[line[key] for line in last if key in line] for key in keys] == weight.tolist()
+    feedback = {
+        key: [line[key] for line in run.lines if key in line] for key in (f"weights/feedback/linear1/{i}" for i in range(3))
+    }
+    assert all(len(values) == 3 * 5 and values[:5] == values[5:10] == values[10:] for values in feedback.values())
 
 
 # --- the stable rank
@@ -218,9 +248,15 @@ def test_probes_stand_in_a_spec_by_name_whatever_order_they_were_asked_in(monkey
     [
         (["probe=[stable_rank]", "probe.stable_rank.evry=2"], r"probe\.stable_rank\.evry: unknown key; there are every$"),
         (["probe=stable_rank", "probe.stable_rank.every=0"], r"probe\.stable_rank\.every: .* got 0$"),
-        (["probe=[stable_rank,lsd]"], r"probe=lsd: unknown choice; there are alignment, none, stable_rank$"),
+        (
+            ["probe=[stable_rank,lsd]"],
+            rf"probe=lsd: unknown choice; there are {CHOICES}$",
+        ),
         (["+probe.x._target_=effdl.probes.stable_rank.StableRank"], r"probe\.x: StableRank belongs under probe\.stable_rank$"),
-        (["+probe.x={every:1}"], r"probe\.x: .* has no _target_; name a choice of the group \(alignment, none, stable_rank\)$"),
+        (
+            ["+probe.x={every:1}"],
+            rf"probe\.x: .* has no _target_; name a choice of the group \({CHOICES}\)$",
+        ),
         (["+probe._target_=effdl.probes.stable_rank.StableRank"], r"probe: .* is no choice of probes by name, as probe="),
         (["+probe.digits._target_=effdl.datasets.digits.Digits"], r"probe\.digits\._target_: .* is no Probe"),
     ],

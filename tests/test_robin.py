@@ -14,9 +14,11 @@ from torch import nn
 from effdl import config
 from effdl.archs.chain import ArchFacts
 from effdl.archs.classifier import Classifier
+from effdl.costs.fake import fakes
 from effdl.costs.segments import segment_costs
 from effdl.errors import ConfigError
 from effdl.methods.segmentwise import Segmentwise
+from effdl.records import plan
 from effdl.records.carry import carry_out
 from effdl.records.run import Run
 from effdl.rng import seed_for
@@ -84,6 +86,16 @@ def test_states_after_all_rounds_are_a_plain_loops(permute: bool, keep_features_
     if orders(permute)[-1][-1] == 2:  # else other layers have learned since, and the network is what it was before
         torch.testing.assert_close(model.blocks.state_dict(), chain.blocks.state_dict(), rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(network.head.state_dict(), heads[2].state_dict(), rtol=1e-10, atol=1e-12)
+
+
+def test_a_plan_draws_the_runs_random_order_among_fake_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = [permuted(3, 7, number) for number in range(4)]
+    with fakes():
+        assert [permuted(3, 7, number) for number in range(4)] == drawn
+    spec = config.build(config.compose(["method=random_robin", "method.rounds=2", "arch=cnn4", "dataset=digits"]))
+    monkeypatch.setattr(plan, "_rehearse", lambda *_: pytest.fail("data were read and real steps made"))
+    told = plan.cost(spec)
+    assert told is not None and [len(cost.turns) for cost in told.segments] == [2, 2, 2]
 
 
 def test_orders_are_those_of_algorithms_3_and_4() -> None:

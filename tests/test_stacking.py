@@ -16,6 +16,7 @@ from declared import QUICK, declare
 
 from effdl import config
 from effdl.config import Spec
+from effdl.config.identity import STACK_VERSION
 from effdl.records import stacking
 from effdl.records.carry import carry_out, fingerprint
 from effdl.records.execute import _attempt_all, execute
@@ -25,7 +26,7 @@ from effdl.records.run import Run
 from effdl.reproduce import ledger
 from effdl.reproduce.survey import survey
 from effdl.training import stacked
-from effdl.training.optim import Adamw, Sgd
+from effdl.training.optim import Adamw, Rmsprop, Sgd
 
 SMALL = (
     *("dataset=two_spirals", "dataset.samples=200", "dataset.val_size=50", "dataset.batch_size=16", "hardware=cpu"),
@@ -81,7 +82,7 @@ class TestRecords:
     def test_a_record_says_that_it_was_stacked_and_its_config_makes_its_name_again(self, made: Any) -> None:
         for ours in made[0]:
             stored = json.loads((Path(ours["path"]) / "spec.json").read_text())
-            assert stored["identity"]["stacked"] == 1 and stored["config"]["stacked"] is True
+            assert stored["identity"]["stacked"] == STACK_VERSION and stored["config"]["stacked"] is True
             assert run_id(config.build(stored["config"])) == ours["run_id"]
 
     def test_they_say_nothing_of_a_process_that_they_share_and_share_its_time(self, made: Any) -> None:
@@ -98,6 +99,11 @@ class TestWhatIsStacked:
     def test_small_networks_that_differ_in_seed_and_optimizer(self, tmp_path: Path) -> None:
         runs = [replace(spec, optimizer=Sgd(lr=0.1 / (1 + spec.seed))) for spec in specs()]
         assert self.kind(runs, tmp_path) == {True}
+
+    @pytest.mark.parametrize("method", ["dfa", "shallow", "gaussian_features", "ntk", "ntk_sigmoid"])
+    @pytest.mark.parametrize("optimizer", ["sgd", "rmsprop"])
+    def test_under_every_method_that_says_so(self, method: str, optimizer: str, tmp_path: Path) -> None:
+        assert self.kind(specs(f"method={method}", f"optimizer={optimizer}"), tmp_path) == {True}
 
     def test_a_lone_run_never_and_few_neither(self, tmp_path: Path) -> None:
         assert self.kind(specs(count=1), tmp_path) == self.kind(specs(count=COUNT - 1), tmp_path) == {False}
@@ -168,12 +174,15 @@ class Stop(BaseException):
     """As abrupt as a kill can be within a process: nothing catches it."""
 
 
-@pytest.mark.parametrize("optimizer", [Sgd(), Adamw()], ids=["sgd", "adamw"])
+CUT = [("backprop", Sgd()), ("backprop", Adamw()), ("dfa", Rmsprop()), ("gaussian_features", Sgd()), ("ntk", Rmsprop())]
+
+
+@pytest.mark.parametrize(("method", "optimizer"), CUT, ids=lambda one: one if isinstance(one, str) else one.snake_name())
 def test_a_stack_that_was_cut_off_goes_on_to_the_same_numbers(
-    optimizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    method: str, optimizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Some of its runs have ended, some have a checkpoint of another epoch, one has none."""
-    runs = [replace(spec, optimizer=optimizer) for spec in specs(count=5)]
+    runs = [replace(spec, optimizer=optimizer) for spec in specs(f"method={method}", count=5)]
     expected = [numbers(Path(one["path"])) for one in together(runs, tmp_path / "undisturbed")]
     save, left, sizes = Run.save, iter([*range(5 + 5 + 3), None]), list[int]()
 
@@ -210,8 +219,10 @@ def test_a_stack_waits_for_nobody_who_waits_for_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_killed_in_the_middle_of_a_stack_the_same_command_ends_in_the_same_numbers(tmp_path: Path) -> None:
-    command = ("-m", *SMALL, "dataset.samples=1000", "method.epochs=20", "workers=1", f"seed=range({COUNT})")
+@pytest.mark.parametrize("method", ["backprop", "gaussian_features", "ntk"])
+def test_killed_in_the_middle_of_a_stack_the_same_command_ends_in_the_same_numbers(method: str, tmp_path: Path) -> None:
+    of_method = (f"method={method}", "dataset.samples=1000", "method.epochs=20")
+    command = ("-m", *SMALL, *of_method, "workers=1", f"seed=range({COUNT})")
     whole = finish(start(*command, f"results={tmp_path / 'whole'}", cwd=tmp_path))
     assert whole.returncode == 0, whole.stderr
     killed = start(*command, f"results={tmp_path / 'killed'}", cwd=tmp_path)
@@ -225,7 +236,7 @@ def test_killed_in_the_middle_of_a_stack_the_same_command_ends_in_the_same_numbe
     assert names == {path.name for path in (tmp_path / "killed" / "runs").iterdir()} and len(names) == COUNT
     for name in names:
         stored = json.loads((tmp_path / "killed" / "runs" / name / "spec.json").read_text())
-        assert stored["identity"]["stacked"] == 1
+        assert stored["identity"]["stacked"] == STACK_VERSION
         assert numbers(tmp_path / "killed" / "runs" / name) == numbers(tmp_path / "whole" / "runs" / name)
 
 

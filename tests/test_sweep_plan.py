@@ -60,7 +60,7 @@ def test_runs_of_a_sweep_are_those_of_hydras_basic_sweeper(arguments: list[str],
     [
         ("a=interval(0,1)", "a: an interval is searched, which search=optuna does; a sweep takes a,b,c or range"),
         ("seed=glob(*)", r"seed: glob\(\.\.\.\) is of a group's choices; a sweep takes a,b,c or range"),
-        ("probe=glob(x*)", r"probe: no choice is like that; there are alignment, none, stable_rank"),
+        ("probe=glob(x*)", r"probe: no choice is like that; there are alignment, fgsm, nearest, none, stable_rank"),
     ],
 )
 def test_what_cannot_be_swept_is_said(argument: str, told: str) -> None:

@@ -50,6 +50,24 @@ def read(overrides: Sequence[str]) -> list[tuple[str, str, Interval | Steps | Ch
         raise composition_error(error, overrides) from None
 
 
+def with_their_groups(overrides: Sequence[str]) -> list[str]:
+    """The same, and what sets a key of a part whose choice is varied is varied too, over one value.
+
+    Before a sweep Hydra composes what does not vary, with the usual choice of the part, which may not have the key.
+    """
+    parsed = read(overrides)
+    varied = tuple(f"{key.replace('/', '.')}." for key, _, swept in parsed if swept is not None and key in GROUPS)
+
+    def put(key: str, text: str) -> str:
+        name, _, value = text.partition("=")
+        of_one = (
+            key.lstrip("+").startswith(varied) and value and "=" not in value
+        )  # which a function takes for an argument's name
+        return f"{name}=choice({value})" if of_one else text
+
+    return [text if swept is not None else put(key, text) for key, text, swept in parsed]
+
+
 def sweep(overrides: Sequence[str]) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
     """The runs of a sweep as Hydra's basic sweeper makes them: of each its overrides, and those of them that vary.
 

@@ -10,7 +10,7 @@ from effdl.config.groups import GROUPS
 from effdl.config.spec import Spec
 from effdl.setting import Setting
 
-STACK_VERSION = 1  # goes up where stacked runs begin to give other numbers
+STACK_VERSION = 2  # goes up where stacked runs begin to give other numbers
 
 
 def is_setting(value: Any) -> bool:

@@ -188,7 +188,10 @@ def check(spec: Spec) -> None:
     if spec.augment is not None:
         spec.augment.check(problem)
     spec.arch.check(problem)
-    spec.method.check(problem, spec.arch.facts(problem), spec.hardware)
+    arch = spec.arch.facts(problem)
+    spec.method.check(problem, arch, spec.hardware)
+    for probe in spec.probe:
+        probe.check(problem, arch)
 
 
 def _misfit(objective: Any, problem: Any) -> str | None:

@@ -1,10 +1,10 @@
 """Partitions of a chain that weigh alike: by multiply-adds of a forward pass, or by the memory of a training step (§6.8)."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from functools import cache
 from itertools import accumulate
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from effdl.training.segments import SegmentPlan, Training
 
 Span = tuple[int, int]
 Weight = Callable[[int, int], float]  # of blocks [start, stop)
+Recorded = Sequence[int] | Literal["all"]
 FAR = float("inf")
 
 
@@ -62,16 +63,18 @@ def by_memory(
     run: RunHandle,
     feed_parts: int = 1,
     of_batch: bool = False,
+    recorded: Recorded = (),
 ) -> list[Span]:
     """Partitions of which the largest step peak, as plans and runs count it, is as small as can be; parts ≤ blocks.
 
     plan: of the segment with these blocks. feed_parts: as `Training` has it. of_batch: count what a batch makes on its way
     alone, activations and gradients: what partitions that learn at once on one device differ in, whose weights and optimizers
-    lie there all the while.
+    lie there all the while. recorded: layers, from 1, at which a partition is to end, and that are recorded (§6.2.2), so that
+    those above are fed from there; fewer than parts.
     """
 
     def least(problem: Problem, chain: BlockChain) -> list[Span]:
-        peaks = Peaks(plan, problem, chain, run, feed_parts, of_batch)
+        peaks = Peaks(plan, problem, chain, run, feed_parts, of_batch, recorded)
         return balanced(len(chain), parts, peaks.count, peaks.bound)
 
     if problem.is_outline:
@@ -107,8 +110,11 @@ class Peaks:
         run: RunHandle,
         feed_parts: int = 1,
         of_batch: bool = False,
+        recorded: Recorded = (),
     ) -> None:
         self._plan, self._chain, self._of_batch = plan, chain, of_batch
+        self._recorded = range(1, len(chain)) if recorded == "all" else recorded
+        self._within = () if recorded == "all" else recorded
         self._engine = Engine(Training([plan(0, len(chain))], 0), problem, chain, run)
         self._prefixes = list(self._climbing(problem, run, feed_parts))
         self._walk()
@@ -116,7 +122,11 @@ class Peaks:
 
     def count(self, start: int, stop: int) -> float:
         """Bytes at the peak of a step of blocks [start, stop), their feednet included; or what a batch makes of them."""
-        rehearsal = Rehearsal(self._engine.making.learner_of(self._plan(start, stop)), self._prefixes[start])
+        if self._cannot_be(start, stop):
+            return FAR
+        learner = self._engine.making.learner_of(self._plan(start, stop))
+        learner.rule.yields = stop in self._recorded
+        rehearsal = Rehearsal(learner, self._prefixes[start])
         if self._of_batch:
             step = rehearsal.step()
             return float(step.memory.peak - step.weights - step.optimizer)
@@ -125,9 +135,14 @@ class Peaks:
     def _climbing(self, problem: Problem, run: RunHandle, parts: int) -> Iterator[Prefix]:
         batch = run.ranks.share(next(problem.train(0)))
         prefix = Prefix(batch, self._chain.input, fake=problem.is_outline, autocast=run.hardware.autocast, parts=parts)
-        for block in self._chain.blocks:
+        for i, block in enumerate(self._chain.blocks):
+            prefix = prefix.above() if i in self._recorded else prefix
             yield prefix.as_it_is()
             prefix.climb(block)
+
+    def _cannot_be(self, start: int, stop: int) -> bool:
+        """Whether a layer at which partitions are to end lies within."""
+        return any(start < layer < stop for layer in self._within)
 
     def _walk(self) -> None:
         """Of each block: what it holds for the backward pass, its weights, and what its optimizer keeps of them."""
@@ -150,6 +165,8 @@ class Peaks:
 
     def _bound(self, start: int, stop: int) -> float:
         """At some moment this is alive: before the backward pass all that it needs, before the update all gradients."""
+        if self._cannot_be(start, stop):
+            return FAR
         weights, learned, state = (
             sum({key: size for part in parts[start:stop] for key, size in part.items()}.values())
             for parts in (self._weights, self._learned, self._state)

@@ -1,6 +1,6 @@
 """What feeding segments takes, turn by turn: the rules by which features are kept, played through on stand-ins."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -126,6 +126,11 @@ class Feeding:
         return found if fits else None
 
     @property
+    def samples(self) -> int:
+        """Of all its splits."""
+        return sum(map(len, self.through.splits))
+
+    @property
     def fed_s(self) -> float:
         """Seconds that a batch takes from what is kept up to where the segment begins."""
         reading_s = self._laid_as.read_s if self._laid_as else 0.0
@@ -153,6 +158,49 @@ class Feeding:
     @property
     def _called(self) -> list[Any]:
         return list(self.through.pending)
+
+
+class Sources:
+    """The sources of a run, turn by turn, as `Engine` changes them: of all splits, and above a recording, which gives the
+    training batches, of the validation set alone (§6.2.2).
+
+    Args:
+        costs, samples, limit_bytes, on_disk: see `Feeding`; the validation set is the last split.
+        replays: segments that learn from a recording.
+        val_limit_bytes: of what may be kept above one, where the training set's may be such as nothing is kept of.
+    """
+
+    def __init__(
+        self,
+        costs: Sequence[SegmentCost],
+        samples: Sequence[int],
+        limit_bytes: int,
+        on_disk: Mapping[int, Access] | None = None,
+        replays: Collection[int] = (),
+        val_limit_bytes: int = -1,
+    ) -> None:
+        self._costs, self._replays, self._access = costs, replays, dict(on_disk or {})
+        self._val = samples[-1:], val_limit_bytes if samples[-1] else -1
+        self._whole = self._active = Feeding(costs, samples, limit_bytes, on_disk)
+
+    def of(self, segment: int) -> Feeding:
+        """Whose a turn is that begins with this segment; what another one kept is dropped."""
+        if segment not in self._replays:
+            self._active = self._whole
+        elif self._active is self._whole:
+            self._active = Feeding(self._costs, *self._val, self._access)
+            self._whole.through.forget()
+        return self._active
+
+    def lay(self, start: int, access: Access) -> None:
+        """As `Feeding.lay`, of the source of this turn and all that come."""
+        self._access[start] = access
+        self._active.lay(start, access)
+
+    def learned(self, segment: int, epochs: int) -> None:
+        """As `Feeding.learned`."""
+        for feeding in {self._whole, self._active}:
+            feeding.learned(segment, epochs)
 
 
 def turns(costs: Sequence[SegmentCost]) -> list[tuple[list[int], int]]:

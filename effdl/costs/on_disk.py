@@ -1,14 +1,14 @@
 """Which features that do not fit in memory lie on disk, and what that takes, measured on the disk itself (§6.2.2)."""
 
 import shutil
-from collections.abc import Callable, Sequence
-from functools import cache
+from collections.abc import Callable, Collection, Sequence
+from functools import cache, partial
 from pathlib import Path
 from time import perf_counter
 
 import torch
 
-from effdl.costs.feeding import Access, Feeding, turns
+from effdl.costs.feeding import Access, Sources, turns
 from effdl.datasets.rows import Rows
 from effdl.errors import disk_errors
 from effdl.training.engine import Engine
@@ -28,12 +28,14 @@ def on_disk(engine: Engine, costs: Sequence[SegmentCost], samples: Sequence[int]
     Args:
         samples: of each split that is kept with the others or not at all. limit_bytes: of those in memory; -1 keeps nothing.
     """
-    how, problem, run = engine.training.keep_on, engine.problem, engine.run
-    if how == "memory" or limit_bytes < 0 or (how == "auto" and problem.is_outline):
+    how, problem, run, training = engine.training.keep_on, engine.problem, engine.run, engine.training
+    replays = training.replays
+    if how == "memory" or (limit_bytes < 0 and not replays) or (how == "auto" and problem.is_outline):
         return {}
     at = {cost.start: cost.feature_bytes for cost in costs}
+    found = partial(laid, costs, samples, limit_bytes, replays=replays, val_limit_bytes=training.keep_bytes)
     if problem.is_outline:
-        starts = laid(costs, samples, limit_bytes, lambda start: NO_TIME, lambda: float("inf"), always=True)
+        starts = found(lambda start: NO_TIME, lambda: float("inf"), always=True)
         engine.may_lay(starts)
         return dict.fromkeys(starts, NO_TIME)
 
@@ -43,7 +45,7 @@ def on_disk(engine: Engine, costs: Sequence[SegmentCost], samples: Sequence[int]
         return measured(at[start])
 
     def decide() -> list[int]:
-        return laid(costs, samples, limit_bytes, access, lambda: _room(run.folder("features")), always=how == "disk")
+        return found(access, lambda: _room(run.folder("features")), always=how == "disk")
 
     starts = run.decide(DECIDED, decide)
     engine.may_lay(starts)
@@ -57,29 +59,36 @@ def laid(
     access: Callable[[int], Access],
     room: Callable[[], float],
     always: bool,
+    replays: Collection[int] = (),
+    val_limit_bytes: int = -1,
 ) -> list[int]:
     """Where segments begin whose features are laid on disk, turn by turn: if they do not fit in memory, there is room for them
     beside those that lie there, and, unless ``always``, it takes less time than a feednet in that turn::
 
         B (f + w) + E b r < E b f
 
-    for E epochs of b batches, B all of them, f seconds to feed one, w to write and r to read it.
+    for E epochs of b batches, B all of them, f seconds to feed one, w to write and r to read it; above a recording, those of
+    the validation set. replays, val_limit_bytes: see `Sources`.
     """
-    feeding, decided = Feeding(costs, samples, limit_bytes), dict[int, bool]()
+    sources, decided = Sources(costs, samples, limit_bytes, None, replays, val_limit_bytes), dict[int, bool]()
     for team, epochs in turns(costs):
-        cost = costs[team[0]]
-        feeding.look(team[0])
-        if cost.start not in decided and not feeding.through.fits and feeding.through.pending:
-            batches, fed = epochs * (cost.fed_steps + cost.val_steps), feeding.fed_s
-            enough = sum(samples) * cost.feature_bytes + feeding.laid_bytes <= room()
+        lowest, *_ = team
+        cost, feeding = costs[lowest], sources.of(lowest)
+        feeding.look(lowest)
+        through = feeding.through
+        if cost.start not in decided and through.limit_bytes >= 0 and not through.fits and through.pending:
+            of_training = (0, 0) if lowest in replays else (cost.fed_steps, cost.batches)
+            each, all_once = (n + cost.val_steps for n in of_training)
+            batches, fed = epochs * each, feeding.fed_s
+            enough = feeding.samples * cost.feature_bytes + feeding.laid_bytes <= room()
             one = access(cost.start) if enough else NO_TIME
-            making = (cost.batches + cost.val_steps) * (fed + one.write_s)
+            making = all_once * (fed + one.write_s)
             decided[cost.start] = enough and (always or making + batches * one.read_s < batches * fed)
             if decided[cost.start]:
-                feeding.lay(cost.start, one)
-        feeding.begin(team[0])
+                sources.lay(cost.start, one)
+        feeding.begin(lowest)
         for segment in team:
-            feeding.learned(segment, epochs)
+            sources.learned(segment, epochs)
     return [start for start, is_laid in decided.items() if is_laid]
 
 

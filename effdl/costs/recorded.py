@@ -8,7 +8,8 @@ from effdl.training.recording import BESIDE
 
 
 def with_recordings(costs: list[SegmentCost], engine: Engine) -> list[SegmentCost]:
-    """A segment above a recorded one is fed through the layers between; beside it lie the recordings that are in memory.
+    """A segment above a recorded one is fed through the layers between, which have feednets of their own beside those that
+    validation samples go through; beside it lie the recordings that are in memory.
 
     Of the frozen prefix below the recording its memory counts nothing, see `Prefix.above`; the weights lie idle. A filter that
     does not see features chose before the recording, and nothing waits for it above.
@@ -29,18 +30,14 @@ def with_recordings(costs: list[SegmentCost], engine: Engine) -> list[SegmentCos
             found[segment] = replace(cost, kept_bytes=cost.kept_bytes + own)
             continue
         base, *_ = bases
-        there, val = at[costs[base].stop], problem.num_val * cost.feature_bytes
-        copies, copied = cost.feednet_bytes - cost.spared_bytes, cost.feednet_bytes - there.feednet_bytes
-        val_kept = val if val <= training.keep_bytes else 0
+        there = at[costs[base].stop]
         found[segment] = replace(
             cost,
-            fed_s=cost.feed_s - there.feed_s,
+            replayed_s=cost.feed_s - there.feed_s,
             fed_steps=costs[base].steps,
             filter_bytes=cost.filter_bytes if refilters else 0,
-            made_s=0.0,
-            kept_bytes=val_kept + in_memory[base] + own,
-            idle_bytes=cost.idle_bytes - copies + (copied if val_kept else cost.feednet_bytes) + _weights(engine, there.start),
-            spared_bytes=0,
+            kept_bytes=cost.kept_bytes + in_memory[base] + own,
+            idle_bytes=cost.idle_bytes + cost.feednet_bytes - there.feednet_bytes + _weights(engine, there.start),
         )
     return found
 

@@ -8,9 +8,9 @@ from effdl.training.handle import SegmentCost
 
 def training_seconds(cost: SegmentCost) -> float:
     """Expected seconds of one segment's training and validation. A forward pass is taken as a third of a training step."""
-    fed = cost.fed_s
-    epoch = cost.steps * cost.step_s + cost.fed_steps * fed + cost.val_steps * (cost.step_s / 3 + fed)
-    return cost.epochs * epoch + (cost.batches + cost.val_steps) * cost.made_s
+    fed, batches = (cost.fed_s, cost.batches) if cost.replayed_s is None else (cost.replayed_s, 0)
+    epoch = cost.steps * cost.step_s + cost.fed_steps * fed + cost.val_steps * (cost.step_s / 3 + cost.fed_s)
+    return cost.epochs * epoch + (batches + cost.val_steps) * cost.made_s
 
 
 def measuring_seconds(

@@ -1,6 +1,6 @@
 """What each segment of a training will cost: counted bytes, and seconds measured on one batch."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain as chained
 from itertools import pairwise
@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from effdl.costs.feeding import Access, Feeding, turns
+from effdl.costs.feeding import Access, Sources, turns
 from effdl.costs.offloaded import offloaded
 from effdl.costs.on_disk import on_disk
 from effdl.costs.recorded import with_recordings
@@ -68,7 +68,8 @@ def segment_costs(engine: Engine) -> list[SegmentCost]:
             reading_s, prefix = reading_s + prefix.seconds, prefix.above()
         engine.offloaded.rest()
     splits = problem.num_train, problem.num_val
-    costs = _fed(costs, splits, limit, on_disk(engine, costs, splits, limit))
+    lies = on_disk(engine, costs, splits, limit)
+    costs = _fed(costs, splits, limit, lies, engine.training.replays, engine.training.keep_bytes)
     if engine.training.record:
         costs = with_recordings(costs, engine)
     return _with_what_waits(_with_the_team(costs, own, engine.training), own, engine)
@@ -112,19 +113,25 @@ def _cost(engine: Engine, segment: int, rehearsal: Rehearsal, prefix: Prefix, wa
 
 
 def _fed(
-    costs: list[SegmentCost], samples: Sequence[int], limit: int, on_disk: Mapping[int, Access] | None = None
+    costs: list[SegmentCost],
+    samples: Sequence[int],
+    limit: int,
+    on_disk: Mapping[int, Access] | None = None,
+    replays: Collection[int] = (),
+    val_limit: int = -1,
 ) -> list[SegmentCost]:
     """With what feeding takes in all of their turns, and what is held for it in the turn that holds most.
 
-    Of segments that learn at once the lowest is fed, and what is held for it is held beside all.
+    Of segments that learn at once the lowest is fed, and what is held for it is held beside all. The arguments are those of
+    `Sources`.
     """
-    feeding, found, held = Feeding(costs, samples, limit, on_disk), list(costs), [-1] * len(costs)
+    sources, found, held = Sources(costs, samples, limit, on_disk, replays, val_limit), list(costs), [-1] * len(costs)
     for team, epochs in turns(costs):
-        lowest = costs[team[0]]
+        lowest, feeding = costs[team[0]], sources.of(team[0])
         made_s, fed_s = feeding.begin(team[0])
         kept, copied = feeding.through.kept_bytes, feeding.copied_bytes
         for segment in team:
-            feeding.learned(segment, epochs)
+            sources.learned(segment, epochs)
             cost = found[segment]
             if segment == team[0]:
                 cost = replace(cost, made_s=cost.made_s + made_s, fed_s=cost.fed_s + fed_s * epochs / cost.epochs)

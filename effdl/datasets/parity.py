@@ -64,6 +64,9 @@ class SideBySide(Split):
     def strata(self) -> Tensor:
         return self.labels
 
+    def singles(self) -> Samples:
+        return Samples(self.images, self.labels)
+
     @property
     def in_order(self) -> bool:
         return self._in_order and self.k == 1

@@ -134,13 +134,14 @@ class Problem:
         choose: as in `ordered`; not with an augmentation, which depends on what else is in a batch.
         """
         assert choose is None or self.augment is None
-        made = self._made(epoch)
+        made = self.made(epoch)
         if len(made) != self.num_train:
             raise DataError(f"epoch {epoch} of {type(made).__name__} has {len(made):,} samples, not {self.num_train:,}")
         stored = self.ordered(made, epoch, choose)
         return stored if self.augment is None else self._varied(stored, epoch, self.augment)
 
-    def _made(self, epoch: int) -> Split:
+    def made(self, epoch: int) -> Split:
+        """The training samples of an epoch, in their own order, and not varied."""
         return self.train_split.epoch(epoch, seed_for(self.seed, "samples", epoch))
 
     def _varied(self, stored: Iterator[Batch], epoch: int, change: Change) -> Iterator[Batch]:
@@ -172,7 +173,7 @@ class Problem:
 
         Raises DataError where they do not fit.
         """
-        return self._made(0).tensors()
+        return self.made(0).tensors()
 
     def val_tensors(self) -> Samples:
         return self.val_split.tensors()

@@ -49,6 +49,10 @@ class Split(ABC):
         """(N,) of what kind each is, by which splits are drawn class by class: its target, where nothing finer is known."""
         return self.y
 
+    def singles(self) -> "Split":
+        """The single images that its samples are put together of, each with what it shows; itself, where they are not."""
+        return self
+
     @property
     def in_order(self) -> bool:
         """Whether every epoch goes through its samples in their own order, and not in a random one of the epoch's own."""

@@ -27,8 +27,9 @@ class EndToEnd(Method):
         the same numbers for less memory and more time.
     patience: stop after so many epochs without a better validation score, with the last weights.
     keep_features_mib: standardised inputs are kept in memory where they fit this bound.
-    measure_train: measure the trained network on all training samples, none of them varied: train/acc, train/mse, and
-        train/end_loss beside train/loss, which is the mean over the last epoch's steps as they were made.
+    measure_train: measure the trained network on all training samples, none of them varied, where they are made anew on those
+        of the last of ``epochs``: train/acc, train/mse, and train/end_loss beside train/loss, which is the mean over the last
+        epoch's steps as they were made.
     """
 
     epochs: Count = 10
@@ -52,7 +53,7 @@ class EndToEnd(Method):
         return network
 
     def _note_train(self, network: nn.Module, problem: Problem, run: RunHandle) -> None:
-        batches = problem.train_split.batches(problem.batch_size)
+        batches = problem.made(self.epochs - 1).batches(problem.batch_size)
         with run.timer("eval"), run.hardware.autocast():
             found = run.ranks.agree(lambda: evaluate(network, batches, problem.objective))
         run.note({f"train/{'end_loss' if name == 'loss' else name}": value for name, value in found.items()})

@@ -1,7 +1,7 @@
 """What lazy methods share: all but the last block of a chain stays as it is drawn, as their features do (Demirbilek §1.3)."""
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from effdl.methods.method import Method
 from effdl.objectives.objective import Objective
 from effdl.setting import Count, NonNegative, setting
 from effdl.training.decision_rule import DecisionRule
+from effdl.training.form import stack_form
 from effdl.training.handle import RunHandle
 from effdl.training.hardware import Hardware
 from effdl.training.loop import reseed
@@ -53,6 +54,9 @@ class Lazy(Method):
         return Training(
             [SegmentPlan(top - 1, top, self.epochs, rule)], int(self.keep_features_mib * 2**20), patience=self.patience
         )
+
+    def stack_key(self, network: BlockChain) -> Hashable | None:
+        return stack_form(network)
 
     def fit(self, problem: Problem, model: BlockChain, run: RunHandle) -> nn.Module:
         reseed(run.seed("features"))

@@ -69,6 +69,8 @@ class Ntk(Lazy):
 class Gates(nn.Module):
     """x (B, ...) -> x and the gates of all layers side by side, (B, features + widths), by a ReLU network of these layers."""
 
+    stacks = True
+
     def __init__(self, layers: Sequence[nn.Linear], gate: Gate) -> None:
         super().__init__()
         self.layers, self.gate = nn.ModuleList(layers), gate
@@ -85,6 +87,8 @@ class Gates(nn.Module):
 
 class GatedLayers(nn.Module):
     """What `Gates` puts out -> the last layer's h (B, width)."""
+
+    stacks = True
 
     def __init__(self, layers: Sequence[nn.Linear]) -> None:
         super().__init__()

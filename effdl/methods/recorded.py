@@ -38,6 +38,20 @@ def check_layers(record_at: RecordAt, spans: Sequence[tuple[int, int]]) -> None:
             raise ConfigError(f"method.record_at: no segment below another one ends with layer {layer}: take {named}")
 
 
+def check_ends(record_at: RecordAt, parts: int, blocks: int) -> None:
+    """Raise a ConfigError for layers at whose ends a chain of so many blocks cannot be cut into so many partitions."""
+    layers = sorted(set(record_at)) if isinstance(record_at, tuple) else []
+    if layers and layers[-1] >= blocks:
+        raise ConfigError(
+            f"method.record_at: layer {layers[-1]} has none above it that would learn from that: take a lower one"
+        )
+    if len(layers) >= parts:
+        raise ConfigError(
+            f"method.record_at: of {parts} partitions {parts - 1} end below another one, and {len(layers)} layers are named: "
+            "name fewer, or raise method.partitions"
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Room:
     """How many bytes there are for recordings: in memory so many, on disk what is free there.

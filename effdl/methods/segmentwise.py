@@ -16,7 +16,7 @@ from effdl.datasets.problem import Problem
 from effdl.errors import ConfigError
 from effdl.methods.cutting import Span, evenly, windows
 from effdl.methods.method import Method
-from effdl.methods.recorded import RecordAt, Room, check_layers, recorded
+from effdl.methods.recorded import RecordAt, Room, check_ends, check_layers, recorded
 from effdl.objectives.objective import Objective
 from effdl.setting import Count, NonNegative, Positive, Probability, Size, Switch, setting
 from effdl.training.decision import Decision, DownConv, Pool
@@ -48,7 +48,8 @@ class Segmentwise(Method):
         and is shorter where the windows do not come out even.
     partitions: so many segments instead, as they are cut by ``cut`` (§6.8; four there): "depth", of equal numbers of blocks;
         "cost", the largest number of multiply-adds of a forward pass being as small as can be, decision blocks and what lies
-        below not counted; "memory", the largest peak of a training step, as plans count it; "batch", what a batch makes on its
+        below not counted; "memory", the largest peak of a training step, as plans count it, layers named by ``record_at`` being
+        ends; "batch", what a batch makes on its
         way at that peak, without the weights and optimizers that of partitions learning ``together`` all lie there.
     rounds: how often it is each segment's turn; schedules span all of its turns. Every segment's optimizer and decision block
         wait for the next round, which takes memory.
@@ -143,6 +144,10 @@ class Segmentwise(Method):
     offload: Place | None = None
     first_round: Literal["eval", "batch_statistics", "ordered"] = "eval"
 
+    def version(self) -> int:
+        """One more where a cut by memory did not know of what is recorded."""
+        return self.numerics_version + int(self.cut == "memory" and self.record_at not in (None, "auto"))
+
     def __post_init__(self) -> None:
         if self.partitions is not None and self.overlap:
             raise ValueError(
@@ -216,6 +221,8 @@ class Segmentwise(Method):
             check_layers(self.record_at, windows(arch.blocks, self.segment_size))
         elif self.cut == "depth":
             check_layers(self.record_at, evenly(arch.blocks, self.partitions))
+        elif self.cut == "memory":
+            check_ends(self.record_at, self.partitions, arch.blocks)
 
     def _check_together(self) -> None:
         """All that speaks of one segment's turn after another's."""
@@ -323,7 +330,9 @@ class Segmentwise(Method):
             def plan(start: int, stop: int) -> SegmentPlan:
                 return self._plan(min(start, 1), (start, stop), problem)
 
-            spans = by_memory(self.partitions, plan, problem, model, run, self.feed_parts, of_batch=self.cut == "batch")
+            named = self.record_at if self.cut == "memory" and self.record_at != "auto" else None
+            layers = () if named is None else named
+            spans = by_memory(self.partitions, plan, problem, model, run, self.feed_parts, self.cut == "batch", recorded=layers)
         run.note({"segment/stops": [stop for _, stop in spans]})
         return spans
 

@@ -1,10 +1,14 @@
 """Probes measure while a method runs, and leave no trace in what it computes."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from collections.abc import Iterator, Mapping
+from itertools import zip_longest
+from typing import Any, ClassVar
 
 import torch
 
+from effdl.archs.chain import ArchFacts
+from effdl.datasets.dataset import Facts
 from effdl.setting import Count, Setting, setting
 from effdl.training.look import Look
 from effdl.training.loop import reseed, switch_mode
@@ -23,9 +27,16 @@ class Probe(Setting, ABC):
 
     every: Count = 1
 
+    def check(self, problem: Facts, arch: ArchFacts) -> None:
+        """Raise a ConfigError for data or a network of which it cannot measure anything; called before any data are read."""
+        return
+
     @abstractmethod
-    def measure(self, look: Look) -> dict[str, float]:
+    def measure(self, look: Look) -> Mapping[str, Any]:
         """What is recorded, by key: "conv1" of the probe stable_rank becomes ``stable_rank/conv1``.
+
+        A value is a number, or a list of them, of what is to be drawn point by point: the first of each list stand in one line
+        of metrics.jsonl, the second in the next.
 
         Args:
             look: its blocks have just learned, and are in eval mode, in which they may be called; the rule beside them too. No
@@ -40,13 +51,22 @@ class Probe(Setting, ABC):
         return self.begins if epoch < 0 else last or (epoch + 1) % self.every == 0
 
 
-def measured(probe: Probe, look: Look, seed: int) -> dict[str, float]:
+def measured(probe: Probe, look: Look, seed: int) -> dict[str, Any]:
     """Measure without a trace: modes and random streams are as before, and gradients are off unless the probe wants them."""
     devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
     restore = switch_mode(look.module, False)
     try:
         with torch.random.fork_rng(devices), torch.no_grad():
             reseed(seed)
-            return probe.measure(look)
+            return dict(probe.measure(look))
     finally:
         restore()
+
+
+def in_lines(found: Mapping[str, Any]) -> Iterator[dict[str, float]]:
+    """What a probe measured, as lines of metrics.jsonl: one of all numbers, then one for each place in lists."""
+    lists = {key: value for key, value in found.items() if isinstance(value, list)}
+    if len(lists) < len(found) or not lists:
+        yield {key: value for key, value in found.items() if key not in lists}
+    for place in zip_longest(*lists.values()):
+        yield {key: value for key, value in zip(lists, place, strict=True) if value is not None}

@@ -133,7 +133,8 @@ class Measure:
 
     def _remembering_blocks(self, model: nn.Module, below: Stack) -> Numbers:
         """Measure, and hold on to what the blocks put out on the way, where it fits: most likely they are next."""
-        if type(model) is not BlockChain or (key := key_of(model.input, model.blocks)) is None:
+        alone = not self._company.shares(self._asked(model, ()))  # a network to which somebody listens is in no stack
+        if not alone or type(model) is not BlockChain or (key := key_of(model.input, model.blocks)) is None:
             return self._numbers(model, self._fed())
         outputs: list[tuple[Tensor, int]] = []
 
@@ -152,9 +153,11 @@ class Measure:
 
     def _numbers(self, model: nn.Module, batches: Iterable[Batch]) -> Numbers:
         """A number that is not finite is None: it must not stop a run, which would tell of the test split; JSON has none."""
-        asked = Evaluation([(nn.Identity(), model)], batches, self._objective, (len(self._samples), self._batch_size))
-        (found,) = self._company.ask(asked)
+        (found,) = self._company.ask(self._asked(model, batches))
         return {f"test/{k}": finite(v) for k, v in found.items()}
+
+    def _asked(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
+        return Evaluation([(nn.Identity(), model)], batches, self._objective, (len(self._samples), self._batch_size))
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,7 +37,7 @@ SHOWN = "shown"  # what a result says in words, in the place of its numbers
 class Progress:
     """Where a run is. segment and epoch count from 0; fraction of the expected time; left_s seconds.
 
-    at_most: whether it may end before the last segment, and sooner.
+    at_most: whether it may end before the last segment, and sooner. stands_for: see `RunHandle.progress`.
     """
 
     name: str
@@ -49,8 +49,11 @@ class Progress:
     left_s: float
     scores: dict[str, float] = field(default_factory=dict)
     at_most: bool = False
+    stands_for: int = 1
 
     def text(self) -> str:
+        if self.stands_for > 1:  # scores are the first's alone
+            return f"and {self.stands_for - 1} more as one, epoch {self.epoch + 1}/{self.epochs}"
         scores = " ".join(f"{k} {v:.4f}" for k, v in self.scores.items())
         layer = f"layer {self.segment + 1}" + (" of at most " if self.at_most else "/") + str(self.segments)
         return f"{layer} epoch {self.epoch + 1}/{self.epochs} {scores}".strip()
@@ -160,6 +163,8 @@ class Console:
     def progress(self, progress: Progress) -> None:
         self._fractions[progress.name] = progress.fraction
         self._show_all()
+        if progress.stands_for == 0:
+            return
         text = f"{progress.text()}  {progress.left()}"
         if self._bars is not None:
             if progress.name not in self._tasks:

@@ -18,7 +18,7 @@ from effdl.datasets.waiting import watched
 from effdl.errors import Stopped, disk_errors
 from effdl.filters.filter import Filter
 from effdl.objectives.objective import Objective
-from effdl.probes.probe import Probe, measured
+from effdl.probes.probe import Probe, in_lines, measured
 from effdl.records import expected
 from effdl.records.logger import Log
 from effdl.records.measure import Measure, finite
@@ -184,7 +184,7 @@ class Run:
         if "peak" in self.plan:  # not in the checkpoint of a run that an older version began
             self.note(expected.peaks(self.plan, segments))
 
-    def progress(self, segment: int, past: Sequence[float], epochs: int) -> bool:
+    def progress(self, segment: int, past: Sequence[float], epochs: int, stands_for: int = 1) -> bool:
         now = time.perf_counter()
         if now < self._show_at:
             return False
@@ -199,7 +199,8 @@ class Run:
         scores: dict[str, Any] = next((line for line in reversed(self.lines) if "val/acc" in line or "val/mse" in line), {})
         shown = {k: v for k, v in scores.items() if k in ("val/acc", "val/mse")}
         epoch = max(0, math.ceil(past[segment]) - 1)
-        self._reporter.progress(Progress(self.name, segment, len(past), epoch, epochs, fraction, left, shown, at_most))
+        at = Progress(self.name, segment, len(past), epoch, epochs, fraction, left, shown, at_most, stands_for)
+        self._reporter.progress(at)
         return True
 
     def record(self, segment: int, epoch: int, metrics: Mapping[str, float]) -> None:
@@ -221,7 +222,9 @@ class Run:
                 name = probe.snake_name()
                 with self.timer("probe"):
                     found = measured(probe, look, self.seed(f"probe/{name}", segment, epoch))
-                self._append({"segment": segment, "epoch": epoch, **{f"{name}/{k}": finite(v) for k, v in found.items()}})
+                for line in in_lines(found):
+                    told = {f"{name}/{k}": finite(v) for k, v in line.items()}
+                    self._append({"segment": segment, "epoch": epoch, **told})
 
     def note(self, facts: Mapping[str, Any]) -> None:
         self.notes.update(facts)

@@ -4,6 +4,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextvars import copy_context
 from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
@@ -47,6 +48,10 @@ class Company:
         """The answer; raises what the question raises."""
         return question.alone()
 
+    def shares(self, question: Question[Any]) -> bool:
+        """Whether it is answered for all who ask the same."""
+        return False
+
     def now(self, clock: str) -> float:
         """A clock that stands still while others work."""
         return CLOCKS[clock]() - self.away[clock]
@@ -75,7 +80,8 @@ class _Member(Company):
         self.result: Any = None
         self.failed: BaseException | None = None
         self.ended = False
-        threading.Thread(target=self._work, daemon=True).start()
+        # In the context of who carries it out: what that one holds while it waits is held for the run, too.
+        threading.Thread(target=copy_context().run, args=(self._work,), daemon=True).start()
 
     def go_on(self, share: Mapping[str, float]) -> None:
         """Its turn, until it asks the next question or ends. share: its part of the time that the answer took."""
@@ -110,6 +116,9 @@ class _Member(Company):
             raise self.answer
         answer: A = self.answer
         return answer
+
+    def shares(self, question: Question[Any]) -> bool:
+        return question.key() is not None
 
     def share(self, key: Hashable, make: Callable[[], A]) -> A:
         if key not in self._shared:

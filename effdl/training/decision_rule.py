@@ -12,6 +12,7 @@ from effdl.archs.trial import tried
 from effdl.datasets.batch import Batch
 from effdl.errors import ConfigError
 from effdl.objectives.objective import Objective, at_least_float32
+from effdl.training.dense import Dense, written_out
 from effdl.training.form import stack_form
 from effdl.training.loop import reduce_loss, switch_mode
 from effdl.training.recompute import Recompute
@@ -103,9 +104,18 @@ class DecisionRule(Rule):
         put_out = outputs.detach() if self.yields else outputs.new_empty(0)
         return reduce_loss(loss, batch.sample_weight), batch.passed_on(put_out, loss.detach())
 
+    @property
+    def _varies(self) -> bool:
+        """Whether it does more than to descend the loss."""
+        return self.gradient_dropout > 0 or self.input_dropout > 0 or self.penalty is not None
+
+    def dense(self) -> Dense | None:
+        if self._varies or self.checkpoint:
+            return None
+        return written_out(self.blocks, self.decision, self.objective, lambda place, error, delta, above: delta @ above)
+
     def stack_key(self, epoch: int) -> Hashable | None:
-        varies = self.gradient_dropout > 0 or self.input_dropout > 0 or self.penalty is not None
-        if varies or self.yields or self.checkpoint or self._compiled or self.hardware.precision == "bf16":
+        if self._varies or self.yields or self.checkpoint or self._compiled or self.hardware.precision == "bf16":
             return None
         form = stack_form(self.blocks, self.decision)
         return None if form is None else (form, self.objective)

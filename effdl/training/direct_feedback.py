@@ -11,6 +11,7 @@ from torch.autograd.function import once_differentiable
 from effdl.archs.linear import LinearLayer, linear_layer
 from effdl.errors import ConfigError
 from effdl.objectives.objective import Objective, at_least_float32
+from effdl.training.dense import Dense, written_out
 from effdl.training.feedback_rule import FeedbackRule
 from effdl.training.form import stack_form
 from effdl.training.recompute import Recompute
@@ -87,6 +88,11 @@ class DirectFeedback(FeedbackRule):
             return None
         form = stack_form(self.blocks, self.head)
         return None if form is None else (form, self.objective)
+
+    def dense(self) -> Dense | None:
+        if self.follows or self.checkpoint:
+            return None
+        return written_out(self.blocks, self.head, self.objective, lambda place, error, *above: error @ self.matrix(place))
 
     def passed(self, x: Tensor) -> tuple[Tensor, Tensor]:
         matrices, ties, h = self.feedback(), list[Tensor](), x

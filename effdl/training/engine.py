@@ -225,8 +225,17 @@ class Engine:
     def _shown(self, member: Member) -> Look:
         """What probes are shown of a segment."""
         rule = member.learner.rule
-        sample = partial(self._sample, member.segment)
-        return Look(rule.blocks, Learning(rule, self.problem.objective, member.learner.epoch, sample))
+        below = () if rule.prepares else self._below(member.segment).modules
+        learning = Learning(
+            rule,
+            self.problem.objective,
+            member.learner.epoch,
+            partial(self._sample, member.segment),
+            self.problem,
+            below,
+            member.local,
+        )
+        return Look(rule.blocks, learning)
 
     @cached_property
     def _first(self) -> Batch:
@@ -235,11 +244,7 @@ class Engine:
 
     def _sample(self, segment: int) -> Batch:
         """The same batch as a segment gets it."""
-        x = self._first.x
-        with torch.no_grad(), self.run.hardware.autocast():
-            for module in self._below(segment).modules:
-                x = module(x)
-        return self._first.passed_on(x)
+        return self._first.passed_on(self.fed.passed(self._below(segment).modules, self._first.x))
 
     def _learn(self, team: Sequence[Member]) -> list[tuple[float, int]]:
         """An epoch of updates; of each who learns mean training loss, and how many samples of the problem it learned from."""
@@ -249,11 +254,11 @@ class Engine:
         epochs, steps = {m.segment: m.learner.epoch for m in team}, self.steps(team[0].segment)
         lowest, of_all = team[0].segment, self.training.segments[team[0].segment].epochs
 
-        def progress(step: int) -> None:
+        def progress(step: int, stands_for: int = 1) -> bool:
             part = min(step / steps, 1.0)
             for segment, epoch in epochs.items():
                 past[segment] = epoch + part
-            self.run.progress(lowest, past, of_all)
+            return self.run.progress(lowest, past, of_all, stands_for)
 
         filter = self.run.filter
         sieve = None if filter is None else Sieve(filter, self.run.seed("filter", lowest, epochs[lowest]))
@@ -265,7 +270,7 @@ class Engine:
             expected=0 if sieve else self.problem.steps,
             passing=self.recorder.passing,
             sizes=() if sieve or self.problem.is_outline else sizes,
-            sample_bytes=4 * math.prod(self.problem.input_shape),
+            sample_bytes=self.active.sample_bytes,
         )
         found = self.run.company.ask(asked)
         if not team[0].learner.rule.prepares:

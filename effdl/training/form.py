@@ -43,7 +43,8 @@ def form_of(*modules: nn.Module) -> tuple[Any, ...] | None:
     return tuple(form)
 
 
-# Modules that neither draw nor change anything, are called alike in both modes, and can be mapped by torch.func.vmap.
+# Modules that neither draw nor change anything, are called alike in both modes, and can be mapped by torch.func.vmap; one's own
+# says so of itself, by ``stacks = True`` in its class.
 STACKS = frozenset(
     {
         *(BlockChain, InputBlock, nn.ModuleList, nn.Sequential, nn.Identity, nn.Flatten, nn.Linear, nn.LayerNorm),
@@ -62,12 +63,17 @@ def stack_form(*modules: nn.Module) -> tuple[Any, ...] | None:
         return None
     for name, part in whole.named_modules(remove_duplicate=False):
         own = {k: v for k, v in vars(part).items() if k not in OWN and k != "training" and not _is_empty(v)}
-        if type(part) not in STACKS or own.get("inplace") or not is_plain(own):
+        if not _stacks(type(part)) or own.get("inplace") or not is_plain(own):
             return None
         of = ((k, t) for k, t in (*part._parameters.items(), *part._buffers.items()))
         forms = tuple((k, t is not None and (t.shape, t.dtype, t.device, t.requires_grad)) for k, t in of)
         form.append((name, type(part), repr(sorted(own.items())), forms))
     return tuple(form)
+
+
+def _stacks(kind: type[nn.Module]) -> bool:
+    """A class that extends such a one says it anew."""
+    return kind in STACKS or vars(kind).get("stacks") is True
 
 
 def _is_empty(value: Any) -> bool:

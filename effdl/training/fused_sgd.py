@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,9 @@ class FusedSgd(Optimizer):
 
     momentum: 0 for plain gradient descent.
     """
+
+    # Of 1, memory was that of autograd's graph, which steps that are written out (`dense.Dense`) do not have.
+    numerics_version: ClassVar[int] = 2
 
     momentum: Probability = 0.9
 

@@ -54,7 +54,9 @@ class SegmentCost:
     how many batches an epoch has, how many the filter leaves of them, and how many the validation set has. fed_steps: how many
     batches of an epoch go through the frozen prefix, where its outputs are not kept. feed_s: to read a batch and send it
     through the whole prefix; made_s: the parts of it that are spent, turn by turn, to make features that are kept, in all;
-    fed_s: the part that is spent in each epoch, where they are not; step_s: one training step, without feeding. idle_bytes:
+    fed_s: the part that is spent in each epoch, where they are not; replayed_s: above a recording (§6.2.2), what a batch of it
+    takes through the layers between, and then the last two, kept_bytes and spared_bytes are of the validation set alone;
+    step_s: one training step, without feeding. idle_bytes:
     what this segment does not need, but lies in memory all the same: weights of the network and of learners whose turn comes
     again, and copies of weights. kept_bytes: features that are stored while it trains; filter_bytes: samples that a filter has
     chosen and that wait for their step; feature_bytes: of one sample at the segment's input; below_bytes: weights of the frozen
@@ -84,6 +86,7 @@ class SegmentCost:
     spared_bytes: int = 0
     made_s: float = 0.0
     fed_s: float = 0.0
+    replayed_s: float | None = None
     kept_bytes: int = 0
     certain: bool = True
     state_bytes: int = 0
@@ -179,13 +182,14 @@ class RunHandle(Protocol):
         """So many of the segments that were expected have been trained, from the lowest, and no other will be: only what these
         took is of interest."""
 
-    def progress(self, segment: int, past: Sequence[float], epochs: int) -> bool:
+    def progress(self, segment: int, past: Sequence[float], epochs: int, stands_for: int = 1) -> bool:
         """Whether something was shown of how far the run is. Called at every step, this costs next to nothing.
 
         Args:
             segment: which learns.
             past: of each segment the epochs that lie behind, with the part of the present one.
             epochs: of this segment in all.
+            stands_for: how many runs that are trained as one are shown by this one; 0 of those that another one shows.
         """
 
     def record(self, segment: int, epoch: int, metrics: Mapping[str, float]) -> None:

@@ -5,6 +5,7 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextvars import ContextVar
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
@@ -24,7 +25,7 @@ BOUND = Path("/sys/fs/cgroup/memory.max")  # of a container, in bytes, or "max"
 MEMORY = Path("/proc/meminfo")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h, see mallopt(3)
 LARGE_PIECE = 4 * 2**20  # bytes
-ALONE = threading.RLock()
+ALONE, WITHIN = threading.Lock(), ContextVar("within", default=False)
 COMMAND = "torchrun --standalone --nproc_per_node={} run.py hardware=ddp ..."
 
 
@@ -197,9 +198,20 @@ def restoring() -> Iterator[None]:
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """As `restoring`, and of several threads one is within: the generators are torch's own, one a process."""
+    """As `restoring`, and of several threads one is within: the generators are torch's own, one a process.
+
+    A thread that works in the context of one that is within (`contextvars`), while that one waits for it, is within too.
+    """
+    if WITHIN.get():
+        with restoring():
+            yield
+        return
     with ALONE, restoring():
-        yield
+        outside = WITHIN.set(True)
+        try:
+            yield
+        finally:
+            WITHIN.reset(outside)
 
 
 def _rounding() -> tuple[Any, ...]:

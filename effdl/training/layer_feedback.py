@@ -12,6 +12,7 @@ from effdl.errors import ConfigError
 from effdl.objectives.objective import Objective
 from effdl.training.backward_weights import layers, through
 from effdl.training.called import called
+from effdl.training.dense import Dense, written_out
 from effdl.training.feedback import sign_symmetric
 from effdl.training.feedback_rule import FeedbackRule
 from effdl.training.hardware import Hardware
@@ -51,6 +52,12 @@ class LayerFeedback(FeedbackRule):
     @abstractmethod
     def backward_weight(self, place: int, weight: Tensor) -> Tensor:
         """C of the layer at this place, from 0 for the one above the lowest, in the shape of its weights."""
+
+    def dense(self) -> Dense | None:
+        def back(place: int, error: Tensor, delta: Tensor, above: Tensor) -> Tensor:
+            return delta @ self.backward_weight(place, above.detach())
+
+        return None if self.checkpoint else written_out(self.blocks, self.head, self.objective, back)
 
     def passed(self, x: Tensor) -> tuple[Tensor, Tensor]:
         outputs = self.forward(x)

@@ -8,6 +8,7 @@ from torch import nn
 
 from effdl.datasets.batch import Batch
 from effdl.errors import Diverged, EffdlError, FitFailed
+from effdl.training.dense import Dense
 from effdl.training.loop import switch_mode, train_epoch
 from effdl.training.optim import Schedule, set_epoch
 from effdl.training.products import TakesProducts, into_products, linear_layers
@@ -46,6 +47,7 @@ class Learner:
         self.history: list[float] = []
         self._to_check = False
         self._linear: list[nn.Linear] | None = None  # of products, found in the first step
+        self._dense: Dense | None = None
 
     def train_epoch(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """Learn from one epoch of batches and yield what the blocks put out, detached, as they learn.
@@ -74,6 +76,9 @@ class Learner:
         if isinstance(self.optimizer, TakesProducts) and self.ranks.alone and not self.rule._compiled:
             if self._linear is None:
                 self._linear = linear_layers(self.rule, self.optimizer)
+                self._dense = None if self.rule.hardware.precision == "bf16" else self.rule.dense()
+            if self._dense is not None:
+                return self._dense.learn(batch, self.optimizer.waiting, self.rule.yields)
             with into_products(self._linear, self.optimizer):
                 return self._learn(batch)
         return self._learn(batch)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from effdl.datasets.batch import Batch
+from effdl.datasets.problem import Problem
 from effdl.objectives.objective import Objective
 from effdl.training.rule import Rule
 
@@ -17,12 +18,23 @@ class Learning:
     rule: theirs. objective: of the problem. epoch: how many epochs they have learned. sample: makes a batch of training
     samples as the segment gets it, through the blocks below as they are now: the first batch of the first epoch, the same at
     each look. It costs what feeding one batch does.
+
+    problem: training and validation data; the test split is nobody's but the run's. below: what is called before the blocks,
+    the input block first. local: from there to logits. The engine gives all three.
     """
 
     rule: Rule
     objective: Objective
     epoch: int
     sample: Callable[[], Batch]
+    problem: Problem | None = None
+    below: tuple[nn.Module, ...] = ()
+    local: nn.Module | None = None
+
+    @property
+    def network(self) -> nn.Module | None:
+        """From stored inputs to logits, None where it is not known."""
+        return None if self.local is None else nn.Sequential(*self.below, self.local)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch.utils._python_dispatch import _disable_current_modes
 
 from effdl.rng import seed_for
 
@@ -53,4 +54,5 @@ def permuted(seed: int, segments: int, number: int, ordered: int = 0) -> list[in
     if number < ordered:
         return list(range(segments))
     generator = torch.Generator().manual_seed(seed_for(seed, "robin", number))
-    return torch.randperm(segments, generator=generator).tolist()
+    with _disable_current_modes():  # a plan asks for it among fake tensors, which have no numbers
+        return torch.randperm(segments, generator=generator).tolist()

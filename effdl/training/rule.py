@@ -10,6 +10,7 @@ from effdl.archs.chain import BlockChain
 from effdl.datasets.batch import Batch
 from effdl.errors import ConfigError
 from effdl.training.compiled import Compiled
+from effdl.training.dense import Dense
 from effdl.training.hardware import Hardware
 from effdl.training.recompute import Recompute, checkpointed, in_parts
 
@@ -86,6 +87,13 @@ class Rule(nn.Module, ABC):
 
         A key holds all that `descended` depends on beside tensors: `form.stack_form` of the modules, the objective, and the
         epoch where it counts. What draws random numbers, or changes a buffer, has none.
+        """
+        return None
+
+    def dense(self) -> Dense | None:
+        """Its step written out, see `dense.written_out`, for optimizers that take products; None where there is none.
+
+        It is of the rule as it is when the first step is taken, and gives `learn`'s gradients, but for rounding.
         """
         return None
 

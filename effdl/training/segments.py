@@ -146,6 +146,11 @@ class Training:
         start = self.segments[segment].start
         return [one for one in sorted(self.record, reverse=True) if one < segment and self.segments[one].stop <= start]
 
+    @property
+    def replays(self) -> list[int]:
+        """Segments that learn from a recording."""
+        return [segment for segment in range(len(self.segments)) if self.record and self.bases(segment)]
+
     def yields(self, segment: int) -> bool:
         """Whether somebody takes what its blocks put out while it learns."""
         return segment in self.record or any(segment < self.order[place].segments[-1] for place in self._places[segment])

@@ -1,5 +1,6 @@
 """Sources: where the batches come from that a segment learns from."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -137,6 +138,11 @@ class Fed(Source):
             raise ConfigError("filter: this method's rule makes batches of its own, of which a filter cannot see the features")
         return map(share, sieve.apply(self._fed(stored, epoch), size))
 
+    @property
+    def sample_bytes(self) -> int:
+        """Of what a sample is read as: of features where they are kept, else of stored inputs as float32."""
+        return self.through.splits[0].first().nbytes if self.through.keeps else 4 * math.prod(self.problem.input_shape)
+
     def val(self) -> Iterator[Batch]:
         """Through the modules; raw where a rule prepares its own batches, since its predictor begins there."""
         batches = self.problem.val_split if self._prepare is not None else self.through.splits[-1]
@@ -151,7 +157,9 @@ class Fed(Source):
     def _choice(self, sieve: Sieve | None, joined: int = 1) -> Choose | None:
         """What this rank reads of an epoch, where samples are chosen without a look at them; None for all of it."""
         if sieve is None and self._ranks.alone:
-            return None if joined == 1 or self._prepare is not None else partial(_joined, joined)
+            # A layer of more rows rounds otherwise: it gets each batch by itself, whoever is in company.
+            of_layers = self.through.height > 1 and bool(self.through.pending)
+            return None if joined == 1 or of_layers or self._prepare is not None else partial(_joined, joined)
         size = self.problem.batch_size
 
         def choose(indices: Sequence[Tensor], y: Tensor) -> Sequence[Tensor]:

@@ -7,7 +7,7 @@ Parameters of all of them are stacked, (members, ...), and a rule's pure step (`
 import copy
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,15 @@ READ_BYTES = 2**22  # of stacked samples that are read at once: what the cache h
 Learned = list[tuple[float, int]]
 Scores = dict[str, float]
 M = TypeVar("M")
+
+
+class Tell(Protocol):
+    """Told each step, from 1; stands_for: how many runs are at it at once, of one that speaks for them, and 0 of the others.
+
+    Whether it was shown.
+    """
+
+    def __call__(self, step: int, stands_for: int = 1) -> object: ...
 
 
 class Stack:
@@ -101,7 +110,7 @@ class LearnEpoch(Question[Learned]):
 
     learners: Mapping[str, Learner]
     read: Callable[[int], Iterable[Batch]]
-    progress: Callable[[int], object]
+    progress: Tell
     expected: int = 0
     passing: Callable[[Iterator[Batch]], Iterable[Batch]] = iter
     sizes: Sequence[int] = ()
@@ -155,7 +164,9 @@ class LearnEpoch(Question[Learned]):
         for batch in train_epoch(batches, step, optimizer, lambda step: seed(epoch, step)):
             assert batch.loss is not None
             sums.append(batch.loss.sum(1))
-            first.progress(len(sums))
+            if first.progress(len(sums), len(questions)):
+                for question in questions[1:]:
+                    question.progress(len(sums), 0)
             if len(sums) % LOOK_EVERY == 0 and not bool(sums[-1].isfinite().any()):
                 break
         stack.put_back()

@@ -9,11 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from effdl.training.rmsprop import RmspropInRoot
+
 # Whose update of an element depends on nothing but that element's gradients, so that stacked ones are updated alike.
 BY_ELEMENT = frozenset(
     {
         *(torch.optim.SGD, torch.optim.Adagrad, torch.optim.Adadelta, torch.optim.RMSprop, torch.optim.Rprop),
         *(torch.optim.Adam, torch.optim.AdamW, torch.optim.Adamax, torch.optim.NAdam, torch.optim.RAdam),
+        RmspropInRoot,
     }
 )
 State = dict[str, Any]
