@@ -31,8 +31,8 @@ def least_squares_distance(z: Values, y: Values, *, bias: bool = False) -> float
     Raises:
         ValueError: z or y is not finite, or their lengths differ.
 
-    By a Cholesky factor of ZᵀZ with its columns scaled, less those that others make up, and refined in float64 until the
-    gradient says that the distance is the least; where columns are so nearly dependent that this cannot be said, by QR and a singular
+    By a Cholesky factor of ZᵀZ with its columns scaled, less those that others make up, refined in float64 until the gradient
+    says that the distance is the least; where columns are so nearly dependent that this cannot be said, by QR and a singular
     value decomposition in float64, in which singular values up to eps·max(m, n) of the largest count as 0.
 
     >>> import numpy as np

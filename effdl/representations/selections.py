@@ -16,8 +16,8 @@ class Selections:
     """What each of f features selects of n samples.
 
     counts (f, c): selected samples of each class, in the classes' order. entropies (f,): of these distributions, H(Y|S₊) in
-    bits, from 0 to log2 c; NaN where a feature selects nothing. entropy: their mean over features that select something, which figure
-    5.21 has layer by layer. silent: features that select nothing.
+    bits, from 0 to log2 c; NaN where a feature selects nothing. entropy: their mean over features that select something, which
+    figure 5.21 has layer by layer. silent: features that select nothing.
     """
 
     counts: Any
