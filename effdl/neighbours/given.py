@@ -26,7 +26,8 @@ def indices_of_classes(y: Values) -> Tensor:
     """Classes (n,), numbers or names, as indices from 0 in their order. Raises ValueError where y is not (n,)."""
     if isinstance(y, Tensor):
         if y.dim() == 1:
-            return torch.unique(y, return_inverse=True)[1]
+            found: Tensor = torch.unique(y, return_inverse=True)[1]
+            return found
     else:
         array = np.asarray(y)
         if array.ndim == 1:

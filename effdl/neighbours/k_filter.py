@@ -120,6 +120,6 @@ def _nearest_to_others(samples: Tensor, classes: Tensor, kept: Tensor, code: int
     return removed[in_order(torch.zeros_like(removed), distances, removed)[:lacking]]
 
 
-def _whole(name: str, value: int, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
+def _whole(name: str, value: object, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or int(value) < least:
         raise ValueError(f"{name} must be a whole number from {least}, not {value!r}")
