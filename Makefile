@@ -57,6 +57,7 @@ bench: $(VENV)/.installed ## what the engine costs and gains beside named peers,
 	@$(PY) scripts/bench_data.py
 	@$(PY) scripts/bench_feedback.py
 	@$(PY) scripts/bench_stacks.py
+	@$(PY) scripts/bench_neighbours.py
 
 # Without a GPU the line that says so is all, and no failure.
 ON_A_GPU = @$(PY) scripts/gpu_there.py $@ || { code=$$?; [ $$code -eq 3 ] && exit 0; exit $$code; } &&

@@ -62,6 +62,17 @@ def medians(ours: Callable[[], object], peer: Callable[[], object], seconds: flo
     return statistics.median(times[0]), statistics.median(times[1])
 
 
+def in_turns(times: int, *calls: Callable[[], object], of: Callable[[list[float]], float] = statistics.median) -> list[float]:
+    """Median seconds of processor time of each call, made in turns; or what else is asked for of them."""
+    taken: list[list[float]] = [[] for _ in calls]
+    for _ in range(times):
+        for call, seconds in zip(calls, taken, strict=True):
+            before = time.process_time()
+            call()
+            seconds.append(time.process_time() - before)
+    return [of(seconds) for seconds in taken]
+
+
 def problem(shape: tuple[int, ...], samples: int, batch_size: int) -> Problem:
     generator = torch.Generator().manual_seed(0)
     x = torch.randint(0, 256, (samples, *shape), dtype=torch.uint8, generator=generator)

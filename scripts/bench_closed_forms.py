@@ -19,7 +19,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from bench import Row, in_child, peak_resident, report
+from bench import Row, in_child, in_turns, peak_resident, report
 from torch import Tensor
 from torch.nn.functional import one_hot
 
@@ -213,17 +213,6 @@ def solved(solver: Solver, z: Tensor, y: Tensor) -> Tensor:
 
 def gels(z: Tensor, y: Tensor) -> Tensor:
     return torch.linalg.lstsq(z, y, driver="gels").solution
-
-
-def in_turns(times: int, *calls: Callable[[], object], of: Callable[[list[float]], float] = statistics.median) -> list[float]:
-    """Median seconds of processor time of each call, made in turns; or what else is asked for of them."""
-    taken: list[list[float]] = [[] for _ in calls]
-    for _ in range(times):
-        for call, seconds in zip(calls, taken, strict=True):
-            before = time.process_time()
-            call()
-            seconds.append(time.process_time() - before)
-    return [of(seconds) for seconds in taken]
 
 
 def error(z: Tensor, y: Tensor, w: Tensor) -> float:
