@@ -43,7 +43,7 @@ def planned(capsys: pytest.CaptureFixture[str], root: Path, *arguments: str) -> 
         (["a=range(1,4)"], [["a=1"], ["a=2"], ["a=3"]]),
         (["a=choice([1,2],[3])"], [["a=[1,2]"], ["a=[3]"]]),
         (["a=1", "a=2,3"], [["a=2"], ["a=3"]]),
-        (["probe=glob(*)"], [["probe=alignment"], ["probe=none"], ["probe=stable_rank"]]),
+        (["probe=glob([a*,n*])"], [["probe=alignment"], ["probe=nearest"], ["probe=none"]]),
         (["filter=glob(*,exclude=none)", "~b"], [["filter=random_subset", "~b"]]),
         (["a='x y',true,null"], [["a='x y'"], ["a=True"], ["a=null"]]),
     ],

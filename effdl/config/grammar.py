@@ -55,15 +55,17 @@ def with_their_groups(overrides: Sequence[str]) -> list[str]:
 
     Before a sweep Hydra composes what does not vary, with the usual choice of the part, which may not have the key.
     """
-    parsed = read(overrides)
+    try:
+        parsed = read(overrides)
+    except ConfigError:  # said where the sweep is made
+        return list(overrides)
     varied = tuple(f"{key.replace('/', '.')}." for key, _, swept in parsed if swept is not None and key in GROUPS)
 
     def put(key: str, text: str) -> str:
         name, _, value = text.partition("=")
-        of_one = (
-            key.lstrip("+").startswith(varied) and value and "=" not in value
-        )  # which a function takes for an argument's name
-        return f"{name}=choice({value})" if of_one else text
+        if not key.lstrip("+").startswith(varied) or not value or "=" in value:  # a function takes it for an argument's name
+            return text
+        return f"{name}=choice({value})"
 
     return [text if swept is not None else put(key, text) for key, text, swept in parsed]
 
