@@ -15,7 +15,7 @@ from effdl import config
 from effdl.cache import installed, recall, remember
 from effdl.errors import EffdlError
 from effdl.reproduce import published
-from effdl.reproduce.artefact import Declaration, specs
+from effdl.reproduce.artefact import Declaration, built
 from effdl.reproduce.claims import answered
 from effdl.reproduce.ledger import ledger_path
 from effdl.reproduce.tally import Told
@@ -91,7 +91,7 @@ def _data(declaration: Declaration) -> Iterator[str]:
 
     for cell in (cell for scale in declaration.artefact.scales for cell in declaration.all_cells(scale)):
         try:
-            yield fingerprint(specs(cell)[0].dataset)
+            yield fingerprint(built(cell.name, cell.overrides).dataset)
         except EffdlError as error:
             yield str(error)
 
