@@ -44,12 +44,8 @@ def main(entry: Callable[[], Any]) -> None:
         options, overrides = config.told_apart(arguments)
         config.refuse(overrides)
         config.no_config(overrides, *config.named(options))
-        if many and torchrun.place().size > 1:
-            raise ConfigError(f"-m: torchrun's {torchrun.place().size} processes carry out one run, not a sweep")
-        if many and searching.is_search(overrides):
-            overrides = config.spelled_out(overrides, *config.named(options))
-        elif many:
-            overrides = config.grammar.with_their_groups(overrides)
+        if many:
+            overrides = _of_many(options, overrides)
         if options:
             sys.argv[1:] = [*options, *overrides, *_ours(arguments, many), *config.search_path()]
             asked = _asked(arguments) if many else ()
@@ -77,6 +73,15 @@ def main(entry: Callable[[], Any]) -> None:
         print(json.dumps(told), flush=True)
         sys.exit(code)
     ending.answer(_results, many)
+
+
+def _of_many(options: Sequence[str], overrides: list[str]) -> list[str]:
+    """A sweep's or a search's overrides as Hydra needs them. Raises ConfigError."""
+    if torchrun.place().size > 1:
+        raise ConfigError(f"-m: torchrun's {torchrun.place().size} processes carry out one run, not a sweep")
+    if searching.is_search(overrides):
+        return config.spelled_out(overrides, *config.named(options))
+    return config.grammar.with_their_groups(overrides)
 
 
 def _ours(arguments: Sequence[str], many: bool) -> Iterator[str]:

@@ -84,6 +84,12 @@ def k_filter(
     samples, classes = samples_of_classes(x, y)
     _whole("least", least, 0)
     kept = ~_redundant(samples, classes, k, chunk, itself, memory_mib)
+    _restore(samples, classes, kept, k, least, memory_mib)
+    return like(kept.nonzero()[:, 0], x)
+
+
+def _restore(samples: Tensor, classes: Tensor, kept: Tensor, k: int, least: int, memory_mib: int) -> None:
+    """Keep so many of each class at least, and warn where the criterion leaves fewer."""
     counts, left = torch.bincount(classes), torch.bincount(classes[kept])
     short = (counts.clamp(max=least) > torch.nn.functional.pad(left, (0, len(counts) - len(left)))).nonzero()[:, 0]
     for code in short.tolist():
@@ -93,9 +99,8 @@ def k_filter(
             f"k_filter: k = {k} leaves fewer than least = {least} samples of {len(short)} of {len(counts)} classes; so many of "
             "each are kept, those nearest to other classes; take a larger k, or least=0 to let them go",
             RuntimeWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
-    return like(kept.nonzero()[:, 0], x)
 
 
 def _redundant(samples: Tensor, classes: Tensor, k: int, chunk: int | None, itself: bool, memory_mib: int) -> Tensor:
