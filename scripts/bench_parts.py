@@ -29,7 +29,7 @@ from effdl.training.recording import Recording
 from effdl.training.sources import Fed, Replay
 
 STEPS = 3
-MORE = 9  # of which the first are left out, with what a training takes once, such as folding what is fed: an epoch has hundreds
+MORE = 9  # by which longer trainings tell what a further step takes from what a training takes once, such as folding what is fed
 
 
 def flipped(x: Tensor, generator: torch.Generator) -> Tensor:
@@ -69,7 +69,8 @@ def trained(name: str, method: Method, on: Problem) -> Callable[[], object]:
 
 
 def layers() -> Iterator[Row]:
-    """Every layer's step, over one of full backprop: by how much longer further steps make trainings of an epoch."""
+    """Every layer for an epoch, over one epoch of full backprop; beside it the same of further steps, of which an epoch has
+    hundreds, and what a training takes once."""
     for name in ("vgg13_bn", "efficientnet_b0"):
         for varies, how in ((False, "outputs kept"), (True, "augmented, so that all is fed anew")):
             found = []
@@ -79,7 +80,8 @@ def layers() -> Iterator[Row]:
             (short, peer_short), (long, peer_long) = found
             wanted = {("vgg13_bn", True): "≤ 3.0", ("efficientnet_b0", True): "≤ 1.9"}.get((name, varies), "≤ 1.5")
             step = (peer_long - peer_short) / (MORE - STEPS)
-            yield f"all layers of {name}, {how}, over backprop", (long - short) / (peer_long - peer_short), wanted
+            yield f"all layers of {name}, {how}, over backprop", short / peer_short, wanted
+            yield "  of further steps", (long - short) / (peer_long - peer_short), "for comparison"
             once = short - STEPS * (long - short) / (MORE - STEPS)
             yield "  what they take once for all, in steps of backprop", once / step, "for comparison"
 
