@@ -29,7 +29,7 @@ from effdl.training.recording import Recording
 from effdl.training.sources import Fed, Replay
 
 STEPS = 3
-MORE = 9  # by which longer trainings tell what a further step takes from what a training takes once, such as folding what is fed
+MORE = 9  # steps, for telling what a further one takes from what a training takes once, such as folding what is fed
 
 
 def flipped(x: Tensor, generator: torch.Generator) -> Tensor:
