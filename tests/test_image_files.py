@@ -1,5 +1,7 @@
 """Image folders and the rule of decoding: exact pixels, torchvision's and Pillow's own answers, and every kind of bad input."""
 
+import gzip
+import hashlib
 import io
 import os
 import shutil
@@ -178,6 +180,33 @@ def test_unchanged_files_are_not_read_for_their_checksum_again(tmp_path: Path, m
     path.write_bytes(bytes(reversed(path.read_bytes())))  # of the same size, and then with the same time of writing
     os.utime(path, ns=times)
     assert folder(tmp_path).fingerprint() != first
+
+
+@pytest.mark.parametrize("name", ["images", "images.gz"])
+def test_an_unchanged_file_of_a_published_set_is_not_read_again(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(content: bytes) -> None:
+        (tmp_path / name).write_bytes(gzip.compress(content, mtime=0) if name.endswith(".gz") else content)
+
+    path, first, other = tmp_path / name, bytes(range(200)), bytes(reversed(range(200)))
+    opened: list[Path] = []
+    reading = fingerprints.reading
+    monkeypatch.setattr(fingerprints, "reading", lambda path: opened.append(path) or reading(path))  # type: ignore[func-returns-value]
+    write(first)
+    assert {fingerprints.checksum(path) for _ in range(2)} == {hashlib.sha256(first).digest()}
+    assert len(opened) == 2  # so young that it may still change unseen
+    monkeypatch.setattr(fingerprints, "RACY_S", -60.0)
+    fingerprints.checksum(path), opened.clear()
+    cache._known.clear()  # as another process asks
+    assert fingerprints.checksum(path) == hashlib.sha256(first).digest() and opened == []
+    times = path.stat().st_atime_ns, path.stat().st_mtime_ns
+    write(other)
+    os.utime(path, ns=times)
+    assert fingerprints.checksum(path) == hashlib.sha256(other).digest()
+    path.unlink()
+    with pytest.raises(DataError, match="cannot be read"):
+        fingerprints.checksum(path)
 
 
 def test_without_a_place_to_remember_the_checksum_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

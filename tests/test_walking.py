@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from effdl.cache import place
-from effdl.datasets import files
 from effdl.datasets.folder import Folder
 from effdl.datasets.image_files import say_remarks
+from effdl.datasets.reading import reading
 from effdl.datasets.walking import walk
 from effdl.errors import DataError, one_line, shown
 
@@ -168,7 +168,7 @@ def test_what_may_not_be_read_is_named_with_the_right_to_read_it_and_not_fetched
         (images / "train" / "ant" / "more.txt").touch()  # or the folders need not be read again
         assert "cannot be read: Permission denied; give yourself" in complaint(folder(tmp_path))
     (tmp_path / "x.gz").touch()
-    with pytest.raises(DataError, match="delete it and fetch it again"), files.reading(tmp_path / "x.gz"):
+    with pytest.raises(DataError, match="delete it and fetch it again"), reading(tmp_path / "x.gz"):
         raise EOFError("Compressed file ended")
 
 

@@ -8,9 +8,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from effdl.datasets.files import cannot_be_read, fetch, reading
+from effdl.datasets.files import fetch
 from effdl.datasets.image_files import ImageFiles
 from effdl.datasets.listing import Listed, Listing
+from effdl.datasets.reading import cannot_be_read, reading
 from effdl.errors import DataError, shown
 from effdl.setting import Count, Switch, setting
 

@@ -1,17 +1,15 @@
 """Image sets that lie in files: where they are looked for, how they are fetched, what is said where they are missing."""
 
-import gzip
 import hashlib
 import os
-import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, ClassVar
+from typing import Any, ClassVar
 
 from effdl.datasets.dataset import Dataset
-from effdl.errors import DataError, shown
+from effdl.datasets.fingerprints import checksum
+from effdl.errors import DataError
 from effdl.home import at_home
 from effdl.setting import Size, Switch, setting
 
@@ -73,8 +71,7 @@ class Files(Dataset, ABC):
 
     def digest(self, name: str) -> bytes:
         """SHA-256 of one file's content."""
-        with reading(self.path(name)) as file:
-            return hashlib.file_digest(file, "sha256").digest()  # type: ignore[arg-type]
+        return checksum(self.path(name))
 
     def fetches(self) -> Iterator[dict[str, Any]]:
         """Arguments of torchvision's class with which the whole set is downloaded, call by call."""
@@ -110,24 +107,3 @@ def fetch(title: str, calls: Iterable[Mapping[str, Any]], folder: Path) -> None:
 def sets_folder(root: str | None) -> Path:
     """The folder that holds the sets, where none is named."""
     return at_home(root, "dataset.root") if root else at_home(os.environ.get("EFFDL_DATA", "data"), "EFFDL_DATA")
-
-
-@contextmanager
-def reading(path: Path) -> Iterator[IO[bytes]]:
-    """A file, unzipped where it is zipped, open for reading; a failure to read it is a DataError that names it."""
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            yield file  # type: ignore[misc]
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DataError(f"{shown(path)} cannot be read: {error}; delete it and fetch it again") from None
-    except OSError as error:
-        raise cannot_be_read(path, error) from None
-
-
-def cannot_be_read(path: str | Path, error: OSError) -> DataError:
-    """What the disk does not give, though it may be whole."""
-    remedy = {
-        PermissionError: "give yourself the right to read it",
-        FileNotFoundError: "it was there before; put it back or start again without it",
-    }.get(type(error), "see whether its disk is well")
-    return DataError(f"{shown(path)} cannot be read: {error.strerror or error}; {remedy}")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from effdl.cache import alone, place, recall, remember
-from effdl.datasets.files import cannot_be_read, reading
+from effdl.datasets.reading import cannot_be_read, reading
 from effdl.datasets.waiting import watched
 from effdl.errors import shown
 
@@ -32,6 +32,21 @@ def stamp(folder: Path, files: Sequence[str]) -> tuple[str, float]:
         digest.update(f"{name}\0{found.st_size}\0{found.st_mtime_ns}\0{found.st_ctime_ns}\0".encode(errors="surrogateescape"))
         last = max(last, found.st_mtime, found.st_ctime)
     return digest.hexdigest(), last
+
+
+def checksum(path: Path) -> bytes:
+    """SHA-256 of what a file has, unzipped where it is zipped; read again only once it changed.
+
+    Raises DataError where it cannot be read.
+    """
+    key, begun = str(path.resolve()), time.time()
+    known, (now, last) = recall("checksums", key), stamp(path.parent, [path.name])
+    if known is None or known["stamp"] != now:
+        with reading(path) as file:
+            known = {"stamp": now, "digest": hashlib.file_digest(file, "sha256").hexdigest()}  # type: ignore[arg-type]
+        if last < begun - RACY_S and stamp(path.parent, [path.name])[0] == now:
+            remember("checksums", key, known)
+    return bytes.fromhex(known["digest"])
 
 
 def fingerprint(folder: Path, files: Sequence[str]) -> str:

@@ -8,9 +8,9 @@ from typing import Literal
 
 import numpy as np
 
-from effdl.datasets.files import cannot_be_read
 from effdl.datasets.image_files import split_to_test
 from effdl.datasets.listing import Listed, Listing
+from effdl.datasets.reading import cannot_be_read
 from effdl.datasets.walking import Found, walk
 from effdl.errors import DataError, shown
 from effdl.setting import setting

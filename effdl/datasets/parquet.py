@@ -9,10 +9,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from effdl.datasets.files import cannot_be_read
 from effdl.datasets.fingerprints import stamp
 from effdl.datasets.image_files import TESTS, ImageFiles, Labelled, split_to_test
 from effdl.datasets.labels import check_kind, check_known, numbered, placed
+from effdl.datasets.reading import cannot_be_read
 from effdl.datasets.unpacked import Unpacked, unpacked
 from effdl.datasets.walking import walk
 from effdl.errors import DataError, shown

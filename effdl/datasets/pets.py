@@ -5,8 +5,8 @@ from typing import ClassVar
 import numpy as np
 
 from effdl.datasets.annotated import Annotated, checked_labels
-from effdl.datasets.files import reading
 from effdl.datasets.listing import Listing
+from effdl.datasets.reading import reading
 from effdl.errors import DataError, shown
 from effdl.setting import Size, setting
 

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 
 from effdl.datasets.dataset import Facts
-from effdl.datasets.files import Files, reading
+from effdl.datasets.files import Files
+from effdl.datasets.reading import reading
 from effdl.datasets.split import Samples
 from effdl.errors import DataError
 from effdl.setting import Size, setting

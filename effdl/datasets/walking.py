@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from effdl.datasets.files import cannot_be_read
+from effdl.datasets.reading import cannot_be_read
 
 Identity = tuple[int, int]  # of a folder, whatever its name: device and inode
 
