@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help install demo list status readme test test-slow test-gpu audit bench bench-gpu lint types check same clean
+.PHONY: help install demo list status readme test test-slow test-gpu audit bench bench-links bench-gpu lint types check same clean
 
 help: ## this list
 	@grep -hE '^[a-z% -]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -39,11 +39,11 @@ claims-%: $(VENV)/.installed
 readme: $(VENV)/.installed ## rewrite the README's results from the ledger alone
 	@$(PY) scripts/readme.py
 
-test: $(VENV)/.installed ## the suite, nine minutes on 2 cores; EFFDL_DATA names the folder of the image sets
-	$(PY) -m pytest -n 2
+test: $(VENV)/.installed ## the suite, eighteen minutes on 2 cores; EFFDL_DATA names the folder of the image sets
+	$(PY) -m pytest -n 2 --dist worksteal
 
 test-slow: $(VENV)/.installed ## the slow tier: kills, two processes at once, printed costs
-	$(PY) -m pytest -n 2 -m "slow and not alone"
+	$(PY) -m pytest -n 2 --dist worksteal -m "slow and not alone"
 	$(PY) -m pytest -m alone
 
 audit: $(VENV)/.installed ## every line of every ledger against declarations and code; pages and pictures against both
@@ -58,6 +58,12 @@ bench: $(VENV)/.installed ## what the engine costs and gains beside named peers,
 	@$(PY) scripts/bench_feedback.py
 	@$(PY) scripts/bench_stacks.py
 	@$(PY) scripts/bench_neighbours.py
+	@$(PY) scripts/bench_probes.py
+	@$(PY) scripts/bench_objectives.py
+	@$(PY) scripts/bench_compression.py
+
+bench-links: $(VENV)/.installed ## averaging between two workers on shaped links, beside what plan foretells; needs root
+	@$(PY) scripts/bench_links.py
 
 # Without a GPU the line that says so is all, and no failure.
 ON_A_GPU = @$(PY) scripts/gpu_there.py $@ || { code=$$?; [ $$code -eq 3 ] && exit 0; exit $$code; } &&

@@ -1,4 +1,4 @@
-"""The console command ``effdl``: list, explain, plan, run, status, report, publish."""
+"""The console command ``effdl``: list, explain, plan, run, status, report, publish, compress."""
 
 import argparse
 import gc
@@ -48,7 +48,7 @@ def parser() -> Parser:
         made.add_argument("what", nargs="*", help="an artefact's id, or overrides such as method=dll arch=vgg13_bn")
         _add_scale(made)
         made.add_argument("--cell", help="only these cells: axis=level,axis=level")
-        made.add_argument("--workers", type=count, default=os.cpu_count() or 1, help="processes (one a core)")
+        made.add_argument("--workers", type=count, help="processes (one a core)")
         made.add_argument("--no-stack", dest="stack", action="store_false", help="train each of many small networks by itself")
         made.add_argument("--json", action="store_true", help="one JSON object on standard output")
         made.add_argument("--config-dir", "-cd", type=_config_folder, help="the folder of a config of yours")
@@ -56,12 +56,7 @@ def parser() -> Parser:
         if name == "run":
             made.add_argument("--again", action="store_true", help="of a single run, set its record aside and make it anew")
         if name == "plan":
-            made.add_argument(
-                "--time", action="store_true", help="of a single run, measure a few steps too; of several they always are"
-            )
-            made.add_argument(
-                "-m", "--multirun", nargs="*", metavar="OVERRIDE", help="the runs that run.py -m with these overrides has"
-            )
+            _add_planning(made)
     for name, command, about in (
         ("report", report, "published numbers beside ours, from the ledger, else from the runs made here"),
         ("publish", publish, "add the runs made here to the committed ledger"),
@@ -78,7 +73,23 @@ def parser() -> Parser:
     made = add("explain", explain, "what may be set: every key of a choice, or one key")
     made.add_argument("what", nargs="+", help="a choice or a key, such as method=dll, method.epochs or seed")
     made.add_argument("--json", action="store_true")
+    made = add("compress", compress, "what weights take when they are quantised and coded, and what that saves on a link")
+    _add_coding(made)
     return top
+
+
+def _add_planning(made: argparse.ArgumentParser) -> None:
+    made.add_argument("--time", action="store_true", help="of a single run, measure some steps too; of several they always are")
+    made.add_argument("--link", type=word, help="of a run with sync=averaging, what sending takes between its --workers N")
+    made.add_argument("-m", "--multirun", nargs="*", metavar="OVERRIDE", help="the runs that run.py -m has with these")
+
+
+def _add_coding(made: argparse.ArgumentParser) -> None:
+    made.add_argument("what", help="a .safetensors file, or the folder of a finished run")
+    made.add_argument("--bits", type=count, help="of all layers; by their entropy where not given")
+    made.add_argument("--coder", default="auto", type=word, help="auto, huffman, ans, zstd or plain")
+    made.add_argument("--link", type=word, help="a rate such as 100Mbit")
+    made.add_argument("--json", action="store_true")
 
 
 def _folder(text: str) -> Path:
@@ -97,6 +108,8 @@ def plan(options: argparse.Namespace) -> int:
     """Print what an artefact or one run would cost."""
     from effdl.records.tracking import tracking
 
+    if options.link is not None:
+        return _plan_exchange(options)
     if options.multirun is not None:
         return _plan_many(options)
     if not _is_artefact(options):
@@ -117,9 +130,35 @@ def plan(options: argparse.Namespace) -> int:
     declaration, scale = _declared(options)
     surveyed = _survey(declaration, scale, options)
     with tracking() as track:
-        planned = console.Plan(declaration, scale, surveyed, options.workers, track)
+        planned = console.Plan(declaration, scale, surveyed, _workers(options), track)
     print(json.dumps(planned.to_json()) if options.json else planned.text())
     return 0
+
+
+def _plan_exchange(options: argparse.Namespace) -> int:
+    """Print what averaging would take of a run's time on a link, by form of what is sent."""
+    from effdl.records.links import bits_per_second
+    from effdl.records.tracking import tracking
+
+    if options.multirun is not None or _is_artefact(options):
+        raise ConfigError("--link: belongs to the overrides of one run with sync=averaging")
+    link = bits_per_second(options.link)
+    if options.workers is None or options.workers < 2:
+        given = "" if options.workers is None else f", not {options.workers}"
+        raise ConfigError(f"--workers: of several, such as --workers 8, each on a link of its own{given}")
+    spec, _ = checking.spec_of(_overrides(options))
+    from effdl.records.exchanging import exchanging
+    from effdl.reproduce.exchanged import text
+
+    print("effdl: trying a few steps, and coding what they change", file=sys.stderr, flush=True)
+    with tracking() as track:
+        found = exchanging(spec, link, options.workers, track)
+    print(json.dumps(found.to_json()) if options.json else text(" ".join(options.what), found))
+    return 0
+
+
+def _workers(options: argparse.Namespace) -> int:
+    return options.workers or os.cpu_count() or 1
 
 
 def _plan_many(options: argparse.Namespace) -> int:
@@ -155,7 +194,7 @@ def _places(options: argparse.Namespace, composed: Any, overrides: Sequence[str]
     """The results folder and the number of processes, as overrides say it, else as options do."""
     given = {one.partition("=")[0] for one in overrides}
     root, workers = cli.places(composed)
-    return root if "results" in given else options.results, workers if "workers" in given else options.workers
+    return root if "results" in given else options.results, workers if "workers" in given else _workers(options)
 
 
 def _overrides(options: argparse.Namespace) -> list[str]:
@@ -182,9 +221,9 @@ def run(options: argparse.Namespace) -> int:
     declaration, scale = _declared(options)
     surveyed = _survey(declaration, scale, options)
     if waiting := [one.cell for one in surveyed if one.reason == MISSING]:
-        searched.carry_out(declaration, scale, waiting, options.results, options.workers, Console)
+        searched.carry_out(declaration, scale, waiting, options.results, _workers(options), Console)
         surveyed = _survey(declaration, scale, options)
-    return conduct.conduct(declaration, scale, surveyed, options.results, options.workers, options.json)
+    return conduct.conduct(declaration, scale, surveyed, options.results, _workers(options), options.json)
 
 
 def report(options: argparse.Namespace) -> int:
@@ -240,6 +279,20 @@ def explain(options: argparse.Namespace) -> int:
 
     found = explaining.explain(options.what)
     print(json.dumps(found) if options.json else explaining.text(found, shutil.get_terminal_size((128, 24)).columns))
+    return 0
+
+
+def compress(options: argparse.Namespace) -> int:
+    """Print what a packet would make of weights."""
+    from effdl import compressing
+    from effdl.records.links import bits_per_second
+    from effdl.records.tracking import tracking
+
+    link = None if options.link is None else bits_per_second(options.link)
+    state = compressing.load(options.what)
+    with tracking() as track:
+        found = compressing.compress(state, options.bits, options.coder, track)
+    print(json.dumps(compressing.to_json(found, link)) if options.json else compressing.text(found, link))
     return 0
 
 

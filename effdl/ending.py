@@ -33,8 +33,10 @@ def answer(results: list[dict[str, Any]], many: bool) -> None:
         print(json.dumps({"runs": shown}), flush=True)
     elif shown and "path" in shown[0]:
         print(json.dumps(shown[0]), flush=True)
-    if bad:
-        sys.exit(1 if many else FINAL.get(bad[0]["status"]) or bad[0].get("exit_code", 1))
+    code = 0 if not bad else 1 if many else FINAL.get(bad[0]["status"]) or bad[0].get("exit_code", 1)
+    torchrun.leave(code)
+    if code:
+        sys.exit(code)
 
 
 def _unfinished(results: Sequence[Mapping[str, Any]]) -> Iterator[str]:

@@ -176,7 +176,7 @@ class _LeastSquaresNetwork(BaseEstimator):  # type: ignore[misc]
         return None
 
     def _coded(self, y: Tensor, outputs: int) -> Tensor:
-        return OBJECTIVE.coded(y, y.new_empty(0, outputs, dtype=torch.float64))
+        return OBJECTIVE.targets_of(y, y.new_empty(0, outputs, dtype=torch.float64))
 
     @torch.no_grad()
     def _outputs(self, X: Any) -> Tensor:  # noqa: N803

@@ -42,8 +42,9 @@ class Setting:
 
     @classmethod
     def snake_name(cls) -> str:
-        """The class's name in snake case: the stem of the YAML with its defaults, the key of a choice among several."""
-        return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
+        """The class's name in snake case, such as k_filter of KFilter: the stem of the YAML with its defaults, the key of a
+        choice among several."""
+        return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", cls.__name__).lower()
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)

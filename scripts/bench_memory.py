@@ -3,9 +3,10 @@
     python scripts/bench_memory.py [network ...]
 
 32 pixels, batch 128, SGD with momentum, the plain decision block, no outputs kept. Each line is of a process of its own that
-takes two real steps of the layer whose plan is the largest, or of full backprop; MiB above where the process stood before the
-network was built, with shares of full backprop's. *step* and *resident* are planned, *process* is the kernel's mark. What the
-process is made of, after the operation in which the mark rose last, adds up to it: *tensors*, those alive, weights of other
+takes two real steps of the layer whose plan is the largest, of full backprop, or of partitions that learn at once; MiB above
+where the process stood before the network was built, with shares of full backprop's. *step* and *resident* are planned,
+*process* is the kernel's mark. What the process is made of, after the operation in which the mark rose last, adds up to it:
+*tensors*, those alive, weights of other
 layers among them (fewer than *resident* where the mark rose at another moment than the count); *scratch*, what that operation
 held within and had freed again, such as maps in a kernel's own layout; *freed*, what the C library held of freed memory;
 *objects*, all else that it had given out: modules, graphs, plans of kernels; *python*, memory of processes that is not the C
@@ -16,7 +17,7 @@ library's, mostly Python's small objects and generated kernels, or less than not
 import ctypes
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -46,16 +47,20 @@ from effdl.training.optim import Sgd
 KERNELS = ("VmHWM", "VmRSS", "RssAnon", "RssFile")
 NETWORKS = ("vgg13_bn", "efficientnet_b0", "efficientnet_v2_s", "shufflenet_v2_x1_0", "mobilenet_v2")
 MIB = 2**20
+LARGEST = "efficientnet_v2_s"  # whose partitions learn at once, too
+TOGETHER = ("method=dpl", "method.together=true", "method.cut=batch", "method.memory_budget=0.395")
 
 
 @dataclass(frozen=True)
 class Case:
-    """layer: that trains, by its number from 0; None for full backprop."""
+    """layer: that trains, by its number from 0; None for full backprop. parts: those that learn at once instead, the blocks
+    [start, stop) of each, and which of them are recomputed."""
 
     network: str
     layer: int | None
     checkpointed: bool = False
     offload: bool = False
+    parts: tuple[tuple[int, int, tuple[int, ...]], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -144,6 +149,9 @@ def measured(case: Case) -> Found:
 def steps(case: Case, batch: Batch, folder: Path, watch: Peak) -> None:
     reseed(0)
     chain: BlockChain = build_choice("arch", case.network).build(facts((3, 32, 32), 128)).eval()
+    if case.parts:
+        at_once(case, chain, batch, watch)
+        return
     offloaded = Offloaded(Offload("disk" if case.offload else None, torch.device("cpu"), lambda: folder), chain)
     start, stop = (0, len(chain)) if case.layer is None else (case.layer, case.layer + 1)
     shape = chain.shapes((3, 32, 32))[stop - 1]
@@ -171,12 +179,33 @@ def steps(case: Case, batch: Batch, folder: Path, watch: Peak) -> None:
             pass
 
 
+def at_once(case: Case, chain: BlockChain, batch: Batch, watch: Peak) -> None:
+    """Each part learns from what the one below puts out."""
+    learners, shapes = list[Learner](), chain.shapes((3, 32, 32))
+    for start, stop, recomputed in case.parts:
+        head = Segmentwise().decision.build(shapes[stop - 1], 10)
+        rule = DecisionRule(chain[start:stop], head, SoftmaxCe(), checkpoint=recomputed)
+        rule.yields = stop < len(chain)
+        learners.append(Learner(rule, Sgd(lr=0.01).build(rule.parameters()), seed=lambda epoch, step: step))
+    keep_little()
+    give_back()
+    watch.book(tensors(chain, *(learner.rule for learner in learners)), "parameter")
+    flow: Iterable[Batch] = (replace(batch, x=chain.input(batch.x)) for _ in range(2))
+    with watch:
+        for learner in learners:
+            flow = learner.train_epoch(flow)
+        for _ in flow:
+            pass
+
+
 def lines(name: str) -> Iterator[str]:
     """A network's part of the table."""
     choices = ["method=dll", f"arch={name}", "dataset=cifar10", "dataset.batch_size=128", "method.keep_features_mib=0"]
     planned = cost(build(compose(choices)), rows=("backprop", "backprop_checkpointed"))
     away = cost(build(compose([*choices, "method.offload=disk"])), rows=())
     assert planned is not None and away is not None
+    together = [choice for choice in choices if choice != "method=dll"] + list(TOGETHER)
+    parts = cost(build(compose(together)), rows=()) if name == LARGEST else None
     full, checkpointed = planned.beside["backprop"], planned.beside["backprop_checkpointed"]
     backprop = in_child(measured, Case(name, None))
     rows = {"full backprop": (full.step, full.resident, backprop)}
@@ -185,6 +214,11 @@ def lines(name: str) -> Iterator[str]:
         layer = max(range(len(of.segments)), key=lambda i: of.segments[i].resident)
         step, resident = of.segments[layer].memory.peak, of.segments[layer].resident
         rows[f"{what}, {of.blocks[layer]}"] = step, resident, in_child(measured, Case(name, layer, offload=of is away))
+    if parts is not None and parts.recomputed is not None:
+        cut = [(of.start, of.stop, again) for of, again in zip(parts.segments, parts.recomputed, strict=True)]
+        of_each = tuple((start, stop, tuple(block - 1 - start for block in again)) for start, stop, again in cut)
+        found = in_child(measured, Case(name, None, parts=of_each))
+        rows["4 partitions at once, budget 0.395"] = parts.peak_bytes, parts.resident_bytes, found
     for what, (step, resident, found) in rows.items():
         shares = [(step, full.step), (resident, full.resident), (found.process, backprop.process)]
         told = " ".join(f"{size / MIB:6.0f} {size / whole:5.3f}" for size, whole in shares)

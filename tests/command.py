@@ -5,14 +5,17 @@ import json
 import os
 import re
 import runpy
+import signal
 import struct
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import forked
 import numpy as np
 import pytest
 
@@ -20,6 +23,7 @@ from effdl.records import kept
 from effdl.records.process import of_the_machine
 from effdl.records.report import Silent
 
+Process = subprocess.Popen[str] | forked.Forked
 ROOT = Path(__file__).parents[1]
 CLASSES, SIDE = 10, 4
 HOW_FAR = re.compile(r"^effdl: [\w ]+ \d+/\d+, .* (left|so far)\n", re.MULTILINE)  # of which a loaded machine says more
@@ -31,13 +35,22 @@ def environment(**more: str) -> dict[str, str]:
     return {**kept, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "EFFDL_DATA": "data", **more}
 
 
-def start(*arguments: str, cwd: Path, script: str = "run.py", **more: str) -> subprocess.Popen[str]:
-    """In a session of its own, so that all its descendants can be found. script: a file, or a module to run."""
+USUAL, AHEAD = environment(), True  # AHEAD: whether libraries may be imported ahead of a command
+
+
+def start(*arguments: str, cwd: Path, script: str = "run.py", fresh: bool = False, **more: str) -> Process:
+    """In a session of its own, so that all its descendants can be found. script: a file, or a module to run.
+
+    fresh: by a Python of its own from the first import on, where that is what a test is about.
+    """
     program = [str(ROOT / script)] if script.endswith(".py") else ["-m", script]
+    own = environment(**more)
+    if AHEAD and not fresh and forked.possible(own, USUAL):
+        return forked.Forked([*program, *arguments], cwd, own, USUAL)
     return subprocess.Popen(
         [sys.executable, *program, *arguments],
         cwd=cwd,
-        env=environment(**more),
+        env=own,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -45,7 +58,13 @@ def start(*arguments: str, cwd: Path, script: str = "run.py", **more: str) -> su
     )
 
 
-def finish(process: subprocess.Popen[str], timeout: float = 240) -> subprocess.CompletedProcess[str]:
+def kill(process: Process) -> None:
+    """All of its session that still runs; nothing where it has ended before."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def finish(process: Process, timeout: float = 240) -> subprocess.CompletedProcess[str]:
     try:
         out, err = process.communicate(timeout=timeout)
     finally:
@@ -65,9 +84,9 @@ def run_here(*arguments: str) -> int:
 
 
 def run(
-    *arguments: str, cwd: Path, script: str = "run.py", timeout: float = 240, **more: str
+    *arguments: str, cwd: Path, script: str = "run.py", timeout: float = 240, fresh: bool = False, **more: str
 ) -> subprocess.CompletedProcess[str]:
-    return finish(start(*arguments, cwd=cwd, script=script, **more), timeout)
+    return finish(start(*arguments, cwd=cwd, script=script, fresh=fresh, **more), timeout)
 
 
 def answer(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
@@ -81,7 +100,7 @@ def files(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*")}
 
 
-def wait_for(condition: Callable[[], Any], process: subprocess.Popen[str], every: float = 0.005) -> Any:
+def wait_for(condition: Callable[[], Any], process: Process, every: float = 0.005) -> Any:
     """What the condition says once it is true; fails if the process ends before."""
     until = time.monotonic() + 240
     while not (found := condition()):

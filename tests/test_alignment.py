@@ -161,7 +161,7 @@ def test_the_batch_is_laid_out_and_cut_as_what_a_segment_learns_from(parts: int,
     training = replace(Segmentwise(epochs=1).training(problem, model, run), feed_parts=parts)
     engine = Engine(training, problem, model, run)
     seen, blocks = list[int](), engine.chain.blocks[0].register_forward_hook(lambda m, args, out: seen.append(len(out)))
-    batch = engine._sample(1)
+    batch = engine._sample(1, False)
     blocks.remove()
     assert batch.x.is_contiguous(memory_format=torch.channels_last) and not batch.x.is_contiguous()
     assert seen == ([problem.batch_size] if parts == 1 else [3, 3, 2]) and sum(seen) == problem.batch_size == 8

@@ -272,6 +272,7 @@ def test_what_comes_before_a_plan_and_a_run_says_how_far_it_is(
     told = capfd.readouterr().err
     assert re.search(r"^effdl: checking 2/4, .* left$", told, re.MULTILINE), told
     assert re.search(r"^effdl: counting \d/\d, .* left$", told, re.MULTILINE), told
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "of_another_user"))  # who has not looked at it before
     _outline.cache_clear()
     assert run_here(*overrides, "method.epochs=1", "test_every=run", "results=r") == 0
     assert re.search(r"^effdl: checking 1/2, .* left$", capfd.readouterr().err, re.MULTILINE)

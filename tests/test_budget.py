@@ -14,7 +14,7 @@ from torch import nn
 
 from effdl import config
 from effdl.archs.chain import BlockChain
-from effdl.costs import budget
+from effdl.costs import budget, outline
 from effdl.costs.budget import LEVELS, TOLERANCE, Choice, families
 from effdl.costs.memory import LiveStorages
 from effdl.costs.segments import segment_costs
@@ -205,7 +205,7 @@ def test_a_run_searches_on_fake_tensors_too_and_finds_what_real_ones_would(monke
     on_fakes = searched(least, on, chain)
     assert seen == [True]
     method = Segmentwise(memory_budget=least, decision=DownConv())
-    monkeypatch.setattr(budget, "_outline", lambda *_: 1 / 0)
+    monkeypatch.setattr(outline, "outline", lambda *_: 1 / 0)
     run = Run.in_memory(Sgd(momentum=0.9))
     method.training(on, chain, run)
     assert seen == [True, False]

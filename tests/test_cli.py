@@ -28,7 +28,7 @@ def python(code: str, cwd: Path = ROOT) -> str:
 
 
 def test_help_names_every_group_and_choice_and_its_examples() -> None:
-    done = run("--help", cwd=ROOT)
+    done = run("--help", cwd=ROOT, fresh=True)
     assert (done.returncode, done.stderr) == (0, "")
     folders = [p for p in config.CONFIGS.rglob("*") if p.is_dir()]
     assert {str(p.relative_to(config.CONFIGS)) for p in folders} == set(config.GROUPS)
@@ -64,7 +64,7 @@ def test_importing_effdl_and_its_command_line_does_not_import_torch() -> None:
 
 def test_last_line_on_standard_output_is_the_only_one_and_holds_the_promised_numbers(tmp_path: Path) -> None:
     IdxSet(tmp_path)
-    done = run(*IdxSet.OVERRIDES, cwd=tmp_path)
+    done = run(*IdxSet.OVERRIDES, cwd=tmp_path, fresh=True)
     assert done.returncode == 0 and len(done.stdout.splitlines()) == 1
     said = answer(done)
     assert said["status"] == "finished" and Path(said["path"]).name == said["run_id"]

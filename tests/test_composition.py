@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError
 
 from effdl import cache, config
-from effdl.config import composition, parts
+from effdl.config import composition, groups, parts
 from effdl.errors import ConfigError
 from effdl.reproduce import artefact
 
@@ -85,6 +85,16 @@ PARTS = [
     ["probe=[weights,alignment]", "probe.alignment.every=2", "optimizer=adamw", "augment=none"],
     ["probe=fgsm", "optimizer/schedule=none", "method/decision=vgg"],
     ["filter=none", "search=none", "results='a, b'"],
+    ["arch=mlp", "arch=cnn4"],
+    ["dataset=parity", "method=platonic"],  # each chooses another objective
+    ["dataset=parity", "method=platonic", "objective=softmax_ce", "optimizer=adamw"],
+    ["dataset=parity_thesis", "method=ntk_sigmoid", "arch.hidden=[8]"],
+    ["dataset=parity", "method=dll_regularized"],
+    ["method=dll_regularized", "optimizer=sgd", "optimizer/schedule=none", "method/decision=vgg"],
+    ["method=dll_regularized", "optimizer/schedule=none"],
+    ["optimizer=adamw", "method=dll_regularized"],  # which chooses a schedule too
+    ["method=dll_regularized", "optimizer=sgd"],
+    ["search=optuna", "search/pruner=median", "search.pruner.n_startup_trials=7"],
     ["+anything={a: 1}", "arch=mlp"],
 ]
 
@@ -93,6 +103,15 @@ PARTS = [
 def test_config_of_parts_is_the_one_that_hydra_makes_of_the_whole(overrides: list[str], own_cache: Path) -> None:
     parts._choices.cache_clear()
     assert config.composed(overrides) == plain(overrides)
+
+
+def test_what_hydra_refuses_is_refused_of_parts_too(own_cache: Path) -> None:
+    overrides = ["optimizer=none", "optimizer/schedule=none"]
+    with pytest.raises(ConfigError) as by_hydra:
+        composition.compose_named(overrides)
+    with pytest.raises(ConfigError) as by_parts:
+        config.composed(overrides)
+    assert str(by_parts.value) == str(by_hydra.value)
 
 
 def test_a_choice_that_speaks_of_other_groups_is_no_part(
@@ -115,17 +134,34 @@ def test_a_choice_that_speaks_of_other_groups_is_no_part(
 
 
 def part_alone(one: str) -> bool:
-    """Whether a part is what Hydra makes of its choice alone, to the order of its keys, and all else as without it."""
-    group, made, base = one.partition("=")[0], plain([one]), plain([])
-    node, chosen = parts._known_parts(None)[one]
-    within = {name: choice for name, choice in made.pop("chosen").items() if name.partition("/")[0] == group}
+    """Whether a part is what Hydra makes of its choice, to the order of its keys, and all else as without it, but for others
+    that it chooses."""
+    node, chosen, implied = parts._known_parts(None)[one]
+    group = one.partition("=")[0]
+    if "/" in group:
+        return nested_alone(one, group, node, chosen)
+    made, base = plain([one]), plain([f"{other}={name}" for other, name in implied.items()])
+    within = {name: made["chosen"].pop(name) for name in list(made["chosen"]) if name.partition("/")[0] == group}
     same = json.dumps([made.pop(group), dict(sorted(within.items()))]) == json.dumps([node, dict(sorted(chosen.items()))])
-    return same and made == {key: value for key, value in base.items() if key not in ("chosen", group)}
+    base["chosen"] = {name: choice for name, choice in base["chosen"].items() if name.partition("/")[0] != group}
+    del base[group]
+    return same and made == base
+
+
+def nested_alone(one: str, group: str, node: Any, chosen: dict[str, str]) -> bool:
+    """The same of a nested choice, in a parent that has it; where that has none, Hydra is left to say so."""
+    parent, _, child = group.partition("/")
+    within = f"{parent}={groups.holder(group)[0]}"
+    made, base = plain([within, one]), plain([within])
+    assert config.composed([within, one]) == made
+    same = json.dumps(made[parent]) == json.dumps({**base[parent], child: node}) and chosen == {group: one.partition("=")[2]}
+    base[parent][child], base["chosen"][group] = node, chosen[group]
+    return same and made == base
 
 
 def test_parts_of_one_place_are_what_hydra_makes_of_each_alone(own_cache: Path) -> None:
     found = sorted(parts._known_parts(None))
-    assert len(found) > 50 and {"arch=vgg13_bn", "dataset=mnist", "method=dll"} < set(found)
+    assert len(found) > 50 and {"arch=vgg13_bn", "dataset=mnist", "method=dll", "method/solver=ridge"} < set(found)
     assert all(part_alone(one) for one in found[::12])
 
 
@@ -135,21 +171,27 @@ def test_every_part_of_one_place_is_what_hydra_makes_of_it_alone(own_cache: Path
 
 
 ASTRAY = {  # choices that are of more than one place, or of none
-    "of another group": "defaults: [/optimizer: adamw, _self_]\n_target_: effdl.archs.mlp.Mlp\nhidden: [9]\n",
-    "in another place": "defaults: [/optimizer@optimizer: adamw, _self_]\n_target_: effdl.archs.mlp.Mlp\nhidden: [9]\n",
-    "of two": "defaults: [mlp, cnn4, _self_]\n_target_: effdl.archs.mlp.Mlp\n",
-    "no list": "defaults: 7\n",
-    "no YAML": "hidden: [9\n",
+    "of_another_group": "defaults: [/optimizer: adamw, _self_]\n_target_: effdl.archs.mlp.Mlp\nhidden: [9]\n",
+    "in_another_place": "defaults: [/optimizer@optimizer: adamw, _self_]\n_target_: effdl.archs.mlp.Mlp\nhidden: [9]\n",
+    "of_two": "defaults: [mlp, cnn4, _self_]\n_target_: effdl.archs.mlp.Mlp\n",
+    "no_list": "defaults: 7\n",
+    "no_yaml": "hidden: [9\n",
+    "a_key_twice": "_target_: effdl.archs.mlp.Mlp\nhidden: [9]\nhidden: [8]\n",
+    "built_on_itself": "defaults: [built_on_itself, _self_]\n_target_: effdl.archs.mlp.Mlp\n",
+    "built_on_another_kind": "defaults: [listed, _self_]\n_target_: effdl.archs.mlp.Mlp\n",
+    "empty": "",
 }
 
 
-@pytest.mark.parametrize("text", ASTRAY.values(), ids=ASTRAY)
-def test_a_choice_of_more_than_one_place_leaves_the_others_as_they_are(
-    text: str, own_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_choices_of_more_than_one_place_leave_the_others_as_they_are(
+    own_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / "plugin" / "configs" / "arch" / "astray.yaml"
-    path.parent.mkdir(parents=True)
-    path.write_text(f"# A choice.\n{text}")
+    """All in one folder: each spoils what it would spoil if it lay there alone, and one alone is enough to fail."""
+    folder = tmp_path / "plugin" / "configs" / "arch"
+    folder.mkdir(parents=True)
+    for name, text in ASTRAY.items():
+        (folder / f"{name}.yaml").write_text(f"# A choice.\n{text}")
+    (folder / "listed.yaml").write_text("# No mapping.\n[1, 2]\n")
     monkeypatch.setenv("EFFDL_PLUGINS", str(tmp_path / "plugin"))
 
     def asked(make: Callable[[list[str]], Any], *overrides: str) -> Any:
@@ -158,8 +200,8 @@ def test_a_choice_of_more_than_one_place_leaves_the_others_as_they_are(
         except ConfigError as error:
             return str(error)
 
-    assert asked(config.composed, "arch=mlp") == asked(plain, "arch=mlp")
-    assert asked(config.composed, "arch=astray") == asked(plain, "arch=astray")
+    for name in ("mlp", *ASTRAY):
+        assert asked(config.composed, f"arch={name}") == asked(plain, f"arch={name}"), name
     assert len(parts._known_parts(str(tmp_path / "plugin"))) > 50
 
 

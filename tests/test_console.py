@@ -92,3 +92,9 @@ def test_a_run_tells_its_three_memory_peaks_side_by_side_and_those_alone_that_it
     told = headline({"status": "finished", "summary": {**summary, "memory/process_peak_bytes": 40 * 2**20}})
     assert told == "test/acc 0.5, memory step 1 MiB / resident 3 MiB / process 40 MiB"
     assert headline({"status": "finished", "summary": summary}).endswith("memory step 1 MiB / resident 3 MiB")
+
+
+def test_a_filtered_run_tells_share_scope_and_time_beside_its_accuracy() -> None:
+    kept = {"filter/kept_share": 0.30165, "filter/scope": "inputs, whole set", "time/filter_s": 13.4}
+    told = headline({"status": "finished", "summary": {"test/acc": 0.5, "time/train_s": 20.0, **kept}})
+    assert told == "test/acc 0.5, time/train_s 20, filter kept 30.2% (inputs, whole set) in 13 s"

@@ -14,15 +14,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
-from sklearn.svm import LinearSVC
 
 from effdl.datasets import digits as digits_module
 from effdl.datasets.dataset import Facts, split
-from effdl.datasets.digits import Digits
+from effdl.datasets.digits import Digits, DigitsAutoencoder
 from effdl.datasets.idx import Idx
 from effdl.datasets.problem import Problem, cut
 from effdl.datasets.split import Samples
-from effdl.datasets.toy import Checkerboard, Separable, Sine, Sinusoidal, TwoSpirals
+from effdl.datasets.toy import Sine
 from effdl.errors import DataError
 from effdl.objectives.losses import SoftmaxCe
 
@@ -61,6 +60,14 @@ def test_digits_test_split_is_every_fifth_image_of_a_class_and_the_same_for_all_
     counts = torch.bincount(test.y)
     assert len(test) == 355 and counts.min() >= 34 and counts.max() <= 36
     assert Digits().facts() == Facts((1, 8, 8), "classes", 10, 1200, 242, 355, 64)
+
+
+def test_digits_of_an_autoencoder_are_the_same_with_their_pixels_as_targets() -> None:
+    for theirs, ours in zip(Digits().load(), DigitsAutoencoder().load(), strict=True):
+        images = theirs.tensors().x
+        assert torch.equal(ours.x, images) and torch.equal((ours.y * 16).reshape(images.shape), images.float())
+    facts = DigitsAutoencoder().facts()
+    assert (facts.outputs, facts.targets, facts.target_range) == (64, "vectors", (0.0, 1.0))
 
 
 def test_digits_fingerprint_is_the_checksum_of_what_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,56 +253,6 @@ def test_sine_is_two_periods_with_its_own_test_draw() -> None:
     assert low <= train.y.min() < low + 0.01 and high - 0.01 < train.y.max() <= high
     assert Sine(samples=2000).fingerprint() != Sine().fingerprint()
     assert Sine(samples=2000, val_size=100).facts() == Facts((1,), "vectors", 1, 1900, 100, 2000, 128, (-1.0, 1.0))
-
-
-# --- toy problems in the plane
-
-
-TOYS = {"two_spirals": TwoSpirals, "checkerboard": Checkerboard, "separable": Separable, "sinusoidal": Sinusoidal}
-
-
-@pytest.mark.parametrize("name", TOYS)
-def test_toy_problems_are_two_classes_on_one_output_drawn_apart_for_training_and_test(name: str) -> None:
-    toy = TOYS[name](samples=2000, val_size=100)
-    assert toy.facts() == Facts((2,), "classes", 1, 1900, 100, 2000, 128) and toy.facts().classes == 2
-    train, test = toy.load()
-    assert train.x.shape == test.x.shape == (2000, 2) and train.y.dtype == torch.long
-    assert not torch.equal(train.x, test.x) and torch.equal(train.x, toy.load()[0].x)
-    for samples in (train, test):
-        assert 0.45 < samples.y.double().mean() < 0.55 and set(samples.y.tolist()) == {0, 1}
-
-
-def test_the_spirals_are_reflections_of_each_other_as_often_wound_as_asked_for() -> None:
-    train, _ = TwoSpirals(turns=2.0).load()
-    x, y = train.x.double().numpy(), train.y.numpy()
-    radius = np.hypot(*x.T)
-    t = 2 * math.pi * 2.0 * radius
-    arm = np.stack([np.cos(t), np.sin(t)], 1) * radius[:, None]
-    np.testing.assert_allclose(x, np.where(y[:, None] == 0, arm, -arm), atol=1e-4)  # t from a float32 radius
-    assert 0.99 < radius.max() <= 1 and abs((radius < 0.5).mean() - 0.25) < 0.03  # t is as dense along the arm as it is long
-    noisy, _ = TwoSpirals(turns=2.0, noise=0.05).load()
-    assert (noisy.x - train.x).std() == pytest.approx(0.05, rel=0.05) and torch.equal(noisy.y, train.y)
-
-
-def test_neighbouring_squares_of_the_board_differ() -> None:
-    train, _ = Checkerboard().load()
-    colours = {
-        (math.floor(8 * (a + 0.5)), math.floor(8 * (b + 0.5)), label)
-        for (a, b), label in zip(train.x.tolist(), train.y.tolist(), strict=True)
-    }
-    assert len(colours) == 64 and all((i + j) % 2 == label for i, j, label in colours)
-
-
-def test_the_separable_set_is_apart_by_its_margin_and_the_sinusoidal_one_is_not_by_any_line() -> None:
-    separable, sinusoidal = Separable(margin=0.2).load()[0], Sinusoidal().load()[0]
-    found = LinearSVC(C=1e4).fit(separable.x, separable.y)
-    normal = found.coef_[0] / np.linalg.norm(found.coef_[0])
-    assert normal @ [math.cos(math.pi / 6), 0.5] > 0.999
-    projected = separable.x.double().numpy() @ [math.cos(math.pi / 6), 0.5]
-    assert projected[separable.y == 1].min() + 1e-6 >= 0.2 and projected[separable.y == 0].max() <= -0.2 + 1e-6
-    assert 0.7 < LinearSVC().fit(sinusoidal.x, sinusoidal.y).score(sinusoidal.x, sinusoidal.y) < 0.95
-    above = sinusoidal.x[:, 1] > 0.4 * (2 * math.pi * sinusoidal.x[:, 0]).sin()
-    assert torch.equal(above.long(), sinusoidal.y)
 
 
 # --- splits

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,33 +12,28 @@ import picture
 import pytest
 import ranks_worker
 import torch
-from command import ROOT, IdxSet, answer, environment, files, finish, numbers, wait_for
+from command import ROOT, IdxSet, answer, files, finish, numbers, wait_for
 
 from effdl.training.ranks import Ranks
 
 
-def start(*program: str, cwd: Path, size: int = 2, **more: str) -> subprocess.Popen[str]:
+def start(*program: str, cwd: Path, size: int = 2, **more: str) -> command.Process:
     """Under torchrun, on a free port of the loopback."""
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={size}"]
-    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-    return subprocess.Popen(
-        [*torchrun, *program],
-        cwd=cwd,
-        env={**environment(**more), "PYTHONPATH": paths, "GLOO_SOCKET_IFNAME": "lo"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    torchrun = ("--standalone", f"--nproc_per_node={size}", *program)
+    return command.start(*torchrun, cwd=cwd, script="torch.distributed.run", GLOO_SOCKET_IFNAME="lo", **more)
+
+
+def launched(worker: str, folder: Path, size: int) -> list[dict[str, Any]]:
+    """What each of so many processes of a script beside this one has put down."""
+    done = finish(start(str(ROOT / "tests" / f"{worker}.py"), str(folder), cwd=folder, size=size), 240)
+    assert done.returncode == 0, done.stderr
+    return [torch.load(folder / f"rank{rank}.pt", weights_only=False) for rank in range(size)]
 
 
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each of two processes ended in, for all cases."""
-    folder = tmp_path_factory.mktemp("ranks")
-    done = finish(start(str(ROOT / "tests" / "ranks_worker.py"), str(folder), cwd=folder), 120)
-    assert done.returncode == 0, done.stderr
-    return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
+    return launched("ranks_worker", tmp_path_factory.mktemp("ranks"), 2)
 
 
 def close(ours: Any, expected: Any) -> None:
@@ -169,7 +163,7 @@ def test_streamed_images_train_two_processes_as_those_in_memory_do_and_nearly_as
     assert streamed[2]["test/loss"] == pytest.approx(one["test/loss"], rel=1e-4 if precision == "float32" else 0.03)
 
 
-def killed(process: subprocess.Popen[str]) -> None:
+def killed(process: command.Process) -> None:
     """torchrun and all that it started, at once."""
     for pid in [process.pid, *children(process.pid)]:
         os.kill(pid, signal.SIGKILL)

@@ -38,29 +38,36 @@ METHODS = [
 ]
 
 
-@pytest.mark.parametrize("objective", [SoftmaxCe(), SigmoidBce(), TanhMse(), LinearMse()], ids=lambda o: type(o).__name__)
-@pytest.mark.parametrize("method", METHODS, ids=lambda m: f"{type(m).__name__}-{m.keep_features_mib:g}")
-def test_methods_learn_measure_and_choose_with_all_tensors_where_the_data_are(method: Any, objective: Any) -> None:
-    filtered = RandomSubset(share=0.5, chunk=16)
-    for optimizer, hardware, filter in ((Sgd(), Hardware(), None), (Adamw(), Hardware(layout="channels_last"), filtered)):
-        data = on_device(tiny.problem(objective, train=41))
-        chain = hardware.place(tiny.chain(), ELSEWHERE)
-        with Elsewhere() as mode:
-            chain.input.fit(data.train_tensors().x)  # type: ignore[operator]
-            run = Run(
-                optimizer=optimizer,
-                test=tiny.images(20, 3).to(ELSEWHERE),
-                objective=objective,
-                filter=filter,
-                hardware=hardware,
-                probes=(StableRank(),),
-                test_every="segment",
-            )
-            network = method.fit(data, chain, run)
-            summary = run.summary(network, data.val())
-        assert mode.operations > 500
-        assert {t.device for t in network.state_dict().values()} == {ELSEWHERE}
-        assert "test/acc" in summary and summary["data/train_passes"] >= 1
+OBJECTIVES = [SoftmaxCe(), SigmoidBce(), TanhMse(), LinearMse()]
+BESIDE = [(Sgd(), Hardware(), None), (Adamw(), Hardware(layout="channels_last"), RandomSubset(share=0.5, chunk=16))]
+
+
+@pytest.mark.parametrize("of", range(len(OBJECTIVES)), ids=lambda i: type(OBJECTIVES[i]).__name__)
+@pytest.mark.parametrize(
+    "by", range(len(METHODS)), ids=lambda i: f"{type(METHODS[i]).__name__}-{METHODS[i].keep_features_mib:g}"
+)
+def test_methods_learn_measure_and_choose_with_all_tensors_where_the_data_are(by: int, of: int) -> None:
+    """Each method with each objective, and each of both with each of what stands beside them."""
+    method, objective = METHODS[by], OBJECTIVES[of]
+    optimizer, hardware, filter = BESIDE[(by + of) % 2]
+    data = on_device(tiny.problem(objective, train=41))
+    chain = hardware.place(tiny.chain(), ELSEWHERE)
+    with Elsewhere() as mode:
+        chain.input.fit(data.train_tensors().x)  # type: ignore[operator]
+        run = Run(
+            optimizer=optimizer,
+            test=tiny.images(20, 3).to(ELSEWHERE),
+            objective=objective,
+            filter=filter,
+            hardware=hardware,
+            probes=(StableRank(),),
+            test_every="segment",
+        )
+        network = method.fit(data, chain, run)
+        summary = run.summary(network, data.val())
+    assert mode.operations > 500
+    assert {t.device for t in network.state_dict().values()} == {ELSEWHERE}
+    assert "test/acc" in summary and summary["data/train_passes"] >= 1
 
 
 @pytest.mark.parametrize("policy", ["cifar10", "svhn", None])

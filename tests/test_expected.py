@@ -9,6 +9,7 @@ from test_growth import EPOCHS, LAYERS, opened
 from test_growth import spec as grown
 
 from effdl import config
+from effdl.costs import seconds as costs_in_seconds
 from effdl.costs.segments import segment_costs
 from effdl.methods.segmentwise import Segmentwise
 from effdl.records import expected
@@ -42,9 +43,10 @@ COSTS = [cost(0, 0.1), cost(1, 0.3)]  # 1 and 3 seconds an epoch
     ],
 )
 def test_time_on_the_test_split_counts_when_it_has_been_spent(
-    every: str, tests_s: list[float], past: list[float], done_s: float
+    every: str, tests_s: list[float], past: list[float], done_s: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of 8 seconds of training and 12 of tests."""
+    monkeypatch.setattr(costs_in_seconds, "EPOCH_S", 0.0)
     planned = expected.plan(COSTS, tests_s)
     assert expected.fraction(planned, past, every) == pytest.approx(done_s / 20)
     del planned["tests_s"]  # as an older version's checkpoint has it, whose epochs have all of it

@@ -25,7 +25,7 @@ def test_keys_of_a_choice_have_its_own_defaults_and_the_ranges_that_are_checked(
     assert found["method.input_dropout"]["takes"] == "number from 0 below 1"
     assert found["method.patience"]["takes"] == "whole number from 1 or null" and found["method.patience"]["default"] == "null"
     assert found["method.choose"]["takes"] == "validation | last" and found["method.drop_raw_input"]["takes"] == "true or false"
-    assert found["method.decision"]["default"] == "pool" and "method/decision=down_conv|" in found["method.decision"]["takes"]
+    assert found["method.decision"]["default"] == "pool" and "method/decision=auxiliary|" in found["method.decision"]["takes"]
     assert found["method.epochs"]["says"].startswith("per segment and round, one number or a list whose last entry")
     assert found["method.epochs"]["says"].endswith("300")  # where the next key's begins
     same = [found[f"method.{key}"]["says"] for key in ("lr_factor", "weight_decay_factor")]
@@ -45,7 +45,7 @@ def test_one_key_is_told_of_the_choice_beside_it_or_of_the_default() -> None:
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
-        ("method=dlll", "method=dlll: unknown choice; there are backprop, dfa, dll"),
+        ("method=dlll", "method=dlll: unknown choice; there are backprop, boost_resnet, decoupled_greedy, dfa"),
         ("method", "method: say which, as method=backprop; there are"),
         ("method.tries", "method.tries: not of method=dll; method=platonic has it"),
         ("method.nothing", "method.nothing: unknown key; there are checkpoint, choose, cut"),

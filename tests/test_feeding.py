@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from effdl.archs.chain import BlockChain
 from effdl.costs import rehearsal, segments
+from effdl.costs import seconds as costs_in_seconds
 from effdl.costs.feeding import Sources, turns
 from effdl.costs.recorded import with_recordings
 from effdl.costs.seconds import measuring_seconds, training_seconds
@@ -65,7 +66,8 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> None:
         return looked
 
     for module in (rehearsal, segments):  # no seconds are asked for
-        monkeypatch.setattr(module, "fastest", lambda *_: 0.0)
+        monkeypatch.setattr(module, "usual", lambda *_: 0.0)
+    monkeypatch.setattr(costs_in_seconds, "EPOCH_S", 0.0)
     monkeypatch.setattr(Measure, "above", looking("test", Measure.above))
     monkeypatch.setattr(Fed, "passed", looking("feed", Fed.passed))
     CALLS.clear()

@@ -239,3 +239,15 @@ def test_runs_that_stand_in_another_ledger_are_no_fresh_evidence(ran_once: Path,
     path.rename(path.with_name("known.jsonl"))
     with pytest.raises(RecordError, match=r"stand in known's ledger, and are no fresh evidence"):
         published(repository)
+
+
+def test_a_figure_that_claims_nothing_may_show_runs_of_another(repository: Repository) -> None:
+    nothing = {"claims": {}}
+    repository.commit(nothing)
+    repository.run(nothing)
+    published(repository, nothing)
+    path = ledger.ledger_path(repository.root, "toy")
+    path.rename(path.with_name("known.jsonl"))
+    published(repository, nothing)
+    ids = [{run["run_id"] for line in ledger.read(repository.root, name) for run in line["runs"]} for name in ("toy", "known")]
+    assert ids[0] == ids[1] != set()

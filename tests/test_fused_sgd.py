@@ -13,6 +13,7 @@ from effdl.methods.dfa import Dfa
 from effdl.methods.fa import Fa
 from effdl.methods.usf import Usf
 from effdl.testing import check_method
+from effdl.training.decision import Pool
 from effdl.training.decision_rule import DecisionRule
 from effdl.training.fused_sgd import FusedSgd
 from effdl.training.hardware import Hardware
@@ -106,7 +107,7 @@ def mlp(activation: str = "relu", **more: Any) -> BlockChain:
     return Mlp(hidden=(9, 7, 5), activation=activation, **more).build(tiny.problem().facts).double()
 
 
-RULES = [Backprop(), Dfa(), Fa(), Usf(), Usf(magnitude="one"), Fa(feedback="transpose")]
+RULES = [Backprop(), Segmentwise(), Dfa(), Fa(), Usf(), Usf(magnitude="one"), Fa(feedback="transpose")]
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -155,8 +156,17 @@ OTHERS = {
     "a layer that does not learn": (Backprop(), frozen),
     "a weight in two layers": (Backprop(), shared),
     "what is recomputed": (Backprop(checkpoint="block"), mlp),
+    "what ends in two layers": (Segmentwise(decision=Pool(hidden=(6,))), mlp),
     "feedback by the weights above": (Dfa(feedback="transpose"), lambda: mlp("identity")),
 }
+
+
+def test_a_segment_of_tokens_goes_by_autograd() -> None:
+    """Each token is a sample to a linear layer, and a decision block takes their mean."""
+    rule = DecisionRule(nn.Sequential(nn.Linear(4, 6)), Pool().build((5, 6), 3), SoftmaxCe())
+    optimizer: Any = FusedSgd().build(rule.parameters())
+    Learner(rule, optimizer, seed=lambda epoch, step: 0).step(Batch(torch.randn(7, 5, 4), torch.arange(7) % 3, torch.arange(7)))
+    assert rule.dense() is None and len(optimizer.waiting) == 2
 
 
 @pytest.mark.parametrize("case", OTHERS)

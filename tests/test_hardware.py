@@ -167,7 +167,7 @@ def test_a_compiled_run_interrupted_and_begun_again_ends_in_the_same_numbers(
 ) -> None:
     original = torch.compile
     monkeypatch.setattr(torch, "compile", lambda module: original(module, backend="aot_eager"))
-    small = ("dataset.train_limit=60", "dataset.val_size=40", "dataset.batch_size=8", "arch=cnn4", "arch.widths=[4,5,6]")
+    small = ("dataset.train_limit=60", "dataset.val_size=40", "dataset.batch_size=8", "arch=mlp", "arch.hidden=[6,5]")
     spec = build(compose([*small, "method.epochs=2", "method.keep_features_mib=0", "hardware.compile=true"]))
     expected = numbers(Path(carry_out(spec, tmp_path / "whole")["path"]))
     found = tiny.resumed(spec, tmp_path / "resumed", monkeypatch, 1, 4)

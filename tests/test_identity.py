@@ -206,7 +206,7 @@ def test_settings_are_frozen() -> None:
         Backprop().epochs = 3  # type: ignore[misc]
     with pytest.raises(AttributeError):
         spec().seed = 3  # type: ignore[misc]
-    assert LinearMse() == LinearMse() and LinearMse(high=2.0) != LinearMse()
+    assert LinearMse() == LinearMse() and LinearMse(targets=(0.0, 2.0)) != LinearMse()
 
 
 @pytest.mark.parametrize(

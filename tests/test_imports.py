@@ -3,6 +3,7 @@
 import ast
 import subprocess
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -23,11 +24,12 @@ MAY = {
     "archs": GROUND | {"datasets", "objectives"},
     "least_squares": PARTS,
     "neighbours": set(),
+    "compression": {"errors", "neighbours"},
     "representations": {"least_squares", "neighbours"},
-    "training": PARTS,
+    "training": PARTS | {"compression"},
     "costs": PARTS | {"training"},
     "methods": PARTS | {"costs", "least_squares", "training"},
-    "probes": PARTS | {"training", "neighbours", "representations"},
+    "probes": PARTS | {"compression", "training", "neighbours", "representations"},
     "filters": PARTS | {"training", "neighbours"},
     "augment": PARTS,
     "layerwise": PARTS | {"training", "methods", "records"},
@@ -41,6 +43,7 @@ MAY = {
     "help": {"config"},
     "checking": {"config", "records", "torchrun"},
     "sweep_folder": {"jobs"},
+    "compressing": {"compression", "errors", "records"},
     "searching": {"config", "errors", "search"},
     "ending": {"config", "errors", "jobs", "records", "torchrun"},
     "arguments": {"config", "errors"},
@@ -59,7 +62,19 @@ MAY = {
         "sweep_folder",
         "torchrun",
     },
-    "commands": {"arguments", "checking", "cli", "config", "ending", "errors", "home", "records", "reproduce", "searching"},
+    "commands": {
+        "arguments",
+        "checking",
+        "cli",
+        "compressing",
+        "config",
+        "ending",
+        "errors",
+        "home",
+        "records",
+        "reproduce",
+        "searching",
+    },
     "__main__": {"commands"},
 }
 OF_REPRODUCE = ("published", "vocabulary", "artefact", "catalogue", "survey", "declared", "ledger")
@@ -107,8 +122,13 @@ LIGHT = (
 MODULES = sorted([*(ROOT / "effdl").rglob("*.py"), ROOT / "run.py", *(ROOT / "hydra_plugins").rglob("*.py")])
 
 
-def imported(path: Path) -> Iterator[tuple[str, bool]]:
+@cache
+def imported(path: Path) -> list[tuple[str, bool]]:
     """Each module that a file imports, and whether on top, that is at its own import."""
+    return [*_imported(path)]
+
+
+def _imported(path: Path) -> Iterator[tuple[str, bool]]:
     tree = ast.parse(path.read_text())
     nested = {id(n) for f in ast.walk(tree) if isinstance(f, ast.FunctionDef) for n in ast.walk(f)}
     typing = [n for n in ast.walk(tree) if isinstance(n, ast.If) and "TYPE_CHECKING" in ast.unparse(n.test)]
@@ -158,7 +178,7 @@ def test_hydra_is_imported_where_configs_are_composed_and_nowhere_else() -> None
 
 
 def test_vision_libraries_are_imported_inside_functions_only() -> None:
-    heavy = ("torchvision", "timm", "sklearn", "wandb", "pyarrow", "PIL")
+    heavy = ("torchvision", "timm", "sklearn", "wandb", "pyarrow", "PIL", "zstandard", "constriction")
     on_top = [(p, name) for p in MODULES for name, top in imported(p) if top and name.split(".")[0] in heavy]
     estimators = ROOT / "effdl" / "estimators.py"  # which extends scikit-learn's classes
     assert {p for p, name in on_top if name.startswith("sklearn")} == {estimators}

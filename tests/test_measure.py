@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from effdl.archs.chain import BlockChain
 from effdl.config import build, compose
-from effdl.costs.seconds import measuring_seconds, training_seconds
+from effdl.costs.seconds import EPOCH_S, measuring_seconds, training_seconds
 from effdl.methods.backprop import Backprop
 from effdl.methods.segmentwise import Segmentwise
 from effdl.objectives.losses import SoftmaxCe
@@ -348,10 +348,10 @@ def test_expected_seconds_begin_where_features_were_last_kept() -> None:
 def test_expected_seconds_of_training_count_what_a_filter_leaves_and_only_the_blocks_above_what_is_stored() -> None:
     kept = replace(cost(20.0), made_s=5.0)  # above what was stored, once
     # 4 epochs of 5 steps of 3 s and 2 validation batches of 1 s; once 10 + 2 batches through 5 s of the prefix
-    assert training_seconds(kept) == 4 * (5 * 3 + 2 * 1) + 12 * 5
+    assert training_seconds(kept) == 4 * (EPOCH_S + 5 * 3 + 2 * 1) + 12 * 5
     fed = replace(cost(20.0), fed_s=5.0)
-    assert training_seconds(fed) == 4 * (5 * (3 + 5) + 2 * (1 + 5))
-    assert training_seconds(replace(fed, fed_steps=10)) == 4 * (5 * 3 + 10 * 5 + 2 * (1 + 5))
+    assert training_seconds(fed) == 4 * (EPOCH_S + 5 * (3 + 5) + 2 * (1 + 5))
+    assert training_seconds(replace(fed, fed_steps=10)) == 4 * (EPOCH_S + 5 * 3 + 10 * 5 + 2 * (1 + 5))
 
 
 @pytest.mark.parametrize("arch", ["cnn4", "vgg13_bn"])

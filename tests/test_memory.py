@@ -23,6 +23,7 @@ from effdl.training.decision import Decision, Pool
 from effdl.training.decision_rule import DecisionRule
 from effdl.training.handle import KINDS, Memory
 from effdl.training.learner import Learner
+from effdl.training.local_loss import Position
 from effdl.training.loop import reseed
 from effdl.training.optim import Adamw, Optimizer, Sgd
 
@@ -65,6 +66,18 @@ def batch(size: int) -> Batch:
 def backprop(name: str, **options: object) -> tuple[Learner, nn.Module]:
     chain = arch(name)
     return segment(chain, 0, len(chain), **options)  # type: ignore[arg-type]
+
+
+def under(loss: str) -> tuple[Learner, nn.Module]:
+    """A middle segment of two blocks under a local loss."""
+    chain, built = arch("cnn4"), build_choice("method/loss", loss)
+    shape, at = chain.shapes(MNIST.input_shape)[2], Position(0, 3)
+    term = built.build(shape, MNIST, at)
+    assert term is not None
+    head = Pool().build(shape, MNIST.outputs)
+    rule = DecisionRule(chain[1:3], head, SoftmaxCe(), penalty=term, share=built.share(at), wants_inputs=built.wants_inputs)
+    learner = Learner(rule, Sgd().build(rule.parameters()), seed=lambda epoch, step: step)
+    return learner, nn.Sequential(chain.input, *chain[:1]).eval()
 
 
 def middle(name: str, decision: Decision | None = None) -> tuple[Learner, nn.Module]:
@@ -196,6 +209,11 @@ FAKE_CASES: dict[str, Callable[[], tuple[Learner, nn.Module]]] = {
         f"cnn4 middle {name}": lambda name=name: middle("cnn4", build_choice("method/decision", name))  # type: ignore[misc]
         for name in choices("method/decision")
     },
+    **{
+        f"cnn4 middle under {name}": lambda name=name: under(name)  # type: ignore[misc]
+        for name in choices("method/loss")
+        if name != "none"
+    },
 }
 
 
@@ -218,7 +236,18 @@ def test_a_view_counts_the_whole_storage_that_it_keeps_alive_once() -> None:
 
 
 def test_all_decision_blocks_are_among_the_cases() -> None:
-    assert choices("method/decision") == ["down_conv", "down_conv_4", "linear", "pool", "vgg"]
+    blocks = [
+        "auxiliary",
+        "auxiliary_cnn",
+        "auxiliary_infopro",
+        "down_conv",
+        "down_conv_4",
+        "linear",
+        "pool",
+        "pool_2048",
+        "vgg",
+    ]
+    assert choices("method/decision") == blocks
 
 
 def test_checkpointing_lowers_backprops_peak() -> None:
@@ -266,9 +295,9 @@ def test_a_rehearsal_leaves_the_original_as_it_was(fake: bool) -> None:
 
 def test_segments_of_one_form_are_copied_and_timed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     copied, timed, chain = list[Learner](), list[object](), arch("cnn4")
-    copy_of, fastest = Prefix.copy, rehearsing.fastest
+    copy_of, usual = Prefix.copy, rehearsing.usual
     monkeypatch.setattr(Prefix, "copy", lambda self, learner: copied.append(learner) or copy_of(self, learner))
-    monkeypatch.setattr(rehearsing, "fastest", lambda call, *more: timed.append(call) or fastest(call, *more))
+    monkeypatch.setattr(rehearsing, "usual", lambda call, *more: timed.append(call) or usual(call, *more))
     prefix = Prefix(batch(8), chain.input, *chain.blocks[:2])
     before, (first, _), (second, _) = len(timed), *(segment(chain, 2, 3, Pool()) for _ in range(2))
     peaks = [Rehearsal(learner, prefix).memory() for learner in (first, second)]
@@ -276,6 +305,17 @@ def test_segments_of_one_form_are_copied_and_timed_once(monkeypatch: pytest.Monk
     seconds = prefix.seconds
     prefix.climb(nn.Identity(), nn.Identity())
     assert len(timed) == before + 1 and prefix.seconds > seconds
+
+
+def test_what_a_call_usually_takes_is_the_mean_after_one_that_warms_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, takes = [0.0], iter([1.9, 0.2, 0.1, 0.9, 0.1, 0.3, 5.0])
+    monkeypatch.setattr(rehearsing, "perf_counter", lambda: now[0])
+
+    def call() -> None:
+        now[0] += next(takes)
+
+    assert rehearsing.usual(call, torch.device("cpu"), 1.5) == pytest.approx(0.32)  # of 0.2, 0.1, 0.9, 0.1, 0.3
+    assert rehearsing.usual(call, torch.device("cpu"), 1.5) == pytest.approx(5.0) and next(takes, None) is None
 
 
 def test_training_after_a_rehearsal_gives_the_same_bits_as_without() -> None:

@@ -40,3 +40,14 @@ def test_a_config_of_before_builds_what_it_built_and_a_record_of_it_is_the_same(
     assert stored != now and list(difference(now, stored)) == []
     stored["method"]["solver"]["_target_"] = f"{old}.Pinv"
     assert len(list(difference(now, stored))) == 1
+
+
+@pytest.mark.parametrize(
+    ("choice", "old"), [("linear_mse", {"low": -1.0, "high": 2.0}), ("tanh_mse", {"low": -1.0, "high": 1.0})]
+)
+def test_two_old_fields_of_targets_are_one_list(choice: str, old: dict[str, float]) -> None:
+    spec = config.build(config.compose([f"objective={choice}", f"objective.targets=[{old['low']},{old['high']}]"]))
+    before = config.dump(spec)
+    before["objective"] = {"_target_": before["objective"]["_target_"], **old}
+    assert config.build({**before, "logger": None}, checked=False).objective == spec.objective
+    assert list(difference(config.dump(spec), before)) == []

@@ -13,6 +13,7 @@ from torch import Tensor
 
 import effdl
 from effdl.neighbours.points import Points
+from effdl.neighbours.redundant import _kth
 
 MODULES = (
     "neighbours.k_filter",
@@ -21,6 +22,7 @@ MODULES = (
     "representations.selections",
     "representations.intervals",
     "representations.least_squares_distance",
+    "representations.principal_components",
 )
 LINE, HALVES = np.arange(10.0)[:, None], np.array([0] * 5 + [1] * 5)
 
@@ -86,6 +88,16 @@ def test_many_tiles_of_uneven_classes_in_little_memory(monkeypatch):
     with monkeypatch.context() as there:  # products of less than float32 have no bound to trust
         there.setattr(torch, "get_float32_matmul_precision", lambda: "medium")
         np.testing.assert_array_equal(effdl.k_filter(x[order], y[order], 7, least=0), wanted)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(st.integers(1, 700), st.integers(0, 2**31), st.booleans(), st.data())
+def test_the_k_th_least_of_rows_is_that_of_sorting(n, seed, ties, data):
+    k = data.draw(st.integers(1, n))
+    values = np.random.default_rng(seed).normal(size=(5, n)).astype(np.float32)
+    values = np.rint(values) if ties else values
+    values[:, ::7] = np.inf
+    np.testing.assert_array_equal(_kth(torch.from_numpy(values.copy()), k).numpy(), np.sort(values, 1)[:, k - 1])
 
 
 def test_line_of_ten_by_hand():

@@ -1,6 +1,7 @@
 """Objectives against canonical gradients, finite differences, plain Python and scikit-learn, in float64."""
 
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from effdl.training.loop import evaluate, reduce_loss
 
 OBJECTIVES: dict[str, Objective] = {name: build_choice("objective", name) for name in choices("objective")}
 LOW_HIGH = {"softmax_ce": (0, 1), "linear_mse": (0, 1), "sigmoid_bce": (0, 1), "tanh_mse": (-1, 1)}
+LOW_HIGH |= {"exp_ga": (0, 6), "pow3_ga": (-2, 10)}
 GENERATOR = torch.Generator().manual_seed(0)
 LOGITS = torch.randn(6, 4, dtype=torch.float64, generator=GENERATOR)
 CLASSES = torch.tensor([0, 3, 1, 1, 2, 0])
@@ -45,6 +47,8 @@ def units(name: str, logits: Tensor) -> Tensor:
         "linear_mse": logits,
         "sigmoid_bce": exponential / (1 + exponential),
         "tanh_mse": (exponential - 1 / exponential) / (exponential + 1 / exponential),
+        "exp_ga": 0.1 * exponential,
+        "pow3_ga": 0.001 * logits**3 + 0.4,
     }[name]
 
 
@@ -81,6 +85,10 @@ def loss_by_hand(name: str, logits: list[float], t: list[float]) -> float:
     y = units(name, torch.tensor([logits], dtype=torch.float64))[0].tolist()
     if name == "softmax_ce":
         return -sum(tk * math.log(yk) for tk, yk in zip(t, y, strict=True))
+    if name == "exp_ga":
+        return sum(abs(yk) - tk * math.log(yk) for tk, yk in zip(t, y, strict=True))
+    if name == "pow3_ga":
+        return sum(0.001 * a**4 / 4 + 0.4 * a - tk * a for tk, a in zip(t, logits, strict=True))
     if name == "sigmoid_bce":
         return -sum(tk * math.log(yk) + (1 - tk) * math.log(1 - yk) for tk, yk in zip(t, y, strict=True))
     return 0.5 * sum((yk - tk) ** 2 for tk, yk in zip(t, y, strict=True))
@@ -108,6 +116,8 @@ def test_target_ranges_are_what_the_output_units_reach() -> None:
     large = torch.tensor([[-1e3, 1e3]], dtype=torch.float64)
     reached = {name: tuple(o.units(large)[0].tolist()) for name, o in OBJECTIVES.items() if "vectors" in o.takes}
     ranges = {name: OBJECTIVES[name].target_range for name in reached}
+    assert ranges.pop("exp_ga") == (0, math.inf) and reached.pop("exp_ga") == (0, pytest.approx(sys.float_info.max))
+    assert ranges.pop("pow3_ga") is None and reached.pop("pow3_ga") == (pytest.approx(-1e6), pytest.approx(1e6))
     assert {name: limits or (-1e3, 1e3) for name, limits in ranges.items()} == reached
 
 
@@ -124,11 +134,14 @@ def test_bounded_sigmoids_are_those_of_tanh_units_and_never_certain() -> None:
     np.testing.assert_allclose(bounded.loss(sure, torch.tensor([1, 0])).numpy(), math.log(1 + math.exp(-1)), rtol=1e-12)
 
 
-def test_targets_low_and_high_can_be_chosen() -> None:
-    loss = LinearMse(low=0, high=16).loss(LOGITS, CLASSES)  # §4.3 uses {0, 16}
+def test_targets_can_be_chosen() -> None:
+    loss = LinearMse(targets=(0, 16)).loss(LOGITS, CLASSES)  # §4.3 uses {0, 16}
     t = 16 * coded("linear_mse")
     torch.testing.assert_close(loss, 0.5 * ((LOGITS - t) ** 2).sum(1), rtol=1e-12, atol=0)
-    narrow = TanhMse(low=-0.9, high=0.9).loss(LOGITS, CLASSES)
+    narrow = TanhMse(targets=(-0.9, 0.9)).loss(LOGITS, CLASSES)
+    t = 0.2 + 0.7 * coded("sigmoid_bce")
+    expected = -(t * units("sigmoid_bce", LOGITS).log() + (1 - t) * (1 - units("sigmoid_bce", LOGITS)).log()).sum(1)
+    torch.testing.assert_close(SigmoidBce(targets=(0.2, 0.9)).loss(LOGITS, CLASSES), expected, rtol=1e-12, atol=0)
     torch.testing.assert_close(narrow, 0.5 * ((LOGITS.tanh() - 0.9 * coded("tanh_mse")) ** 2).sum(1), rtol=1e-12, atol=0)
 
 
@@ -142,7 +155,7 @@ def test_evaluate_gives_scikit_learns_accuracy_and_the_mean_loss(name: str) -> N
     assert [m.training for m in model.modules()] == modes
     with torch.no_grad():
         outputs = model.eval()(x)
-    assert set(found) == {"loss", "acc", *(["mse"] if name in ("linear_mse", "tanh_mse") else [])}
+    assert set(found) == {"loss", "acc", *(["mse"] if name not in ("softmax_ce", "sigmoid_bce") else [])}
     assert found["acc"] == pytest.approx(accuracy_score(y.numpy(), outputs.numpy().argmax(1)), abs=1e-12)
     t = [[LOW_HIGH[name][k == c] for k in range(4)] for c in y.tolist()]
     by_hand = [loss_by_hand(name, a, tk) for a, tk in zip(outputs.tolist(), t, strict=True)]

@@ -3,7 +3,8 @@
 import errno
 import gc
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import tiny
 import torch
 from command import flipped, numbers
 from torch import Tensor, nn
+from walking import FOLDER, Walked, in_memory, storage
 
 from effdl import config
 from effdl.archs.chain import BlockChain
@@ -24,10 +26,11 @@ from effdl.testing import check_method
 from effdl.training.engine import Engine
 from effdl.training.offload import Offload, tensors
 from effdl.training.optim import Adamw, MultiStep, Sgd
+from effdl.training.sources import Fed
 from effdl.training.tensor_file import TensorFile
 
 SGD = Sgd(lr=0.05, weight_decay=1e-3, momentum=0.9, schedule=MultiStep(milestones=(0.5,)))
-PLACES, FOLDER = ["host", "disk"], "offload"
+PLACES = ["host", "disk"]
 
 
 @pytest.fixture
@@ -40,10 +43,6 @@ def moving(monkeypatch: pytest.MonkeyPatch) -> None:
         self.moves = where is not None
 
     monkeypatch.setattr(Offload, "__init__", init)
-
-
-def storage(tensor: Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
 
 
 # --- a part
@@ -226,38 +225,6 @@ def wide(seed: int = 0) -> BlockChain:
     return tiny.perceptron(seed, (160,) * 8)
 
 
-def mapped_ranges() -> list[tuple[int, int]]:
-    """Addresses that belong to files of an offload, by the kernel's own list."""
-    lines = (line.split() for line in Path("/proc/self/maps").read_text().splitlines() if FOLDER in line)
-    return [(int(low, 16), int(high, 16)) for low, _, high in (line[0].partition("-") for line in lines)]
-
-
-def in_memory() -> dict[int, int]:
-    """Bytes of each storage that a tensor known to the garbage collector has in the process's own memory."""
-    found, ranges = dict[int, int](), mapped_ranges()
-    for thing in gc.get_objects():
-        if type(thing) in (Tensor, nn.Parameter):
-            at = storage(thing)
-            if at and not any(low <= at < high for low, high in ranges):
-                found[at] = thing.untyped_storage().nbytes()
-    return found
-
-
-class Walked:
-    """An optimizer setting after whose steps somebody walks over all live tensors. most: bytes that were found at once."""
-
-    def __init__(self, inner: Any) -> None:
-        self.inner, self.schedule, self.most = inner, inner.schedule, 0
-
-    def build(self, *arguments: Any) -> torch.optim.Optimizer:
-        made: torch.optim.Optimizer = self.inner.build(*arguments)
-        made.register_step_post_hook(self.look)
-        return made
-
-    def look(self, *_: Any) -> None:
-        self.most = max(self.most, sum(in_memory().values()))
-
-
 @pytest.fixture
 def nothing_else() -> Iterator[None]:
     """The garbage collector knows of nothing that was there before, so that a walk takes milliseconds."""
@@ -292,3 +259,38 @@ def test_a_walk_over_live_storages_finds_no_more_than_was_planned(
 ) -> None:
     found, planned = zip(*(walked(rounds, keep_features_mib, where) for where in (None, "disk")), strict=True)
     assert 0.5 * planned[1] < found[1] <= planned[1] < found[0] <= planned[0]
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="the kernel does not list what is mapped")
+@pytest.mark.parametrize("where", [None, "disk"])
+@pytest.mark.parametrize(
+    ("method", "most"),
+    [({}, True), ({"rounds": 2}, True), ({"record_at": (2,)}, False), ({"partitions": 3, "together": True}, False)],
+    ids=str,
+)
+def test_while_features_are_made_a_walk_finds_no_more_than_was_planned(
+    method: dict[str, Any], most: bool, where: Any, nothing_else: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of the layer below lie there for a moment beside the new. most: that is more than any step takes."""
+    problem = tiny.problem(train=2000, batch_size=64)
+    gc.freeze()  # the data are not the training's
+    model, run = wide(), Run.in_memory(Adamw(lr=0.01))
+    fit = Segmentwise(**{"epochs": 1, "keep_features_mib": 100.0, "offload": where} | method)
+    passed, found = Fed.passed, list[int]()
+
+    def walking(fed: Fed, modules: Iterable[nn.Module], x: Tensor) -> Tensor:
+        out = passed(fed, modules, x)
+        found.append(sum(in_memory().values()))
+        return out
+
+    monkeypatch.setattr(Fed, "passed", walking)
+    engine = Engine(fit.training(problem, model, run), problem, model, run)
+    with engine.offload:
+        engine.resume()
+        costs = segment_costs(engine)
+        gc.collect()
+        found.clear()
+        engine.fit()
+    making = max(cost.feeding_bytes + cost.making_bytes + cost.idle_bytes - cost.away_bytes for cost in costs)
+    assert 0.6 * making < max(found) <= max(cost.resident for cost in costs)
+    assert most == (max(replace(cost, making_bytes=0).resident for cost in costs) < max(found))

@@ -4,12 +4,11 @@ import json
 import os
 import re
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from command import ROOT, answer, environment, run, run_here
+from command import ROOT, answer, run, run_here
 from torch import nn
 
 from effdl import commands, config, load_network
@@ -56,7 +55,7 @@ def test_contributing_shows_three_files_of_each_kind_and_two_of_a_data_set() -> 
 
 
 def test_the_base_class_of_each_choice_is_named() -> None:
-    for group in (*OTHERS, "augment", "method/decision"):
+    for group in (*OTHERS, "augment", "method/decision", "method/loss"):
         assert f"extends `{config.GROUPS[group].base.replace(':', '.')}`" in " ".join(TEXT.split())
 
 
@@ -115,8 +114,7 @@ def test_it_runs_by_its_target_alone(plugin: Path, monkeypatch: pytest.MonkeyPat
 
 def test_its_own_tests_run(plugin: Path) -> None:
     assert len(command("python -m pytest")) == 1
-    program = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(plugin)]
-    done = subprocess.run(program, env=environment(), capture_output=True, text=True, check=False)
+    done = run("-q", "-p", "no:cacheprovider", str(plugin), cwd=Path.cwd(), script="pytest")
     tests = sum(text.count("def test_") for text in FILES.values())
     assert done.returncode == 0 and f"{tests} passed" in done.stdout, done.stdout
 

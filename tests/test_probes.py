@@ -39,7 +39,7 @@ from effdl.training.loop import reseed
 from effdl.training.optim import Sgd
 
 PROBES = [build_choice("probe", name) for name in choices("probe") if name != "none"]
-CHOICES = "alignment, fgsm, nearest, none, stable_rank, tsne, weights"
+CHOICES = ", ".join(choices("probe"))
 METHODS = [Backprop(epochs=3), Segmentwise(epochs=3, input_dropout=0.3, gradient_dropout=0.3)]
 
 
@@ -66,12 +66,14 @@ def spec(*overrides: str) -> Spec:
     return build(compose([*quick, *overrides]))
 
 
-def test_there_are_six_probes() -> None:
-    assert [Alignment(), Fgsm(), Nearest(), StableRank(), Tsne(), Weights()] == PROBES
+def test_a_probe_stands_in_the_yaml_of_its_name_with_its_defaults() -> None:
+    assert {*[Alignment(), Fgsm(), Nearest(), StableRank(), Tsne(), Weights()]} < {*PROBES}
+    assert [type(probe)() for probe in PROBES] == PROBES
+    assert [probe.snake_name() for probe in PROBES] == [name for name in choices("probe") if name != "none"]
 
 
 # On networks that are not linear, and few images.
-FITTING = [*(one for one in PROBES if not isinstance(one, Nearest | Tsne)), Nearest(of="output")]
+FITTING = [*(replace(one, every=1) for one in PROBES if not isinstance(one, Nearest | Tsne)), Nearest(of="output")]
 FITTING += [Tsne(of="output", every=1, samples=30, perplexity=5), Clumsy()]
 
 
@@ -92,7 +94,8 @@ class TestContract:
         assert len(looks) == (4 if probe.begins else 3) * (1 if isinstance(method, Backprop) else 3)
         assert sum(epoch == -1 for _, epoch in looks) == (len(looks) // 4 if probe.begins else 0)
         assert all(key.startswith(prefix) for line in own for key in line if key not in ("segment", "epoch"))
-        assert run.summary(network, [])["time/probe_s"] > 0
+        summary = run.summary(network, [])
+        assert 0 < summary[f"time/probe/{probe.snake_name()}_s"] <= summary["time/probe_s"]
 
     def test_it_puts_back_modes_and_random_streams_and_leaves_no_gradients(self, probe: Probe) -> None:
         blocks = tiny.chain()[0:2]
@@ -155,6 +158,8 @@ def test_weights_are_recorded_row_by_row_with_the_feedback_that_stands_for_them(
         (weight,) = (p for p in layer.parameters() if p.dim() == 2)
         keys = [f"weights/{name}/{i}" for i in range(len(weight))]
         assert [[line[key] for line in last if key in line] for key in keys] == weight.tolist()
+        (bias,) = (p for p in layer.parameters() if p.dim() == 1)
+        assert [line[f"weights/{name}/bias"] for line in last if f"weights/{name}/bias" in line] == bias.tolist()
     feedback = {
         key: [line[key] for line in run.lines if key in line] for key in (f"weights/feedback/linear1/{i}" for i in range(3))
     }
@@ -246,11 +251,11 @@ def test_probes_stand_in_a_spec_by_name_whatever_order_they_were_asked_in(monkey
 @pytest.mark.parametrize(
     ("overrides", "line"),
     [
-        (["probe=[stable_rank]", "probe.stable_rank.evry=2"], r"probe\.stable_rank\.evry: unknown key; there are every$"),
+        (["probe=[stable_rank]", "probe.stable_rank.evry=2"], r"probe\.stable_rank\.evry: unknown key; there are at, every$"),
         (["probe=stable_rank", "probe.stable_rank.every=0"], r"probe\.stable_rank\.every: .* got 0$"),
         (
-            ["probe=[stable_rank,lsd]"],
-            rf"probe=lsd: unknown choice; there are {CHOICES}$",
+            ["probe=[stable_rank,stable_ranks]"],
+            rf"probe=stable_ranks: unknown choice; there are {CHOICES}$",
         ),
         (["+probe.x._target_=effdl.probes.stable_rank.StableRank"], r"probe\.x: StableRank belongs under probe\.stable_rank$"),
         (

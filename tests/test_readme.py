@@ -1,13 +1,11 @@
 """The README's Python runs as printed, and its commands exist."""
 
 import json
-import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
+from command import run
 from omegaconf import OmegaConf
 
 import effdl
@@ -48,9 +46,7 @@ def test_closed_form_examples_run_as_printed(tmp_path: Path) -> None:
         assert words[:2] == ["python", "run.py"]
         assert build(compose(words[2:]), checked=False).method.projection
     words = commands[-1].split()
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "run.py"), *words[2:], f"results={tmp_path}"], capture_output=True, text=True, check=False
-    )
+    done = run(*words[2:], f"results={tmp_path}", cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["status"] == "finished"
 
@@ -70,6 +66,21 @@ def test_a_study_of_the_users_own_runs_as_printed(tmp_path: Path) -> None:
     assert len(list((tmp_path / "results" / "runs").iterdir())) == 4
 
 
+def test_k_filtering_of_digits_runs_as_printed_and_keeps_what_is_not_redundant(tmp_path: Path) -> None:
+    first, second = example("k_redundancy", tmp_path).splitlines()
+    shares = [float(share) for share in re.findall(r"0\.\d+", first)]
+    kept, count, *of_each = (int(number) for number in re.findall(r"\d+", second))
+    assert sorted(shares, reverse=True) == shares and len({*shares}) == 3
+    assert round(1 - kept / count, 3) == shares[1] and sum(of_each) == kept and count == 1797 and len(of_each) == 10
+
+
+def test_the_example_of_packets_runs(tmp_path: Path) -> None:
+    first, second = example("effdl.compression", tmp_path).splitlines()
+    pattern = r"bits of each layer: \{'0.weight': 9, '2.weight': 9, '4.weight': [89]\} as \['plain', 'raw', .* 'raw'\]"
+    assert re.fullmatch(pattern, first)  # of the last layer's 500 weights 15 are looked at
+    assert 9.0 < float(second.split()[0]) < 9.2 and second.endswith(" bits a parameter with all that is beside")
+
+
 def example(name: str, folder: Path, change: tuple[str, str] | None = None) -> str:
     """What the README's Python block that imports a name prints. change: a pattern in it, and what stands there instead."""
     (text,) = [block for block in re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL) if name in block]
@@ -78,14 +89,7 @@ def example(name: str, folder: Path, change: tuple[str, str] | None = None) -> s
         assert count == 1
     script = folder / "example.py"
     script.write_text(text)
-    done = subprocess.run(
-        [sys.executable, str(script)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    done = run(cwd=folder, script=str(script))
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -99,6 +99,32 @@ def test_wall_time_adds_up_over_sessions(tmp_path: Path, monkeypatch: pytest.Mon
     assert summary["time/wall_s"] > summary["time/train_s"]
 
 
+def test_times_of_timers_are_disjoint_but_of_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    run, clock = Run.in_memory(), [0.0]
+    monkeypatch.setattr(run.company, "now", lambda name: clock[0])
+
+    def pass_by(seconds: float) -> None:
+        clock[0] += seconds
+
+    for _ in range(2):
+        with run.timer("train"):
+            pass_by(1)
+            with run.timer("filter"):
+                pass_by(2)
+            with run.timer("probe"):
+                pass_by(4)
+                with run.timer("probe/passes"), run.timer("filter"):
+                    pass_by(8)
+            pass_by(16)
+    assert run.times == {"train": 34, "filter": 20, "probe": 8, "probe/passes": 0}
+    assert sum(run.times.values()) == clock[0]
+    with pytest.raises(TypeError), run.timer("train"), run.timer("filter"):
+        pass_by("a failure")  # type: ignore[arg-type]
+    with run.timer("train"), run.timer("filter"):
+        pass_by(32)
+    assert (run.times["train"], run.times["filter"]) == (34, 52)
+
+
 def test_record_answers_with_where_it_lies_now(finished: Path) -> None:
     moved = finished.parents[1].with_name("moved")
     shutil.move(finished.parents[1], moved)

@@ -162,8 +162,9 @@ def test_the_last_entry_of_epochs_holds_for_all_further_segments() -> None:
     assert [line["segment"] for line in run.lines] == [0, 1, 1, 1, 2, 2, 2]
 
 
-def test_the_folder_of_decision_blocks_has_five() -> None:
-    assert DECISIONS == ["down_conv", "down_conv_4", "linear", "pool", "vgg"]
+def test_the_folder_of_decision_blocks_has_five_of_the_thesis_and_four_of_its_rivals() -> None:
+    ours, rivals = ["down_conv", "down_conv_4", "linear", "pool", "vgg"], ["auxiliary", "auxiliary_cnn", "auxiliary_infopro"]
+    assert sorted([*ours, *rivals, "pool_2048"]) == DECISIONS
 
 
 @pytest.mark.parametrize("arch", ["cnn4", "vgg13_bn"])

@@ -128,6 +128,16 @@ def test_greedy_maps_are_pure_and_have_about_as_few_cells_as_brute_force():
     assert ours <= 1.15 * least
 
 
+@pytest.mark.parametrize("classes", [2, 5])
+def test_a_map_without_any_one_of_its_centroids_is_not_pure(classes):
+    random = np.random.default_rng(classes)
+    x, y = random.normal(size=(250, 3)), random.integers(0, classes, 250)
+    found = effdl.pure_voronoi(x, y)
+    assert len(found.centroids) > 20 and pure(x, y, found.centroids, found.classes)
+    for i in range(len(found.centroids)):
+        assert not pure(x, y, np.delete(found.centroids, i, 0), np.delete(found.classes, i))
+
+
 def test_a_sample_in_two_classes_has_a_cell_in_each():
     found = effdl.pure_voronoi(np.array([[0.0], [0.0], [1.0]]), np.array([0, 1, 1]))
     assert len(np.unique(found.cell)) == len(found.centroids) == 2 or len(found.centroids) == 3

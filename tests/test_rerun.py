@@ -27,6 +27,8 @@ MOST_S = 600.0
 CHEAP_S = 400.0  # what all runs of a cell took in all, on one thread each
 EXACT = ("memory/accounted_peak_bytes", "data/train_samples", "data/train_passes")
 FEW_DECISIONS = 0.003  # of test accuracy: what rounding on another processor may do to a closed form, whose runs hardly differ
+FEW_RUNS = 3  # whose own spread says next to nothing
+TOLD_S = 20.0  # beside what starting up takes: of less a plan tells little, since most of it is starting up again
 CLOSED_FORMS, BY_EPOCHS = 10, 3  # cells that a commit draws, each of another ledger
 
 
@@ -54,6 +56,24 @@ def in_closed_form(spec: dict[str, Any]) -> bool:
 
 def seconds(runs: list[dict[str, Any]]) -> float:
     return math.fsum(run["times"]["time/wall_s"] for run in runs)
+
+
+def rounding(stored: str, metric: str) -> float:
+    """The spread within cells that differ from this one in nothing but the solver of their least squares, pooled.
+
+    Two runs that agree by chance tell nothing of how far another processor's rounding may take a third: in single precision the
+    two of large-beta's `solver=solve` are 0.0004 apart, those of the same network by the other solvers 0.003.
+    """
+    here = cells(shlex.split(stored)[2])
+    this = unsolved(here[stored][1])
+    alike = [[run["numbers"][metric] for run in runs] for runs, spec in here.values() if unsolved(spec) == this]
+    variances = [statistics.variance(values) for values in alike if len(values) > 1]
+    return math.sqrt(statistics.mean(variances)) if variances else 0.0
+
+
+def unsolved(spec: dict[str, Any]) -> dict[str, Any]:
+    """A config without what solves the least squares."""
+    return {**spec, "method": {name: value for name, value in spec["method"].items() if name != "solver"}}
 
 
 @cache
@@ -112,6 +132,8 @@ def again(chosen: list[tuple[str, list[dict[str, Any]]]], place: int, tmp_path: 
     there = [run["numbers"][metric] for run in runs]
     apart = [now[run["run_id"]][metric] - run["numbers"][metric] for run in runs]
     spread = statistics.stdev(there) if len(there) > 1 else 0.0
+    if closed and 1 < len(there) <= FEW_RUNS:
+        spread = max(spread, rounding(stored, metric))
     allowed = FEW_DECISIONS if closed else 0.0
     assert max(map(abs, apart)) <= max(6 * spread, allowed)
     assert abs(math.fsum(apart) / len(apart)) <= max(3 * spread * math.sqrt(2 / len(apart)), allowed)
@@ -121,4 +143,5 @@ def again(chosen: list[tuple[str, list[dict[str, Any]]]], place: int, tmp_path: 
         assert estimate is None
         return
     startup = 2 * planning  # the run too plans first, and then starts its workers, which import as much
-    assert estimate / 2 <= measured <= 2 * estimate + startup
+    probes = math.fsum(record["summary"].get("time/probe_s", 0.0) for record in records.values())  # no plan knows of them
+    assert estimate / 2 <= measured and measured - startup - probes <= max(2 * estimate, TOLD_S)

@@ -5,7 +5,6 @@ import multiprocessing
 import os
 import random
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import Heard, IdxSet, answer, finish, flipped, numbers, run, run_here, start, wait_for
+from command import Heard, IdxSet, Process, answer, finish, flipped, numbers, run, run_here, start, wait_for
 from torch import nn
 
 from effdl import config
@@ -274,7 +273,7 @@ def holder_of(lock: Path, leader: int) -> int | None:
     return None
 
 
-def kill(process: subprocess.Popen[str]) -> None:
+def kill(process: Process) -> None:
     os.kill(process.pid, signal.SIGKILL)
     process.wait()  # not for the end of its output, which a child left behind would hold open
     for pipe in (process.stdout, process.stderr):
@@ -292,7 +291,7 @@ def test_run_killed_ten_times_two_of_them_within_a_checkpoint_ends_in_the_same_n
     draw = random.Random(0)
     results = folder / "results"
     for attempt in range(10):
-        process = start(*WIDE, cwd=folder)
+        process = start(*WIDE, cwd=folder, fresh=attempt in (0, 5))
         if attempt in (3, 7):
             wait_for(lambda process=process: stopped_within_checkpoint(process, results), process, every=0.0002)
         elif attempt in (0, 5):  # while it starts
@@ -310,7 +309,7 @@ def test_run_killed_ten_times_two_of_them_within_a_checkpoint_ends_in_the_same_n
     assert numbers(folder / answer(done)["path"]) == expected
 
 
-def stopped_within_checkpoint(process: subprocess.Popen[str], results: Path) -> bool:
+def stopped_within_checkpoint(process: Process, results: Path) -> bool:
     """Stop the process while it writes a checkpoint; when it was too quick for that, let it go on."""
     if not list(results.glob("runs/*/checkpoint.part")):
         return False

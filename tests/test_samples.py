@@ -24,6 +24,8 @@ from effdl.setting import setting
 
 X = torch.randn(40, 6, generator=torch.Generator().manual_seed(0))
 Y = torch.arange(40) % 3
+PIXELS = Y[:, None, None].repeat(1, 2, 2)
+PIXELS[4, 0, 1], PIXELS[6, 1, 1], PIXELS[2] = 3, 3, 255
 
 
 def problem(x: Tensor = X, y: Tensor = Y, objective: Objective | None = None, outputs: int = 3, **more: Any) -> Problem:
@@ -62,8 +64,22 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"val": Samples(X[:, :4], Y)},
         r"validation inputs have the shape \(4,\), training inputs \(6,\)",
     ),
-    "labels too large": ({"y": Y + 5}, r"the training split has label 7, outside 0\.\.2"),
-    "labels below 0": ({"y": Y - 1}, r"the training split has label -1, outside 0\.\.2"),
+    "labels too large": (
+        {"y": Y + 5},
+        r"the training split has label 7, outside 0\.\.2: 40 of 40 labels are \(5, 6, 7\), first sample 0",
+    ),
+    "labels below 0": (
+        {"y": Y - 1},
+        r"the training split has label -1, outside 0\.\.2: 14 of 40 labels are \(-1\), first sample 0",
+    ),
+    "many labels too large": (
+        {"y": torch.where(torch.arange(40) > 20, torch.arange(40), Y)},
+        r"label 39, outside 0\.\.2: 19 of 40 labels are \(21, 22, 23, 24, 25, 26, 27, 28 and 11 more\), first sample 21",
+    ),
+    "labels of pixels too large, of which 255 is none": (
+        {"y": PIXELS},
+        r"the training split has label 3, outside 0\.\.2: 2 of 160 labels are \(3\), first sample 4",
+    ),
     "validation labels too large": ({"val": Samples(X, Y + 1)}, r"the validation split has label 3, outside 0\.\.2"),
     "labels as floats": ({"y": Y.float()}, r"training targets are torch\.float32, but SoftmaxCe takes classes: y\.long\(\)"),
     "labels as floats, one unknown": (

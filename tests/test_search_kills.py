@@ -1,16 +1,14 @@
 """A search that is killed goes on to the same trials, and two that share a study do each of them once."""
 
 import json
-import os
 import random
-import signal
 import time
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
-from command import finish, run, start
+from command import finish, kill, run, start
 
 from effdl.search.storage import opened
 
@@ -51,7 +49,7 @@ def test_a_search_killed_at_ten_moments_has_the_trials_of_one_left_alone(sampler
     for _ in range(KILLS):
         process = start(*command(sampler), cwd=cut)
         time.sleep(moments.uniform(0.2 * took, took))
-        os.killpg(process.pid, signal.SIGKILL)
+        kill(process)
         process.communicate()
     done = run(*command(sampler), cwd=cut)
     assert done.returncode == 0, done.stderr

@@ -1,5 +1,6 @@
 """What a first layer makes of single images, against products worked out apart and scikit-learn's neighbours."""
 
+import math
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from effdl.config import Spec, build, compose
 from effdl.datasets.problem import Problem
 from effdl.errors import ConfigError
 from effdl.methods.segmentwise import Segmentwise
-from effdl.probes.nearest import Nearest, chance, neighbours
+from effdl.probes.nearest import Nearest, accuracy, chance
 from effdl.probes.probe import Probe, in_lines, measured
 from effdl.probes.single_images import alone, drawn, features
 from effdl.probes.tsne import Tsne
@@ -97,17 +98,18 @@ def test_outputs_have_the_bias_and_the_activation() -> None:
 
 
 @pytest.mark.parametrize("of", [torch.float32, torch.float64])
-def test_neighbours_are_those_of_scikit_learn(of: torch.dtype) -> None:
+def test_accuracy_is_that_of_scikit_learns_neighbours(of: torch.dtype) -> None:
     x, y = (torch.from_numpy(part) for part in load_digits(return_X_y=True))
     known, asked = x[:1200].to(of) + 1000, x[1200:].to(of) + 1000  # far from the origin
-    expected = KNeighborsClassifier(1, algorithm="brute").fit(known.numpy(), y[:1200].numpy()).predict(asked.numpy())
-    assert y[:1200][neighbours(known, asked)].tolist() == expected.tolist()
+    expected = KNeighborsClassifier(1, algorithm="brute").fit(known.numpy(), y[:1200].numpy()).score(asked.numpy(), y[1200:])
+    assert accuracy(known, y[:1200], asked, y[1200:]) == pytest.approx(expected, abs=1e-12)
 
 
-def test_apart_nobody_is_its_own_neighbour() -> None:
-    rows = torch.tensor([[0.0], [1.0], [1.5], [9.0], [9.0]])
-    assert neighbours(rows, rows).tolist() == [0, 1, 2, 3, 3]
-    assert neighbours(rows, rows, apart=True).tolist() == [1, 2, 1, 4, 3]
+def test_by_the_others_nobody_is_its_own_neighbour_and_without_a_number_there_is_none() -> None:
+    rows, labels = torch.tensor([[0.0], [1.0], [1.5], [9.0], [9.0]]), torch.tensor([0, 1, 0, 2, 2])
+    assert accuracy(rows, labels, rows, labels) == 1.0
+    assert accuracy(rows, labels) == pytest.approx(2 / 5)
+    assert math.isnan(accuracy(rows / 0, labels)) and math.isnan(accuracy(rows, labels, rows / 0, labels))
 
 
 def test_chance_is_how_often_labels_drawn_at_random_agree() -> None:

@@ -31,10 +31,12 @@ from effdl.training.form import stack_form
 from effdl.training.handle import RunHandle
 from effdl.training.loop import reseed
 from effdl.training.optim import Adamw, MultiStep, Optimizer, Sgd
+from effdl.training.quantised import Quantised
 from effdl.training.rmsprop import RmspropInRoot
 from effdl.training.rule import Rule
 from effdl.training.segments import SegmentPlan, Shapes, Training
 from effdl.training.stacked_optimizer import BY_ELEMENT
+from effdl.training.sync import Sync
 
 N, VAL, BATCH, FEATURES, CLASSES = 109, 30, 16, 7, 3  # the last of seven batches has 13
 SGD = Sgd(lr=0.05, weight_decay=1e-3)
@@ -72,6 +74,7 @@ def trained(
     shrink: float = 1.0,
     dtype: torch.dtype = torch.float64,
     batch: int = BATCH,
+    sync: Sync | None = None,
 ) -> Trained:
     """One run, alone or in company. shrink: what all weights are multiplied by after each epoch."""
     data, made = problem(seed, objective, dtype, batch), Trained()
@@ -79,7 +82,7 @@ def trained(
     model = arch.build(Facts((FEATURES,), "classes", CLASSES, N, VAL, VAL, batch)).to(dtype)
     assert isinstance(model.input, InputBlock)
     model.input.fit(data.train_tensors().x)
-    run = Run(seed, optimizer, test=data.val_split, objective=objective, batch_size=batch, company=company)
+    run = Run(seed, optimizer, test=data.val_split, objective=objective, batch_size=batch, company=company, sync=sync)
 
     def keep(state: Callable[[], dict[str, Any]]) -> None:
         with torch.no_grad():
@@ -132,6 +135,14 @@ def test_limit_stacked_is_one_after_another(optimizer: Optimizer, stacks: list[i
         assert len(alone.states) == 3 and alone.weights
         agree(one, alone)
     assert stacks == [5, 5, 5]
+
+
+def test_weights_quantised_after_each_epoch(stacks: list[int]) -> None:
+    together = in_company((0, SGD), (1, SGD), sync=Quantised(floor=3, fraction=1.0))
+    assert stacks == [2, 2, 2]
+    for seed, one in enumerate(together):
+        assert {len(line) for line in one.lines if "train/loss" in line} == {len(one.lines[0])}
+        agree(one, trained(seed, SGD, sync=Quantised(floor=3, fraction=1.0)))
 
 
 def test_company_does_not_matter(stacks: list[int]) -> None:

@@ -1,9 +1,7 @@
 """Stacks of runs in `execute`: which are settled, what is recorded of each, what a kill leaves, and what stays as it was."""
 
 import json
-import os
 import shutil
-import signal
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import chain
@@ -11,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import finish, numbers, start, wait_for
+from command import finish, kill, numbers, start, wait_for
 from declared import QUICK, declare
 
 from effdl import config
@@ -227,7 +225,7 @@ def test_killed_in_the_middle_of_a_stack_the_same_command_ends_in_the_same_numbe
     assert whole.returncode == 0, whole.stderr
     killed = start(*command, f"results={tmp_path / 'killed'}", cwd=tmp_path)
     wait_for(lambda: len([*(tmp_path / "killed").glob("runs/*/checkpoint")]) >= COUNT // 2, killed)
-    os.killpg(killed.pid, signal.SIGKILL)
+    kill(killed)
     killed.communicate()
     assert not [*(tmp_path / "killed").glob("runs/*/summary.json")]
     again = finish(start(*command, f"results={tmp_path / 'killed'}", cwd=tmp_path))

@@ -1,7 +1,6 @@
 """A table whose process group is killed at random moments and started again publishes what one left alone does."""
 
 import json
-import os
 import random
 import signal
 import time
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import finish, run, start, wait_for
+from command import finish, kill, run, start, wait_for
 from declared import plugin
 
 from effdl.records.process import PROCESS_PEAK
@@ -59,7 +58,7 @@ def test_table_killed_three_times_at_random_gives_the_ledger_of_one_left_alone(t
         before = written(results)
         wait_for(lambda before=before: written(results) > before, process)
         time.sleep(moments.uniform(0, 1.5))
-        os.killpg(process.pid, signal.SIGKILL)
+        kill(process)
         assert finish(process).returncode == -signal.SIGKILL
     assert len(list(results.glob("runs/*"))) > 0 and len(list(results.glob("runs/*/summary.json"))) < RUNS
 

@@ -93,12 +93,11 @@ def test_the_network_that_did_best_is_chosen_from_all_segments_after_the_last_ep
     assert evaluate(network, tiny.problem().val(), SoftmaxCe())["acc"] == max(last)
 
 
-def test_planned_peaks_are_those_of_a_real_pass_to_the_byte() -> None:
-    """Counted as the batches pass: of each segment from when its input is there until it puts out what the next one takes."""
-    problem, model, run = tiny.problem(), tiny.chain(), Run.in_memory(SGD)
-    made = engine(model, run, problem=problem)
-    planned = segment_costs(made)
-    learners = {str(i): made.making.learner(i) for i in range(3)}
+def passed(made: Engine) -> tuple[list[int], list[Any]]:
+    """Of each segment the most bytes in a real pass after the first, counted as a batch passes: from when its input is there
+    until it puts out what the next one takes. And the learners."""
+    model, problem = made.chain, made.problem
+    learners = {str(i): made.making.learner(i) for i in range(len(made.training.segments))}
     batches = [batch.passed_on(model.input(batch.x)) for batch in problem.train(0)]
     drain_epoch(learners, batches, lambda step: None)  # optimizers have their state now
     first = next(problem.train(1))
@@ -127,9 +126,15 @@ def test_planned_peaks_are_those_of_a_real_pass_to_the_byte() -> None:
             flow = watched(learner.train_epoch(flow))
         for batch in flow:
             del batch
+    return peaks, [*learners.values()]
+
+
+def test_planned_peaks_are_those_of_a_real_pass_to_the_byte() -> None:
+    made = engine(tiny.chain(), Run.in_memory(SGD))
+    planned, (peaks, learners) = segment_costs(made), passed(made)
     assert peaks == [cost.memory.peak for cost in planned]
-    weights = [sum(t.nbytes for t in learner.rule.state_dict().values()) for learner in learners.values()]
-    states = [sum(t.nbytes for t in held(learner.optimizer)) for learner in learners.values()]
+    weights = [sum(t.nbytes for t in learner.rule.state_dict().values()) for learner in learners]
+    states = [sum(t.nbytes for t in held(learner.optimizer)) for learner in learners]
     assert min(weights) > 0 and min(states) > 0
     for cost in planned:
         assert cost.memory.by_kind["parameter"] == sum(weights) and cost.memory.by_kind["optimizer"] == sum(states)

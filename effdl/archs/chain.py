@@ -5,6 +5,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +14,12 @@ from effdl.archs.adapt import InputBlock
 from effdl.archs.crossing import FEW, remark
 from effdl.archs.places import deeper_cuts
 from effdl.archs.split import split_module
+from effdl.archs.tapping import through
 from effdl.archs.trial import tried
 from effdl.archs.vision import undrawn
 from effdl.datasets.dataset import Facts
 from effdl.errors import ConfigError
+from effdl.objectives.objective import TargetKind
 from effdl.setting import Setting
 
 Blocks = Mapping[str, nn.Module] | Sequence[nn.Module]
@@ -28,7 +31,7 @@ class BlockChain(nn.Module):
     Args:
         blocks: the thesis's "layers" in order, named or numbered. One without parameters joins the block before it (§6.2.1),
             or the one after it where none stands before.
-        head: maps the last block's output to logits (B, K).
+        head: maps the last block's output to logits (B, K); or a `Tapping` one what several blocks put out.
         input: the frozen input block; the identity where the data come ready.
 
     ``remark``: of a network that `from_module` cut by itself into few blocks, how many, why, and which cuts give more.
@@ -83,8 +86,7 @@ class BlockChain(nn.Module):
         return cls(pieces.blocks, pieces.head, input)
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.head(self.blocks(self.input(x)))
-        return logits
+        return through(self.blocks, self.head, self.input(x))
 
     def __len__(self) -> int:
         return len(self.blocks)
@@ -168,7 +170,12 @@ class ArchFacts:
 
 
 class Arch(Setting, ABC):
-    """A network architecture for any problem."""
+    """A network architecture for any problem.
+
+    ``takes``: which targets its outputs can learn.
+    """
+
+    takes: ClassVar[frozenset[TargetKind]] = frozenset({"classes", "vectors"})
 
     @property
     def gains_by_channels_last(self) -> bool:
@@ -197,6 +204,11 @@ class Arch(Setting, ABC):
 
     def check(self, problem: Facts) -> None:
         """Raise a ConfigError where this network cannot take the problem's inputs."""
+        if problem.targets not in self.takes:
+            name = type(self).__name__
+            if problem.targets == "pixels":
+                raise ConfigError(f"arch: {name} has outputs for whole images, and here each pixel has a label: arch=pixelnet")
+            raise ConfigError(f"arch: {name} labels pixels, and here a sample has a single target: take another network")
         facts = self.facts(problem)
         if facts.least_size > 1 and not problem.is_image:
             raise ConfigError(f"arch: this network takes images, not inputs of shape {list(problem.input_shape)}; try arch=mlp")

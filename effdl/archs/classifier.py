@@ -11,6 +11,8 @@ class Classifier(nn.Module):
 
     Takes (B, C, H, W) maps, (B, N, C) tokens (averaged over N) or (B, C) features. ``size`` None keeps the map whole;
     dropout follows each hidden layer, as in VGG.
+
+    ``flat``: whether it takes (B, C) features.
     """
 
     def __init__(
@@ -18,6 +20,7 @@ class Classifier(nn.Module):
     ) -> None:
         super().__init__()
         self.size = _pooled_to(feature_shape, size)
+        self.flat = len(feature_shape) == 1
         widths = [pooled_features(feature_shape, size), *hidden]
         parts: list[nn.Module] = []
         for fan_in, fan_out in itertools.pairwise(widths):

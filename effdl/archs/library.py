@@ -13,6 +13,7 @@ from effdl.archs.adapt import InputBlock, enlarged
 from effdl.archs.chain import ArchFacts, BlockChain
 from effdl.archs.crossing import FEW, remark
 from effdl.archs.flow import BY_HAND
+from effdl.archs.found_before import found_before
 from effdl.archs.places import deeper_cuts
 from effdl.archs.vision import Maker, NotMade, arguments, maker_of, model, own_size, undrawn, unused
 from effdl.archs.weights import PUBLISHED, StartsFromWeights, located
@@ -152,7 +153,9 @@ class Library(StartsFromWeights):
             if self.cuts is None:
                 return ArchFacts(network.blocks, least, self.size)
         takes_it = problem.is_image and max(self.size, *problem.input_shape[1:]) >= least
-        return ArchFacts(len(_outline(self.untrained(), problem)) if takes_it else 1, least, self.size)
+        plain = self.untrained()
+        blocks: int = found_before("blocks", plain, problem, lambda: len(_outline(plain, problem))) if takes_it else 1
+        return ArchFacts(blocks, least, self.size)
 
     def remark(self, problem: Facts) -> str | None:
         """Whether it has few blocks by itself, and which cuts give more, if any do; None where neither is so."""
@@ -201,7 +204,7 @@ class Library(StartsFromWeights):
         return self.weights == PUBLISHED and problem.outputs != PUBLISHED_CLASSES
 
     def _file(self, name: str) -> Path:
-        return located(name, self.name, self._maker)
+        return located(name, self.name, lambda: self._maker)
 
     def _module(self, problem: Facts) -> nn.Module:
         """The library's own network, with the stem that was asked for."""

@@ -1,7 +1,8 @@
 """Weights that a network starts from: read from a file without running code, and fitted to the network by name and shape."""
 
 import hashlib
-from collections.abc import Collection, Mapping
+import os
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -11,13 +12,15 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from effdl.archs.chain import Arch, BlockChain
+from effdl.archs.found_before import found_before
 from effdl.archs.vision import undrawn
 from effdl.datasets.dataset import Facts
-from effdl.errors import ConfigError, one_line
+from effdl.errors import ConfigError, DataError, one_line
 from effdl.home import at_home
 from effdl.setting import Switch, setting
 
 PUBLISHED = "pretrained"
+FOLDER = "pretrained"  # paths below it are below $EFFDL_PRETRAINED, where that is set, as data/ is $EFFDL_DATA
 State = Mapping[str, Tensor]
 
 
@@ -26,8 +29,9 @@ class StartsFromWeights(Arch):
     """An architecture whose weights may be given.
 
     weights: what training starts from. None: freshly drawn. A path: a .safetensors file or a torch state dict of this network,
-    or the network.safetensors of a run whose network has this form. new_head: draw the last layer anew. weights_sha256: the
-    file's digest, found where none is given; it, and not the path, is part of a run's name.
+    or the network.safetensors of a run whose network has this form; pretrained/<name> lies in the folder $EFFDL_PRETRAINED.
+    new_head: draw the last layer anew. weights_sha256: the file's digest, found where none is given; it, and not the path, is
+    part of a run's name.
     """
 
     not_identity: ClassVar[frozenset[str]] = frozenset({"weights"})
@@ -47,7 +51,10 @@ class StartsFromWeights(Arch):
         super().check(problem)
         self._check_inputs(problem)
         if self.weights is not None:
-            undrawn(lambda: self.build(problem))  # whether they fit, before anything is allocated or written
+            # whether they fit, before anything is allocated or written
+            found_before(
+                "weights", replace(self, weights="given"), problem, lambda: undrawn(lambda: self.build(problem)) is not None
+            )
 
     def _check_inputs(self, problem: Facts) -> None:
         """Raise a ConfigError where the network cannot take inputs of the problem's shape."""
@@ -76,21 +83,35 @@ class StartsFromWeights(Arch):
         return False
 
     def _file(self, name: str) -> Path:
-        if not (path := at_home(name, "arch.weights")).is_file():
-            raise ConfigError(f"arch.weights: no file {name}; name a .safetensors file, such as a run's network.safetensors")
-        return path
+        return local(name, lambda: "name a .safetensors file, such as a run's network.safetensors")
 
 
-def located(weights: str, name: str, maker: Literal["torchvision", "timm"]) -> Path:
+def local(weights: str, otherwise: Callable[[], str]) -> Path:
+    """A file of this machine; ``pretrained/<name>`` lies in the folder that $EFFDL_PRETRAINED names, by default that very one.
+
+    Raises:
+        DataError: no such file in that folder; a table's cells that need it are without data.
+        ConfigError: no such file elsewhere. otherwise: what else could have been said.
+    """
+    path = at_home(weights, "arch.weights")
+    if path.parent == Path(FOLDER):
+        path = Path(os.environ.get("EFFDL_PRETRAINED") or FOLDER) / path.name
+        if not path.is_file():
+            raise DataError(f"arch.weights: no file {path.name} in {path.parent}; EFFDL_PRETRAINED names the folder it lies in")
+    if not path.is_file():
+        raise ConfigError(f"arch.weights: no file {weights}; {otherwise()}")
+    return path
+
+
+def located(weights: str, name: str, made_by: Callable[[], Literal["torchvision", "timm"]]) -> Path:
     """The file: a local one, or for "pretrained" the library's own, fetched into its cache unless it lies there.
 
     Raises:
-        ConfigError: there is none, or it could not be fetched.
+        ConfigError: there is none, or it could not be fetched. DataError: none below pretrained/, see `local`.
     """
     if weights != PUBLISHED:
-        if not (path := at_home(weights, "arch.weights")).is_file():
-            raise ConfigError(f"arch.weights: no file {weights}; {PUBLISHED!r} stands for those that {maker} publishes")
-        return path
+        return local(weights, lambda: f"{PUBLISHED!r} stands for those that {made_by()} publishes")
+    maker = made_by()
     try:
         return _of_torchvision(name) if maker == "torchvision" else _of_timm(name)
     except Exception as error:  # of the library, the network or the disk

@@ -115,6 +115,8 @@ def _by_hydra(overrides: Sequence[str], folder: str | None = None, name: str | N
         raise composition_error(error, overrides) from error
     except YAMLError as error:  # names its file
         raise ConfigError(one_line(error)) from error
+    except RecursionError:
+        raise ConfigError(f"{' '.join(overrides)}: a choice's defaults list comes back to the choice itself") from None
     except ValueError as error:  # such as method=null
         raise ConfigError(f"{' '.join(overrides)}: {error}") from error
     finally:

@@ -1,4 +1,4 @@
-"""Many configs that differ in few choices, such as the cells of a table: put together, as plain values, of parts by Hydra."""
+"""Many configs that differ in few choices, such as the cells of a table: put together of parts, as plain values."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import re
 from collections.abc import Sequence
 from copy import deepcopy
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError, safe_load
 
 from effdl.cache import installed, recall, remember
@@ -29,15 +31,16 @@ from effdl.errors import ConfigError
 
 Plain = dict[str, Any]
 NAME = re.compile(r"\w+")
-SEVERAL = re.compile(r"(\w+)=\[(\w+(?:,\w+)+)\]")
-PLACE = "parts"  # a root key that no config has
-ELSEWHERE = ("override", "${")  # words of a YAML that speaks of other groups, or of surroundings
+SEVERAL = re.compile(r"\[(\w+(?:,\w+)+)\]")
+IMPLIED = re.compile(r"^ *- override /(\w+)@_global_\.\1: (\w+)\n", re.MULTILINE)
+FORM = "node, chosen, implied"  # of what is remembered of a part
+ELSEWHERE = ("override", "${", "@")  # words of a YAML that speaks of other groups, or of surroundings
 
 
 def composed(overrides: Sequence[str]) -> Plain:
     """The config that `compose` gives for these overrides, resolved. Raises ConfigError.
 
-    Hydra composes the choices of a part once a process; the parts are laid together and values set, which is what it does last.
+    What chooses for other groups is composed by Hydra, once a process; parts are laid on it and values set, as it does last.
     """
     choosing = [one for one in overrides if one.partition("=")[0] in GROUPS]
     setting = [one for one in overrides if one not in choosing]
@@ -82,61 +85,50 @@ def _parsed(text: str) -> tuple[list[str], Any] | None:
 
 @lru_cache(maxsize=1024)
 def _choices(choosing: tuple[str, ...], plugins: str | None) -> Plain:
-    """Choices that touch nothing but their own group are composed by themselves, and all others together."""
-    alone = [one for one in choosing if _stands_alone(one, choosing, plugins)]
-    made = dict(_whole(tuple(one for one in choosing if one not in alone), plugins))
+    """Parts are laid on what Hydra composes of all other choices, nested ones last; all is Hydra's where they may not agree."""
+    asked = dict(one.partition("=")[::2] for one in choosing)
+    parts = {group: part for group, name in asked.items() if (part := _known_part(group, name, plugins)) is not None}
+    others = tuple(one for one in choosing if one.partition("=")[0] not in parts)
+    implied = {pair for part in parts.values() for pair in part[2].items() if pair[0] not in asked}
+    parts |= {group: part for group, name in implied if (part := _known_part(group, name, plugins)) is not None and not part[2]}
+    if len(asked) < len(choosing) or len({group for group, _ in implied} & parts.keys()) < len(implied) or (implied and others):
+        return _whole(choosing, plugins)
+    made = dict(_whole(others, plugins))
     chosen = dict(made[CHOSEN])
-    for one in alone:
-        group = one.partition("=")[0]
-        made[group], within = _part(one, plugins)
-        chosen = {name: choice for name, choice in chosen.items() if name.partition("/")[0] != group} | within
+    usual = _whole((), plugins)[CHOSEN] if others else chosen
+    within_others = {name for name, choice in chosen.items() if "/" in name and choice != usual.get(name)} - asked.keys()
+    for group in sorted(parts, key=lambda group: "/" in group):
+        node, within, _ = parts[group]
+        parent, _, child = group.partition("/")
+        if child and group not in chosen:  # of a parent that has none
+            return _whole(choosing, plugins)
+        # such as a schedule that a method chooses, which stays though its optimizer is asked for
+        stays = {name: chosen[name] for name in within_others if name.startswith(f"{group}/")}
+        if not stays.keys() <= within.keys():
+            return _whole(choosing, plugins)
+        kept = {name.partition("/")[2]: made[group][name.partition("/")[2]] for name in stays}
+        made[parent] = made[parent] | {child: node} if child else node | kept if kept else node
+        chosen = {name: choice for name, choice in chosen.items() if not f"{name}/".startswith(f"{group}/")} | within | stays
     return {**made, CHOSEN: chosen}
 
 
-def _part(one: str, plugins: str | None) -> tuple[Any, dict[str, str]]:
-    """The node of a choice that stands alone, and what is chosen in it."""
-    if (found := _known_part(one, plugins)) is not None:
-        return found[0], found[1]
-    group, made = one.partition("=")[0], _whole((one,), plugins)
-    return made[group], {name: chosen for name, chosen in made[CHOSEN].items() if name.partition("/")[0] == group}
-
-
-def _stands_alone(one: str, choosing: tuple[str, ...], plugins: str | None) -> bool:
-    """Whether a choice changes its group's node and no other, and none of the others what is in it."""
-    group, _, name = one.partition("=")
-    if "/" in group or any(other is not one and other.startswith((f"{group}/", f"{group}=")) for other in choosing):
-        return False
-    if _known_part(one, plugins) is not None:
-        return True
-    return (
-        not GROUPS[group].several
-        and _is_plain(group, name, ELSEWHERE)
-        and all(
-            content == _whole((), plugins).get(key)
-            for key, content in _whole((one,), plugins).items()
-            if key not in (group, CHOSEN)
-        )
-    )
-
-
-def _known_part(one: str, plugins: str | None) -> list[Any] | None:
+def _known_part(group: str, name: str, plugins: str | None) -> list[Any] | None:
     """The part of a choice, or of several of a group where there may be: group=[name,name], of which Hydra notes no name."""
     known = _known_parts(plugins)
-    if (several := SEVERAL.fullmatch(one)) is None:
-        return known.get(one)
-    found = [known.get(f"{several[1]}={name}") for name in several[2].split(",")]
-    nodes = [part[0] for part in found if part is not None]
-    merged = {name: content for node in nodes for name, content in node.items()}
-    return [merged, {}] if len(merged) == len(found) else None
+    if (several := SEVERAL.fullmatch(name)) is None:
+        return known.get(f"{group}={name}")
+    found = [part for one in several[1].split(",") if (part := known.get(f"{group}={one}")) is not None and not part[2]]
+    merged = {name: content for node, *_ in found for name, content in (node or {}).items()}
+    return [merged, {}, {}] if len(merged) == several[1].count(",") + 1 else None
 
 
 @lru_cache(maxsize=8)
 def _known_parts(plugins: str | None) -> dict[str, list[Any]]:
-    """group=choice -> its node, and what is chosen in it: of all that, by their files, are of one place alone.
+    """group=choice -> its node, what is chosen in it, and what it chooses for other groups if nobody else does.
 
-    Hydra composes them in one go, each in a place of its own; one by one they would take it sixty times as long.
+    Of all that, by their files, are of one place alone. Hydra would take a third of a second for each of them.
     """
-    key = json.dumps([installed("hydra-core"), installed("omegaconf"), digest_of_configs()])
+    key = json.dumps([installed("hydra-core"), installed("omegaconf"), digest_of_configs(), FORM])
     found: dict[str, list[Any]] | None = recall("parts", key)
     if found is None:
         found = _parts()
@@ -145,25 +137,42 @@ def _known_parts(plugins: str | None) -> dict[str, list[Any]]:
 
 
 def _parts() -> dict[str, list[Any]]:
-    groups = [name for name in GROUPS if "/" not in name]
-    plain = [(group, name) for group in groups for name in choices(group) if _is_plain(group, name, (*ELSEWHERE, "@"))]
-    asked = [one for one in plain if not _is_nothing(*one)]
-    try:
-        made: Any = OmegaConf.to_container(compose([f"+{group}@{PLACE}.{group}.{name}={name}" for group, name in asked]))
-    except ConfigError:  # of which one is wrong, and is said where it is chosen
-        return {}
-    found: dict[str, list[Any]] = {}
-    for group, name in plain:
-        chosen = _chosen(group, name)
-        if _is_nothing(group, name):
-            node = None
-        else:
-            node = made[PLACE][group][name]
-            within = [child.partition("/")[2] for child in chosen if "/" in child]
-            node = {child: node.get(child) for child in within} | node
-            node = {name: node} if GROUPS[group].several else node
-        found[f"{group}={name}"] = [node, chosen]
+    made = {f"{group}={name}": _part(group, name) for group in GROUPS for name in choices(group)}
+    found = {one: part for one, part in made.items() if part is not None}
     return found if survives_json(found) else {}
+
+
+def _part(group: str, name: str) -> list[Any] | None:
+    """See `_known_parts`; None of a choice that is none, and of a file that is wrong, which is said where it is chosen."""
+    try:
+        if not _is_plain(group, name):
+            return None
+        node, implied = _node(group, name), _implied(group, name)
+    except (ConfigError, YAMLError, OmegaConfBaseException, AttributeError, TypeError, ValueError, RecursionError):
+        return None
+    if len(dict(implied)) < len(implied) or (implied and "/" in group):
+        return None
+    return [{name: node} if node is not None and GROUPS[group].several else node, _chosen(group, name), dict(implied)]
+
+
+def _node(group: str, name: str) -> Any:
+    """A plain choice as Hydra makes it: in its defaults list's order what it builds on, what it chooses within, its own."""
+    if _is_nothing(group, name):
+        return None
+    own = OmegaConf.load(path := config_file(group, name))
+    made: Any = OmegaConf.create()
+    for entry in _entries(path) or ["_self_"]:
+        if isinstance(entry, dict):
+            made = OmegaConf.merge(made, {child: _node(f"{group}/{child}", choice) for child, choice in entry.items()})
+        else:
+            made = OmegaConf.merge(made, own if entry == "_self_" else _node(group, entry))
+    plain: Any = OmegaConf.to_container(made)
+    return {key: content for key, content in plain.items() if key != "defaults"}
+
+
+def _entries(path: Path) -> list[Any]:
+    """A defaults list without what it chooses for other groups."""
+    return [one for one in default_entries(path) if not (isinstance(one, dict) and all("override" in key for key in one))]
 
 
 def _chosen(group: str, name: str) -> dict[str, str]:
@@ -177,28 +186,29 @@ def _chosen(group: str, name: str) -> dict[str, str]:
     return {group: name, **within}
 
 
-def _is_plain(group: str, name: str, words: tuple[str, ...]) -> bool:
-    """Whether a choice's YAML and those that it builds on, or chooses within, have none of the words that reach elsewhere."""
-    try:
-        return bool(NAME.fullmatch(name)) and _have_none(group, name, words)
-    except (ConfigError, YAMLError, AttributeError, TypeError):  # of a YAML that is none, which is said where it is chosen
-        return False
-
-
-def _have_none(group: str, name: str, words: tuple[str, ...]) -> bool:
+def _implied(group: str, name: str) -> set[tuple[str, str]]:
+    """What a choice, and those that it builds on, choose for other groups."""
     path = config_file(group, name)
-    if _is_nothing(group, name):
-        return True
+    base = defaults_of(path).get(BASE)
+    return {(one[1], one[2]) for one in IMPLIED.finditer(path.read_text())} | (_implied(group, base) if base else set())
+
+
+def _is_plain(group: str, name: str) -> bool:
+    """Whether a choice's YAML and those that it builds on, or chooses within, have none of the words that reach elsewhere, but
+    for what they choose for other groups."""
+    path = config_file(group, name)
+    if not NAME.fullmatch(name) or _is_nothing(group, name):
+        return bool(NAME.fullmatch(name))
     own = f"# @package {group}.{name}\n" if group in GROUPS and GROUPS[group].several else ""
-    entries = default_entries(path)
+    text, entries = IMPLIED.sub("", path.read_text().removeprefix(own)), _entries(path)
     bases = [one for one in entries if isinstance(one, str) and one != "_self_"]
     within = [pair for one in entries if isinstance(one, dict) for pair in one.items()]
-    if len(bases) > 1 or any(word in path.read_text().removeprefix(own) for word in words):
+    if len(bases) > 1 or any(word in text for word in ELSEWHERE) or (default_entries(path) and "_self_" not in entries):
         return False
     if not all(NAME.fullmatch(child) and isinstance(choice, str) for child, choice in within):
         return False
     chosen = [(f"{group}/{child}", choice) for child, choice in within]
-    return all(_have_none(*one, words) for one in [*((group, base) for base in bases), *chosen])
+    return all(_is_plain(*one) for one in [*((group, base) for base in bases), *chosen])
 
 
 def _is_nothing(group: str, name: str) -> bool:

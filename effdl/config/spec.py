@@ -1,6 +1,7 @@
 """From a composed config to a Spec: build settings, check the combination."""
 
 import importlib
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -11,7 +12,7 @@ from pydantic import ValidationError
 from effdl.config.composition import CHOSEN, chosen_by_hydra, compose
 from effdl.config.groups import GROUPS, OF_A_RUN, choices, holder, plugin_folders
 from effdl.config.mistakes import unbuildable
-from effdl.config.moved import today
+from effdl.config.moved import today, values_today
 from effdl.errors import ConfigError, one_line
 
 OF_RUNS = [name for name, group in GROUPS.items() if group.of_runs]
@@ -42,6 +43,7 @@ class Spec:
     filter: Any = None
     probe: tuple[Any, ...] = ()
     augment: Any = None
+    sync: Any = None
     stacked: bool | None = None
     chosen: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
@@ -118,7 +120,7 @@ def build_setting(node: Any, group: str, key: str | None = None) -> Any:
         raise ConfigError(said)
     values = {
         key: build_setting(value, f"{group}/{key}") if f"{group}/{key}" in GROUPS else value
-        for key, value in node.items()
+        for key, value in values_today(str(node["_target_"]), node).items()
         if key != "_target_"
     }
     try:
@@ -145,6 +147,8 @@ def locate(target: str, where: str) -> Any:
         raise ConfigError(
             f"{where}._target_: {target!r} names no module; a class is named as effdl.methods.backprop.Backprop is"
         )
+    if module.startswith("effdl.") and hasattr(own := sys.modules.get(module), name):
+        return getattr(own, name)  # of ours, and imported before
     plugin_folders()
     try:
         return getattr(importlib.import_module(module), name)
@@ -176,22 +180,49 @@ def check(spec: Spec) -> None:
     if spec.dataset.batch_size > problem.train:
         raise ConfigError(f"dataset.batch_size: {spec.dataset.batch_size} is larger than the {problem.train} training samples")
     spec.hardware.check(problem)
+    if spec.sync is not None:
+        spec.sync.check(spec.hardware)
     if spec.hardware.processes > 1 and "processes" not in spec.method.takes:
         raise ConfigError(f"hardware.processes: {name} learns in one process")
-    if spec.hardware.processes > 1 and spec.filter is not None and spec.filter.sees != "index":
+    if spec.hardware.processes > 1 and spec.filter is not None and (spec.filter.sees != "index" or spec.filter.needs_moments):
         raise ConfigError(
             f"filter: {type(spec.filter).__name__} looks at features, of which each of {spec.hardware.processes} processes has "
             "a part; hardware.processes=1 or filter=none"
         )
     if spec.filter is not None:
+        if spec.filter.needs_moments and problem.changes:
+            raise ConfigError(
+                f"filter: {type(spec.filter).__name__} knows samples by their place, and each epoch of this data set makes its "
+                "own: filter=random_subset, or none"
+            )
         spec.filter.check(problem)
     if spec.augment is not None:
         spec.augment.check(problem)
+    if problem.targets == "pixels":
+        _check_pixels(spec)
     spec.arch.check(problem)
     arch = spec.arch.facts(problem)
     spec.method.check(problem, arch, spec.hardware)
     for probe in spec.probe:
         probe.check(problem, arch)
+
+
+def _check_pixels(spec: Spec) -> None:
+    """Raise a ConfigError for what cannot be used where each pixel has a label."""
+    here = "and here each pixel has a label"
+    if not spec.method.takes_pixels:
+        raise ConfigError(
+            f"method: {type(spec.method).__name__} learns from outputs for whole images above single layers, {here}, which "
+            "the head above all blocks finds: method=backprop"
+        )
+    if spec.augment is not None:
+        raise ConfigError(
+            f"augment: {type(spec.augment).__name__} would move images without their labels, {here}: augment=none"
+        )
+    if spec.filter is not None and (spec.filter.sees != "index" or spec.filter.needs_moments):
+        raise ConfigError(f"filter: {type(spec.filter).__name__} looks at one target a sample, {here}: filter=none")
+    if spec.probe:
+        raise ConfigError(f"probe: {type(spec.probe[0]).__name__} looks at one output a sample, {here}: probe=none")
 
 
 def _misfit(objective: Any, problem: Any) -> str | None:

@@ -1,21 +1,19 @@
 """Decision blocks for a memory budget (thesis §6.2.2, §6.7): the largest with which each segment's step stays within it."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from math import ceil
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
 from effdl.archs.chain import BlockChain
+from effdl.costs.outline import on_fakes
 from effdl.costs.rehearsal import Prefix, Rehearsal
 from effdl.datasets.batch import Batch, concatenate
-from effdl.datasets.dataset import Facts
-from effdl.datasets.problem import Change, Problem, cut
-from effdl.errors import ConfigError, EffdlError
+from effdl.datasets.problem import Problem, cut
+from effdl.errors import ConfigError
 from effdl.training.decision import DownConv
 from effdl.training.decision_rule import DecisionRule
 from effdl.training.engine import Engine
@@ -75,37 +73,13 @@ class Search:
         Raises:
             ConfigError: some segment does not fit; with the least budget that can be met, and the block that needs it.
         """
-        chosen, notes = run.ranks.agree(lambda: self._choose(problem, chain, run))
+
+        def found(problem: Problem, chain: BlockChain) -> Found:
+            return _Walk(self, problem, chain, run).choices()
+
+        chosen, notes = run.ranks.agree(lambda: on_fakes(found, problem, chain, as_stored=True))
         run.note(notes)
         return chosen
-
-    def _choose(self, problem: Problem, chain: BlockChain, run: RunHandle) -> Found:
-        if problem.is_outline:
-            return _Walk(self, problem, chain, run).choices()
-        from effdl.costs.fake import by_stock, fakes  # half a second to import, and few need it
-
-        facts, like = problem.facts, problem.train_split.first()
-        for tensors in (nullcontext, by_stock):
-            try:
-                with tensors(), fakes():
-                    return _Walk(self, _outline(problem, facts, like), fakes().copy(chain), run).choices()
-            except EffdlError:
-                raise
-            except Exception:  # fake tensors have many ways to say that they hold no numbers; real steps need no luck
-                continue
-        return _Walk(self, problem, chain, run).choices()
-
-
-def _outline(problem: Problem, facts: Facts, like: Tensor) -> Problem:
-    """The problem without its data, among fake tensors. Raises ValueError where samples are not stored as it has them.
-
-    like: a stored sample.
-    """
-    augment: Change | None = None if problem.augment is None else lambda x, generator: x  # of images of their own form
-    outline = Problem.outline(facts, problem.objective, problem.seed, augment)
-    if outline.train_split.first().dtype != like.dtype:
-        raise ValueError("an outline does not tell how these samples are stored")
-    return outline.to(like.device)
 
 
 @dataclass
@@ -166,12 +140,9 @@ class _Walk:
             yield self.run.ranks.share(concatenate([first, first.take(torch.arange(1, device=first.y.device))]))
 
     def _size(self, batch: Batch) -> _Size:
-        engine, chain = self.engine, self.chain
-        fake, autocast = self.problem.is_outline, self.run.hardware.autocast
-        whole = SegmentPlan(0, len(chain), 1, lambda blocks, shape: DecisionRule(blocks, chain.head, self.problem.objective))
-        backprop = engine.making.learner_of(whole)
-        full = Rehearsal(backprop, Prefix(batch, chain.input, fake=fake, autocast=autocast)).memory().peak
-        prefix = Prefix(batch, chain.input, fake=fake, autocast=autocast, parts=self.search.feed_parts)
+        full, fake = full_step(self.engine, batch), self.problem.is_outline
+        autocast = self.run.hardware.autocast
+        prefix = Prefix(batch, self.chain.input, fake=fake, autocast=autocast, parts=self.search.feed_parts)
         return _Size(prefix, full, int((self.search.budget + TOLERANCE) * full))
 
     def _segment(self, i: int, sizes: Sequence[_Size]) -> tuple[Choice | None, float]:
@@ -200,17 +171,28 @@ class _Walk:
         holder = max(missed, key=missed.__getitem__)
         plan, names = self.plans[holder], self.chain.names
         blocks = names[plan.start] if plan.stop == plan.start + 1 else f"{names[plan.start]} to {names[plan.stop - 1]}"
-        least = ceil(1000 * (missed[holder] - TOLERANCE)) / 1000
         most = f", the most of {len(missed)} segments that miss it" if len(missed) > 1 else ""
-        way = (
-            f"method.memory_budget={least:.3f} is the least that can be met"
-            if least <= 1
-            else "no budget can be met: a smaller dataset.batch_size, or another arch"
-        )
-        return (
-            f"method.memory_budget={self.search.budget:g} cannot be met: {blocks} (segment {holder + 1}) takes "
-            f"{missed[holder]:.1%} of full backprop's step at the least{most}; {way}"
-        )
+        return refusal(self.search.budget, f"{blocks} (segment {holder + 1})", missed[holder], most)
+
+
+def refusal(budget: float, holder: str, share: float, most: str = "") -> str:
+    """Why a budget cannot be met: who takes this share at the least, and what could be met instead."""
+    least = ceil(1000 * (share - TOLERANCE)) / 1000
+    way = (
+        f"method.memory_budget={least:.3f} is the least that can be met"
+        if least <= 1
+        else "no budget can be met: a smaller dataset.batch_size, or another arch"
+    )
+    misses = f"method.memory_budget={budget:g} cannot be met: {holder} takes {share:.1%}"
+    return f"{misses} of full backprop's step at the least{most}; {way}"
+
+
+def full_step(engine: Engine, batch: Batch) -> int:
+    """Bytes at the peak of full backprop's step on a batch, under the network's own head."""
+    chain, problem = engine.chain, engine.problem
+    whole = SegmentPlan(0, len(chain), 1, lambda blocks, shape: DecisionRule(blocks, chain.head, problem.objective))
+    prefix = Prefix(batch, chain.input, fake=problem.is_outline, autocast=engine.run.hardware.autocast)
+    return Rehearsal(engine.making.learner_of(whole), prefix).memory().peak
 
 
 def families(most: DownConv, feature_shape: tuple[int, ...]) -> list[list[DownConv]]:

@@ -1,9 +1,8 @@
 """Partitions of a chain that weigh alike: by multiply-adds of a forward pass, or by the memory of a training step (§6.8)."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 from functools import cache
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -11,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from effdl.archs.chain import BlockChain
+from effdl.costs.outline import on_fakes
 from effdl.costs.rehearsal import Prefix, Rehearsal
 from effdl.datasets.problem import Problem
-from effdl.errors import EffdlError
 from effdl.training.engine import Engine
 from effdl.training.handle import RunHandle
 from effdl.training.loop import switch_mode
@@ -77,26 +76,7 @@ def by_memory(
         peaks = Peaks(plan, problem, chain, run, feed_parts, of_batch, recorded)
         return balanced(len(chain), parts, peaks.count, peaks.bound)
 
-    if problem.is_outline:
-        return least(problem, chain)
-    from effdl.costs.fake import by_stock, fakes  # half a second to import, and few need it
-
-    device, augment = next(chain.parameters()).device, None if problem.augment is None else _unchanged
-    for tensors in (nullcontext, by_stock):
-        try:
-            with tensors(), fakes():
-                outline = Problem.outline(problem.facts, problem.objective, problem.seed, augment).to(device)
-                return least(outline, fakes().copy(chain))
-        except EffdlError:
-            raise
-        except Exception:  # fake tensors have many ways to say that they hold no numbers
-            continue
-    return least(problem, chain)
-
-
-def _unchanged(x: Tensor, generator: torch.Generator) -> Tensor:
-    """In place of an augmentation, whose images are of the form of those that it gets."""
-    return x
+    return on_fakes(least, problem, chain)
 
 
 class Peaks:
@@ -131,6 +111,11 @@ class Peaks:
             step = rehearsal.step()
             return float(step.memory.peak - step.weights - step.optimizer)
         return float(rehearsal.memory().peak)
+
+    @property
+    def held(self) -> list[int]:
+        """Of each block the bytes that it keeps for the backward pass."""
+        return [after - before for before, after in pairwise(self._alive)]
 
     def _climbing(self, problem: Problem, run: RunHandle, parts: int) -> Iterator[Prefix]:
         batch = run.ranks.share(next(problem.train(0)))

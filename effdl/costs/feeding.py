@@ -69,6 +69,7 @@ class Feeding:
             self._pieces.append(Piece(max(0.0, cost.feed_s - feed_s), cost.feature_bytes, cost.feednet_bytes - copied))
             feed_s, copied = cost.feed_s, cost.feednet_bytes
         self._ages = [0] * len(self._pieces)
+        self.making_bytes = 0  # of features and of feednets' copies, the most while the last turn's were made
         self.through: Through[Any] = Through(
             [_Rows(n) for n in samples], limit_bytes, _passed, _kept, laid=self._laid, heights=self._heights
         )
@@ -101,6 +102,8 @@ class Feeding:
         """
         before = self.through.made
         self.look(segment)
+        ready: list[Any] = self.through.ready
+        old = self.through.kept_bytes + sum(piece.copied for piece in ready)
         lift = self.fed_s
         if made:
             features = [_kept(split, self.through.features) for split in self.through.splits]
@@ -108,7 +111,9 @@ class Feeding:
         else:
             self.through.keep()
         if self.through.made == before:
+            self.making_bytes = 0
             return 0.0, self.fed_s
+        self.making_bytes = old + self.through.kept_bytes
         return lift + (self._laid_as.write_s if self._laid_as else 0.0), self.fed_s
 
     def learned(self, segment: int, epochs: int) -> None:

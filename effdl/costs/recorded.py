@@ -37,6 +37,7 @@ def with_recordings(costs: list[SegmentCost], engine: Engine) -> list[SegmentCos
             fed_steps=costs[base].steps,
             filter_bytes=cost.filter_bytes if refilters else 0,
             kept_bytes=cost.kept_bytes + in_memory[base] + own,
+            making_bytes=cost.making_bytes + in_memory[base] if cost.making_bytes else 0,
             idle_bytes=cost.idle_bytes + cost.feednet_bytes - there.feednet_bytes + _weights(engine, there.start),
         )
     return found

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from effdl.costs.fake import Fakes
 
 T = TypeVar("T")
-PIECE_BUDGET_S = 0.005
+STEP_BUDGET_S, PIECE_BUDGET_S = 0.1, 0.005
 
 
 class Prefix:
@@ -171,7 +171,7 @@ class Prefix:
             with self._autocast():
                 piece(self.x)
 
-        return fastest(call, self.x.device, PIECE_BUDGET_S)
+        return usual(call, self.x.device, PIECE_BUDGET_S)
 
 
 def _part(whole: Prefix, parts: int) -> Prefix:
@@ -251,15 +251,16 @@ class Rehearsal:
                 self._step(given.pop())
         return Step(_larger(before, live.memory()), _bytes(held(optimizer)), _bytes(weights))
 
-    def seconds(self, budget: float = 0.02) -> float:
-        """Of one training step: the fastest of at least two, unless the first takes seconds."""
+    def seconds(self, budget: float = STEP_BUDGET_S) -> float:
+        """Of one training step, as it usually is."""
         prefix = self._prefix
-        return _once(prefix.step_seconds, self._form, lambda: fastest(lambda: self._step(prefix.x), prefix.x.device, budget))
+        return _once(prefix.step_seconds, self._form, lambda: usual(lambda: self._step(prefix.x), prefix.x.device, budget))
 
     def _step(self, fed: Tensor) -> None:
         """One training step; nothing but ``fed``'s place in the batch holds it."""
-        waiting = [replace(self._prefix.batch, x=fed)]
-        del fed
+        batch = self._prefix.batch
+        waiting = [replace(batch, x=fed, inputs=batch.x if self._original.rule.wants_inputs else None)]
+        del batch, fed
         for _ in self._learner.train_epoch(waiting.pop() for _ in range(1)):
             pass
 
@@ -273,20 +274,27 @@ def _once(known: dict[Any, T], form: Any, find: Callable[[], T]) -> T:
     return known[form]
 
 
-def fastest(call: Callable[[], object], device: torch.device, budget: float) -> float:
-    """Seconds of the fastest of at least two calls, of more while ``budget`` lasts, or of a single one that takes seconds."""
-    best, start = float("inf"), _clock(device)
-    for repeat in count(1):
-        before = _clock(device)
+def usual(call: Callable[[], object], device: torch.device, budget: float) -> float:
+    """Seconds that a call takes in the mean while ``budget`` lasts, after one that warms up.
+
+    The mean, since whatever else runs on the machine interrupts some calls, and not most of them. Of a call that takes seconds
+    the first is the only one.
+    """
+    before = clock(device)
+    call()
+    start = after = clock(device)
+    if after - before > 2.0:
+        return after - before
+    for calls in count(1):
         call()
-        after = _clock(device)
-        best = min(best, after - before)
-        if after - start > (budget if repeat > 1 else 2.0):
-            return best
+        after = clock(device)
+        if after - start > budget:
+            return (after - start) / calls
     raise AssertionError
 
 
-def _clock(device: torch.device) -> float:
+def clock(device: torch.device) -> float:
+    """Seconds, once the device has done its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return perf_counter()

@@ -13,7 +13,7 @@ from effdl.costs.feeding import Access, Sources, turns
 from effdl.costs.offloaded import offloaded
 from effdl.costs.on_disk import on_disk
 from effdl.costs.recorded import with_recordings
-from effdl.costs.rehearsal import PIECE_BUDGET_S, Prefix, Rehearsal, fastest
+from effdl.costs.rehearsal import PIECE_BUDGET_S, Prefix, Rehearsal, usual
 from effdl.datasets.batch import Batch
 from effdl.datasets.problem import Problem
 from effdl.objectives.objective import at_least_float32
@@ -90,7 +90,7 @@ def _cost(engine: Engine, segment: int, rehearsal: Rehearsal, prefix: Prefix, wa
     waiting: samples that a filter has chosen and that wait for their step.
     """
     training, problem, plan = engine.training, engine.problem, engine.training.segments[segment]
-    is_lowest = segment == training.team(segment)[0]
+    is_lowest, step = segment == training.team(segment)[0], rehearsal.step()
     return SegmentCost(
         start=plan.start,
         stop=plan.stop,
@@ -102,12 +102,13 @@ def _cost(engine: Engine, segment: int, rehearsal: Rehearsal, prefix: Prefix, wa
         val_steps=-(-problem.num_val // problem.batch_size),
         feed_s=0.0,
         step_s=0.0 if problem.is_outline else rehearsal.seconds(),
-        memory=rehearsal.memory() if is_lowest else rehearsal.step().memory.plus(activation=_losses(prefix)),
+        memory=rehearsal.memory() if is_lowest else step.memory.plus(activation=_losses(prefix)),
         idle_bytes=0,
         filter_bytes=0,
         feature_bytes=prefix.sample_bytes,
         below_bytes=prefix.weight_bytes,
         feednet_bytes=0,
+        feeding_bytes=prefix.feeding().peak + step.weights + (step.optimizer if training.returns else 0),
         certain=not training.growth or segment == 0,
     )
 
@@ -135,6 +136,7 @@ def _fed(
             cost = found[segment]
             if segment == team[0]:
                 cost = replace(cost, made_s=cost.made_s + made_s, fed_s=cost.fed_s + fed_s * epochs / cost.epochs)
+                cost = replace(cost, making_bytes=max(cost.making_bytes, feeding.making_bytes))
             if kept + copied > held[segment]:
                 held[segment], idle = kept + copied, costs[segment].idle_bytes + copied
                 cost = replace(cost, kept_bytes=kept, idle_bytes=idle, spared_bytes=lowest.feednet_bytes - copied)
@@ -182,6 +184,7 @@ def _with_the_team(costs: list[SegmentCost], own: list[Own], training: Training)
                 cost,
                 memory=cost.memory.plus(parameter=rules, optimizer=states, feednet=below),
                 idle_bytes=cost.idle_bytes - above,
+                feeding_bytes=cost.feeding_bytes + rules + (states if training.returns else 0),
                 below_bytes=costs[team[0]].below_bytes,
             )
     return joined
@@ -213,7 +216,7 @@ def _reading_seconds(problem: Problem, x: Tensor) -> float:
     if problem.augment is None or problem.is_outline:
         return reading_s
     change, generator = problem.augment, torch.Generator()
-    return reading_s + fastest(lambda: change(x, generator), x.device, PIECE_BUDGET_S)
+    return reading_s + usual(lambda: change(x, generator), x.device, PIECE_BUDGET_S)
 
 
 def _copied(blocks: Iterable[nn.Module]) -> int:

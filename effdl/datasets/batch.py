@@ -12,7 +12,9 @@ class Batch:
     """What flows between data and step: inputs, targets, and what is known of each sample.
 
     x: (B, *input); y: (B,) class indices or (B, K) reals; index: (B,) positions in the training (or validation) set;
-    sample_weight: (B,) or None; loss: (B,) once a step has filled it, else None.
+    sample_weight: (B,) or None; loss: (B,) once a step has filled it, else None. scale: (B,) or None, by which a step
+    multiplies each sample's loss before its (weighted) mean is taken: unlike weights, which are relative, it lengthens the
+    step. inputs: (B, *input), the samples as they are stored, where a rule learns from them beside x, see `Rule.wants_inputs`.
     """
 
     x: Tensor
@@ -20,16 +22,23 @@ class Batch:
     index: Tensor
     sample_weight: Tensor | None = None
     loss: Tensor | None = None
+    scale: Tensor | None = None
+    inputs: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.y)
 
     def passed_on(self, x: Tensor, loss: Tensor | None = None) -> "Batch":
         """The same samples, ``x`` in the place of their inputs; without `dataclasses.replace`, which every step would feel."""
-        return Batch(x, self.y, self.index, self.sample_weight, self.loss if loss is None else loss)
+        loss = self.loss if loss is None else loss
+        return Batch(x, self.y, self.index, self.sample_weight, loss, self.scale, self.inputs)
 
     def to(self, device: torch.device) -> "Batch":
         return self._map(lambda tensor: tensor.to(device))
+
+    def between(self, start: int, stop: int) -> "Batch":
+        """The samples from one position up to another, not copied."""
+        return self._map(lambda tensor: tensor[start:stop])
 
     def take(self, index: Tensor) -> "Batch":
         """The samples at these positions within the batch, copied."""

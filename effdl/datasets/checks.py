@@ -15,9 +15,23 @@ def first_absent(y: Tensor, classes: int, where: str) -> int | None:
     Memory is taken by how many labels there are, not by how large they are.
     """
     found = y.unique().tolist()
-    if found and (found[0] < 0 or found[-1] >= classes):
-        raise DataError(f"{where} has label {found[0] if found[0] < 0 else found[-1]}, outside 0..{classes - 1}")
+    check_labels(y, found, classes, where)
     return None if len(found) == classes else next((i for i, label in enumerate(found) if label != i), len(found))
+
+
+def check_labels(y: Tensor, found: list[int], classes: int, where: str) -> None:
+    """Raise a DataError for labels (N,) or (N, H, W) that are no classes: which, how many, and where the first is.
+
+    found: the labels that there are, rising.
+    """
+    if not (wrong := [label for label in found if not 0 <= label < classes]):
+        return
+    outside = torch.isin(y, torch.tensor(wrong, device=y.device)).reshape(len(y), -1)
+    shown = ", ".join(map(str, wrong[:8])) + (f" and {len(wrong) - 8:,} more" if len(wrong) > 8 else "")
+    raise DataError(
+        f"{where} has label {wrong[0] if wrong[0] < 0 else wrong[-1]}, outside 0..{classes - 1}: {int(outside.sum()):,} of "
+        f"{y.numel():,} labels are ({shown}), first sample {int(outside.any(1).nonzero()[0])}"
+    )
 
 
 def as_labels(x: Tensor, y: Tensor) -> Tensor:
@@ -32,7 +46,11 @@ def as_labels(x: Tensor, y: Tensor) -> Tensor:
 
 def check_targets(y: Tensor, outputs: int, objective: Objective, where: str) -> None:
     """Raise a DataError for targets that a network of so many outputs cannot learn by an objective. where: "training"."""
-    if kind_of(y) == "classes":
+    if (kind := kind_of(y)) == "pixels" and "pixels" in objective.takes:
+        found = [label for label in y.unique().tolist() if label != objective.ignore_index]
+        check_labels(y, found, outputs, f"the {where} split")
+        return
+    if kind != "vectors":
         if y.dim() != 1:
             real = "y.argmax(1) makes them of one-hot rows" if _is_one_hot(y, outputs) else "real targets are y.float()"
             raise DataError(f"{where} targets are whole numbers of shape {tuple(y.shape)}: classes are (N,), and {real}")

@@ -52,6 +52,29 @@ class Digits(Dataset):
         return samples.take(~test), samples.take(test)
 
 
+@setting
+class DigitsAutoencoder(Dataset):
+    """The same images, each its own target: 64 pixels from 0 to 1, in rows (§5.3.4's one-to-one problem)."""
+
+    batch_size: Count = 64
+    val_size: Size = 242
+
+    @property
+    def test_size(self) -> int:
+        return TEST
+
+    def facts(self) -> Facts:
+        train, val = self.split_sizes(1797 - TEST)
+        return Facts((1, 8, 8), "vectors", 64, train, val, TEST, self.batch_size, (0.0, 1.0))
+
+    def fingerprint(self) -> str:
+        return SHA256
+
+    def load(self) -> tuple[Samples, Samples]:
+        train, test = (part.tensors() for part in Digits().load())
+        return tuple(Samples(part.x, part.x.flatten(1).float() / 16) for part in (train, test))  # type: ignore[return-value]
+
+
 def _read() -> tuple[np.ndarray, np.ndarray]:
     """Images, n x 8 x 8, and labels, from the file that scikit-learn installs, and by its loader where that file is elsewhere.
 

@@ -75,8 +75,10 @@ class Problem:
 
         def samples(count: int) -> Samples:
             x = torch.empty(count, *facts.input_shape, dtype=torch.uint8 if facts.is_image else torch.float32)
-            of_classes = facts.targets == "classes"
-            return Samples(x, torch.empty(count, dtype=torch.long) if of_classes else torch.empty(count, facts.outputs))
+            if facts.targets == "vectors":
+                return Samples(x, torch.empty(count, facts.outputs))
+            of_each = facts.input_shape[1:] if facts.targets == "pixels" else ()
+            return Samples(x, torch.empty(count, *of_each, dtype=torch.long))
 
         made = cls(
             samples(facts.train),

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 from operator import mul
 from typing import Any, Self
@@ -18,10 +18,31 @@ from effdl.datasets.moments import Moments, moments, parts
 Choose = Callable[[Sequence[Tensor], Tensor], Sequence[Tensor]]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Regions:
+    """Named parts of what inputs may be, such as the halves of a board, and where each sample lies.
+
+    names: of the regions. of: (N,) int64, of each sample the position in ``names`` of its region.
+    """
+
+    names: tuple[str, ...]
+    of: Tensor
+
+    def take(self, index: Tensor) -> "Regions":
+        return Regions(self.names, self.of[index])
+
+    def to(self, device: torch.device) -> "Regions":
+        return Regions(self.names, self.of.to(device))
+
+
 class Split(ABC):
-    """Some samples of a data set and their targets ``y``, (N,) or (N, K); how inputs come about, each kind knows by itself."""
+    """Some samples of a data set and their targets ``y``, (N,) or (N, K); how inputs come about, each kind knows by itself.
+
+    regions: where the data set parts its inputs by name, in which part each sample lies; by which probes tell them apart.
+    """
 
     y: Tensor
+    regions: Regions | None = None
 
     def __len__(self) -> int:
         return len(self.y)
@@ -110,6 +131,7 @@ class Samples(Split):
 
     x: Tensor
     y: Tensor
+    regions: Regions | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "y", as_labels(self.x, self.y))
@@ -122,10 +144,10 @@ class Samples(Split):
         return tuple(self.x.shape[1:])
 
     def take(self, index: Tensor) -> "Samples":
-        return Samples(self.x[index], self.y[index])
+        return Samples(self.x[index], self.y[index], regions=self.regions and self.regions.take(index))
 
     def to(self, device: torch.device) -> "Samples":
-        return Samples(self.x.to(device), self.y.to(device))
+        return Samples(self.x.to(device), self.y.to(device), regions=self.regions and self.regions.to(device))
 
     def gather(self, indices: Sequence[Tensor]) -> Iterator[Batch]:
         x, y = rows_of(self.x), rows_of(self.y)

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from effdl.datasets.batch import Batch
-from effdl.datasets.decoding import Decoder
+from effdl.datasets.decoding import Pixels
 from effdl.datasets.moments import Moments, moments
 from effdl.datasets.split import Samples, Split
 from effdl.datasets.waiting import watched
@@ -49,13 +49,25 @@ class Source(Protocol):
         """What to call it in an error."""
 
 
+class Decodes(Protocol):
+    """From the bytes of a file to values of one shape; goes to worker processes too."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of what it makes."""
+
+    def __call__(self, data: bytes) -> Pixels:
+        """Raises ValueError, or whatever its library does, for bytes that are no whole file of the kind."""
+
+
 @dataclass(frozen=True)
 class Images(Dataset[tuple[Tensor, list[Unreadable]]]):
-    """Image files and what is made of them; what a worker has."""
+    """Image files and what is made of them; what a worker has. advice: what to do where some cannot be read."""
 
     source: Source
-    decoder: Decoder
+    decoder: Decodes
     only_check: bool = False
+    advice: str = "mend or delete what is damaged, or dataset.unreadable=skip leaves it out"
 
     def __getitem__(self, positions: "np.ndarray") -> tuple[Tensor, list[Unreadable]]:
         """Images at these positions (N, C, H, W), none where they are only checked, and those that cannot be read."""
@@ -117,7 +129,7 @@ class Images(Dataset[tuple[Tensor, list[Unreadable]]]):
         self._refuse_lost(unreadable)
         if unreadable:
             position, reason = unreadable[0]
-            advice = "mend or delete what is damaged, or dataset.unreadable=skip leaves it out"
+            advice = self.advice
             if len(unreadable) == among:
                 advice = "there is no image to train on; are these images, with their bytes and not with paths to them?"
             first = f"first {self.source.name(position)} ({reason})"

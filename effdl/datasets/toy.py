@@ -2,15 +2,16 @@
 
 import math
 from abc import abstractmethod
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
+from pydantic import Field
 from torch import Generator, Tensor
 
 from effdl.datasets.dataset import Dataset, Facts, Scaling
-from effdl.datasets.split import Samples
+from effdl.datasets.split import Regions, Samples
 from effdl.rng import seed_for
-from effdl.setting import Count, NonNegative, Positive, setting
+from effdl.setting import Count, NonNegative, Positive, Share, setting
 
 DRAW = 0  # the data are one fixed draw; the run's seed does not move them
 
@@ -112,9 +113,71 @@ class Checkerboard(Toy):
         return two_classes(self)
 
     def draw(self, generator: Generator) -> Samples:
+        return self.coloured(uniform(self.samples, -0.5, 0.5, generator))
+
+    def coloured(self, x: Tensor) -> Samples:
+        """Points (N, 2) with the colours of their squares."""
+        return Samples(x, colours(x, self.squares))
+
+
+def colours(x: Tensor, squares: int) -> Tensor:
+    """(N,) 0 or 1 by turns, of points (N, 2) of a board of side 1 around the origin with so many squares along each side."""
+    return ((x + 0.5) * squares).long().clamp_max(squares - 1).sum(1) % 2
+
+
+@setting
+class CheckerboardOffDiagonals(Checkerboard):
+    """A checkerboard without the points near its diagonals, "other strategies" in §5.4.2's words; uniform elsewhere.
+
+    width: how far from a diagonal points begin, below 0.5 / √2.
+    """
+
+    formula: ClassVar[str] = "checkerboard off its diagonals"
+
+    width: Annotated[float, Field(gt=0, le=0.3)] = 0.05
+
+    def draw(self, generator: Generator) -> Samples:
+        found, wanted = list[Tensor](), self.samples
+        while wanted > 0:
+            x = uniform(2 * self.samples, -0.5, 0.5, generator)
+            away = torch.stack([x[:, 0] - x[:, 1], x[:, 0] + x[:, 1]]).abs().amin(0) / math.sqrt(2)
+            found.append(x[away >= self.width][:wanted])
+            wanted -= len(found[-1])
+        return self.coloured(torch.cat(found))
+
+
+@setting
+class TwoFrequencyBoard(Toy):
+    """A checkerboard of many squares in its left half and of few in its right one (§8.3.2): points in (−½, ½)², without noise.
+
+    squares_left, squares_right: along each side of a board of that kind, of which a half is seen: even, so that no square is
+        cut. The thesis has "many many" and "very few".
+    left_share: of the samples that lie left, uniform there, as the others are in the right half: 0.5 is the same density
+        everywhere; with squares_left² / (squares_left² + squares_right²) each square has as many.
+
+    Its regions are "left" and "right".
+    """
+
+    formula: ClassVar[str] = "checkerboard of two frequencies"
+
+    squares_left: Annotated[Count, Field(multiple_of=2)] = 16
+    squares_right: Annotated[Count, Field(multiple_of=2)] = 4
+    left_share: Share = 0.5
+
+    def facts(self) -> Facts:
+        return two_classes(self)
+
+    def draw(self, generator: Generator) -> Samples:
         x = uniform(self.samples, -0.5, 0.5, generator)
-        square = ((x + 0.5) * self.squares).long().clamp_max(self.squares - 1)
-        return Samples(x, square.sum(1) % 2)
+        left = torch.arange(self.samples) < round(self.samples * self.left_share)
+        x[:, 0] = torch.where(left, -1, 1) * x[:, 0].abs()
+        return self.coloured(x[torch.randperm(self.samples, generator=generator)])
+
+    def coloured(self, x: Tensor) -> Samples:
+        """Points (N, 2) with the colours of their squares and the halves that they lie in; the line between is the right's."""
+        right = x[:, 0] >= 0
+        y = torch.where(right, colours(x, self.squares_right), colours(x, self.squares_left))
+        return Samples(x, y, regions=Regions(("left", "right"), right.long()))
 
 
 @setting
@@ -145,17 +208,22 @@ class Separable(Toy):
 class Sinusoidal(Toy):
     """Two classes above and below a sine curve, points uniform on (−1, 1)² (fig. 7.13).
 
-    amplitude, periods: of the curve amplitude·sin(π·periods·x₁).
+    amplitude, periods: of the curve amplitude·sin(π·periods·x₁). flipped: how likely a label is the other one, up to 0.5; of
+    such labels the entropy given the point is known, h(flipped) bits.
     """
 
     formula: ClassVar[str] = "separable by a sine curve"
 
     amplitude: Positive = 0.4
     periods: Positive = 2.0
+    flipped: Annotated[float, Field(ge=0, le=0.5)] = 0.0
 
     def facts(self) -> Facts:
         return two_classes(self)
 
     def draw(self, generator: Generator) -> Samples:
         x = uniform(self.samples, -1.0, 1.0, generator)
-        return Samples(x, (x[:, 1] > self.amplitude * (math.pi * self.periods * x[:, 0]).sin()).long())
+        above = x[:, 1] > self.amplitude * (math.pi * self.periods * x[:, 0]).sin()
+        if self.flipped > 0:
+            above = above != (torch.rand(self.samples, generator=generator) < self.flipped)
+        return Samples(x, above.long())

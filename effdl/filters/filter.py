@@ -1,8 +1,9 @@
 """Filters drop training samples: an iterator of batches to an iterator of batches, large chunks in, batches out."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
-from typing import ClassVar, Literal
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -10,7 +11,11 @@ from torch import Tensor
 from effdl.datasets.batch import Batch, concatenate
 from effdl.datasets.dataset import Facts
 from effdl.datasets.problem import cut
+from effdl.errors import ConfigError
 from effdl.setting import Count, Setting, setting
+
+if TYPE_CHECKING:
+    from effdl.training.sieving import Moment
 
 
 @setting
@@ -20,19 +25,46 @@ class Filter(Setting, ABC):
     ``sees``: what `keep` may look at. "index": only which samples there are (index, y, sample_weight), so that what is
     dropped need not be fed; "features": ``x`` too, as the segment will get it.
 
+    What goes by more than a chunk overrides `begin`, which may write down what it finds, and `choose` in the place of `keep`;
+    both are told of the epoch by a `training.sieving.Moment`. Filters get training samples alone.
+
+    ``needs_moments``: whether it does so: then it runs in one process, on samples that are the same in all epochs.
+    ``watches``: whether the loss of each sample's last step is to stand in ``memory["loss"]``, NaN before the first.
+    ``rescales``: whether it fills ``scale`` of what it keeps. ``compounds``: whether each segment drops its share of what the
+    one below was left.
+
     chunk: samples that `keep` sees at once, or more where the batches do not add up to it (the thesis: about 6,000).
     """
 
-    sees: ClassVar[Literal["index", "features"]] = "features"
+    needs_moments: ClassVar[bool] = False
+    watches: ClassVar[bool] = False
+    rescales: ClassVar[bool] = False
 
     chunk: Count = 6000
+
+    @property
+    def sees(self) -> Literal["index", "features"]:
+        return "features"
+
+    @property
+    def again(self) -> bool:
+        """Whether it chooses again among what was recorded below, which it has chosen already; see `sources.Replay`."""
+        return self.sees == "features"
+
+    @property
+    def compounds(self) -> bool:
+        return False
+
+    @property
+    def scope(self) -> str:
+        """Of what it chooses, and by what, in words; it stands beside the kept share."""
+        return f"{self.sees}, chunks of {self.chunk:,}"
 
     @property
     @abstractmethod
     def expected_share(self) -> float:
         """The share of the samples that it keeps in an epoch, in (0, 1]: for costs and progress."""
 
-    @abstractmethod
     def keep(self, chunk: Batch, seen: int, generator: torch.Generator) -> Tensor:
         """Which samples to train on: (B,) booleans on any device; a pure function of its arguments.
 
@@ -41,21 +73,43 @@ class Filter(Setting, ABC):
             seen: how many samples of the epoch came before.
             generator: the filter's own random stream, on the CPU, one for the whole epoch.
         """
+        raise ConfigError(f"the filter {type(self).__name__} writes neither keep nor choose, see CONTRIBUTING.md")
+
+    def choose(self, chunk: Batch, seen: int, generator: torch.Generator, at: "Moment | None") -> Batch:
+        """What is kept of a chunk, in its order; arguments as of `keep`."""
+        return chunk.take(self.keep(chunk, seen, generator).to(chunk.y.device).nonzero().flatten())
+
+    def begin(self, at: "Moment") -> None:
+        """Before an epoch of a segment; of segments that learn at once, of each."""
+        return
+
+    def between(self, batches: Iterator[Batch], batch_size: int, at: "Moment") -> Iterable[Batch]:
+        """Of what one segment puts out as it learns (x, and the loss of its step), what the one above it gets, whose moment it
+        is; by default all."""
+        return batches
+
+    def check_training(self, epochs: Sequence[int], at_once: bool) -> None:
+        """Raise a ConfigError for a training that it does not go with; called before the first step.
+
+        Args:
+            epochs: of each segment, from the bottom up. at_once: whether segments learn at once (§6.8.3).
+        """
+        return
 
     def check(self, problem: Facts) -> None:
         """Raise a ConfigError where nothing to train on would be left; called before any data are read."""
         return
 
-    def apply(self, batches: Iterable[Batch], batch_size: int, seed: int) -> Iterator[Batch]:
+    def apply(self, batches: Iterable[Batch], batch_size: int, seed: int, at: "Moment | None" = None) -> Iterator[Batch]:
         """What is kept of an epoch's batches, in its order and in batches of ``batch_size``, see `regroup`."""
-        return regroup(self._kept(batches, seed), batch_size)
+        return regroup(self._kept(batches, seed, at), batch_size)
 
-    def _kept(self, batches: Iterable[Batch], seed: int) -> Iterator[Batch]:
+    def _kept(self, batches: Iterable[Batch], seed: int, at: "Moment | None") -> Iterator[Batch]:
         generator, seen = torch.Generator().manual_seed(seed), 0
         for chunk in chunked(batches, self.chunk):
-            mask = self.keep(chunk, seen, generator)
+            with nullcontext() if at is None else at.timer("filter"):
+                kept = [self.choose(chunk, seen, generator, at)]
             seen += len(chunk)
-            kept = [chunk.take(mask.to(chunk.y.device).nonzero().flatten())]
             del chunk
             yield kept.pop()
 

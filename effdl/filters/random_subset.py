@@ -1,6 +1,6 @@
 """A random subset of the training samples, drawn anew in every epoch: what any clever filter must beat."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
@@ -22,7 +22,7 @@ class RandomSubset(Filter):
     """
 
     numerics_version: ClassVar[int] = 2  # of 1, a chunk of chosen samples waited in memory, and counted
-    sees: ClassVar[Literal["index", "features"]] = "index"
+    sees = "index"
 
     share: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 0.5
 

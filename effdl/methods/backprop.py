@@ -8,7 +8,7 @@ from torch import nn
 from effdl.archs.chain import BlockChain
 from effdl.datasets.problem import Problem
 from effdl.methods.end_to_end import EndToEnd
-from effdl.setting import setting
+from effdl.setting import Count, setting
 from effdl.training.decision_rule import DecisionRule
 from effdl.training.form import stack_form
 from effdl.training.handle import RunHandle
@@ -20,16 +20,23 @@ class Backprop(EndToEnd):
     """End-to-end backpropagation, the baseline of every table.
 
     epochs: 100 in table 6.1, 300 in table 6.2.
+    accumulate: parts in which a batch goes forward and back, one after another, before its one update, for less memory; the
+        numbers are those of the whole batch but for rounding, batch normalisation and dropout.
     """
 
     # Of 1, memory counted the outputs of the last block, which nobody takes, as held through each step.
     numerics_version: ClassVar[int] = 2
+    takes_pixels: ClassVar[bool] = True
+
+    accumulate: Count = 1
 
     def rule(self, problem: Problem, model: BlockChain, run: RunHandle) -> Callable[[nn.Sequential, Shapes], DecisionRule]:
         def made(blocks: nn.Sequential, shapes: Shapes) -> DecisionRule:
-            return DecisionRule(blocks, model.head, problem.objective, checkpoint=self.checkpoint is not None)
+            return DecisionRule(
+                blocks, model.head, problem.objective, checkpoint=self.checkpoint is not None, accumulate=self.accumulate
+            )
 
         return made
 
     def stack_key(self, network: BlockChain) -> Hashable | None:
-        return None if self.checkpoint else stack_form(network)
+        return None if self.checkpoint or self.accumulate > 1 else stack_form(network)

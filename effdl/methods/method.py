@@ -18,7 +18,7 @@ from effdl.training.handle import RunHandle
 from effdl.training.hardware import Hardware
 from effdl.training.segments import Training
 
-BY_THE_ENGINE = frozenset({"optimizer", "filter", "probe", "augment", "processes"})
+BY_THE_ENGINE = frozenset({"optimizer", "filter", "probe", "augment", "sync", "processes"})
 
 
 class Method(Setting, ABC):
@@ -27,9 +27,12 @@ class Method(Setting, ABC):
     ``saves_memory``: what to try where a run is out of memory.
     ``fits_least_squares``: whether it solves for weights instead of descending a loss; then the objective must be the squared
     error of linear units.
+    ``takes_pixels``: whether it learns labels of pixels, for which a network has one head above all its blocks: a segment of a
+    few blocks, or a matrix of feedback, has no outputs for them.
     """
 
     fits_least_squares: ClassVar[bool] = False
+    takes_pixels: ClassVar[bool] = False
     saves_memory: ClassVar[str] = (
         "a smaller dataset.batch_size, method=dll, method.checkpoint=block with backprop, or a smaller method.keep_features_mib"
     )
@@ -39,8 +42,9 @@ class Method(Setting, ABC):
         """Which of these a user may choose for it; choosing another is an error, not silence.
 
         "optimizer": it updates by one, and needs one. "filter": it trains on what `RunHandle.filter` leaves. "probe": it calls
-        `RunHandle.probe`. "augment": it sees training samples anew in each epoch, as `Problem.train` varies them. "processes":
-        it learns in several processes at once, by `RunHandle.ranks`. What the engine trains takes all of them; a method with a
+        `RunHandle.probe`. "augment": it sees training samples anew in each epoch, as `Problem.train` varies them. "sync":
+        what it learns goes between processes as `RunHandle.sync` says. "processes": it learns in several processes at once, by
+        `RunHandle.ranks`. What the engine trains takes all of them; a method with a
         `fit` of its own says what it takes, by default an optimizer.
         """
         return BY_THE_ENGINE if type(self).training is not Method.training else frozenset({"optimizer"})

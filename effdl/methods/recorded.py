@@ -24,6 +24,16 @@ RecordAt = Annotated[Layers, BeforeValidator(lambda value: (value,) if type(valu
 SHARE = 0.5  # of free memory that recordings may take where they are laid by themselves: steps need the rest
 
 
+def check_recording(hardware: Hardware, permute: bool, overlap: int) -> None:
+    """Raise a ConfigError for runs in which no layer can be recorded; the arguments are `Segmentwise`'s."""
+    if hardware.processes not in (1, "auto"):
+        raise ConfigError("method.record_at: of several processes each would record its part alone: train in one process")
+    if permute:
+        raise ConfigError("method.record_at: in a random order the layer below has often not learned: set method.permute=false")
+    if overlap:
+        raise ConfigError("method.record_at: segments that overlap begin below what is recorded: set method.overlap=0")
+
+
 def check_layers(record_at: RecordAt, spans: Sequence[tuple[int, int]]) -> None:
     """Raise a ConfigError for layers at whose end no segment ends, or above which there is none.
 

@@ -11,18 +11,21 @@ from torch import nn
 from effdl.archs.chain import ArchFacts, BlockChain
 from effdl.costs.budget import FEED_PARTS, LEVELS, MOST_CONVS, Choice, Search
 from effdl.costs.cut import by_cost, by_memory
+from effdl.costs.sparing import Sparing
 from effdl.datasets.dataset import Facts
 from effdl.datasets.problem import Problem
 from effdl.errors import ConfigError
 from effdl.methods.cutting import Span, evenly, windows
 from effdl.methods.method import Method
-from effdl.methods.recorded import RecordAt, Room, check_ends, check_layers, recorded
+from effdl.methods.recorded import RecordAt, Room, check_ends, check_layers, check_recording, recorded
+from effdl.methods.segment_checks import check_growth, check_loss, check_memory, check_together
 from effdl.objectives.objective import Objective
 from effdl.setting import Count, NonNegative, Positive, Probability, Size, Switch, setting
 from effdl.training.decision import Decision, DownConv, Pool
 from effdl.training.decision_rule import DecisionRule
 from effdl.training.handle import RunHandle
 from effdl.training.hardware import Hardware
+from effdl.training.local_loss import LocalLoss, Position
 from effdl.training.offload import Place
 from effdl.training.orders import Turn, permuted, robin, together
 from effdl.training.recompute import Recompute
@@ -31,6 +34,7 @@ from effdl.training.segments import SegmentPlan, Shapes, Training
 from effdl.training.selection import Growth
 from effdl.training.shelf import KeepOn
 
+LOWER = Position(0, 2)
 Factor = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 
 
@@ -63,6 +67,9 @@ class Segmentwise(Method):
     drop_raw_input: forward dropout on the first segment's input too, as table 6.3's caption says; Conjecture 1 speaks of
         "all but the first layer".
     gradient_dropout: p of dropout on the gradients that leave the decision block, the same in all epochs (0.3 to 0.6).
+    gradient_noise: Gaussian noise on them instead, in root mean squares of theirs, see `decision_rule.gradient_noise`.
+    loss: a local loss of the literature, see `local_loss.LocalLoss`; null is the decision block's loss alone.
+    own_head: the segment at the top learns under the network's own head, as in that literature, and not a decision block.
     choose: "validation" ends the network at the segment that did best on the validation set after one of its turns, and as it
         was then, "last" at the last segment after its last turn; the thesis chose by test accuracy, effdl never does.
     patience: stop a segment after so many epochs without a better validation score, with its last weights; ours, off in the
@@ -82,7 +89,8 @@ class Segmentwise(Method):
         all down-convs that fit (up to as many convolutions as `decision` has, or four where it is a plain pool; up to its
         channels, or the segment's own number; bottlenecked or not) the one with the most weights is taken. Where none does, the
         segment's blocks are recomputed, the first way that does of those that `checkpoint` names. The feednet takes batches in
-        4 parts.
+        4 parts. With ``together`` decision blocks stay as they are, and a segment that misses the budget recomputes some of its
+        blocks, those that hold most for a multiply-add, and none that it can do without: the same bits.
     checkpoint: "block" recomputes each block's activations in the backward pass instead of keeping them, "parts" what its
         convolutions, linear layers and normalisations put out, each where it is needed, which saves more where a segment is a
         single block, and takes more time: the same bits. "channels" does so for a quarter of a convolution's output channels at
@@ -129,6 +137,9 @@ class Segmentwise(Method):
     input_dropout_decay: Factor = 0.95
     drop_raw_input: Switch = True
     gradient_dropout: Probability = 0.0
+    gradient_noise: NonNegative = 0.0
+    loss: LocalLoss | None = None
+    own_head: Switch = False
     choose: Literal["validation", "last"] = "validation"
     patience: Count | None = None
     grow_until: Positive | None = None
@@ -195,8 +206,9 @@ class Segmentwise(Method):
                 "method.first_round=batch_statistics is of whole batches, and method.feed_parts, which method.memory_budget "
                 "sets too, takes them in parts: leave one out"
             )
+        check_loss(self, problem)
         if self.together:
-            self._check_together()
+            check_together(self)
         if self.record_at is not None:
             self._check_recording(arch, hardware)
         if self.keep_features_on != "memory" and hardware.processes not in (1, "auto"):
@@ -204,19 +216,12 @@ class Segmentwise(Method):
                 "method.keep_features_on: of several processes each would write all features: train in one process, or memory"
             )
         if self.memory_budget is not None or self.checkpoint is not None:
-            self._check_memory(hardware)
+            check_memory(self, hardware)
         if self.grow_until is not None or self.grow_patience is not None:
-            self._check_growth(problem, "grow_until" if self.grow_until is not None else "grow_patience")
+            check_growth(self, problem, "grow_until" if self.grow_until is not None else "grow_patience")
 
     def _check_recording(self, arch: ArchFacts, hardware: Hardware) -> None:
-        if hardware.processes not in (1, "auto"):
-            raise ConfigError("method.record_at: of several processes each would record its part alone: train in one process")
-        if self.permute:
-            raise ConfigError(
-                "method.record_at: in a random order the layer below has often not learned: set method.permute=false"
-            )
-        if self.overlap:
-            raise ConfigError("method.record_at: segments that overlap begin below what is recorded: set method.overlap=0")
+        check_recording(hardware, self.permute, self.overlap)
         if self.partitions is None:
             check_layers(self.record_at, windows(arch.blocks, self.segment_size))
         elif self.cut == "depth":
@@ -224,59 +229,22 @@ class Segmentwise(Method):
         elif self.cut == "memory":
             check_ends(self.record_at, self.partitions, arch.blocks)
 
-    def _check_together(self) -> None:
-        """All that speaks of one segment's turn after another's."""
-        of_turns = {"rounds": 1, "permute": False, "overlap": 0, "epochs_factor": 1, "patience": None, "record_at": None}
-        for name, without in of_turns.items():
-            if getattr(self, name) != without:
-                raise ConfigError(f"method.{name} is of segments that take turns, with method.together they have none: set one")
-        if isinstance(self.epochs, tuple) and len(set(self.epochs)) > 1:
-            raise ConfigError("method.epochs: segments that learn together learn for as many epochs: give one number")
-
-    def _check_memory(self, hardware: Hardware) -> None:
-        if hardware.compile and self.checkpoint in ("parts", "channels"):
-            raise ConfigError(
-                f"method.checkpoint={self.checkpoint}: compiled blocks have no parts; hardware.compile=false, or block"
-            )
-        if self.memory_budget is None:
-            return
-        if hardware.compile:
-            raise ConfigError("method.memory_budget: what compiled blocks take is not counted; hardware.compile=false")
-        if self.together:
-            raise ConfigError("method.memory_budget is of segments that take turns: set method.together=false")
-        if not isinstance(self.decision, DownConv) and self.decision != Pool():
-            raise ConfigError(
-                "method.memory_budget: the decision blocks that it searches are down-convs: method/decision=down_conv_4"
-            )
-
-    def _check_growth(self, problem: Facts, key: str) -> None:
-        """key: of the first field that says when it ends."""
-        for name, value in (("rounds", self.rounds > 1), ("permute", self.permute), ("together", self.together)):
-            if value:
-                raise ConfigError(
-                    f"method.{key} ends at a segment, with method.{name} none is trained to its end: set one alone"
-                )
-        if self.choose == "last":
-            raise ConfigError(f"method.{key} goes by validation, and by it the network ends: set method.choose=validation")
-        if not problem.val:
-            raise ConfigError(f"method.{key} goes by validation samples, of which there are none: set dataset.val_size above 0")
-        if problem.targets == "classes" and self.grow_until is not None and self.grow_until > 1:
-            raise ConfigError(f"method.grow_until={self.grow_until:g} is no accuracy: they go to 1, and 0.97 is 97%")
-
     def training(self, problem: Problem, model: BlockChain, run: RunHandle) -> Training:
         of_segments = self._spans(problem, model, run)
         epochs = [self._epochs(i) for i in range(len(of_segments))]
         order = list(together(epochs[0], len(epochs)) if self.together else self._turns(epochs, problem.seed))
         keep_bytes = int(self.keep_features_mib * 2**20)
 
-        planned = [self._plan(i, span, problem) for i, span in enumerate(of_segments)]
+        def planned_as(i: int, **choice: Any) -> SegmentPlan:
+            return self._plan(i, of_segments[i], problem, Position(i, len(of_segments)), model.head, **choice)
+
+        planned = [planned_as(i) for i in range(len(of_segments))]
         room = Room(keep_bytes, run, self.full_disk == "feed", problem.is_outline)
         record, store = recorded(self.record_at, self.store, planned, epochs, problem, model, room)
         if record:
             run.note({"segment/recorded": sorted(record)})
 
-        until = self.grow_until if self.grow_until is None or problem.facts.targets == "classes" else -self.grow_until
-        growth = Growth(until, self.grow_patience)
+        growth = self._growth(problem)
 
         def training(plans: list[SegmentPlan], feed_parts: int) -> Training:
             return Training(
@@ -296,10 +264,17 @@ class Segmentwise(Method):
             )
 
         def plan(i: int, choice: Choice) -> SegmentPlan:
-            return self._plan(i, of_segments[i], problem, choice.decision, choice.checkpoint)
+            return planned_as(i, decision=choice.decision, checkpoint=choice.checkpoint)
 
         if self.memory_budget is None:
             return training(planned, self.feed_parts)
+        if self.together:
+
+            def recomputing(i: int, at: tuple[int, ...]) -> SegmentPlan:
+                return planned_as(i, checkpoint=at)
+
+            whole = partial(training, feed_parts=self.feed_parts)
+            return Sparing(self.memory_budget, of_segments, recomputing, whole).choose(problem, model, run)
         most = self.decision if isinstance(self.decision, DownConv) else DownConv(convs=MOST_CONVS)
         levels = LEVELS[LEVELS.index(self.checkpoint or False) :]
         search = Search(self.memory_budget, most, plan, training, len(of_segments), levels, max(self.feed_parts, FEED_PARTS))
@@ -309,13 +284,20 @@ class Segmentwise(Method):
         chosen, spans = notes["segment/chosen"], windows(len(model), self.segment_size, self.overlap)
         stops = notes["segment/stops"] if self.partitions is not None else [stop for _, stop in spans]
         shape, decision = model.shapes(problem.input_shape)[stops[chosen] - 1], self.decision
-        if self.memory_budget is not None:
+        if self.memory_budget is not None and not self.together:
             decision = Choice.from_json(notes["segment/choices"][chosen]).decision
+        if self.own_head and stops[chosen] == len(model):
+            return model
         return model.cropped(stops[chosen]).with_head(decision.build(shape, problem.outputs))
 
     def _turns(self, epochs: list[int], seed: int) -> Iterator[Turn]:
         shuffled = partial(permuted, seed, len(epochs), ordered=int(self.first_round == "ordered"))
         return robin(epochs, self.rounds, shuffled if self.permute else None)
+
+    def _growth(self, problem: Problem) -> Growth:
+        """Scores are accuracies, or errors turned round."""
+        until = self.grow_until if self.grow_until is None or problem.facts.targets == "classes" else -self.grow_until
+        return Growth(until, self.grow_patience)
 
     def _spans(self, problem: Problem, model: BlockChain, run: RunHandle) -> list[Span]:
         """The blocks of each segment; those of partitions are noted, since a cut may depend on what the run counts with."""
@@ -328,7 +310,8 @@ class Segmentwise(Method):
         else:
 
             def plan(start: int, stop: int) -> SegmentPlan:
-                return self._plan(min(start, 1), (start, stop), problem)
+                i = min(start, 1)
+                return self._plan(i, (start, stop), problem, Position(i, i + (1 if stop == len(model) else 2)), model.head)
 
             named = self.record_at if self.cut == "memory" and self.record_at != "auto" else None
             layers = () if named is None else named
@@ -348,20 +331,29 @@ class Segmentwise(Method):
         i: int,
         span: tuple[int, int],
         problem: Problem,
+        place: Position = LOWER,
+        head: nn.Module | None = None,
+        *,
         decision: Decision | None = None,
         checkpoint: Recompute | None = None,
     ) -> SegmentPlan:
+        """head: the network's own."""
         decision, checkpoint = decision or self.decision, self.checkpoint or False if checkpoint is None else checkpoint
+        loss, own = self.loss, head if self.own_head and place.is_top else None
 
         def rule(blocks: nn.Sequential, shapes: Shapes) -> DecisionRule:
             return DecisionRule(
                 blocks,
-                decision.build(shapes[-1], problem.outputs),
+                decision.build(shapes[-1], problem.outputs) if own is None else own,
                 problem.objective,
                 gradient_dropout=self.gradient_dropout,
+                gradient_noise=self.gradient_noise,
                 input_dropout=self.input_dropout if i > 0 or self.drop_raw_input else 0.0,
                 input_dropout_decay=self.input_dropout_decay,
                 checkpoint=checkpoint,
+                penalty=None if loss is None else loss.build(shapes[-1], problem.facts, place),
+                share=1.0 if loss is None else loss.share(place),
+                wants_inputs=loss is not None and loss.wants_inputs and not place.is_top,
             )
 
         return SegmentPlan(

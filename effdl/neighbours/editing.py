@@ -1,5 +1,7 @@
 """Edited and condensed nearest neighbours, and how well the nearest neighbour classifies."""
 
+from collections.abc import Callable, Iterator
+from itertools import repeat
 from typing import Any, Literal
 
 import numpy as np
@@ -10,6 +12,7 @@ from torch.nn.functional import one_hot
 from effdl.neighbours.given import Values, like, samples_of_classes
 from effdl.neighbours.nearest import nearest
 from effdl.neighbours.points import Points
+from effdl.neighbours.watching import Watch, unwatched
 
 MEMORY = 2**30  # bytes
 
@@ -45,13 +48,16 @@ def nearest_neighbour_accuracy(x: Values, y: Values, queries: Values | None = No
     return float((classes[neighbour] == classes[asked]).double().mean())
 
 
-def edited_nearest_neighbours(x: Values, y: Values, k: int = 3, *, vote: Literal["majority", "all"] = "majority") -> Any:
+def edited_nearest_neighbours(
+    x: Values, y: Values, k: int = 3, *, vote: Literal["majority", "all"] = "majority", watch: Watch = unwatched
+) -> Any:
     """Edited nearest neighbours (Wilson 1972): samples whose neighbours agree with their class.
 
     Args:
         x: (n, ...) samples. y: (n,) their classes.
         k: neighbours that vote, less than n. Of classes with equal votes the first in the classes' order has it.
         vote: "majority", or "all": every neighbour must agree. The opposite of `k_redundant`, if also all must.
+        watch: as in `k_filter`.
 
     Returns:
         Indices of those kept, rising; a tensor where x is one, else a NumPy array.
@@ -68,12 +74,12 @@ def edited_nearest_neighbours(x: Values, y: Values, k: int = 3, *, vote: Literal
         raise ValueError(f"k must be from 1 to {len(samples) - 1}, one less than there are samples, not {k}")
     every = torch.arange(len(samples), device=samples.device)
     with torch.autocast(samples.device.type, enabled=False):
-        around = classes[nearest(Points.of(samples, MEMORY), every, every, k)[1]]
+        around = classes[nearest(Points.of(samples, MEMORY), every, every, k, watch=watch)[1]]
     agree = (around == classes[:, None]).all(1) if vote == "all" else one_hot(around).sum(1).argmax(1) == classes
     return like(agree.nonzero()[:, 0], x)
 
 
-def condensed_nearest_neighbours(x: Values, y: Values, start: Values | None = None) -> Any:
+def condensed_nearest_neighbours(x: Values, y: Values, start: Values | None = None, *, watch: Watch = unwatched) -> Any:
     """Condensed nearest neighbours (Hart 1968): a store by whose nearest member all samples are classified as they are.
 
     Samples are gone through in their order, again and again until none is added: what its nearest in the store does not
@@ -82,6 +88,7 @@ def condensed_nearest_neighbours(x: Values, y: Values, start: Values | None = No
     Args:
         x: (n, ...) samples. y: (n,) their classes.
         start: indices of the store to begin with; None: the first sample.
+        watch: as in `k_filter`; of each pass by itself, since nobody knows how many there will be.
 
     Returns:
         Indices of the store, rising; a tensor where x is one, else a NumPy array. Of samples that are the same in all features
@@ -108,17 +115,27 @@ def condensed_nearest_neighbours(x: Values, y: Values, start: Values | None = No
 
     for index in [0] if start is None else torch.as_tensor(start).tolist():
         store(index)
-    position = 0
-    while (found := _next_wrong(classes, holder, stored, position)) is not None:
-        store(found)
-        position = found + 1
+    number = 0
+    while len(_wrong(classes, holder, stored)):
+        number += 1
+        passed = _pass(classes, holder, stored, store)
+        for _ in watch(passed, len(samples), f"condensing {len(samples):,} samples, pass {number}"):
+            pass
     return like(stored.nonzero()[:, 0], x)
 
 
-def _next_wrong(classes: Tensor, holder: Tensor, stored: Tensor, position: int) -> int | None:
-    """The next sample, from a position on and then from the start, whose nearest in the store is of another class."""
-    wrong = ((classes != classes[holder]) & ~stored).nonzero()[:, 0]
-    if not len(wrong):
-        return None
-    later = wrong[wrong >= position]
-    return int(later[0] if len(later) else wrong[0])
+def _pass(classes: Tensor, holder: Tensor, stored: Tensor, store: Callable[[int], None]) -> Iterator[None]:
+    """Goes through the samples, of which it stores each whose nearest in the store is of another class at that moment."""
+    position = 0
+    while len(later := (wrong := _wrong(classes, holder, stored))[wrong >= position]):
+        found = int(later[0])
+        yield from repeat(None, found - position)
+        store(found)
+        yield
+        position = found + 1
+    yield from repeat(None, len(classes) - position)
+
+
+def _wrong(classes: Tensor, holder: Tensor, stored: Tensor) -> Tensor:
+    """Samples, rising, whose nearest in the store is of another class."""
+    return ((classes != classes[holder]) & ~stored).nonzero()[:, 0]

@@ -11,6 +11,7 @@ from effdl.neighbours.given import Values, like, samples_of_classes
 from effdl.neighbours.nearest import in_order, nearest
 from effdl.neighbours.points import Points
 from effdl.neighbours.redundant import redundant
+from effdl.neighbours.watching import Watch, unwatched
 
 
 def k_redundancy(
@@ -51,6 +52,7 @@ def k_filter(
     chunk: int | None = None,
     itself: bool = False,
     memory_mib: int = 1024,
+    watch: Watch = unwatched,
 ) -> Any:
     """The samples that k-filtering keeps (thesis §5.4): those of which not all k nearest neighbours are of their own class.
 
@@ -69,6 +71,7 @@ def k_filter(
         itself: whether a sample counts as the first of its own k neighbours, as where a search for neighbours is asked for the
             samples that it holds. The printed shares of table 5.1 are nearer to that, with chunks of about 5,500.
         memory_mib: MiB to work in, beside x and some 900 bytes a sample.
+        watch: (parts, total, doing) -> the same parts, one by one: to show how far the search is. By default nothing is shown.
 
     Returns:
         Indices of those kept, rising; a tensor where x is one, else a NumPy array.
@@ -83,7 +86,7 @@ def k_filter(
     """
     samples, classes = samples_of_classes(x, y)
     _whole("least", least, 0)
-    kept = ~_redundant(samples, classes, k, chunk, itself, memory_mib)
+    kept = ~_redundant(samples, classes, k, chunk, itself, memory_mib, watch)
     _restore(samples, classes, kept, k, least, memory_mib)
     return like(kept.nonzero()[:, 0], x)
 
@@ -103,7 +106,9 @@ def _restore(samples: Tensor, classes: Tensor, kept: Tensor, k: int, least: int,
         )
 
 
-def _redundant(samples: Tensor, classes: Tensor, k: int, chunk: int | None, itself: bool, memory_mib: int) -> Tensor:
+def _redundant(
+    samples: Tensor, classes: Tensor, k: int, chunk: int | None, itself: bool, memory_mib: int, watch: Watch = unwatched
+) -> Tensor:
     _whole("k", k, 1)
     _whole("memory_mib", memory_mib, 1)
     if chunk is not None:
@@ -111,8 +116,8 @@ def _redundant(samples: Tensor, classes: Tensor, k: int, chunk: int | None, itse
     if k == 1 and itself:
         return torch.ones_like(classes, dtype=torch.bool)
     step = len(samples) if chunk is None else chunk
-    parts = zip(samples.split(step), classes.split(step), strict=True)
-    return torch.cat([redundant(x, y, k - itself, memory_mib * 2**20) for x, y in parts])
+    parts = list(zip(samples.split(step), classes.split(step), strict=True))
+    return redundant(parts, k - itself, memory_mib * 2**20, watch)
 
 
 def _nearest_to_others(samples: Tensor, classes: Tensor, kept: Tensor, code: int, least: int, memory_mib: int) -> Tensor:

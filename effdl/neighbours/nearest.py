@@ -4,22 +4,26 @@ import torch
 from torch import Tensor
 
 from effdl.neighbours.points import Points, lower, upper
+from effdl.neighbours.watching import Watch, unwatched
 
 STRIP = 2**24  # bounds that are worked out at once, unless memory allows less
 
 
-def nearest(points: Points, places: Tensor, among: Tensor, k: int, strip: int = STRIP) -> tuple[Tensor, Tensor]:
+def nearest(
+    points: Points, places: Tensor, among: Tensor, k: int, strip: int = STRIP, watch: Watch = unwatched
+) -> tuple[Tensor, Tensor]:
     """The k nearest neighbours of some samples among others, nearest first; no sample is its own neighbour.
 
     Args:
         places (a,), among (b,): places in the points' order; each sample has k others among them at least.
         k: from 1.
-        strip: bounds to work out at once.
+        strip: bounds to work out at once. watch: is given these strips.
 
     Returns:
         Squared distances (a, k) in float64 and places (a, k).
     """
-    found = [_of_strip(points, rows, among, k) for rows in places.split(max(1, strip // len(among)))]
+    strips = places.split(max(1, strip // len(among)))
+    found = [_of_strip(points, rows, among, k) for rows in watch(strips, len(strips), f"neighbours of {len(places):,} samples")]
     return torch.cat([distances for distances, _ in found]), torch.cat([neighbours for _, neighbours in found])
 
 

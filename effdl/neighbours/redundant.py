@@ -6,9 +6,10 @@ dimensions, which a tile of samples of one class shares with those of others, in
 products of all features, which are exact to a known bound; where these do not say, by exact distances.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import pairwise, repeat
 
 import numpy as np
 import torch
@@ -17,27 +18,53 @@ from torch import Tensor
 from effdl.neighbours.embedding import Embedding
 from effdl.neighbours.nearest import nearest
 from effdl.neighbours.points import Points, lower, upper
+from effdl.neighbours.watching import Watch, unwatched
 
 TILE = 512  # samples a side: bounds of a tile stay in a processor's cache
 PENDING = 2**20  # pairs that wait for their exact distances
 
 
-def redundant(x: Tensor, y: Tensor, k: int, memory: int) -> Tensor:
-    """Whether each sample is, (n,) booleans; in classes of no more than k samples none is.
+def redundant(parts: Sequence[tuple[Tensor, Tensor]], k: int, memory: int, watch: Watch = unwatched) -> Tensor:
+    """Whether each sample is, (n,) booleans, among those of its own part; in classes of no more than k samples none is.
 
     Args:
-        x (n, d): any real dtype. y (n,): class indices. k: from 1.
+        parts: of each x (m, d), any real dtype, and y (m,), class indices. k: from 1.
         memory: bytes to hold beside x, and beside some 900 a sample.
+        watch: is given tiles of pairs, which take about as long within a class as between two.
     """
+    found: list[Tensor] = []
+
+    def tiles() -> Iterator[None]:
+        for x, y in parts:
+            found.append(torch.zeros(len(x), dtype=torch.bool, device=x.device))
+            counts = torch.bincount(y)
+            searched = counts[y] > k
+            order = torch.argsort(y + len(counts) * ~searched, stable=True)  # class by class, those without search at the end
+            if bool(searched.any()):
+                search = _Search(Points.of(x, memory, order), counts[counts > k].tolist(), k, memory)
+                yield from search.tiles()
+                found[-1][order[: len(search.undecided)]] = search.undecided
+
+    x = parts[0][0]
+    total, samples = sum(_tiles(torch.bincount(y), k) for _, y in parts), sum(len(y) for _, y in parts)
     with torch.autocast(x.device.type, enabled=False), torch.no_grad():
-        counts = torch.bincount(y)
-        searched = counts[y] > k
-        order = torch.argsort(y + len(counts) * ~searched, stable=True)  # class by class, those without search at the end
-        found = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-        if bool(searched.any()):
-            search = _Search(Points.of(x, memory, order), counts[counts > k].tolist(), k, memory)
-            found[order[: len(search.undecided)]] = search.run()
-    return found
+        for _ in watch(tiles(), total, f"neighbours of {samples:,} samples"):
+            pass
+    return torch.cat(found)
+
+
+def _tiles(counts: Tensor, k: int) -> int:
+    """How many `_Search.tiles` there are of classes of so many samples."""
+    sizes, left = counts[counts > k].tolist(), int(counts.sum())
+    total = 0
+    for size in sizes:
+        left -= size
+        total += _pieces(size) * (_pieces(size) + _pieces(left))
+    return total
+
+
+def _pieces(samples: int) -> int:
+    return -(-samples // TILE)
 
 
 @dataclass(eq=False)
@@ -58,11 +85,12 @@ class _Search:
         self.undecided = torch.ones(count, dtype=torch.bool, device=self.points.x.device)
         self.reach, self.least = self.points.squares.new_empty(2, count).unbind()
 
-    def run(self) -> Tensor:
-        """Whether each searched sample is redundant."""
+    def tiles(self) -> Iterator[None]:
+        """Decides, tile by tile of pairs: then the redundant ones are `undecided`."""
         begins = [0, *np.cumsum(self.sizes).tolist()]
         for begin, end in pairwise(begins):
-            self._reach(begin, end)
+            for count in self._reach(begin, end):
+                yield from repeat(None, _pieces(end - begin) * _pieces(count))
         embedding = Embedding.of(self.points, max(TILE, self.memory // (64 * self.points.x.shape[1])))
         wanted = torch.full((len(self.points),), -torch.inf, dtype=self.points.dtype, device=self.points.x.device)
         wanted[: len(self.reach)] = _rounded_up(self.reach, self.points.dtype)
@@ -71,11 +99,11 @@ class _Search:
                 rows = slice(start, min(start + TILE, end))
                 for other in range(end, len(self.points), TILE):
                     self._tile(embedding, wanted, rows, slice(other, min(other + TILE, len(self.points))))
+                    yield
         self._settle(wanted)
-        return self.undecided
 
-    def _reach(self, begin: int, end: int) -> None:
-        """Bounds of the k-th distances within a class.
+    def _reach(self, begin: int, end: int) -> Iterator[int]:
+        """Bounds of the k-th distances within a class, for so many of its samples after the other.
 
         Of upper bounds Uᵢⱼ = |xᵢ|² + |xⱼ|² − 2xᵢ·xⱼ + β(|xᵢ|² + |xⱼ|²) the k-th is one. Whoever is nearer than that has a norm
         of at most |xᵢ| + √U, so that its own bound is off by 2β(|xᵢ|² + (|xᵢ| + √U)²) at most; U less that is a lower bound.
@@ -90,6 +118,7 @@ class _Search:
             self.reach[here] = ((1 + slack) * own + kth).clamp_min(0) + slack * own * 1e-2
             farthest = (own.sqrt() + self.reach[here].sqrt()).square()
             self.least[here] = self.reach[here] - 2.2 * slack * (own + farthest)
+            yield len(bounds)
 
     def _products(self, begin: int, end: int) -> Iterator[tuple[int, Tensor]]:
         """Inner products of samples of a class with all of it, as (first place, (a, all)), whole where memory allows."""
@@ -167,9 +196,20 @@ class _Search:
 
 
 def _kth(values: Tensor, k: int) -> Tensor:
-    """The k-th least of each row (a, b), in float64; disorders the rows. NumPy's selection is three times torch's on a CPU."""
+    """The k-th least of each row (a, b), in float64; may disorder the rows. NumPy's selection is three times torch's on a CPU.
+
+    Of blocks of about √(b/k) values the k with the least minima hold k values, of which none is above any value elsewhere: so
+    minima are selected from first, and then these blocks' values.
+    """
     if values.device.type != "cpu":
         return values.kthvalue(k, 1).values.double()
+    block = math.isqrt(values.shape[1] // k)
+    if block > 1:
+        count = values.shape[1] // block
+        blocks = values[:, : count * block].view(len(values), block, count)
+        taken = torch.from_numpy(np.argpartition(blocks.amin(1).numpy(), k - 1, axis=1)[:, None, :k])
+        own = blocks.gather(2, taken.expand(-1, block, -1)).flatten(1)
+        values = torch.cat([own, values[:, count * block :]], 1)
     rows = values.numpy()
     rows.partition(k - 1, axis=1)
     return torch.from_numpy(rows[:, k - 1].astype(np.float64))

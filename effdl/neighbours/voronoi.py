@@ -101,48 +101,74 @@ class _Cells:
     def _add(self, centroids: Tensor, classes: Tensor) -> None:
         known = len(self.centroids)
         self.centroids, self.classes = torch.cat([self.centroids, centroids]), torch.cat([self.classes, classes])
-        for part in torch.arange(len(self.x), device=self.x.device).split(max(1, PRODUCTS // len(centroids))):
+        step = max(1, PRODUCTS // len(centroids))
+        for part in (slice(start, start + step) for start in range(0, len(self.x), step)):
             distances = squared_distances(self.x[part], centroids)
             mine = self.y[part, None] == classes
             for best, at, masked in (
                 (self.own, self.cell, distances.masked_fill(~mine, torch.inf)),
-                (self.other, self.rival, distances.masked_fill(mine, torch.inf)),
+                (self.other, self.rival, distances.masked_fill_(mine, torch.inf)),
             ):
                 least = masked.min(1)
                 nearer = least.values < best[part]
-                best[part[nearer]], at[part[nearer]] = least.values[nearer], least.indices[nearer] + known
+                at[part] = torch.where(nearer, least.indices + known, at[part])
+                best[part] = torch.where(nearer, least.values, best[part])
 
     def _impure(self, own: Tensor, other: Tensor) -> Tensor:
         """Of squared distances to the nearest centroid of the own class and of others: whether a sample has no pure cell."""
         return (other <= own + self.tolerance) & (own > self.tolerance)
 
     def prune(self) -> None:
-        """Remove centroids without which every cell stays pure, again and again until each is needed."""
+        """Remove centroids without which every cell stays pure, again and again until each is needed.
+
+        One that is needed stays so as long as the centroid does to which, without it, it would lose a sample: that sample
+        stays its own, and others of its class, which may go as well, do not come nearer.
+        """
         self.live = torch.ones(len(self.classes), dtype=torch.bool, device=self.x.device)
+        self.needed_for = [-1] * len(self.classes)  # the centroid because of which one could not go
+        self._class_of, self._left = self.classes.tolist(), torch.bincount(self.classes).tolist()  # how many a class has
+        self._of_class = [self.classes == name for name in range(len(self._left))]
+        self._of_others = [~mine for mine in self._of_class]
+        fits = len(self.x) * len(self.centroids) <= PRODUCTS
+        self._distances = squared_distances(self.x, self.centroids) if fits else None  # infinite to those that are gone
         removed = 1
         while removed:
-            sizes = torch.bincount(self.cell, minlength=len(self.live))
-            removed = sum(self._without(c) for c in sizes.argsort(stable=True).tolist() if self.live[c])
+            sizes, live = torch.bincount(self.cell, minlength=len(self.live)), self.live.tolist()
+            removed = 0
+            for c in sizes.argsort(stable=True).tolist():
+                if live[c] and not (self.needed_for[c] >= 0 and live[self.needed_for[c]]) and self._without(c):
+                    live[c] = False
+                    removed += 1
 
     def _without(self, centroid: int) -> bool:
-        """Whether a centroid can go; if so its samples are where they then belong."""
-        members, self.live[centroid] = (self.cell == centroid).nonzero()[:, 0], False
-        mine = self.live & (self.classes == self.classes[centroid])
-        if not bool(mine.any()) and len(members):
-            self.live[centroid] = True
-            return False
-        moved = []
-        for part in members.split(max(1, PRODUCTS // len(self.live))):
-            distances = squared_distances(self.x[part], self.centroids)
-            own = distances.masked_fill(~mine, torch.inf).min(1)
-            other = distances.masked_fill(~(self.live & (self.classes != self.classes[centroid])), torch.inf).amin(1)
-            if bool(self._impure(own.values, other).any()):
-                self.live[centroid] = True
+        """Whether a centroid can go; if so it goes, and its samples are where they then belong."""
+        members, name = (self.cell == centroid).nonzero()[:, 0], self._class_of[centroid]
+        if len(members):
+            if self._left[name] == 1:
                 return False
-            moved.append(own.indices)
-        if moved:
+            moved = []
+            for part in members.split(max(1, PRODUCTS // len(self.live))):
+                distances = self._to_live(part)
+                distances[:, centroid] = torch.inf
+                own = distances.masked_fill(self._of_others[name], torch.inf).min(1)
+                other = distances.masked_fill_(self._of_class[name], torch.inf).min(1)
+                impure = self._impure(own.values, other.values)
+                if bool(impure.any()):
+                    self.needed_for[centroid] = int(other.indices[impure.int().argmax()])
+                    return False
+                moved.append(own.indices)
             self.cell[members] = torch.cat(moved)
+        self.live[centroid] = False
+        self._left[name] -= 1
+        if self._distances is not None:
+            self._distances[:, centroid] = torch.inf
         return True
+
+    def _to_live(self, samples: Tensor) -> Tensor:
+        """Squared distances of samples to all centroids, infinite to those that are gone; the caller's to change."""
+        if self._distances is not None:
+            return self._distances[samples]
+        return squared_distances(self.x[samples], self.centroids).masked_fill_(~self.live, torch.inf)
 
 
 def squared_distances(x: Tensor, centroids: Tensor) -> Tensor:

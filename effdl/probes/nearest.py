@@ -10,12 +10,11 @@ from effdl.archs.chain import ArchFacts
 from effdl.datasets.dataset import Facts
 from effdl.datasets.split import Samples
 from effdl.errors import ConfigError
+from effdl.neighbours.editing import nearest_neighbour_accuracy
 from effdl.probes.probe import Probe
 from effdl.probes.single_images import Of, Places, drawn, features, groups, lowest, side_by_side
 from effdl.setting import Count, setting
 from effdl.training.look import Look
-
-PRODUCTS = 2**25  # distances at once
 
 
 @setting
@@ -65,26 +64,15 @@ class Nearest(Probe):
     def _accuracy(self, made: Callable[[Tensor, Tensor], Tensor], known: Samples, asked: Samples, k: int) -> float:
         shares = []
         for theirs, ours in zip(groups(known, k, self.places), groups(asked, k, self.places), strict=True):
-            places = neighbours(made(*theirs[:2]), made(*ours[:2]))
-            shares.append(float((theirs[2][places] == ours[2]).double().mean()))
+            shares.append(accuracy(made(*theirs[:2]), theirs[2], made(*ours[:2]), ours[2]))
         return sum(shares) / len(shares)
 
 
-def neighbours(known: Tensor, asked: Tensor, apart: bool = False) -> Tensor:
-    """(M,) which of the rows of ``known`` (N, F) is nearest to each of those of ``asked`` (M, F); the first of equals.
-
-    apart: both are the same rows, and none is its own neighbour.
-    """
-    middle = known.mean(0)  # so that little is lost where squares of like size are subtracted
-    known, asked = known - middle, asked - middle
-    squares, found = known.square().sum(1), []
-    for start in range(0, len(asked), rows := max(1, PRODUCTS // len(known))):
-        distances = squares - 2 * asked[start : start + rows] @ known.T
-        if apart:
-            own = torch.arange(len(distances), device=distances.device)
-            distances[own, start + own] = torch.inf
-        found.append(distances.argmin(1))
-    return torch.cat(found)
+def accuracy(known: Tensor, labels: Tensor, asked: Tensor | None = None, truth: Tensor | None = None) -> float:
+    """`nearest_neighbour_accuracy` of features (N, F) and (M, F) with their labels; NaN where one is not finite."""
+    if not all(bool(torch.isfinite(z).all()) for z in (known, asked) if z is not None):
+        return float("nan")
+    return nearest_neighbour_accuracy(known, labels, asked, truth)
 
 
 def chance(known: Tensor, asked: Tensor) -> float:

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from effdl.probes.matrices import matrices
 from effdl.probes.probe import Probe
 from effdl.setting import setting
 from effdl.training.look import Look
@@ -17,12 +18,8 @@ class StableRank(Probe):
     """
 
     def measure(self, look: Look) -> dict[str, float]:
-        ranks: dict[str, float] = {}
-        for name, block in look.blocks.named_children():
-            matrices = {key: weight for key, weight in block.named_parameters() if weight.dim() >= 2}
-            for key, weight in matrices.items():
-                ranks[name if len(matrices) == 1 else f"{name}.{key}"] = stable_rank(weight)
-        return ranks
+        found = matrices(dict(look.blocks.named_children()))
+        return {name: stable_rank(weight) for name, weight in found.items()}
 
 
 def stable_rank(weight: Tensor) -> float:

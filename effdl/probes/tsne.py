@@ -8,7 +8,7 @@ from torch import Tensor
 from effdl.archs.chain import ArchFacts
 from effdl.datasets.dataset import Facts
 from effdl.errors import ConfigError
-from effdl.probes.nearest import check_images, neighbours
+from effdl.probes.nearest import accuracy, check_images
 from effdl.probes.probe import Probe
 from effdl.probes.single_images import Of, Places, drawn, features, groups, lowest, side_by_side
 from effdl.setting import Count, Positive, Size, setting
@@ -66,8 +66,7 @@ class Tsne(Probe):
             found["digit"] = digits[: self.shown].tolist()
         for prefix, of in kinds.items():
             plane = self.embedded(features(look, images, places, of))
-            nearest = digits[neighbours(plane, plane, apart=True)]
-            found[f"{prefix}acc"] = float((nearest == digits).double().mean())
+            found[f"{prefix}acc"] = accuracy(plane, digits)
             for axis, values in zip("xy", plane[: self.shown].T, strict=True):
                 found[prefix + axis] = [round(value, 2) for value in values.tolist()]
         return found

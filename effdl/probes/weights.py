@@ -19,7 +19,7 @@ MOST = 4096  # entries of a matrix
 @setting
 class Weights(Probe):
     """Each row of each layer's matrix, point by point: ``linear1/0`` has what comes into the first unit of block linear1, a
-    number an input; before the first epoch too.
+    number an input, and ``linear1/bias`` what is added to all units, where there are biases; before the first epoch too.
 
     ``feedback/<layer>/<output>``: rows of what the rule's backward pass takes in the place of weights, see `Rule.stand_ins`.
     """
@@ -44,8 +44,10 @@ class Weights(Probe):
             layers["head"] = learning.local.head
         found: dict[str, list[float]] = {}
         for name, layer in layers.items():
-            for matrix in (weight for weight in layer.parameters() if weight.dim() == 2):
-                found |= rows(name, matrix)
+            for part in layer.modules():
+                own = dict(part.named_parameters(recurse=False))
+                for matrix in (weight for weight in own.values() if weight.dim() == 2):
+                    found |= rows(name, matrix) | ({f"{name}/bias": own["bias"].tolist()} if "bias" in own else {})
         for name, (feedback, _) in learning.rule.stand_ins().items():
             if feedback.dim() == 2:
                 found |= rows(f"feedback/{name}", feedback)

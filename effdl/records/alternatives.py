@@ -32,9 +32,8 @@ def alternatives(spec: config.Spec) -> dict[str, config.Spec]:
 
 def unkept(segments: Sequence[SegmentCost]) -> Held:
     """The same run with ``method.keep_features_mib`` 0. A step is counted the same, since its feednet counts in any case."""
-    return Held(
-        max(one.memory.peak for one in segments), max(one.resident - one.kept_bytes + one.spared_bytes for one in segments)
-    )
+    fed = [replace(one, kept_bytes=0, making_bytes=0) for one in segments]
+    return Held(max(one.memory.peak for one in fed), max(one.resident + one.spared_bytes for one in fed))
 
 
 def of_step(segments: Sequence[SegmentCost]) -> dict[str, int]:

@@ -21,7 +21,7 @@ from effdl.datasets.splitting import check_split
 from effdl.errors import DataError, Diverged, EffdlError, FitFailed, HardwareError, RecordError
 from effdl.records import kept
 from effdl.records.logger import Log
-from effdl.records.networks import network_bytes
+from effdl.records.networks import network_bytes, tensors_bytes
 from effdl.records.process import PROCESS_PEAK, HighWater, first_run
 from effdl.records.provenance import other_source, provenance, sources
 from effdl.records.report import DAMAGED, Answer, Reporter, Silent
@@ -171,6 +171,7 @@ def open_run(spec: config.Spec, test: Split | None, **places: Any) -> Run:
         objective=spec.objective,
         filter=spec.filter,
         hardware=spec.hardware,
+        sync=spec.sync,
         probes=spec.probe if test is not None else (),
         test_every=spec.test_every,
         batch_size=spec.dataset.batch_size,
@@ -207,6 +208,8 @@ def _lead(
         run, network = _fit(spec, problem, device, lambda: open_run(spec, test, company=company, **places), store)
         metrics = run.summary(network, problem.val())
         write_atomically(store.path / "network.safetensors", network_bytes(network))
+        if run.lists:
+            write_atomically(store.path / kept.FILTER, tensors_bytes(run.lists))
         if mark is not None and not run.resumed and (above := mark.above()) is not None:
             metrics = _after(metrics, "memory/resident_peak_bytes", {PROCESS_PEAK: above})
         summary = {**head, "status": "finished", "summary": metrics}

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 FILES, CHECKSUM = "files", "checksum"  # keys of summary.json alone, which no answer has
-SUMMARY, METRICS, NETWORK = "summary.json", "metrics.jsonl", "network.safetensors"
-KEPT = ("spec.json", "provenance.json", METRICS, NETWORK)
+SUMMARY, METRICS, NETWORK, FILTER = "summary.json", "metrics.jsonl", "network.safetensors", "filter.safetensors"
+KEPT = ("spec.json", "provenance.json", METRICS, NETWORK, FILTER)
 SMALL = 2**20  # bytes that take a millisecond
 LOST, ADDED, OTHER = "was lost", "was added", "was changed"
 AGAIN = "`effdl run --again ...` makes it anew"

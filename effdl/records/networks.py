@@ -1,11 +1,12 @@
 """The network of a finished run: as it is saved, and loaded again."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as save_tensors
-from torch import nn
+from torch import Tensor, nn
 
 from effdl import config
 from effdl.datasets.dataset import Facts
@@ -17,7 +18,11 @@ from effdl.records.store import Store
 
 def network_bytes(network: nn.Module) -> bytes:
     """Its tensors by their names, as safetensors."""
-    return save_tensors({name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()})
+    return tensors_bytes(network.state_dict())
+
+
+def tensors_bytes(tensors: Mapping[str, Tensor]) -> bytes:
+    return save_tensors({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()})
 
 
 def load_network(path: str | Path) -> nn.Module:

@@ -8,10 +8,10 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from effdl import config
 from effdl.archs.chain import Arch, BlockChain
+from effdl.costs.outline import unchanged
 from effdl.costs.segments import segment_costs
 from effdl.datasets.dataset import Facts
 from effdl.datasets.problem import Problem
@@ -37,8 +37,9 @@ class Cost:
     by_kind: what the step's peak is made of. segments: what each segment takes. beside: what a user might choose
     instead, see `alternatives`. trained: of each segment its decision block and what is recomputed, where a memory budget chose
     them. remedy: a setting that may make the step smaller, and what the run takes with it.
-    seconds: of the whole run with its measurements, None where they were not asked for. lies: where layers and learners that
-    wait lie, in words.
+    seconds: of the whole run with its measurements on the test split, None where they were not asked for. lies: where layers
+    and learners that wait lie, in words. recomputed: of each of segments that learn at once the blocks, from 1, that a memory
+    budget recomputes. probes: names of those that look at the run, whose seconds are in none of these.
     """
 
     peak_bytes: int
@@ -53,6 +54,8 @@ class Cost:
     seconds: float | None = None
     segment_seconds: list[float] | None = None
     lies: str = DEVICE
+    recomputed: list[list[int]] | None = None
+    probes: tuple[str, ...] = ()
 
     @property
     def backprop_bytes(self) -> int:
@@ -77,6 +80,7 @@ class Cost:
         return {
             "arch/blocks": self.blocks,
             **({"segment/choices": self.trained} if self.trained else {}),
+            **({"segment/recomputed": self.recomputed} if self.recomputed else {}),
             "memory/accounted_peak_bytes": self.peak_bytes,
             "memory/resident_peak_bytes": self.resident_bytes,
             "memory/share_of_backprop": self.share,
@@ -128,8 +132,9 @@ def cost(
     lays = getattr(spec.method, "keep_features_on", "memory") != "memory"
     # Recordings in memory need the bound that features have; and with less of it more features lie on disk, if they may
     notes, keeps = counted["accounted"], getattr(spec.method, "keep_features_mib", 0) > 0 and not records and not lays
-    trained = notes.get("segment/choices")  # for a budget, within which more need not be saved
-    change = remedy(spec, notes["segments"]) if rows is None and trained is None else None
+    trained, recomputed = notes.get("segment/choices"), notes.get("segment/recomputed")
+    budget = trained is not None or recomputed is not None  # within which more need not be saved
+    change = remedy(spec, notes["segments"]) if rows is None and not budget else None
     return Cost(
         *_held(notes),
         notes["memory/segment_peak_bytes"],
@@ -142,6 +147,8 @@ def cost(
         notes["time/estimate_s"] if timed else None,
         notes["time/segment_estimate_s"] if timed else None,
         _lies(spec),
+        recomputed,
+        tuple(probe.snake_name() for probe in spec.probe),
     )
 
 
@@ -198,7 +205,7 @@ def _on_fakes(spec: config.Spec, device: torch.device, stock: bool) -> Notes:
     facts = spec.dataset.facts()
     network = _outline(spec.arch, facts, replace(spec.hardware, precision="float32"), stock)
     with fakes():
-        problem = Problem.outline(facts, spec.objective, augment=_unchanged if spec.augment is not None else None)
+        problem = Problem.outline(facts, spec.objective, augment=unchanged if spec.augment is not None else None)
         return _told(spec, problem.to(device), network, None)
 
 
@@ -238,8 +245,3 @@ def _outline(arch: Arch, facts: Facts, hardware: Hardware, stock: bool) -> Block
     gc.collect()
     gc.freeze()
     return outline
-
-
-def _unchanged(x: Tensor, generator: torch.Generator) -> Tensor:
-    """In place of an augmentation, whose images are of the form of those that it gets."""
-    return x

@@ -251,6 +251,14 @@ def memory(metrics: dict[str, Any]) -> str:
     return " / ".join(f"{name} {size(peak)}" for name, peak in told.items() if peak is not None)
 
 
+def filtered(metrics: dict[str, Any]) -> str:
+    """What a filter kept of the samples of all passes, of what it chose, and in which time; nothing where there was none."""
+    if "filter/kept_share" not in metrics:
+        return ""
+    share, seconds = 100 * metrics["filter/kept_share"], metrics["time/filter_s"]
+    return f"filter kept {share:.3g}% ({metrics['filter/scope']}) in {duration(seconds)}"
+
+
 def source(result: dict[str, Any]) -> str:
     """That a result was answered from its record, and from which."""
     return f" (from the record of {result.record})" if isinstance(result, Answer) else ""
@@ -260,8 +268,9 @@ def headline(result: dict[str, Any]) -> str:
     """The few numbers of a result that a person wants on one line, or why there are none."""
     if SHOWN in result:
         return str(result[SHOWN])
-    names = ("test/acc", "test/mse", "val/acc", "time/train_s")
+    names = ("test/miou", "test/acc", "test/mse", "val/miou", "val/acc", "time/train_s")
     metrics = result.get("summary", {})
     shown = [f"{name} {metrics[name]:.4g}" for name in names if isinstance(metrics.get(name), float)]
+    shown += [kept] if (kept := filtered(metrics)) else []
     shown += [f"memory {told}"] if (told := memory(metrics)) else []
     return ", ".join(shown) or f"{result['status']}: {result.get('reason', '')}"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from effdl.costs.seconds import measuring_seconds, training_seconds
 from effdl.datasets.batch import Batch
@@ -17,13 +17,15 @@ from effdl.datasets.split import Split
 from effdl.datasets.waiting import watched
 from effdl.errors import Stopped, disk_errors
 from effdl.filters.filter import Filter
-from effdl.objectives.objective import Objective
-from effdl.probes.probe import Probe, in_lines, measured
+from effdl.objectives.objective import SCORES, Objective
+from effdl.probes.probe import Probe, in_lines, measured, not_finite, untraced
+from effdl.probes.sample import share
 from effdl.records import expected
 from effdl.records.logger import Log
 from effdl.records.measure import Measure, finite
 from effdl.records.report import Progress, Reporter, Settings, Silent
 from effdl.records.store import Store
+from effdl.records.summed import kept_shares, of_sync
 from effdl.records.temporary import Temporary
 from effdl.rng import seed_for
 from effdl.training.company import CLOCKS, Company
@@ -34,10 +36,12 @@ from effdl.training.look import Look
 from effdl.training.loop import evaluate
 from effdl.training.optim import Optimizer, Schedule
 from effdl.training.ranks import Ranks
+from effdl.training.sync import Sync
 
 T = TypeVar("T")
 GoesOn = Callable[[int, float], bool]
 
+VALIDATED = tuple(f"val/{name}" for name in SCORES)
 SHOW_EVERY_S = 0.2
 CHECKPOINT_SHARE = 0.05  # of the run's time at most
 
@@ -53,6 +57,7 @@ class Run:
         filter: drops training samples.
         hardware: what it computes on; by default the device where the problem and the network are, in the precision that they
             have.
+        sync: how these agree, and what weights go through on the way.
         ranks: the processes that carry it out together; only the first is given a store, a test split and the like.
         probes: measure at the ends of epochs.
         store: where records go; None keeps them in ``lines`` and ``notes`` alone.
@@ -75,6 +80,7 @@ class Run:
         filter: Filter | None = None,
         hardware: Hardware | None = None,
         ranks: Ranks | None = None,
+        sync: Sync | None = None,
         probes: Sequence[Probe] = (),
         store: Store | None = None,
         log: Log | None = None,
@@ -91,7 +97,7 @@ class Run:
         self._seed, self._optimizer = seed, optimizer
         self._objective, self._filter, self._probes = objective, filter, probes
         self.hardware, self.ranks = hardware or Hardware(), ranks or Ranks()
-        self.company = company or Company()
+        self.company, self._sync = company or Company(), sync
         self._measure = None
         if test is not None and objective is not None:
             self._measure = Measure(test, objective, batch_size, self.company)
@@ -99,7 +105,9 @@ class Run:
         self.name = name
         self.lines: list[dict[str, Any]] = []
         self.notes: dict[str, Any] = {}
+        self.lists: dict[str, Tensor] = {}
         self.times: dict[str, float] = {}
+        self._timed: list[tuple[str, list[float]]] = []  # timers that are open, and what others took within each
         self.resumed = False  # whether it goes on from a checkpoint
         self._started, self._saved_at = time.perf_counter(), self.company.now("wall")
         self._counted_at = {name: self.company.now(name) for name in CLOCKS}
@@ -107,6 +115,7 @@ class Run:
         self.plan: dict[str, list[float]] = {"epochs": [], "epoch_s": []}  # of each segment, as expected
         self._first_fraction: float | None = None
         self._show_at = 0.0
+        self._nulls = set[str]()  # probes of which it was said that numbers are not finite
 
     @classmethod
     def in_memory(
@@ -127,6 +136,10 @@ class Run:
     @property
     def filter(self) -> Filter | None:
         return self._filter
+
+    @property
+    def sync(self) -> Sync | None:
+        return self._sync
 
     def seed(self, stream: str, *counters: int) -> int:
         return seed_for(self._seed, stream, *counters)
@@ -196,8 +209,8 @@ class Run:
         elapsed = now - self._started
         left = elapsed * (1 - fraction) / done if done > 0.02 else self.notes.get("time/estimate_s", 0.0) * (1 - fraction)
         at_most = not all(self.plan.get("certain", [])[segment + 1 :])  # unknown of a run that an older version began
-        scores: dict[str, Any] = next((line for line in reversed(self.lines) if "val/acc" in line or "val/mse" in line), {})
-        shown = {k: v for k, v in scores.items() if k in ("val/acc", "val/mse")}
+        scores: dict[str, Any] = next((line for line in reversed(self.lines) if any(name in line for name in VALIDATED)), {})
+        shown = {k: v for k, v in scores.items() if k in VALIDATED}
         epoch = max(0, math.ceil(past[segment]) - 1)
         at = Progress(self.name, segment, len(past), epoch, epochs, fraction, left, shown, at_most, stands_for)
         self._reporter.progress(at)
@@ -210,32 +223,62 @@ class Run:
     def test(
         self, model: nn.Module, segment: int, epoch: int, last: bool, below: Stack | None = None, keep_bytes: int = 0
     ) -> None:
-        if self._measure is None or self._test_every == "run" or (self._test_every == "segment" and not last):
+        if self._measure is None or not self._tests_after(last):
             return
         with self.timer("test"), self.hardware.autocast():
             self._measure.renew(epoch, self.seed("test", segment, epoch))
             self._append({"segment": segment, "epoch": epoch, **self._measure.above(model, last, below, keep_bytes)})
 
     def probe(self, look: Look, segment: int, epoch: int, last: bool) -> None:
-        for probe in self._probes:
-            if probe.is_due(epoch, last):
-                name = probe.snake_name()
-                with self.timer("probe"):
-                    found = measured(probe, look, self.seed(f"probe/{name}", segment, epoch))
-                for line in in_lines(found):
-                    told = {f"{name}/{k}": finite(v) for k, v in line.items()}
-                    self._append({"segment": segment, "epoch": epoch, **told})
+        due = [probe for probe in self._probes if probe.is_due(epoch, last)]
+        if views := [view for probe in due for view in probe.asks(look)]:
+            with self.timer("probe"), self.timer("probe/passes"), untraced(look):
+                share(look, views)
+        for probe in due:
+            name = probe.snake_name()
+            with self.timer("probe"), self.timer(f"probe/{name}"):
+                found = measured(probe, look, self.seed(f"probe/{name}", segment, epoch))
+            if name not in self._nulls and (which := not_finite(found)):
+                self._nulls.add(name)
+                self.say(f"probe={name}: {which}, so that null is recorded, in epoch {epoch + 1} of segment {segment + 1}")
+            for line in in_lines(found):
+                told = {f"{name}/{k}": finite(v) for k, v in line.items()}
+                self._append({"segment": segment, "epoch": epoch, **told})
+            if epoch >= 0 and self._measure is not None and self._tests_after(last):
+                self._test_of(probe, look, self._measure, segment, epoch)
+
+    def _test_of(self, probe: Probe, look: Look, measure: Measure, segment: int, epoch: int) -> None:
+        """Measure the networks that a probe makes; nothing of it reaches the probe."""
+        name = probe.snake_name()
+        with self.timer("test"), self.hardware.autocast(), untraced(look, self.seed(f"probe/{name}", segment, epoch)):
+            for names, network in probe.networks(look):
+                found = measure.whole(network)
+                numbers = {f"{name}/{own}/{key}": value for own in names for key, value in found.items()}
+                self._append({"segment": segment, "epoch": epoch, **numbers})
+
+    def _tests_after(self, last: bool) -> bool:
+        """Whether the test split is looked at after an epoch of a segment, its last or not."""
+        return self._test_every == "epoch" or (self._test_every == "segment" and last)
 
     def note(self, facts: Mapping[str, Any]) -> None:
         self.notes.update(facts)
 
+    def keep(self, lists: Mapping[str, Tensor]) -> None:
+        self.lists.update(lists)
+
     @contextmanager
     def timer(self, name: str) -> Iterator[None]:
-        start = self.company.now("wall")
+        start, within = self.company.now("wall"), list[float]()
+        self._timed.append((name, within))
         try:
             yield
         finally:
-            self.times[name] = self.times.get(name, 0.0) + self.company.now("wall") - start
+            self._timed.pop()
+            took = self.company.now("wall") - start
+            self.times[name] = self.times.get(name, 0.0) + took - sum(within)
+            if self._timed:
+                around, of_others = self._timed[-1]
+                of_others += within if name.startswith(f"{around}/") else [took]
 
     def save(self, state: Callable[[], dict[str, Any]]) -> None:
         """Checkpoint, unless the last one is so recent that checkpoints would take over 5% of the time.
@@ -245,7 +288,10 @@ class Run:
         """
         start = self.company.now("wall")
         stop = self._is_to_stop()
-        if self._store is not None and (stop or start - self._saved_at >= self._save_cost / CHECKPOINT_SHARE):
+        due = self._store is not None and (stop or start - self._saved_at >= self._save_cost / CHECKPOINT_SHARE)
+        if self._sync is not None and self._sync.has_parts and self.ranks.agree(lambda: due) and self._store is None:
+            state()  # this process's part
+        if due:
             self._checkpoint(state, start)
         if stop:
             raise Stopped(f"after epoch {len(scores(self.lines))}; by itself the run goes on from there")
@@ -283,7 +329,7 @@ class Run:
     def summary(self, network: nn.Module, val: Iterable[Batch]) -> dict[str, Any]:
         """The numbers of summary.json: of the network on both splits, of its training, and what the method noted."""
         best: dict[str, float] = {}
-        for name, choose in (("test/acc", max), ("test/mse", min)):
+        for name, choose in (("test/miou", max), ("test/acc", max), ("test/mse", min)):
             if values := [line[name] for line in self.lines if line.get(name) is not None]:
                 best[f"{name}_best_{self._test_every}"] = choose(values)
         with self.hardware.autocast():
@@ -298,6 +344,8 @@ class Run:
         self._count_wall()
         return {
             **tested,
+            **(kept_shares(self.notes, self.times, passes) if self._filter is not None and None not in samples else {}),
+            **of_sync(self.lines),
             **{f"val/{name}": value for name, value in validated.items()},
             **({"train/loss": of_network[-1]["train/loss"]} if of_network else {}),
             **best,
@@ -334,8 +382,8 @@ class Run:
 
 
 def scores(lines: Iterable[Mapping[str, Any]]) -> list[float]:
-    """Of each epoch of all segments the score on validation samples: accuracy, or the squared error where there is none."""
-    measured = (line.get("val/acc", line.get("val/mse")) for line in lines if "train/loss" in line)
+    """Of each epoch of all segments the score on validation samples, the first of `SCORES` that there is."""
+    measured = (next((line[name] for name in VALIDATED if name in line), None) for line in lines if "train/loss" in line)
     return [float(score) for score in measured if score is not None]
 
 

@@ -6,26 +6,28 @@ from typing import Any, Literal
 
 from effdl.config import Spec
 from effdl.errors import ConfigError, EffdlError
+from effdl.objectives.objective import HIGHER
 
 FINAL = ("diverged", "failed")  # ends that are a run's answer: the worst score
 
 
 def metric(spec: Spec) -> str:
-    """Accuracy on validation samples, or their squared error where there are no classes. Raises ConfigError."""
+    """Accuracy on validation samples, their squared error where there are no classes, mean intersection over union where pixels
+    have labels. Raises ConfigError."""
     if not spec.dataset.val_size:
         raise ConfigError("dataset.val_size: a search chooses by validation samples, of which there are none")
-    return "val/acc" if spec.dataset.facts().targets == "classes" else "val/mse"
+    return {"vectors": "val/mse", "pixels": "val/miou"}.get(spec.dataset.facts().targets, "val/acc")
 
 
 def direction(name: str) -> Literal["minimize", "maximize"]:
     """Which way a score of that name is better."""
-    return "maximize" if name.endswith("/acc") else "minimize"
+    return "maximize" if name.rpartition("/")[2] in HIGHER else "minimize"
 
 
 def worst(name: str, sought: str | None = None) -> float:
     """The worst that a run can have. sought: the direction in which a search goes, by default the better one."""
     if (sought or direction(name)) == "maximize":
-        return 0.0 if name.endswith("/acc") else -math.inf
+        return 0.0 if direction(name) == "maximize" else -math.inf
     return math.inf
 
 

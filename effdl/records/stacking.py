@@ -81,10 +81,11 @@ def _is_plain(spec: Spec) -> bool:
     """Nothing that a stack cannot serve, and no time that anybody measures, which is why threads are set."""
     hardware = spec.hardware
     computes = hardware.device == "cpu" and hardware.precision == "float32" and not hardware.compile
-    return computes and hardware.processes == 1 and hardware.threads is None and not (spec.filter or spec.probe or spec.augment)
+    beside = spec.filter or spec.probe or spec.augment or (spec.sync is not None and not spec.sync.stacks)
+    return computes and hardware.processes == 1 and hardware.threads is None and not beside
 
 
-SAME = ("method", "arch", "dataset", "objective", "hardware", "test_every")
+SAME = ("method", "arch", "dataset", "objective", "hardware", "test_every", "sync")
 
 
 @lru_cache(maxsize=1024)
@@ -103,13 +104,11 @@ def _key(spec: Spec) -> Hashable | None:
 
 def _form(spec: Spec, facts: Facts) -> Hashable | None:
     """The method's own key, where its optimizer and objective can be stacked."""
-    import torch
-
     from effdl.archs.vision import undrawn
     from effdl.training.stacked import maps
-    from effdl.training.stacked_optimizer import by_element
+    from effdl.training.stacked_optimizer import will_be_by_element
 
-    if not by_element(spec.optimizer.build([torch.nn.Parameter(torch.zeros(1))])) or not maps(spec.objective, facts):
+    if not will_be_by_element(spec.optimizer) or not maps(spec.objective, facts):
         return None
     found: Hashable | None = spec.method.stack_key(undrawn(lambda: spec.arch.untrained().build(facts)))
     return found
@@ -120,7 +119,7 @@ def check_stacked(specs: Iterable[Spec]) -> None:
     if any(spec.stacked and key(replace(spec, stacked=None, logger=None)) is None for spec in specs):
         raise ConfigError(
             "stacked=true: a stack is of perceptrons of at most 16 million products a step, in float32 on a CPU, under a "
-            "method that says so, without filter, probe, augment or hardware.threads; leave it out"
+            "method that says so, without filter, probe, augment, a sync by the step or hardware.threads; leave it out"
         )
 
 

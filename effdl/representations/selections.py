@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from effdl.neighbours.entropy import entropy
 from effdl.neighbours.given import Values, like, samples_of_classes
@@ -49,14 +50,28 @@ def selections(z: Values, y: Values, *, threshold: float = 0.0) -> Selections:
     array([0.   , 0.918])
     """
     activations, classes = samples_of_classes(z, y)
-    n, f = activations.shape
-    counts = torch.zeros(f, int(classes.max()) + 1, dtype=torch.long, device=classes.device)
-    for start in range(0, n, step := max(1, FEATURES // f)):
-        part = activations[start : start + step]
-        if bool(torch.isnan(part).any()):
-            raise ValueError("z has features that are NaN: drop or mend these samples first")
-        counts.T.index_add_(0, classes[start : start + step], (part > threshold).long())
+    counts = activations.new_zeros(activations.shape[1], int(classes.max()) + 1, dtype=torch.float64)
+    count_selected(counts, activations, classes, threshold)
+    if bool(torch.isnan(counts).any()):
+        raise ValueError("z has features that are NaN: drop or mend these samples first")
+    found = of_counts(counts)
+    return Selections(like(found.counts, z), like(found.entropies, z), found.entropy, found.silent)
+
+
+def count_selected(counts: Tensor, z: Tensor, y: Tensor, threshold: float = 0.0) -> None:
+    """Add to counts (f, c), in float64, the samples of each class that each feature selects of z (n, f) and y (n,).
+
+    A feature that is NaN on a sample has no counts from then on: they are NaN.
+    """
+    for start in range(0, len(z), step := max(1, FEATURES // z.shape[1])):
+        part = z[start : start + step]
+        counts.T.index_add_(0, y[start : start + step], (part > threshold).double())
+        counts[torch.isnan(part).any(0)] = torch.nan
+
+
+def of_counts(counts: Tensor) -> Selections:
+    """Of samples of each class (f, c) that each feature selects; all in tensors."""
     entropies = entropy(counts)
     heard = entropies[counts.sum(1) > 0]
     mean = float(heard.mean()) if len(heard) else float("nan")
-    return Selections(like(counts, z), like(entropies, z), mean, f - len(heard))
+    return Selections(counts.long(), entropies, mean, len(counts) - len(heard))

@@ -137,19 +137,19 @@ class Declaration:
         place = Cell(at, {}, 0, None)
         merged: Overrides = dict(self.artefact.set)
         for axis, levels in self.artefact.axes.items():
-            merged |= levels[at[axis]].set
+            merged = joined(merged, levels[at[axis]].set)
         concerned = {name: told for name, told in self.artefact.assumptions.items() if place.matches(told.where)}
         own = {name: next(iter(told.choices)) for name, told in concerned.items()}
         for name, assumption in concerned.items():
-            merged |= assumption.choices[at.get(name, own[name])].set
+            merged = joined(merged, assumption.choices[at.get(name, own[name])].set)
         here = Cell(at, {}, 0, None, own)
         count = scale.seeds
         for rule in (*self.artefact.rules, *scale.rules):
             if here.matches(rule.where):
-                merged |= rule.set
+                merged = joined(merged, rule.set)
                 count = rule.seeds or count
         asked = next((one for one in reversed(scale.searches) if here.matches(one.where)), None)
-        search = None if asked is None else question(self.artefact.id, _texts({**merged, **asked.set}), asked)
+        search = None if asked is None else question(self.artefact.id, _texts(_trials(merged, asked.set)), asked)
         return Cell(at, merged, seeds or count, self._published(at), own, search=search, drawn=self.artefact.drawn)
 
     def _published(self, at: Mapping[str, str]) -> float | None:
@@ -176,10 +176,18 @@ def declared() -> dict[str, Path]:
 
 def load(name: str) -> Declaration:
     """Raises ConfigError: not declared, or the declaration is wrong; names the key."""
-    paths = declared()
+    place = name, published.EXPERIMENTS, *config.plugin_folders()
+    try:  # where it was before: measures beside a declaration may ask for it hundreds of times, and looking takes a millisecond
+        return _read_once(_places[place], _places[place].stat().st_mtime_ns)
+    except (KeyError, OSError):
+        paths = declared()
     if name not in paths:
         raise ConfigError(f"{name}: not declared; there are {', '.join(paths)}")
+    _places[place] = paths[name]
     return _read_once(paths[name], paths[name].stat().st_mtime_ns)
+
+
+_places: dict[tuple[object, ...], Path] = {}  # of declarations, by id and the folders that were looked through
 
 
 @lru_cache(maxsize=256)
@@ -289,7 +297,7 @@ def specs(cell: Cell, found: Sequence[str] | None = None) -> list[Any]:
 def built(name: str, overrides: Sequence[str]) -> Any:
     """The Spec of these overrides. Raises what `specs` does."""
     try:
-        spec = _built(tuple(overrides), os.environ.get("EFFDL_DATA"), os.environ.get("EFFDL_PLUGINS"))
+        spec = _built(tuple(overrides), *map(os.environ.get, ("EFFDL_DATA", "EFFDL_PLUGINS", "EFFDL_PRETRAINED")))
     except ConfigError as error:
         raise ConfigError(f"{name}: {error}") from None
     if spec.hardware.device == "cuda" and not _has_gpu():
@@ -321,12 +329,25 @@ def _has_gpu() -> bool:
 
 def _id_of(path: Path) -> str:
     """table_6_1.yaml holds table-6.1, my_table.yaml my-table."""
-    of_theses = {_stem(name): name for name in published.artefacts()}
-    return of_theses.get(path.stem, path.stem.replace("_", "-"))
+    return _of_theses().get(path.stem, path.stem.replace("_", "-"))
 
 
-def _stem(name: str) -> str:
-    return name.replace("-", "_").replace(".", "_")
+@cache
+def _of_theses() -> dict[str, str]:
+    return {name.replace("-", "_").replace(".", "_"): name for name in published.artefacts()}
+
+
+def joined(overrides: Overrides, more: Overrides) -> Overrides:
+    """With more of them, which win; a group that these leave out, as `probe: none`, takes along what was said within it."""
+    out = tuple(f"{key}." for key, value in more.items() if value == "none")
+    kept = {key: value for key, value in overrides.items() if not (out and key.startswith(out))}
+    return {**kept, **more}
+
+
+def _trials(overrides: Overrides, of_trials: Overrides) -> Overrides:
+    """Of a search's trials. What these leave out stands last, so that cells which differ in it alone ask the same."""
+    out = {key: value for key, value in of_trials.items() if value == "none"}
+    return {**{key: value for key, value in joined(overrides, of_trials).items() if key not in out}, **out}
 
 
 def _texts(overrides: Overrides) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,8 +81,9 @@ def status(root: Path, track: Track = untracked, only: str | None = None) -> dic
         stands as {"error": one line}.
     """
     from effdl.reproduce import tally
-    from effdl.reproduce.remembered import verdicts
+    from effdl.reproduce.remembered import digest_of_folder, verdicts
 
+    digest = cache(digest_of_folder)  # of each of a few folders once
     told: list[tally.Told] = []
     artefacts: dict[str, Any] = {name: {"declared": False} for name in published.artefacts()}
     said: list[tuple[Declaration, Mapping[str, list[list[str]]]]] = []
@@ -90,7 +92,7 @@ def status(root: Path, track: Track = untracked, only: str | None = None) -> dic
             continue
         try:
             declaration = artefact.read(path)
-            found = verdicts(declaration, root)
+            found = verdicts(declaration, root, digest)
             scales = {
                 scale: {**_scale(declaration, scale, root, track), "verdicts": found.words[scale]} for scale in found.words
             }

@@ -72,7 +72,8 @@ class Plan:
         lines += ["", *dict.fromkeys(one.reason for one in self.surveyed if one.reason and one.reason != MISSING)]
         lines += self._first()
         unknown = len({spec for one in self.surveyed if one.specs and not self.cost.get(one.cell.name) for spec in one.left})
-        return "\n".join([*lines, f"{self.left} runs left{ahead(self.left, unknown, self.seconds, self.workers)}"])
+        probed = any(spec.probe for one in self.surveyed for spec in one.left)
+        return "\n".join([*lines, f"{self.left} runs left{ahead(self.left, unknown, self.seconds, self.workers, probed)}"])
 
     def _first(self) -> list[str]:
         """What must be searched before cells can run."""
@@ -94,12 +95,15 @@ def _in_columns(cost: Any) -> str:
     return f"{text}: {' '.join(shares)}" if len(shares) > 1 else text
 
 
-def ahead(left: int, unknown: int, seconds: float, workers: int) -> str:
-    """How long so many runs take, as far as it is known."""
+def ahead(left: int, unknown: int, seconds: float, workers: int, probed: bool) -> str:
+    """How long so many runs take, as far as it is known. probed: whether some have probes, whose time no plan knows."""
     if unknown == left and left:
         return "; what they take shows once some have run"
     rest = f", and what {unknown} of them take" if unknown else ""
-    return f": about {duration(seconds)}{rest} {at_once(workers)}"
+    return f": about {duration(seconds)}{rest} {at_once(workers)}{UNPROBED if probed else ''}"
+
+
+UNPROBED = ", without probes"
 
 
 def at_once(workers: int) -> str:

@@ -18,6 +18,7 @@ from effdl.reproduce.runs import FINISHED, NO_RUNS, Runs
 def frame(declaration: Declaration, scale: str, lines: Sequence[Line]) -> Runs:
     """One row a run: cell, its axes, seed, run_id, status, reason, every number, the series, and the declaration's measures.
     ``attrs["digest"]`` tells these runs from others; ``attrs["searches"]`` has what was searched before them.
+    Measures find ``attrs["artefact"]`` and ``attrs["scale"]``: cells of others bear the same names.
 
     Beside them, of the cell: draws, what another seed draws anew; test_samples, how many the test split has; outdated, which
     code made it where that is not today's; and of each run finished, 1 or 0.
@@ -44,6 +45,7 @@ def frame(declaration: Declaration, scale: str, lines: Sequence[Line]) -> Runs:
             facts.append({**known, FINISHED: float(run["status"] == FINISHED)})
     runs = pd.DataFrame(rows, columns=None if rows else ["cell", "seed", "status", "reason", "run_id"])
     runs = runs.join(pd.DataFrame(facts, index=runs.index))
+    runs.attrs |= {"artefact": declaration.artefact.id, "scale": scale}
     module = beside(declaration)
     if module is not None and hasattr(module, "measures") and len(runs):
         runs = module.measures(runs)

@@ -68,7 +68,7 @@ def publish(declaration: Declaration, scale: str, root: Path, say: Callable[[str
 
     name = declaration.artefact.id
     before, fresh = read(root, name), collect(declaration, scale, root, say=say)
-    if declaration.scale(scale).evidence == "fresh":
+    if declaration.scale(scale).evidence == "fresh" and (declaration.artefact.claims or declaration.artefact.published):
         _check_fresh(declaration, scale, fresh, root)
     kept = list(_current(declaration, scale, before, root, say))
     anew = {line["cell"] for line in fresh if line["runs"]}

@@ -1,6 +1,6 @@
 """What single runs would take, as people read it: beside what else would train the network, and what would save memory."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from effdl.records.report import duration, size
@@ -40,7 +40,8 @@ def cost_of_run(overrides: str, cost: Any, remark: str | None = None) -> str:
         lines.append("")
     lines += [*_table(_this(cost), cost), "", *_advice(cost)]
     most = "About" if all(one.certain for one in cost.segments) else "At most about"
-    lines.append(f"{most} {duration(cost.seconds)} on this machine." if timed else "How long it takes: --time.")
+    unprobed = f", without its probes ({', '.join(cost.probes)})" if cost.probes else ""
+    lines.append(f"{most} {duration(cost.seconds)} on this machine{unprobed}." if timed else "How long it takes: --time.")
     return "\n".join(lines)
 
 
@@ -50,13 +51,27 @@ def _blocks(segment: Any) -> str:
     return str(first) if first == last else f"{first}-{last}"
 
 
+def _ranges(numbers: Sequence[int]) -> str:
+    """Rising numbers, those in a row as one range."""
+    found: list[list[int]] = []
+    for number in numbers:
+        if found and number == found[-1][-1] + 1:
+            found[-1].append(number)
+        else:
+            found.append([number])
+    return ", ".join(str(row[0]) if len(row) == 1 else f"{row[0]}-{row[-1]}" for row in found)
+
+
 def _share(share: float, cost: Any) -> str:
     """Beside a budget, whose tolerance is half a percent, to a tenth."""
-    return f"{share:.1%}" if cost.trained else f"{share:.0%}"
+    return f"{share:.1%}" if cost.trained or cost.recomputed is not None else f"{share:.0%}"
 
 
 def _trained(cost: Any) -> list[str]:
-    """Columns of what a memory budget chose: their head, and of each segment its decision block, with its weights."""
+    """Columns of what a memory budget chose: their head, and of each segment its decision block, with its weights; of segments
+    that learn at once the blocks that are recomputed."""
+    if cost.recomputed is not None:
+        return ["  recomputed blocks", *(f"  {_ranges(blocks) or 'none'}" for blocks in cost.recomputed)]
     if not cost.trained:
         return [""] * (len(cost.segment_bytes) + 1)
     blocks = [_decision(**one["decision"]) for one in cost.trained]

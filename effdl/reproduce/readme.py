@@ -11,6 +11,7 @@ from effdl.reproduce.artefact import Declaration
 from effdl.reproduce.frame import frame
 from effdl.reproduce.judge import judged
 from effdl.reproduce.overview import Shown, overview
+from effdl.reproduce.palette import in_few_colours
 from effdl.reproduce.report import command, heading, moved, summary
 from effdl.reproduce.runs import Runs
 from effdl.reproduce.tally import counts, counts_text, tell
@@ -82,7 +83,7 @@ def _block(shown: Shown, lines: list[ledger.Line], root: Path, to_root: str, fol
         "" if folded else by_chance(shown.found, "in this table and its claims"),
     ]
     if declaration.artefact.picture:
-        picture = figure.write(declaration, scale, shown.runs, root / "ledger")
+        picture = in_few_colours(figure.write(declaration, scale, shown.runs, root / "ledger"))
         content.append(f"![{name}, scale {scale}]({to_root}/{picture.relative_to(root).as_posix()})")
     content.append("<!-- /results -->")
     return "\n\n".join(part for part in content if part)

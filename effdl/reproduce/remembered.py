@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -39,9 +39,12 @@ class Verdicts:
     told: list[Told]
 
 
-def verdicts(declaration: Declaration, root: Path) -> Verdicts:
-    """The verdicts on an artefact's published runs. Raises RecordError: a line was edited."""
-    key, claims = _key(declaration, root), declaration.artefact.claims
+def verdicts(declaration: Declaration, root: Path, digest: Callable[[Path], str] | None = None) -> Verdicts:
+    """The verdicts on an artefact's published runs. Raises RecordError: a line was edited.
+
+    digest: `digest_of_folder`, or one that remembers its answers, where many declarations of a folder are asked for at once.
+    """
+    key, claims = _key(declaration, root, digest or digest_of_folder), declaration.artefact.claims
     known = recall("verdicts", key)
     if known is None:
         known = _found(declaration, root)
@@ -77,11 +80,11 @@ def _said(declaration: Declaration, one: Judged) -> Iterator[tuple[str, str]]:
         yield name, f"{where}: {one.verdict.text}" if where else one.verdict.text
 
 
-def _key(declaration: Declaration, root: Path) -> str:
+def _key(declaration: Declaration, root: Path, digest: Callable[[Path], str]) -> str:
     """Digests of the code, of all that is declared and printed, of data that a module beside may look at, and of the ledger."""
     ledger = ledger_path(root, declaration.artefact.id)
     of_ledger = hashlib.sha256(ledger.read_bytes()).hexdigest() if ledger.is_file() else ""
-    of_files = [_code(), config.digest_of_configs(), *map(_digest, (declaration.path.parent, published.PUBLISHED))]
+    of_files = [_code(), config.digest_of_configs(), *map(digest, (declaration.path.parent, published.PUBLISHED))]
     of_data = sorted(set(_data(declaration))) if declaration.module.is_file() else []
     return json.dumps([str(declaration.path), *of_files, *of_data, of_ledger, *map(installed, LIBRARIES)])
 
@@ -98,10 +101,10 @@ def _data(declaration: Declaration) -> Iterator[str]:
 
 @cache
 def _code() -> str:
-    return _digest(Path(__file__).parents[1])
+    return digest_of_folder(Path(__file__).parents[1])
 
 
-def _digest(folder: Path) -> str:
+def digest_of_folder(folder: Path) -> str:
     """SHA-256 over path and content of every file below."""
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.suffix != ".pyc" and path.is_file()):

@@ -12,7 +12,7 @@ from effdl.reproduce.frame import beside, frame
 from effdl.reproduce.judge import Judged, judged
 from effdl.reproduce.ledger import Line, made_anew
 from effdl.reproduce.runs import Runs
-from effdl.reproduce.tables import details, memory, table
+from effdl.reproduce.tables import details, memory, pooled, table
 from effdl.reproduce.wording import by_chance, claims_table, corrected, legend, markdown, name_of, word_of
 
 NOTATION = (
@@ -87,8 +87,13 @@ def summary(declaration: Declaration, scale: str, runs: Runs, found: Sequence[Ju
     title = "<summary>Under other choices, where the text says nothing</summary>"
     own = [cell for cell in declaration.cells(scale) if cell.search is not None]
     asked = list(searched.rows(own, lambda cell: _label(declaration, cell), runs.attrs["searches"]))
+    by_level = table(declaration, scale, runs, found, own=True if folded else None)
+    together = pooled(declaration, scale, runs, own=True if folded else None)
+    if together:
+        by_level = f"<details><summary>Each by itself</summary>\n\n{by_level}\n\n</details>" if folded else by_level
     parts = [
-        table(declaration, scale, runs, found, own=True if folded else None),
+        together,
+        by_level,
         f"<details>{title}\n\n{others}\n\n</details>" if others else "",
         NOTATION + (REPEATED if any(one.verdict.interval and one.verdict.interval.moved for one in found) else ""),
         legend(declaration, found),

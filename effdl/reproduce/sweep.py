@@ -76,7 +76,11 @@ class Sweep:
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join(_aligned(row, widths)).rstrip() for row in rows]
         whole = f"{len(self.left)} runs left of {len(self.runs)}" + (f", {self.epochs} epochs" if self.epochs else "")
-        return "\n".join([*lines, "", f"{whole}{ahead(len(self.left), self._unknown, self.seconds, self.workers)}. {NOTHING}"])
+        return "\n".join([*lines, "", f"{whole}{self._ahead()}. {NOTHING}"])
+
+    def _ahead(self) -> str:
+        probed = any(one.spec.probe for one in self.left)
+        return ahead(len(self.left), self._unknown, self.seconds, self.workers, probed)
 
     @property
     def _unknown(self) -> int:

@@ -23,14 +23,8 @@ def table(declaration: Declaration, scale: str, runs: Runs, found: Sequence[Judg
     False the others alone; empty where there are none.
     """
     artefact, columns = declaration.artefact, by_row(declaration)
-    cells = declaration.cells(scale)
-    rows: dict[tuple[tuple[str, str], ...], list[Cell]] = {}
-    for cell in cells:
-        if own is not None and own != (set(cell.at) == set(artefact.axes)):
-            continue
-        rows.setdefault(tuple(pair for pair in cell.at.items() if pair[0] != artefact.columns), []).append(cell)
-    lines = []
-    for row, of_row in rows.items():
+    cells, lines = declaration.cells(scale), []
+    for row, of_row in _rows(declaration, cells, own).items():
         at = dict(row)
         first = [declaration.label(axis, at[axis]) for axis in artefact.rows]
         choices = [declaration.label(axis, level) for axis, level in row if axis not in artefact.axes]
@@ -39,6 +33,42 @@ def table(declaration: Declaration, scale: str, runs: Runs, found: Sequence[Judg
         lines.append([", ".join([first[0], *choices]), *first[1:], *texts, *(verdicts.get(name, "") for name in columns)])
     header = _crossed_header(declaration) if artefact.columns else ["n", *(column.name for column in artefact.details)]
     return markdown([*artefact.rows, *header, *map(in_words, columns)], lines) if lines else ""
+
+
+def pooled(declaration: Declaration, scale: str, runs: Runs, own: bool | None = None) -> str:
+    """The table with the runs of all levels of the artefact's pooled axes in one place; empty where it has no such axis."""
+    artefact, lines = declaration.artefact, []
+    if not artefact.pooled:
+        return ""
+    kept = [axis for axis in artefact.rows if axis not in artefact.pooled]
+    header = [f"{declaration.label(axis, level)}: ours" for axis, level in _column_levels(declaration)]
+    for row, of_row in _rows(declaration, declaration.cells(scale), own, artefact.pooled).items():
+        first = [declaration.label(axis, level) for axis, level in row if axis in kept]
+        choices = [declaration.label(axis, level) for axis, level in row if axis not in artefact.axes]
+        texts = [_over_all(declaration, runs, of_row, at) for at in _column_levels(declaration)]
+        lines.append([", ".join([first[0], *choices]), *first[1:], *texts])
+    return markdown([*kept, *header], lines)
+
+
+def _over_all(declaration: Declaration, runs: Runs, cells: Sequence[Cell], at: tuple[str, str]) -> str:
+    """Mean and deviation over all runs of these cells that are at a level, and of how many; what ended otherwise is counted."""
+    artefact, here = declaration.artefact, [cell for cell in cells if cell.at[at[0]] == at[1]]
+    found = [v for cell in here for v in values(runs, cell, artefact.metric, artefact.unit).values()]
+    others = [reason for cell in here if (reason := missing(runs, cell) or diverged(runs, cell))]
+    notes = [f"n {len(found)}", *([f"{len(others)} of {len(here)} incomplete"] if others else [])]
+    return f"{_statistic(found, artefact.statistic, 2, True)} ({', '.join(notes)})" if found else others[0]
+
+
+def _rows(
+    declaration: Declaration, cells: Sequence[Cell], own: bool | None, without: Sequence[str] = ()
+) -> dict[tuple[tuple[str, str], ...], list[Cell]]:
+    """The cells of each row, by its levels and choices; axes that are left out tell no rows apart. own: as of `table`."""
+    artefact, rows = declaration.artefact, dict[tuple[tuple[str, str], ...], list[Cell]]()
+    for cell in cells:
+        if own is None or own == (set(cell.at) == set(artefact.axes)):
+            row = tuple(pair for pair in cell.at.items() if pair[0] not in (artefact.columns, *without))
+            rows.setdefault(row, []).append(cell)
+    return rows
 
 
 def _crossed_header(declaration: Declaration) -> list[str]:

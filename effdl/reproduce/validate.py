@@ -44,6 +44,8 @@ def check(declaration: Declaration) -> None:
         raise ConfigError(f"module: {declaration.module} is not there")
     if sorted((*artefact.rows, *((artefact.columns,) if artefact.columns else ()))) != sorted(artefact.axes):
         raise ConfigError(f"rows, columns: must name each of the axes {', '.join(artefact.axes)} once")
+    if artefact.pooled and not (artefact.columns and set(artefact.pooled) < set(artefact.rows)):
+        raise ConfigError(f"pooled: needs columns, and some but not all of rows ({', '.join(artefact.rows)})")
     choices = {f"assumptions.{name}.choices": assumption.choices for name, assumption in artefact.assumptions.items()}
     several: dict[str, Any] = {"scales": artefact.scales, **{f"axes.{a}": artefact.axes[a] for a in artefact.axes}, **choices}
     if empty := [key for key, named in several.items() if not named]:

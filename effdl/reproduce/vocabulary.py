@@ -9,7 +9,7 @@ from effdl.setting import Count, NonNegative, Real, Size, Switch
 
 Where = Mapping[str, str | tuple[str, ...]]  # axis -> level or levels; what is not named is not restricted
 Overrides = dict[str, Any]  # config key or group -> value, as on the command line
-Unit = Literal["percent", "points", "MiB", "s", "layer", "passes", ""]
+Unit = Literal["percent", "points", "MiB", "s", "layer", "passes", "bits", ""]
 Statistic = Literal["mean", "median", "max", "min"]
 Evidence = Literal["fresh", "first_looks", "exploratory"]
 SCALE_OF = {"percent": 100.0, "points": 100.0, "MiB": 2.0**-20}
@@ -184,11 +184,12 @@ class Artefact(Entry):
 
     id: as in artefacts.csv, else one of our own. metric, unit, statistic: what a cell shows. axes: their product is the
     cells. rows, columns: the axes that are rows, and the one that is columns, of the printed table; without columns the
-    details are the table. without: combinations of levels that are no cells, since they cannot be. series: keys of
-    metrics.jsonl that the figure draws. numbers: of a run, those that the ledger keeps where all would be too much. picture:
-    whether the README shows it. module: the file beside the declaration that measures and draws, where it is another's. drawn:
-    what its measures draw by a run's seed, beside what the run itself draws. plans: label -> overrides of runs whose memory
-    `effdl run` shows below the report; they are planned and never trained.
+    details are the table. pooled: row axes, such as draws of the data, over whose levels a first table is a mean. without:
+    combinations of levels that are no cells, since they cannot be. series: keys of metrics.jsonl that the figure draws.
+    numbers: of a run, those that the ledger keeps where all would be too much. picture: whether the README shows it.
+    module: the file beside the declaration that measures and draws, where it is another's. drawn: what its measures draw by
+    a run's seed, beside what the run itself draws. plans: label -> overrides of runs whose memory `effdl run` shows below
+    the report; they are planned and never trained.
     """
 
     id: str
@@ -200,6 +201,7 @@ class Artefact(Entry):
     axes: dict[str, dict[str, Level]]
     rows: tuple[str, ...]
     columns: str | None = None
+    pooled: tuple[str, ...] = ()
     without: tuple[Where, ...] = ()
     set: Overrides = {}
     rules: tuple[Rule, ...] = ()

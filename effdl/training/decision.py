@@ -1,5 +1,6 @@
 """Decision blocks: the temporary heads of segments (thesis §6.2.2, "Decision-block vs decision-layer")."""
 
+import math
 from abc import ABC, abstractmethod
 from functools import partial
 from itertools import pairwise
@@ -23,16 +24,20 @@ class Pool(Decision):
     """Average pooling to ``size`` × ``size``, then linear layers ("down-pooling").
 
     size: None takes the whole map; without hidden layers that is the single affine decision-layer of §6.2.1 and §6.4.
+    at_most: of maps, the largest size, 1 or more, with which no more than so many features go into the linear layers, and
+        ``size`` does not count; 2,048 in Nøkland and Eidnes (2019).
     hidden and dropout: linear layers in between, each with ReLU and dropout; VGG's own three layers are hidden
     [512, 512], dropout 0.5 (§6.4), with 7 × 7 here because unpooled the first layer's would have 34M weights.
     """
 
     size: Count | None = 1
+    at_most: Count | None = None
     hidden: tuple[Count, ...] = ()
     dropout: Probability = 0.0
 
     def build(self, feature_shape: tuple[int, ...], outputs: int) -> nn.Module:
-        return Classifier(feature_shape, outputs, self.size, self.hidden, self.dropout)
+        size = self.size if self.at_most is None else max(1, math.isqrt(self.at_most // feature_shape[0]))
+        return Classifier(feature_shape, outputs, size, self.hidden, self.dropout)
 
 
 @setting

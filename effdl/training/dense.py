@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from effdl.archs.classifier import Classifier
 from effdl.archs.linear import linear_layer
 from effdl.datasets.batch import Batch
 from effdl.errors import ConfigError
@@ -62,7 +63,7 @@ class Dense:
                 inputs.append(active.made(F.linear(inputs[-1], layer.weight, layer.bias)))
             logits = F.linear(inputs[-1], self.head.weight, self.head.bias)
         loss = self.objective.loss(at_least_float32(logits.requires_grad_()), batch.y)
-        reduce_loss(loss, batch.sample_weight).backward()
+        reduce_loss(loss, batch.sample_weight, batch.scale).backward()
         assert logits.grad is not None
         with torch.no_grad():
             delta = error = logits.grad
@@ -85,8 +86,8 @@ def _leave(layer: nn.Linear, delta: Tensor, x: Tensor, waiting: dict[Tensor, lis
 
 def written_out(blocks: nn.Sequential, head: nn.Module, objective: Objective, back: Back) -> Dense | None:
     """The step of a rule whose blocks are linear layers, all of which learn, each with an activation of `ACTIVATIONS` behind it
-    or none, under a linear head; None for others, and where somebody listens to their modules."""
-    if not blocks or type(head) is not nn.Linear or not _is_plain(blocks, head):
+    or none, under a head or decision block of one linear layer; None for others, and where somebody listens to modules."""
+    if not blocks or (last := _only_layer(head)) is None or not _is_plain(blocks, head):
         return None
     layers, activations = list[nn.Linear](), list[Activation]()
     for name, block in blocks.named_children():
@@ -101,7 +102,14 @@ def written_out(blocks: nn.Sequential, head: nn.Module, objective: Objective, ba
             return None
         layers.append(layer.linear)
         activations.append(active)
-    return Dense(layers, activations, head, objective, back)
+    return Dense(layers, activations, last, objective, back)
+
+
+def _only_layer(head: nn.Module) -> nn.Linear | None:
+    """The linear layer that is all that a head does; None where it does more, as to maps and tokens."""
+    if type(head) is Classifier and head.flat and len(head.layers) == 1:
+        head = head.layers[0]
+    return head if type(head) is nn.Linear else None
 
 
 def _is_plain(*modules: nn.Module) -> bool:

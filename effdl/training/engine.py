@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any, NamedTuple
 
@@ -25,7 +26,8 @@ from effdl.training.rule import Rule
 from effdl.training.segments import Training
 from effdl.training.selection import Best, score, stale
 from effdl.training.shelf import Shelf
-from effdl.training.sources import Fed, Replay, Sieve, Source, share_left
+from effdl.training.sieving import Sifting
+from effdl.training.sources import Fed, Replay, Source
 from effdl.training.stacked import Evaluation, LearnEpoch
 from effdl.training.untrained import OfBatch
 
@@ -73,6 +75,7 @@ class Engine:
         self.recorder = Recorder(training, device, lambda: run.folder("recorded"), run.say)
         self.offload = Offload(training.offload, device, lambda: run.folder("offload"), problem.is_outline)
         self.offloaded = Offloaded(self.offload, chain, training.untrained)
+        self.sifting = Sifting(training, problem, run)
         self.making = Making(training, problem, chain, run, self.offloaded)
         self.best = Best(training.choose, len(training.segments), self.offloaded.copied)
         self.learners: dict[int, Learner] = {}  # of segments that have begun and are not done
@@ -113,7 +116,8 @@ class Engine:
         assert chosen is not None
         kept, passes = self.most_kept, self.feature_passes
         self.run.note({"segment/chosen": chosen, "memory/kept_features_bytes": kept, "data/feature_passes": passes})
-        self.run.note(self.recorder.notes())
+        self.run.note({**self.recorder.notes(), **self.sifting.notes()})
+        self.run.keep(self.sifting.lists())
         if training.keep_on != "memory":
             self.run.note({"data/features_on_disk_bytes": self.most_laid})
         if training.returns:
@@ -135,7 +139,7 @@ class Engine:
         for member in team:
             member.level(len(team) > 1)  # raises where its networks cannot be measured so
         with self.run.timer("feed"):
-            made = self._look(place, team[0])
+            made = self._look(place, team[0], any(member.learner.rule.wants_inputs for member in team))
         if not resumed:  # else they were counted when the turn began
             self.feature_passes += made
         self.most_kept = max(self.most_kept, self.active.through.kept_bytes)
@@ -147,18 +151,21 @@ class Engine:
                 self.run.probe(self._shown(member), member.segment, -1, last=False)
         return team
 
-    def _look(self, place: int, lowest: Member) -> int:
-        """From now on the source is of what comes out below the lowest segment; how often features were kept for that."""
+    def _look(self, place: int, lowest: Member, inputs: bool) -> int:
+        """From now on the source is of what comes out below the lowest segment; how often features were kept for that.
+
+        inputs: whether somebody who learns wants the samples as they are stored, too.
+        """
         rule, below, tried = lowest.learner.rule, self._below(lowest.segment), self._tried
         self._tried = []
-        if self.training.record and rule.prepares:
+        if self.training.record and (rule.prepares or inputs):
             raise ConfigError(
-                f"method.record_at: the rule {type(rule).__name__} makes batches of raw inputs, of which nothing is recorded"
+                f"method.record_at: the rule {type(rule).__name__} learns from raw inputs, of which nothing is recorded"
             )
         if (found := self.recorder.find(below)) is None:
             self.source = self.active = self.fed
             before = self.fed.through.made
-            self.fed.look(below, rule.prepare if rule.prepares else None, tried)
+            self.fed.look(below, rule.prepare if rule.prepares else None, tried, inputs)
         else:
             height, recording = found
             if self.active is self.fed:
@@ -184,7 +191,7 @@ class Engine:
 
     def _member(self, segment: int) -> Member:
         if segment not in self.learners:
-            self.learners[segment] = self.making.started(self.making.learner(segment))
+            self.learners[segment] = self.making.started(self.making.learner(segment), segment)
             self.learners[segment].check_next_step()
         learner = self.learners[segment]
         self.offloaded.wake(segment, learner)
@@ -204,7 +211,7 @@ class Engine:
             asked = Evaluation(levels, self.source.val(), self.problem.objective, size)
             found = self.run.ranks.agree(lambda: self.run.company.ask(asked))
         for member, (loss, samples), val in zip(team, learned, found, strict=True):
-            self._record(member, {"train/loss": loss, "data/samples": samples}, val)
+            self._record(member, {"train/loss": loss, "data/samples": samples, **member.learner.told}, val)
         self.run.save(self.state_dict)
 
     def _record(self, member: Member, learned: dict[str, float], val: dict[str, float]) -> None:
@@ -230,10 +237,11 @@ class Engine:
             rule,
             self.problem.objective,
             member.learner.epoch,
-            partial(self._sample, member.segment),
+            partial(self._sample, member.segment, rule.wants_inputs),
             self.problem,
             below,
             member.local,
+            tuple(self.chain.names),
         )
         return Look(rule.blocks, learning)
 
@@ -242,9 +250,10 @@ class Engine:
         """The first batch of the first epoch, of stored inputs."""
         return next(self.problem.train(0)).to(next(self.chain.parameters()).device)
 
-    def _sample(self, segment: int) -> Batch:
-        """The same batch as a segment gets it."""
-        return self._first.passed_on(self.fed.passed(self._below(segment).modules, self._first.x))
+    def _sample(self, segment: int, inputs: bool) -> Batch:
+        """The same batch as a segment gets it. inputs: see `Rule.wants_inputs`."""
+        fed = self._first.passed_on(self.fed.passed(self._below(segment).modules, self._first.x))
+        return replace(fed, inputs=self._first.x) if inputs else fed
 
     def _learn(self, team: Sequence[Member]) -> list[tuple[float, int]]:
         """An epoch of updates; of each who learns mean training loss, and how many samples of the problem it learned from."""
@@ -260,17 +269,17 @@ class Engine:
                 past[segment] = epoch + part
             return self.run.progress(lowest, past, of_all, stands_for)
 
-        filter = self.run.filter
-        sieve = None if filter is None else Sieve(filter, self.run.seed("filter", lowest, epochs[lowest]))
+        sieve = self.sifting.sieve({m.segment: (m.learner, m.local) for m in team}, number, self.source)
         sizes = cut(self.problem.num_train, self.problem.batch_size)
         asked = LearnEpoch(
             learners,
             lambda joined: self.source.train(number, sieve, joined),
             progress,
             expected=0 if sieve else self.problem.steps,
-            passing=self.recorder.passing,
+            passing=lambda batches: self.recorder.passing(self.sifting.learned(batches)),
             sizes=() if sieve or self.problem.is_outline else sizes,
             sample_bytes=self.active.sample_bytes,
+            between=self.sifting.between,
         )
         found = self.run.company.ask(asked)
         if not team[0].learner.rule.prepares:
@@ -318,7 +327,7 @@ class Engine:
 
     def share(self, segment: int) -> float:
         """Of an epoch's samples that a segment is expected to learn from."""
-        return share_left(self.run.filter, len(self.training.bases(segment)))
+        return self.sifting.share(segment)
 
     def steps(self, segment: int) -> int:
         """Expected steps of an epoch of a segment."""
@@ -334,6 +343,7 @@ class Engine:
             "best": self.best.state_dict(),
             "tried": self.active.through.tried,
             "recorded": self.recorder.state_dict(),
+            "filter": self.sifting.state_dict(),
             "counts": (self.most_kept, self.feature_passes),
             "shelf": (self.most_laid, sorted(self.shelf.heights)),
         }
@@ -353,6 +363,7 @@ class Engine:
         if place < 0 or not 0 < done <= self.training.order[place].epochs or len(saved["ages"]) != len(self.ages):
             raise ValueError("no such place in the order")
         self.ages, self._tried = list(map(int, saved["ages"])), list(map(int, saved["tried"]))
+        self.sifting.load_state_dict(saved.get("filter"))
         self.most_kept, self.feature_passes = map(int, saved["counts"])
         self.most_laid, heights = saved.get("shelf", (0, ()))  # none in checkpoints of older versions
         self.shelf.heights |= set(map(int, heights))
@@ -364,12 +375,12 @@ class Engine:
         for segment in order[place].segments:
             epochs[segment] += done
         for segment, state in saved["learners"].items():
-            learner = self.making.learner(segment)
+            learner = self.making.started(self.making.learner(segment), segment)
             learner.load_state_dict(state)
             self.offloaded.wait(segment, learner)
             if learner.epoch != epochs[segment]:
                 raise ValueError("no such epoch")
-            self.learners[segment] = self.making.started(learner)
+            self.learners[segment] = learner
         self.recorder.load_state_dict(saved["recorded"], place, done, lambda blocks: self._stack(blocks).modules)
         self._load_best(saved["best"], place)
 

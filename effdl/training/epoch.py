@@ -77,6 +77,7 @@ def drain_epoch(
     progress: Callable[[int], object],
     expected: int = 0,
     passing: Callable[[Iterator[Batch]], Iterable[Batch]] = iter,
+    between: Callable[[int, Iterator[Batch]], Iterable[Batch]] = lambda place, batches: batches,
 ) -> list[tuple[float, int]]:
     """Let a segment learn from one epoch, or several at once, each from what the one below puts out as it learns.
 
@@ -86,6 +87,7 @@ def drain_epoch(
         learners: from the bottom up, by what names segment and epoch in an error.
         progress: told each step, from 1.
         expected: so many batches there are at least.
+        between: (place, what the learner there puts out) -> what the one above it gets.
         passing: what comes out of the highest, on its way to nowhere; a recording looks at it.
 
     Returns:
@@ -98,8 +100,8 @@ def drain_epoch(
     """
     *below, top = (Losses(learner, where) for where, learner in learners.items())
     *lower, highest = learners.values()
-    for learner, losses in zip(lower, below, strict=True):
-        batches = losses.passing(learner.train_epoch(batches))
+    for place, (learner, losses) in enumerate(zip(lower, below, strict=True)):
+        batches = between(place, losses.passing(learner.train_epoch(batches)))
     for batch in passing(highest.train_epoch(batches)):
         step = top.see(batch)
         del batch

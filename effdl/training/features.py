@@ -137,6 +137,11 @@ class Through(Generic[S]):
         """Whether any features take the place of the raw inputs."""
         return self._base > 0
 
+    @property
+    def ready(self) -> list[nn.Module]:
+        """Of the modules that are pending those that are called as ``called`` made them."""
+        return [self._ready[place] for place in range(self._base, self.height) if place in self._ready]
+
     def _see(self) -> None:
         places = range(self._base, self.height)
         self.pending = [self._ready.get(place, self._seen.modules[place]) for place in places]

@@ -23,8 +23,9 @@ class FusedSgd(Optimizer):
     momentum: 0 for plain gradient descent.
     """
 
-    # Of 1, memory was that of autograd's graph, which steps that are written out (`dense.Dense`) do not have.
-    numerics_version: ClassVar[int] = 2
+    # Before, memory was that of autograd's graph, which steps that are written out (`dense.Dense`) do not have: of 1 of any of
+    # them, of 2 of those of segments.
+    numerics_version: ClassVar[int] = 3
 
     momentum: Probability = 0.9
 

@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from effdl.datasets.batch import Batch
 from effdl.training.company import Company
@@ -16,6 +16,7 @@ from effdl.training.hardware import Hardware
 from effdl.training.look import Look
 from effdl.training.optim import Schedule
 from effdl.training.ranks import Ranks
+from effdl.training.sync import Sync
 
 T = TypeVar("T")
 KINDS = ("parameter", "gradient", "optimizer", "feednet", "activation")
@@ -62,8 +63,10 @@ class SegmentCost:
     chosen and that wait for their step; feature_bytes: of one sample at the segment's input; below_bytes: weights of the frozen
     prefix, which ``memory`` counts as the feednet's; feednet_bytes: of weights that feednets copy where nothing is stored;
     spared_bytes: the part of them that is not copied; certain: False where the network may have
-    grown enough before. state_bytes: of its learner while it waits for its next turn, beside the network: what its rule has of
-    its own, and the optimizer's state; away_bytes: of what ``memory`` counts so much is on the host or on disk
+    grown enough before. making_bytes: the most features that are there at once while its own are made, the last ones beside
+    the new; 0 where none are; feeding_bytes: of a batch on its way through the prefix then, with the weights of both.
+    state_bytes: of its learner while it waits for its next turn, beside the network: what its rule has of its own, and the
+    optimizer's state; away_bytes: of what ``memory`` counts so much is on the host or on disk
     (`offload.Offload`).
     """
 
@@ -91,17 +94,58 @@ class SegmentCost:
     certain: bool = True
     state_bytes: int = 0
     away_bytes: int = 0
+    making_bytes: int = 0
+    feeding_bytes: int = 0
 
     @property
     def resident(self) -> int:
-        """Bytes of a step's peak with all that lies in the device's memory beside it."""
-        return self.memory.peak + self.idle_bytes + self.kept_bytes + self.filter_bytes - self.away_bytes
+        """Bytes of a step's peak with all that lies in the device's memory beside it, or of the making of features if that
+        takes more."""
+        step = self.memory.peak + self.kept_bytes + self.filter_bytes
+        making = self.feeding_bytes + self.making_bytes if self.making_bytes else 0
+        return max(step, making) + self.idle_bytes - self.away_bytes
 
 
 class SampleFilter(Protocol):
     """What the engine needs of a filter, see `filters.filter.Filter`."""
 
-    sees: ClassVar[Literal["index", "features"]]
+    @property
+    def sees(self) -> Literal["index", "features"]:
+        """What it chooses by."""
+
+    @property
+    def again(self) -> bool:
+        """Whether it chooses again among what was recorded below."""
+
+    @property
+    def watches(self) -> bool:
+        """Whether it goes by the losses of steps."""
+
+    @property
+    def needs_moments(self) -> bool:
+        """Whether it goes by what a segment makes of single samples."""
+
+    @property
+    def rescales(self) -> bool:
+        """Whether it fills ``scale`` of batches."""
+
+    @property
+    def compounds(self) -> bool:
+        """Whether each segment drops its share of what the one below was left."""
+
+    @property
+    def scope(self) -> str:
+        """Of what it chooses, and by what, in words."""
+
+    def check_training(self, epochs: Sequence[int], at_once: bool) -> None:
+        """Raise a ConfigError for a training that it does not go with. epochs: of each segment. at_once: whether they share
+        turns."""
+
+    def begin(self, at: Any) -> None:
+        """Before an epoch of a segment, of which a `sieving.Moment` tells."""
+
+    def between(self, batches: Iterator[Batch], batch_size: int, at: Any) -> Iterable[Batch]:
+        """Of what one segment puts out as it learns, what the one above it gets, whose moment it is."""
 
     @property
     def chunk(self) -> int:
@@ -111,7 +155,7 @@ class SampleFilter(Protocol):
     def expected_share(self) -> float:
         """The share of the samples that it keeps in an epoch."""
 
-    def apply(self, batches: Iterable[Batch], batch_size: int, seed: int) -> Iterator[Batch]:
+    def apply(self, batches: Iterable[Batch], batch_size: int, seed: int, at: Any = None) -> Iterator[Batch]:
         """What it keeps of an epoch's batches, regrouped."""
 
 
@@ -149,6 +193,10 @@ class RunHandle(Protocol):
     @property
     def filter(self) -> SampleFilter | None:
         """What drops training samples, seeded by ``seed("filter", segment, epoch)``; validation data go past it."""
+
+    @property
+    def sync(self) -> Sync | None:
+        """How its processes agree, and what weights go through on the way; None: each step has the gradients of all."""
 
     def seed(self, stream: str, *counters: int) -> int:
         """Seed of a random stream at a point of this run, see `rng.seed_for`."""
@@ -217,8 +265,15 @@ class RunHandle(Protocol):
     def note(self, facts: Mapping[str, Any]) -> None:
         """Put facts, as JSON values by keys such as "segment/chosen", into the summary, where they survive a resume."""
 
+    def keep(self, lists: Mapping[str, Tensor]) -> None:
+        """Index lists, by name, that are to stand beside the run's other files."""
+
     def timer(self, name: str) -> AbstractContextManager[None]:
-        """Adds the seconds spent within to ``time/<name>_s``."""
+        """Adds the seconds spent within to ``time/<name>_s``.
+
+        Seconds of another timer inside are that one's alone, as those of "filter" within "train"; but a timer "probe/passes"
+        inside "probe" is a part of it.
+        """
 
     def save(self, state: Callable[[], dict[str, Any]]) -> None:
         """Offer a checkpoint: everything needed to go on from here. The run may skip it."""

@@ -14,6 +14,7 @@ from effdl.training.optim import Schedule, set_epoch
 from effdl.training.products import TakesProducts, into_products, linear_layers
 from effdl.training.ranks import Ranks
 from effdl.training.rule import Rule, checked
+from effdl.training.sync import Syncing
 
 
 class Learner:
@@ -27,7 +28,8 @@ class Learner:
         schedule: learning rate by epoch, constant where None.
         ranks: processes that train it together, each on its own part of every batch.
 
-    ``epoch``: how many it has learned from. ``history``: after each of them its score on validation samples.
+    ``epoch``: how many it has learned from. ``history``: after each of them its score on validation samples. ``syncing``: how
+    weights go from process to process, and whether they are sent at all; None where every step has the gradients of all.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class Learner:
         self.ranks = ranks or Ranks()
         self.epoch = 0
         self.history: list[float] = []
+        self.syncing: Syncing | None = None
         self._to_check = False
         self._linear: list[nn.Linear] | None = None  # of products, found in the first step
         self._dense: Dense | None = None
@@ -60,20 +63,36 @@ class Learner:
         restore = self.begin_epoch()
         try:
             step, exchange = (self.step, None) if self.ranks.alone else (self._part, self._exchange)
-            yield from train_epoch(batches, step, self.optimizer, lambda step: self.seed(epoch, step), exchange)
-            self.ranks.synchronise(self.rule)
+            updated = None if self.syncing is None else self.syncing.updated
+            yield from train_epoch(batches, step, self.optimizer, lambda step: self.seed(epoch, step), exchange, updated)
         finally:
             restore()
-        self.epoch = epoch + 1
+        self.end_epoch()
 
     def begin_epoch(self) -> Callable[[], None]:
         """Learning rate and mode of the epoch; the returned function puts back the mode that was."""
         set_epoch(self.optimizer, self.schedule, self.epoch, self.epochs)
+        if self.syncing is not None:
+            self.syncing.begin_epoch()
         return switch_mode(self.rule, True)
+
+    def end_epoch(self) -> None:
+        """All steps of an epoch are made: processes agree, and the epoch counts."""
+        if self.syncing is None:
+            self.ranks.synchronise(self.rule)
+        else:
+            self.syncing.end_epoch(self.epoch)
+        self.epoch += 1
+
+    @property
+    def told(self) -> dict[str, float]:
+        """What there is to say of the last epoch's weights, as they were sent."""
+        return {} if self.syncing is None else self.syncing.told
 
     def step(self, batch: Batch) -> Batch:
         """Forward and backward for one batch, without the update; gradients stay in ``.grad``, or wait as products."""
-        if isinstance(self.optimizer, TakesProducts) and self.ranks.alone and not self.rule._compiled:
+        dense = self.ranks.alone and not self.rule._compiled and not (self.syncing and self.syncing.needs_gradients)
+        if isinstance(self.optimizer, TakesProducts) and dense:
             if self._linear is None:
                 self._linear = linear_layers(self.rule, self.optimizer)
                 self._dense = None if self.rule.hardware.precision == "bf16" else self.rule.dense()
@@ -104,13 +123,15 @@ class Learner:
             raise EffdlError(str(error)) from error
 
     def _exchange(self, batch: Batch) -> None:
-        self.ranks.exchange((p for group in self.optimizer.param_groups for p in group["params"]), batch)
+        exchange = self.ranks.exchange if self.syncing is None else self.syncing.exchange
+        exchange((p for group in self.optimizer.param_groups for p in group["params"]), batch)
 
     def state_dict(self) -> dict[str, Any]:
         """All that it has learned and that its blocks, which are the network's, do not hold."""
         own = {name: tensor for name, tensor in self.rule.state_dict().items() if not name.startswith("blocks.")}
         optimizer = self.optimizer.state_dict()
-        return {"rule": own, "optimizer": optimizer, "epoch": self.epoch, "history": list(self.history)}
+        syncing = {} if self.syncing is None else {"syncing": self.syncing.state_dict()}
+        return {"rule": own, "optimizer": optimizer, "epoch": self.epoch, "history": list(self.history), **syncing}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Raises KeyError, ValueError or RuntimeError for what is no state of it."""
@@ -119,4 +140,6 @@ class Learner:
         blocks = {f"blocks.{name}": tensor for name, tensor in self.rule.blocks.state_dict().items()}
         self.rule.load_state_dict({**blocks, **state["rule"]})
         self.optimizer.load_state_dict(state["optimizer"])
+        if self.syncing is not None:
+            self.syncing.load_state_dict(state["syncing"])
         self.epoch, self.history = state["epoch"], list(map(float, state["history"]))

@@ -1,7 +1,8 @@
 """Look: what a probe is shown of a segment."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from typing import Any
 
 from torch import nn
 
@@ -20,7 +21,8 @@ class Learning:
     each look. It costs what feeding one batch does.
 
     problem: training and validation data; the test split is nobody's but the run's. below: what is called before the blocks,
-    the input block first. local: from there to logits. The engine gives all three.
+    the input block first. local: from there to logits. names: of all blocks of the network, from the bottom up, those that do
+    not learn now among them. The engine gives all four.
     """
 
     rule: Rule
@@ -30,6 +32,7 @@ class Learning:
     problem: Problem | None = None
     below: tuple[nn.Module, ...] = ()
     local: nn.Module | None = None
+    names: tuple[str, ...] = ()
 
     @property
     def network(self) -> nn.Module | None:
@@ -42,10 +45,13 @@ class Look:
     """Named blocks that learn, with weights and buffers that are the network's own, and how they do, where it is known.
 
     The engine always says so.
+
+    kept: what was found out for one probe and serves others at this look, see `probes.sample`.
     """
 
     blocks: nn.Sequential
     learning: Learning | None = None
+    kept: dict[Hashable, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def module(self) -> nn.Module:

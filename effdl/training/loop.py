@@ -48,6 +48,7 @@ def train_epoch(
     optimizer: Updates,
     seed: Callable[[int], int],
     exchange: Exchange | None = None,
+    updated: Callable[[], object] | None = None,
 ) -> Iterator[Batch]:
     """One pass of updates; yields what each step's forward pass put out, from before the step's own update.
 
@@ -59,6 +60,7 @@ def train_epoch(
         seed: step counter -> seed of the global generator for that step.
         exchange: called between step and update where several processes share a batch: it turns the gradients of one part,
             perhaps an empty one, into those of the whole batch. Without it an empty batch is a step like any other.
+        updated: called after each update, while its gradients are there.
 
     While suspended the generator holds neither batch nor outputs, and no context manager spans the yield.
     """
@@ -71,13 +73,16 @@ def train_epoch(
             exchange(batch)
         del batch
         optimizer.step()
+        if updated is not None:
+            updated()
         optimizer.zero_grad(set_to_none=True)
         counter += 1
         yield output.pop()
 
 
-def reduce_loss(loss: Tensor, sample_weight: Tensor | None) -> Tensor:
-    """Per-sample losses (B,) to the scalar that is minimised: their (weighted) mean."""
+def reduce_loss(loss: Tensor, sample_weight: Tensor | None, scale: Tensor | None = None) -> Tensor:
+    """Per-sample losses (B,) to the scalar that is minimised: their (weighted) mean; scale (B,): of each loss before."""
+    loss = loss if scale is None else loss * scale
     if sample_weight is None:
         return loss.mean()
     return (loss * sample_weight).sum() / sample_weight.sum()

@@ -1,5 +1,7 @@
 """Making: the learners, rules and networks of a training's segments, each made the same way however often it is asked for."""
 
+from functools import partial
+
 from torch import nn
 
 from effdl.archs.chain import BlockChain
@@ -52,11 +54,14 @@ class Making:
             schedule=self.run.schedule,
         )
 
-    def started(self, learner: Learner) -> Learner:
-        """The learner, not by itself any longer: rehearsals are each rank's own, and not compiled."""
+    def started(self, learner: Learner, segment: int) -> Learner:
+        """A segment's learner, not by itself any longer: rehearsals are each rank's own, send nothing, and are not compiled."""
         if self.run.hardware.compile:
             learner.rule.compile_blocks()
         learner.ranks = self.run.ranks
+        if (sync := self.run.sync) is not None:
+            seed = partial(self.run.seed, "sync", segment)
+            learner.syncing = sync.begin(learner.rule, learner.optimizer, learner.ranks, seed)
         return learner
 
     def rule(self, segment: int) -> Rule:

@@ -2,10 +2,11 @@
 
 import os
 import pickle
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
@@ -18,6 +19,8 @@ T = TypeVar("T")
 Total = Callable[[Tensor], object]  # sums a tensor over all processes, in place
 
 BUCKET_BYTES = 4 * 2**20
+SWAP_HEAD = 8  # bytes that say how long a packet is
+AGAIN = "the same command goes on where this one stopped"
 LEAST_SHARE = 2  # batch normalisation cannot take one sample
 
 
@@ -82,14 +85,68 @@ class Ranks:
             raise error
         return answer  # type: ignore[return-value]
 
-    def synchronise(self, module: nn.Module) -> None:
-        """Weights and buffers become rank 0's."""
+    def synchronise(self, module: nn.Module, weights: bool = True) -> None:
+        """Weights and buffers become rank 0's; buffers alone where ``weights`` are those of all already."""
         if not self.alone:
             with torch.no_grad():
-                for tensor in (*module.parameters(), *module.buffers()):
+                for tensor in (*(module.parameters() if weights else ()), *module.buffers()):
                     dense = tensor.detach().contiguous()
                     self._send(dense)
                     tensor.copy_(dense)
+
+    def swap(self, packet: bytes, timeout_s: float, most: int) -> list[bytes]:
+        """Everybody's packet, by rank, each sent from each to each (`SWAP_HEAD` bytes before it), in the machine's memory.
+
+        Args:
+            timeout_s: how long this rank waits for the others, in all.
+            most: bytes that a packet can have.
+
+        Raises:
+            EffdlError: one did not answer in time, or would send more.
+        """
+        found, until = [packet] * self.size, time.monotonic() + timeout_s
+        others = [rank for rank in range(self.size) if rank != self.rank]
+        length, content = torch.tensor([len(packet)]), torch.frombuffer(bytearray(packet), dtype=torch.uint8)
+        with self._together():
+            sent = [(rank, distributed.isend(length, rank, tag=0)) for rank in others]
+            waiting = list[tuple[int, Tensor, Any]]()
+            for rank in others:
+                self._wait(distributed.irecv(theirs := torch.zeros(1, dtype=torch.long), rank, tag=0), rank, until, timeout_s)
+                if not 0 < int(theirs) <= most:
+                    raise EffdlError(f"{self.who(rank)} would send {int(theirs)} bytes, of {most} at most; {AGAIN}")
+                room = torch.empty(int(theirs), dtype=torch.uint8)
+                waiting.append((rank, room, distributed.irecv(room, rank, tag=1)))
+            # Asked for before ours goes out: gloo would put the asking behind it, and the two ways would take turns
+            sent += [(rank, distributed.isend(content, rank, tag=1)) for rank in others]
+            for rank, room, work in waiting:
+                self._wait(work, rank, until, timeout_s)
+                found[rank] = room.numpy().tobytes()
+            for rank, work in sent:
+                self._wait(work, rank, until, timeout_s)
+        return found
+
+    def _wait(self, work: Any, rank: int, until: float, timeout_s: float) -> None:
+        try:
+            work.wait(timedelta(seconds=max(0.001, until - time.monotonic())))
+        except RuntimeError as error:
+            if time.monotonic() < until:  # its connection is closed
+                raise
+            raise EffdlError(
+                f"{self.who(rank)} has not answered within sync.timeout_s={timeout_s:g} seconds of an exchange; {AGAIN}"
+            ) from error
+
+    def who(self, rank: int) -> str:
+        """A rank as errors name it."""
+        return f"rank {rank} (process {self.processes[rank][1]})" if self.processes else f"rank {rank}"
+
+    def gather(self, value: T) -> list[T]:
+        """What each rank has, by rank, on rank 0; elsewhere nothing. Pickled, between processes of one run."""
+        if self.alone:
+            return [value]
+        found: list[Any] = [None] * self.size
+        with self._together():
+            distributed.gather_object(value, found if self.rank == 0 else None, dst=0)
+        return found if self.rank == 0 else []
 
     def _sum(self, values: Tensor) -> None:
         with self._together():

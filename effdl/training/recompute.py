@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from effdl.training.by_channels import Autocast, by_channels
 
-Recompute = bool | Literal["block", "parts", "channels"]  # True: "block"
+Recompute = bool | Literal["block", "parts", "channels"] | tuple[int, ...]  # True: "block"; or only blocks at these places
 LAYERS = (_ConvNd, nn.Linear)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.GroupNorm, nn.LayerNorm)
 # Activations whose gradient needs what they got: in place, they copy it first.

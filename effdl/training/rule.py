@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -24,12 +25,17 @@ class Rule(nn.Module, ABC):
     Args:
         blocks: the network's own, called in order.
         checkpoint: "block" (or True) recomputes each block in the backward pass instead of keeping its activations, "parts" and
-            "channels" what its layers put out, see `recompute.in_parts`.
+            "channels" what its layers put out, see `recompute.in_parts`; places, from 0, recompute the blocks there alone.
 
     ``hardware``: in whose precision forward passes and losses are to be worked out, by ``hardware.autocast()``; whoever trains
     the rule sets it. ``yields``: whether somebody takes what the blocks put out. Where nobody does, it need not be held through
-    the backward pass, which saves 7% of the peak in CNN-4, 4% in VGG-13 (table 6.1).
+    the backward pass, which saves 7% of the peak in CNN-4, 4% in VGG-13 (table 6.1). ``scales``: whether its gradients are of
+    losses multiplied by ``Batch.scale``. ``wants_inputs``: whether its batches are to bring the samples as they are stored, as
+    ``Batch.inputs``, whatever lies below; of segments that learn at once, one that does is enough for all.
     """
+
+    scales: ClassVar[bool] = False
+    wants_inputs: bool = False
 
     def __init__(self, blocks: nn.Sequential, checkpoint: Recompute = False) -> None:
         super().__init__()
@@ -123,7 +129,8 @@ class Rule(nn.Module, ABC):
             if self.checkpoint in ("parts", "channels"):
                 x = in_parts(block, x, self.hardware.autocast, self.checkpoint == "channels")
             else:
-                x = checkpointed(block, x, call) if self.checkpoint else call(x)
+                again = i in self.checkpoint if isinstance(self.checkpoint, tuple) else self.checkpoint
+                x = checkpointed(block, x, call) if again else call(x)
             yield x
 
     def forward(self, x: Tensor) -> Tensor:

@@ -6,16 +6,19 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from effdl.objectives.objective import HIGHER, SCORES
 from effdl.training.orders import Turn
 
 Choose = Literal["validation", "last"]
 
 
 def score(metrics: dict[str, float]) -> float:
-    """Higher is better: accuracy, or minus the mean squared error; minus infinity where nothing was measured."""
-    if "acc" in metrics:
-        return metrics["acc"]
-    return -metrics["mse"] if "mse" in metrics else float("-inf")
+    """Higher is better: mean intersection over union of pixels, accuracy, or minus the mean squared error; minus infinity where
+    nothing was measured."""
+    name = next((name for name in SCORES if name in metrics), None)
+    if name is None:
+        return float("-inf")
+    return metrics[name] if name in HIGHER else -metrics[name]
 
 
 def stale(history: Sequence[float], patience: int | None) -> bool:

@@ -3,8 +3,9 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,14 +31,22 @@ Prepare = Callable[[Batch, torch.Generator], Batch]
 
 @dataclass(frozen=True, slots=True)
 class Sieve:
-    """A filter in one epoch of one segment, from whose seed all its chance comes."""
+    """A filter in one epoch of one segment, from whose seed all its chance comes. at: the moment that it is told of."""
 
     filter: SampleFilter
     seed: int
+    at: Any = None
+
+    @property
+    def again(self) -> bool:
+        """Whether it chooses again among what was recorded below: told of no moment, only if it looks at features."""
+        return self.filter.sees == "features" if self.at is None else self.filter.again
 
     def apply(self, batches: Iterable[Batch], batch_size: int) -> Iterator[Batch]:
         """What it keeps of an epoch's batches, regrouped."""
-        return self.filter.apply(batches, batch_size, self.seed)
+        if self.at is None:
+            return self.filter.apply(batches, batch_size, self.seed)
+        return self.filter.apply(batches, batch_size, self.seed, self.at)
 
 
 def share_left(filter: SampleFilter | None, recordings: int) -> float:
@@ -96,6 +105,7 @@ class Fed(Source):
         self.problem, self._parts, self._shelf = problem, parts, shelf or Shelf()
         self._hardware, self._ranks = hardware or Hardware(), ranks or Ranks()
         self._prepare: Prepare | None = None
+        self._inputs = False
         self.prepared = 0
         splits = (problem.val_split,) if only_val else (problem.train_split, problem.val_split)
         # Where every epoch has other inputs nothing can be kept.
@@ -105,13 +115,14 @@ class Fed(Source):
         )
         self._crop, self._cropped = NOTHING, list[nn.Module]()
 
-    def look(self, below: Stack, prepare: Prepare | None = None, tried: Iterable[int] = ()) -> bool:
+    def look(self, below: Stack, prepare: Prepare | None = None, tried: Iterable[int] = (), inputs: bool = False) -> bool:
         """Feed through these modules from now on; whether their outputs are kept.
 
         prepare: a rule's own, see `Rule.prepare`; what it makes of a batch is nothing that could be kept.
         tried: as in `Through.replay`, of a run that goes on.
+        inputs: whether batches bring their samples as they are stored too, see `Rule.wants_inputs`.
         """
-        self._prepare = prepare
+        self._prepare, self._inputs = prepare, inputs
         if prepare is not None:
             self.through.limit_bytes = -1
         self.through.replay(tried, below)
@@ -173,7 +184,14 @@ class Fed(Source):
     def _fed(self, batches: Iterator[Batch], epoch: int) -> Iterator[Batch]:
         if self._prepare is not None:
             batches = prepared(map(self._counted, batches), self._prepare, self.problem.seed, epoch, self._ranks.rank)
-        return map(self._feed, batches)
+        return map(self._feed, map(self._with_inputs, batches) if self._inputs else batches)
+
+    def _with_inputs(self, batch: Batch) -> Batch:
+        """Where features are kept it has these alone, and its samples are read beside them: none of these are varied."""
+        if not self.through.keeps or not len(batch):
+            return replace(batch, inputs=batch.x)
+        (stored,) = self.problem.train_split.gather([batch.index])
+        return replace(batch, inputs=stored.x)
 
     def _counted(self, batch: Batch) -> Batch:
         self.prepared += len(batch)
@@ -273,7 +291,7 @@ class Replay(Source):
 
     def train(self, epoch: int, sieve: Sieve | None = None, joined: int = 1) -> Iterator[Batch]:
         batches = map(self._feed, self._recording.epoch(epoch - self._first))
-        if sieve is None or sieve.filter.sees == "index":
+        if sieve is None or not sieve.again:
             return batches
         return sieve.apply(batches, self._fed.problem.batch_size)
 

@@ -115,13 +115,15 @@ class LearnEpoch(Question[Learned]):
     passing: Callable[[Iterator[Batch]], Iterable[Batch]] = iter
     sizes: Sequence[int] = ()
     sample_bytes: int = 4
+    between: Callable[[int, Iterator[Batch]], Iterable[Batch]] = lambda place, batches: batches
 
     def key(self) -> Hashable | None:
         if len(self.learners) != 1 or not self.sizes:
             return None
         learner = self._learner
         rule = learner.rule.stack_key(learner.epoch)
-        if rule is None or not learner.ranks.alone or not by_element(learner.optimizer):
+        sent = learner.syncing is not None and not learner.syncing.stacks
+        if rule is None or sent or not learner.ranks.alone or not by_element(learner.optimizer):
             return None
         return type(learner.rule), rule, tuple(self.sizes)
 
@@ -130,7 +132,7 @@ class LearnEpoch(Question[Learned]):
         return next(iter(self.learners.values()))
 
     def alone(self) -> Learned:
-        return drain_epoch(self.learners, self.read(1), self.progress, self.expected, self.passing)
+        return drain_epoch(self.learners, self.read(1), self.progress, self.expected, self.passing, self.between)
 
     @classmethod
     def together(cls, questions: Sequence["LearnEpoch"]) -> list[Learned | Exception]:
@@ -183,7 +185,7 @@ class LearnEpoch(Question[Learned]):
             mean = mean_loss(total, samples, learner.rule, where)
         except Diverged as error:
             return error
-        learner.epoch += 1
+        learner.end_epoch()
         return [(mean, samples)]
 
 

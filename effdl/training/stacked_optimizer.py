@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from effdl.training.optim import Optimizer
 from effdl.training.rmsprop import RmspropInRoot
 
 # Whose update of an element depends on nothing but that element's gradients, so that stacked ones are updated alike.
@@ -27,6 +28,14 @@ def by_element(optimizer: torch.optim.Optimizer) -> bool:
     if type(optimizer) not in BY_ELEMENT or len(optimizer.param_groups) != 1:
         return False
     return all(parameter.dim() > 0 for parameter in optimizer.param_groups[0]["params"])
+
+
+def will_be_by_element(optimizer: Optimizer) -> bool:
+    """Whether the optimizer that this setting builds can be stacked; none is made to see it, for which torch imports all of
+    its compiler, but where the setting builds it in a way of its own."""
+    if type(optimizer).build is Optimizer.build:
+        return getattr(optimizer.rule, "func", optimizer.rule) in BY_ELEMENT
+    return by_element(optimizer.build([nn.Parameter(torch.zeros(1))]))
 
 
 class StackedOptimizer:

@@ -1,4 +1,4 @@
-"""What table 6.2's declaration cannot say in its vocabulary: where each run's accuracy peaks, and the drawing."""
+"""What declarations of pairs of backprop and DLL cannot say: where each run's accuracy peaks, and the drawing."""
 
 from collections.abc import Iterator
 
@@ -13,8 +13,9 @@ def measures(runs: pd.DataFrame) -> pd.DataFrame:
     """Adds what each segment's network says, after its last epoch; segments counted from 1 as the thesis does.
 
     peak_layer, best_test_acc: the segment whose network did best on the test split, the earlier one of equals, and how well
-    (fraction); nothing is chosen by them. peak_depth: that segment over the number of segments (fraction). last_test_acc: of
-    the last segment's network. chosen_layer: the one that validation chose. None where there is one segment.
+    (fraction); nothing is chosen by them. peak_depth: that segment over the number of segments (fraction). peak_from_top: its
+    place from the top, which counts as 1. last_test_acc: of the last segment's network. chosen_layer: the one that validation
+    chose. None where there is one segment.
     """
     by_segment = [last(series, "test/acc") for series in runs.get("series", [None] * len(runs))]
     several = [values if len(values) > 1 else None for values in by_segment]
@@ -23,6 +24,7 @@ def measures(runs: pd.DataFrame) -> pd.DataFrame:
     return runs.assign(
         peak_layer=[None if peak is None else peak + 1 for peak in peaks],
         peak_depth=[None if v is None or p is None else (p + 1) / len(v) for v, p in zip(several, peaks, strict=True)],
+        peak_from_top=[None if v is None or p is None else len(v) - p for v, p in zip(several, peaks, strict=True)],
         best_test_acc=[None if values is None else max(values) for values in several],
         last_test_acc=[None if values is None else values[-1] for values in several],
         chosen_layer=(chosen + 1).where([values is not None for values in several]),

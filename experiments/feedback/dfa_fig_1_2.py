@@ -3,13 +3,13 @@
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch
+
+from effdl.reproduce import wiring
 
 Series = dict[str, list[list[float]]]  # name -> [segment, epoch, value] of each point
 
 UNITS = 6  # of the hidden layer
 ANGLE = "alignment/angle/all"
-POSITIVE, NEGATIVE = "tab:blue", "tab:red"
 
 
 def measures(runs: pd.DataFrame) -> pd.DataFrame:
@@ -82,25 +82,10 @@ def draw(declaration, scale: str, runs: pd.DataFrame) -> Figure:
 
 
 def network(axes, first: np.ndarray, second: np.ndarray, back: np.ndarray) -> None:
-    """Edges as wide as their weights; the error comes back from the output by edges of their own."""
-    inputs, units, output = ([(x, y) for y in spread(n)] for x, n in ((0, first.shape[1]), (1, len(first)), (2, 1)))
-    for j, unit in enumerate(units):
-        for i, place in enumerate(inputs):
-            edge(axes, place, unit, first[j, i] / np.abs(first).max(), "-", 0.0)
-        edge(axes, unit, output[0], second[0, j] / np.abs(second).max(), "-", 0.12)
-        edge(axes, output[0], unit, back[0, j] / np.abs(back).max(), "--", 0.12)
-    for x, y in (*inputs, *units, *output):
-        axes.plot(x, y, "o", markersize=11, markerfacecolor="white", markeredgecolor="black", zorder=3)
+    """The error comes back from the output by arrows of its own."""
+    inputs, hidden, output = (wiring.units(x, n) for x, n in ((0, first.shape[1]), (1, len(first)), (2, 1)))
+    wiring.weights(axes, inputs, hidden, first)
+    wiring.weights(axes, hidden, output, second, bend=0.12)
+    wiring.weights(axes, output, hidden, back.T, "--", 0.12)
+    wiring.nodes(axes, [*inputs, *hidden, *output])
     axes.text(2.12, 0, "ŷ − y", fontsize=9, va="center")
-
-
-def edge(axes, start: tuple[float, float], end: tuple[float, float], weight: float, style: str, bend: float) -> None:
-    """An arrow; weight: from −1 to 1."""
-    shape = {"arrowstyle": "-|>", "mutation_scale": 7, "connectionstyle": f"arc3,rad={bend}", "shrinkA": 6, "shrinkB": 6}
-    ink = {"color": POSITIVE if weight > 0 else NEGATIVE, "linewidth": 0.3 + 2.2 * abs(weight), "alpha": 0.8}
-    axes.add_patch(FancyArrowPatch(start, end, linestyle=style, **ink, **shape))
-
-
-def spread(n: int) -> np.ndarray:
-    """Heights of n units, the middle at 0."""
-    return np.linspace(0.6, -0.6, n) if n > 1 else np.zeros(1)

@@ -21,7 +21,7 @@ def draw(declaration, scale: str, runs: pd.DataFrame) -> Figure:
     axes.set(xlabel={"n": "training samples", "d": "dimensions"}[along], ylabel="test error, %", ylim=(0, None))
     if along == "n":
         axes.set_xscale("log", base=2)
-        ticks = [int(level) for level in declaration.artefact.axes[along]]
-        axes.set_xticks(ticks, [str(n) for n in ticks])
+    ticks = [int(level) for level in declaration.artefact.axes[along]]
+    axes.set_xticks(ticks, [str(level) for level in ticks])
     axes.legend(frameon=False, fontsize=8)
     return figure

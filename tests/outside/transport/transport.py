@@ -27,9 +27,9 @@ class Transport(Method):
     def layerwise(self):
         return Segmentwise(epochs=self.epochs, decision=self.decision)
 
-    def cost(self, activations, y):
+    def cost(self, seen):
         """λ times how far each block moves the samples."""
-        return self.penalty * sum(displacement(x, z) for x, z in pairwise(activations))
+        return self.penalty * sum(displacement(x, z) for x, z in pairwise(seen.activations))
 
     def training(self, problem, model, run):
         def rule(blocks, shapes):

@@ -1,0 +1,210 @@
+"""What averaging is foretold to take, beside what it takes between two workers on links of their own.
+
+    python scripts/bench_links.py [10Mbit] [100Mbit] [1Gbit] [unshaped]
+
+Two network namespaces, joined by a pair of virtual Ethernet links that `tc` shapes to the rate in either direction, hold a
+process each, and these average the weights of two networks by `sync=averaging`, over TCP by gloo. Each measures its coding just
+before, while the other one does: the prediction is `costs.exchange`'s from that, and from the rate that the link is shaped to;
+of the unshaped one from how fast bytes that are no weights go through. All are the least of several, made in turns: what else
+runs on the machine only adds. Needs root and iproute2, and leaves nothing behind.
+"""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import distributed, nn
+
+from effdl.costs.exchange import Coded, Exchange, mean_seconds, measured
+from effdl.errors import EffdlError
+from effdl.objectives.losses import SoftmaxCe
+from effdl.records.links import bits_per_second, seconds
+from effdl.training.averaging import Averaging, averaged
+from effdl.training.decision_rule import DecisionRule
+from effdl.training.ranks import Ranks
+from effdl.training.wire import Form, Wire
+
+UNSHAPED = "unshaped"
+LINKS = ("10Mbit", "100Mbit", "1Gbit", UNSHAPED)
+NETWORKS = {"784-392-50-10": (784, 392, 50, 10), "784-1000-200-10": (784, 1000, 200, 10)}
+FORMS: dict[str, tuple[Form, int | None]] = {
+    "tensors": ("tensors", None),
+    "lossless": ("lossless", None),
+    "float16": ("float16", None),
+    "plain, 8 bits": ("plain", 8),
+    "huffman, 8 bits": ("huffman", 8),
+    "zstd, 8 bits": ("zstd", 8),
+}
+EXCHANGES, WORKERS = {"10Mbit": 3}, 2
+MANY = 9  # exchanges on links on which they take little
+BLOB_BYTES, BURST_S = 8 * 2**20, 0.001
+ADDRESS, PORT = "10.213.7.", "29517"
+Found = dict[str, Any]
+
+
+@contextmanager
+def link(rate: str) -> Iterator[list[str]]:
+    """The names of two namespaces with a link of that rate between them. Raises EffdlError where there is no right to it."""
+    if os.geteuid() or not shutil.which("ip") or not shutil.which("tc"):
+        raise EffdlError("network namespaces need root, and ip and tc of iproute2")
+    _clear()
+    names = [f"effdl-{os.getpid()}-{end}" for end in range(WORKERS)]
+    with ExitStack() as made:
+        for name in names:
+            _ip("netns", "add", name)
+            made.callback(subprocess.run, ["ip", "netns", "delete", name], check=False, capture_output=True)
+        ends = [{"dev": f"effdl{end}", "netns": name} for end, name in enumerate(names)]
+        first, second = (["name", one["dev"], "netns", one["netns"]] for one in ends)
+        _ip("link", "add", *first, "type", "veth", "peer", *second)
+        for end, name in enumerate(names):
+            device = ends[end]["dev"]
+            _ip("-n", name, "address", "add", f"{ADDRESS}{end + 1}/24", "dev", device)
+            _ip("-n", name, "link", "set", device, "up")
+            _ip("-n", name, "link", "set", "lo", "up")
+            if rate != UNSHAPED:
+                burst = max(16_000, int(bits_per_second(rate) / 8 * BURST_S))
+                shape = ["rate", rate.lower(), "burst", str(burst), "latency", "100ms"]
+                _call("ip", "netns", "exec", name, "tc", "qdisc", "add", "dev", device, "root", "tbf", *shape)
+        yield names
+
+
+def _clear() -> None:
+    """Remove the namespaces of those that were killed before they could."""
+    there = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True).stdout.split()
+    for name in there:
+        owner = re.fullmatch(r"effdl-([0-9]+)-[0-9]", name)
+        if owner and not Path(f"/proc/{owner[1]}").exists():
+            subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True)
+
+
+def _ip(*arguments: str) -> None:
+    _call("ip", *arguments)
+
+
+def _call(*command: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise EffdlError(f"{' '.join(command)}: {' '.join(done.stderr.split())[:200]}")
+
+
+def measure(rate: str, networks: Sequence[str], forms: Sequence[str], exchanges: int = MANY) -> list[Found]:
+    """What two workers measure on a link, by network and form, see `_worker`."""
+    with link(rate) as names, tempfile.TemporaryDirectory() as folder, ExitStack() as started:
+        asked = json.dumps([rate, list(networks), list(forms), exchanges])
+        answer = Path(folder) / "found.json"
+        processes = []
+        for end, name in enumerate(names):
+            own = {"GLOO_SOCKET_IFNAME": f"effdl{end}", "MASTER_ADDR": f"{ADDRESS}1", "MASTER_PORT": PORT}
+            place = {"RANK": str(end), "WORLD_SIZE": str(WORKERS), "OMP_NUM_THREADS": "1"}
+            command = ["ip", "netns", "exec", name, sys.executable, str(Path(__file__).resolve()), "worker", asked, str(answer)]
+            process = subprocess.Popen(command, env={**os.environ, **own, **place}, stderr=subprocess.PIPE, text=True)
+            started.callback(process.kill)
+            processes.append(process)
+        for process in processes:
+            _, said = process.communicate(timeout=600)
+            if process.returncode:
+                raise EffdlError(f"a worker ended: {said.strip().splitlines()[-1]}")
+        found: list[Found] = json.loads(answer.read_text())
+        return found
+
+
+def _worker(rate: str, networks: Sequence[str], forms: Sequence[str], exchanges: int) -> list[Found]:
+    """Of each network and form, seconds of an exchange as they are predicted and as they are, the slower worker's."""
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo")
+    ranks = Ranks(distributed.get_rank(), WORKERS)
+    found = []
+    for network in networks:
+        for name in forms:
+            form, bits = FORMS[name]
+            found.append({"link": rate, "network": network, "form": name} | _both(ranks, rate, network, form, bits, exchanges))
+    distributed.barrier()
+    return found
+
+
+def _both(ranks: Ranks, rate: str, network: str, form: Form, bits: int | None, exchanges: int) -> Found:
+    rule = _rule(network, ranks.rank)
+    how = Averaging(every=1, form=form, bits=bits, sends="weights")
+    syncing = how.begin(rule, torch.optim.SGD(rule.parameters()), ranks, lambda epoch: epoch)
+    syncing.begin_epoch()
+    tensors = {name: p.detach() for name, p in averaged(rule).items()}
+    drawn = {name: p.clone() for name, p in tensors.items()}
+    syncing.updated()  # the first finds buffers to be made
+    parts, means, owns, taken = list[Coded](), list[float](), list[float](), list[float]()
+    for _ in range(exchanges):  # in turns, as much else may run beside
+        for name, p in tensors.items():
+            p.copy_(drawn[name])
+        distributed.barrier()
+        parts.append(measured(Wire(form, bits), tensors, budget=0.1))
+        means.append(mean_seconds(tensors, budget=0.05))
+        distributed.barrier()
+        if rate == UNSHAPED:
+            owns.append(_own(ranks))
+            distributed.barrier()
+        begun = time.perf_counter()
+        syncing.updated()
+        taken.append(time.perf_counter() - begun)
+    coded = Coded(parts[0].packet_bytes, min(part.encode_s for part in parts), min(part.decode_s for part in parts))
+    bits_s = 1e15 if rate == UNSHAPED else bits_per_second(rate)
+    predicted = Exchange(WORKERS, bits_s, max(owns, default=float("inf")), min(means)).seconds(coded)
+    slower = torch.tensor([predicted, min(taken)], dtype=torch.float64)
+    distributed.all_reduce(slower, distributed.ReduceOp.MAX)
+    return {**asdict(coded), "predicted_s": float(slower[0]), "measured_s": float(slower[1])}
+
+
+def _rule(network: str, seed: int) -> DecisionRule:
+    torch.manual_seed(seed)
+    widths = NETWORKS[network]
+    layers = [nn.Sequential(nn.Linear(a, b), nn.Tanh()) for a, b in pairwise(widths[:-1])]
+    rule = DecisionRule(nn.Sequential(*layers), nn.Linear(*widths[-2:]), SoftmaxCe())
+    for p in rule.parameters():
+        nn.init.normal_(p, std=0.05)  # as trained weights nearly are, and uniform ones cannot be coded
+    return rule
+
+
+def _own(ranks: Ranks) -> float:
+    """Bytes a second that go through, of as many as a large packet has."""
+    blob = bytes(BLOB_BYTES)
+    begun = time.perf_counter()
+    ranks.swap(blob, 60, BLOB_BYTES)
+    return BLOB_BYTES / (time.perf_counter() - begun)
+
+
+def main() -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("bench links: stopped"))  # what it made is removed on its way out
+    asked = sys.argv[1:] or LINKS
+    if unknown := [one for one in asked if one not in LINKS]:
+        sys.exit(f"bench links: no {unknown[0]!r}; there are {', '.join(LINKS)}")
+    print(f"{'link':9} {'network':16} {'form':16} {'packet':>10} {'predicted':>9} {'measured':>9}  ratio   wanted 0.80 to 1.25")
+    for rate in asked:
+        try:
+            rows = measure(rate, list(NETWORKS), list(FORMS), EXCHANGES.get(rate, MANY))
+        except EffdlError as error:
+            sys.exit(f"bench links: {error}")
+        for row in rows:
+            told = f"{row['packet_bytes']:>10,} {seconds(row['predicted_s']):>9} {seconds(row['measured_s']):>9}"
+            ratio = row["predicted_s"] / row["measured_s"]
+            print(f"{row['link']:9} {row['network']:16} {row['form']:16} {told}  {ratio:5.2f}", flush=True)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["worker"]:
+        result = _worker(*json.loads(sys.argv[2]))
+        if distributed.get_rank() == 0:
+            Path(sys.argv[3]).write_text(json.dumps(result))
+        sys.stdout.flush()
+        os._exit(0)  # not torn down one before the other
+    main()

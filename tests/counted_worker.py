@@ -1,0 +1,71 @@
+"""What tests/test_counted_bytes.py lets torchrun start in a network of its own: bytes recorded, and those that its link saw.
+
+torchrun --nproc_per_node=2 tests/counted_worker.py FOLDER
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from effdl.compression import HookState, hook
+from effdl.objectives.losses import SoftmaxCe
+from effdl.training.averaging import Averaging
+from effdl.training.decision_rule import DecisionRule
+from effdl.training.ranks import Ranks, joined
+from effdl.training.wire import Form
+
+FORMS: tuple[Form, ...] = ("tensors", "lossless", "float16", "huffman")
+EXCHANGES = 5
+
+
+def on_the_link() -> int:
+    """Bytes that the loopback has carried since it is there, headers and all."""
+    (line,) = (line for line in Path("/proc/net/dev").read_text().splitlines() if line.strip().startswith("lo:"))
+    return int(line.split(":")[1].split()[0])
+
+
+def averaged(ranks: Ranks, form: Form) -> tuple[float, int]:
+    torch.manual_seed(ranks.rank)
+    rule = DecisionRule(nn.Sequential(nn.Linear(1000, 800)), nn.Linear(800, 10), SoftmaxCe())
+    syncing = Averaging(every=1, form=form).begin(rule, torch.optim.SGD(rule.parameters()), ranks, lambda epoch: epoch)
+    syncing.begin_epoch()
+    distributed.barrier()
+    before = on_the_link()
+    for _ in range(EXCHANGES):
+        syncing.updated()
+    distributed.barrier()
+    counted = on_the_link() - before
+    syncing.end_epoch(0)
+    return syncing.told["sync/bytes"], counted
+
+
+def hooked(ranks: Ranks) -> tuple[float, int]:
+    inner = nn.Linear(1000, 800)
+    state, model = HookState(inner), DistributedDataParallel(inner)
+    model.register_comm_hook(state, hook)
+    distributed.barrier()
+    before = on_the_link()
+    for step in range(EXCHANGES):
+        torch.manual_seed(10 * step + ranks.rank)
+        model(torch.randn(4, 1000)).square().sum().backward()
+    distributed.barrier()
+    return float(ranks.total(torch.tensor(state.sent))), on_the_link() - before
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    with joined(int(os.environ["WORLD_SIZE"]), "cpu") as ranks:
+        found = {**{form: averaged(ranks, form) for form in FORMS}, "hook": hooked(ranks)}
+        if ranks.rank == 0:
+            (Path(sys.argv[1]) / "counted.json").write_text(json.dumps(found))
+        distributed.barrier()
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
