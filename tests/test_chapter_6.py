@@ -5,6 +5,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from effdl import config
 from effdl.reproduce import artefact
 from effdl.reproduce.frame import beside
 
@@ -53,3 +54,38 @@ def test_random_robin_trains_each_layer_as_long_as_the_others_do() -> None:
         for name, of_cell in cells.items():
             base = cells[name.replace("rule=dll", "rule=backprop").replace("rule=robin", "rule=backprop")]
             assert of_cell["method.epochs"] * of_cell.get("method.rounds", 1) == base["method.epochs"], name
+
+
+def test_subnets_slide_by_one_layer_and_nothing_regularises() -> None:
+    for scale in ("paper", "small"):
+        for cell in artefact.load("fig-6.2").cells(scale):
+            made = config.composed(artefact.on_the_cpu(cell.overrides))
+            method = made["method"]
+            assert method["overlap"] == method["segment_size"] - 1 == int(cell.at["size"]) - 1
+            drops = (
+                method["input_dropout"],
+                method["gradient_dropout"],
+                made["optimizer"]["weight_decay"],
+                method["lr_factor"],
+            )
+            assert drops == (0, 0, 0, 1) and made["augment"] is None
+            assert scale == "small" or method["epochs"] == 50
+
+
+def test_subnets_are_drawn_at_the_layer_where_they_end() -> None:
+    series = {
+        "test/acc": [[0, 0, 0.1], [0, 1, 0.2], [1, 0, 0.9], [1, 1, 0.4], [2, 1, 0.3]],
+        "train/loss": [[2, 0, 1.0], [2, 1, 0.7]],
+    }
+    names = ["network=lite0,size=2", "network=lite0,size=8"]
+    rows = [
+        {"cell": name, "size": name[-1], "seed": seed, "series": series, "segment/chosen": 1.0}
+        for name in names
+        for seed in range(2)
+    ]
+    runs = table("fig-6.2", [*rows, {"cell": names[0], "size": "2", "seed": 9, "series": None, "segment/chosen": None}])
+    assert runs["chosen_layer"].dropna().tolist() == [3, 3, 9, 9]
+    found = runs.loc[0, ["best_test_acc", "last_test_acc", "last_train_loss"]]
+    assert found.tolist() == [0.4, 0.3, 0.7] and runs.loc[4, ["best_test_acc", "last_test_acc"]].isna().all()
+    left, right = module("fig-6.2").draw(artefact.load("fig-6.2"), "small", runs.assign(**{"test/acc": 0.5})).axes
+    assert [list(line.get_xdata()) for line in left.lines[::3]] == [[2, 3, 4], [8, 9, 10]] and right.lines
