@@ -1,12 +1,15 @@
 """What chapter 6's figures measure, against answers known by hand, and what the thesis prints of them."""
 
+import csv
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
 from effdl import config
-from effdl.reproduce import artefact
+from effdl.errors import ConfigError
+from effdl.reproduce import artefact, published
 from effdl.reproduce.frame import beside
 
 
@@ -89,3 +92,79 @@ def test_subnets_are_drawn_at_the_layer_where_they_end() -> None:
     assert found.tolist() == [0.4, 0.3, 0.7] and runs.loc[4, ["best_test_acc", "last_test_acc"]].isna().all()
     left, right = module("fig-6.2").draw(artefact.load("fig-6.2"), "small", runs.assign(**{"test/acc": 0.5})).axes
     assert [list(line.get_xdata()) for line in left.lines[::3]] == [[2, 3, 4], [8, 9, 10]] and right.lines
+
+
+SETTINGS: dict[str, tuple[str, str]] = {  # column of table 6.3 -> where it stands in a config
+    "subnet_size": ("method", "segment_size"),
+    "epochs_per_layer": ("method", "epochs"),
+    "lr_base": ("optimizer", "lr"),
+    "lr_factor": ("method", "lr_factor"),
+    "wd_base": ("optimizer", "weight_decay"),
+    "wd_factor": ("method", "weight_decay_factor"),
+    "grad_noise": ("method", "gradient_dropout"),
+    "dropout_initial": ("method", "input_dropout"),
+    "dropout_decay_per_epoch": ("method", "input_dropout_decay"),
+    "batch_size": ("dataset", "batch_size"),
+}
+
+
+def rows_of_table_6_3() -> dict[str, dict[str, dict[str, str]]]:
+    """cell -> metric -> row of table 6.3."""
+    axes: Any = artefact.load("table-6.3").artefact.axes
+    found: dict[str, dict[str, dict[str, str]]] = {}
+    with (published.PUBLISHED / "table_6_3.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            (network,) = (k for k, v in axes["network"].items() if v.row["architecture_key"] == row["architecture_key"])
+            (dataset,) = (k for k, v in axes["dataset"].items() if v.row["dataset"] == row["dataset"])
+            found.setdefault(f"network={network},dataset={dataset},method=dll,rates=falling", {})[row["metric"]] = row
+    return found
+
+
+def test_the_44_rows_of_table_6_3_are_its_cells_setting_by_setting() -> None:
+    cells, printed = {cell.name: cell for cell in artefact.load("table-6.3").cells("paper")}, rows_of_table_6_3()
+    assert set(printed) == {name for name in cells if name.endswith("method=dll,rates=falling")} and len(printed) == 44
+    for name, rows in printed.items():
+        made, row = config.composed(artefact.on_the_cpu(cells[name].overrides)), rows["peak_layer"]
+        assert {key: float(made[a][b]) for key, (a, b) in SETTINGS.items()} == {key: float(row[key]) for key in SETTINGS}, name
+        assert made["method"]["decision"]["convs"] == int(row["max_decision_convs"])
+        assert made["optimizer"]["_target_"].endswith(".Adamw") and made["augment"] is not None
+        constant = cells[name.replace("falling", "constant")]
+        rates = {"method.lr_factor": 1.0, "method.weight_decay_factor": 1.0}
+        assert constant.set == {**cells[name].set, **rates} and constant.published is None
+
+
+def test_table_6_3_has_the_cells_of_table_6_2_and_adds_its_rates_by_layer() -> None:
+    theirs = {cell.name: cell.set for cell in artefact.load("table-6.2").cells("paper")}
+    ours = {cell.name: cell.set for cell in artefact.load("table-6.3").cells("paper")}
+    assert {name.removesuffix(",rates=falling"): s for name, s in ours.items() if name.endswith("falling")} == theirs
+    dropped = {cell.at["network"]: cell.set for cell in artefact.load("table-6.3").cells("small") if cell.at["method"] == "dll"}
+    for of_cell in dropped.values():
+        assert of_cell["method.input_dropout_decay"] ** of_cell["method.epochs"] == pytest.approx(0.95**300, rel=4e-3)
+
+
+def test_counts_over_runs_that_say_what_is_printed_are_those_of_the_printed_tables() -> None:
+    printed, rows = rows_of_table_6_3(), []
+    for cell in artefact.load("table-6.3").cells("paper"):
+        if cell.at["rates"] == "falling":
+            share = 100.0 if cell.at["method"] == "baseline" else float(printed[cell.name]["relative_memory"]["value"])
+            numbers = {"memory/accounted_peak_bytes": share, "test/acc": (cell.published or 0) / 100, "series": None}
+            rows += [{**cell.at, "cell": cell.name, "seed": seed, **numbers} for seed in (0, 1)]
+    missing = [
+        row for row in rows if not (row["cell"].startswith("network=vgg13,dataset=svhn,method=dll") and row["seed"] == 1)
+    ]
+    runs = table("table-6.3", missing, "paper")
+    names = ["pairs_35_to_40", "pairs_near_20", "pairs_over_300_epochs", "pairs_of_two_layers", "pairs_within"]
+    at = runs[runs["cell"] == "network=vgg13,dataset=cifar10,method=dll,rates=falling"].set_index("seed")[names]
+    assert (
+        at.loc[0].tolist() == [5, 3, 10, 4, 41] and at.loc[1].isna().all()
+    )  # as found in print, one pair of another seed missing
+    assert runs[names].notna().sum().tolist() == [1] * 5
+    one = runs[(runs["network"] == "mobilenet_v2") & (runs["dataset"] == "stl10") & (runs["method"] == "dll")].iloc[0]
+    assert (one["printed_peak_layer"], one["printed_n_layers"], one["memory_share"]) == (14, 17, 29.9)
+
+
+def test_a_declaration_that_shares_cells_which_are_not_there_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "table_6_3.yaml"
+    path.write_text((published.EXPERIMENTS / "chapter_6" / "table_6_3.yaml").read_text())
+    with pytest.raises(ConfigError, match=r"^table_6_3.yaml: cells_of: .*table_6_2.yaml is not there$"):
+        artefact.read(path)
