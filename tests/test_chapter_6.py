@@ -94,6 +94,66 @@ def test_subnets_are_drawn_at_the_layer_where_they_end() -> None:
     assert [list(line.get_xdata()) for line in left.lines[::3]] == [[2, 3, 4], [8, 9, 10]] and right.lines
 
 
+def round_robin(epochs: int, costs: dict[int, list[float]]) -> list[list[float]]:
+    """(partition, epoch, seconds so far) of rounds of two epochs, given what each epoch takes."""
+    found, so_far = [], 0.0
+    for first in range(0, epochs, 2):
+        for partition, taken in costs.items():
+            for epoch in (first, first + 1):
+                so_far += taken[epoch]
+                found.append([partition, epoch, so_far])
+    return found
+
+
+def test_what_an_epoch_of_a_partition_takes_is_read_from_the_time_of_all_training() -> None:
+    costs = {0: [2.0, 2.0, 3.0, 3.0], 1: [4.0] * 4, 2: [4.0, 4.0, 1.0, 3.0], 3: [8.0, 8.0, 2.0, 2.0]}
+    times = round_robin(4, costs)
+    found = module("fig-6.5").seconds({"time/train_s": times})
+    assert {p: [found[p][e] for e in range(4)] for p in range(4)} == costs
+    thinned = [point for point in times if point[1] % 2]  # each second epoch
+    assert module("fig-6.5").seconds({"time/train_s": thinned}) == {0: {1: 2.0}}
+    kept = {0: [100, 100, 80, 70], 1: [100, 100, 60, 70], 2: [100, 100, 30, 60], 3: [100, 100, 30, 42]}
+    counts = [[partition, epoch, n] for partition, row in kept.items() for epoch, n in enumerate(row)]
+    series = {"time/train_s": times, "data/samples": counts}
+    one = module("fig-6.5").of_run(series, 2)
+    assert one["upper_share"] == pytest.approx((0.3 + 0.6 + 0.3 + 0.42) / 4)
+    assert one["dropped_most"] == pytest.approx(0.5)  # 30 of 60, not of 100
+    assert (one["upper_time"], one["lowest_time"]) == (pytest.approx((2 / 4 + 2 / 8) / 2), 1.5)
+
+
+def test_pictures_of_partitions_show_seconds_data_and_accuracy() -> None:
+    declaration = artefact.load("fig-6.5")
+    costs = {partition: [2.0 + partition] * 4 for partition in range(4)}
+    counts = [[partition, epoch, 100 - 10 * epoch] for partition in range(4) for epoch in range(4)]
+    series = {"time/train_s": round_robin(4, costs), "data/samples": counts}
+    rows = [
+        {"cell": cell.name, "seed": seed, "series": series, "segment/chosen": 1, "test/acc": 0.5}
+        for cell in declaration.cells("small")
+        for seed in range(2)
+    ]
+    drawn = module("fig-6.5").draw(declaration, "small", table("fig-6.5", rows)).axes
+    assert [[line.get_ydata()[0] for line in axes.lines] for axes in drawn[:3]] == [[2, 3, 4, 5], [2, 3, 4, 5], [100] * 4]
+    assert len(drawn[3].lines) and drawn[0].get_ylim() == drawn[1].get_ylim()
+
+
+def test_figure_6_5_has_the_printed_schedule_and_at_small_a_tenth_of_it() -> None:
+    for scale, tenth in (("paper", 1), ("small", 10)):
+        for cell in artefact.load("fig-6.5").cells(scale):
+            made = config.composed(artefact.on_the_cpu(cell.overrides))
+            method, chosen = made["method"], made["filter"]
+            assert method["epochs"] * method.get("rounds", 1) * tenth == 300, cell.name
+            if method.get("rounds", 1) > 1:
+                assert method["epochs"] * tenth == 10
+            if cell.at["training"] != "backprop":
+                parts = 2 if cell.at["training"].startswith("two") else 4
+                assert (method["partitions"], method["lr_factor"], method["weight_decay_factor"]) == (parts, 0.5, 0.5)
+            if cell.at["training"] == "filtered":
+                told = (chosen["k"], chosen["chunk"], chosen["drop_at_most"], chosen["start"] * tenth, chosen["when"])
+                assert told == (10, 6148, 0.6, 30, "during")
+            if cell.at["training"] == "two_filtered":
+                assert (chosen["drop"], chosen["start"] * tenth) == (0.25, 30)
+
+
 SETTINGS: dict[str, tuple[str, str]] = {  # column of table 6.3 -> where it stands in a config
     "subnet_size": ("method", "segment_size"),
     "epochs_per_layer": ("method", "epochs"),
