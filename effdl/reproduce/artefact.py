@@ -4,7 +4,7 @@ import itertools
 import json
 import os
 import pickle
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, lru_cache
 from pathlib import Path
@@ -199,7 +199,7 @@ def _read_once(path: Path, written: int) -> Declaration:
 def read(path: Path) -> Declaration:
     """One declaration, checked throughout. Raises ConfigError."""
     try:
-        raw = parse(path.read_text())
+        raw = shared(parse(path.read_text()), lambda name: path.with_name(name).read_text())
         declaration = Declaration(Artefact.model_validate(raw), path, raw)
         if declaration.artefact.id != _id_of(path):
             raise ConfigError(f"id: a file of this name declares {_id_of(path)}, not {declaration.artefact.id}")
@@ -210,7 +210,36 @@ def read(path: Path) -> Declaration:
         raise ConfigError(f"{path.name}: {' '.join(str(error).split())}") from None
     except ConfigError as error:
         raise ConfigError(f"{path.name}: {error}") from None
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path.name}: cells_of: {error.filename} is not there") from None
     return declaration
+
+
+def shared(raw: Mapping[str, Any], text_of: Callable[[str], str]) -> dict[str, Any]:
+    """A declaration with what it takes from the one that its ``cells_of`` names: set, axes, rules, assumptions, and rules of
+    scales of the same names. Own levels and assumptions win, own overrides and rules come later, new axes stand last.
+
+    Args:
+        text_of: name of a file beside it -> its text.
+    """
+    if (name := raw.get("cells_of")) is None:
+        return dict(raw)
+    other = parse(text_of(name))
+    axes, own = other["axes"], raw.get("axes") or {}
+    rules = {scale: here.get("rules") or () for scale, here in other["scales"].items()}
+    return {
+        **raw,
+        "scales": {
+            scale: {**here, "rules": [*rules.get(scale, ()), *(here.get("rules") or ())]}
+            for scale, here in raw["scales"].items()
+        },
+        "set": joined(other.get("set") or {}, raw.get("set") or {}),
+        "axes": {
+            axis: {**axes.get(axis, {}), **own.get(axis, {})} for axis in [*axes, *(new for new in own if new not in axes)]
+        },
+        "rules": [*(other.get("rules") or ()), *(raw.get("rules") or ())],
+        "assumptions": {**(other.get("assumptions") or {}), **(raw.get("assumptions") or {})},
+    }
 
 
 def parse(text: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from yaml import YAMLError
 
 from effdl.errors import ConfigError
 from effdl.reproduce import seeds
-from effdl.reproduce.artefact import Declaration, parse
+from effdl.reproduce.artefact import Declaration, parse, shared
 from effdl.reproduce.vocabulary import Artefact
 
 CELL = "cell "  # before a cell's name; of these new ones may come, with runs of their own
@@ -43,7 +43,7 @@ def at(declaration: Declaration, scale: str, commit: str | None) -> dict[str, An
     text, own = _at(declaration.path, commit) if commit else (None, None)
     beside, _ = _at(declaration.module, commit) if commit else (None, None)
     try:
-        raw = parse(text or "")
+        raw = shared(parse(text or ""), lambda name: _at(declaration.path.with_name(name), commit)[0] or "")
         digests = fixed(Declaration(Artefact.model_validate(raw), declaration.path, raw), scale, beside)
     except (YAMLError, OmegaConfBaseException, ValidationError, ConfigError):
         digests = {}

@@ -30,3 +30,10 @@ def peak(series: Series | None, key: str) -> tuple[float, float]:
     points = curve(series, key)
     epoch, value = max(points, key=lambda point: (point[1], -point[0])) if points else (float("nan"), float("nan"))
     return float(epoch), value
+
+
+def last_of_segments(series: Series | None, key: str) -> list[float]:
+    """The last number of each segment that recorded one, from the bottom; empty of a run that recorded none."""
+    points = series.get(key, []) if isinstance(series, Mapping) else []
+    by_segment = {segment: float(value) for segment, _, value in points if segment is not None and value is not None}
+    return [by_segment[segment] for segment in sorted(by_segment)]

@@ -187,7 +187,8 @@ class Artefact(Entry):
     details are the table. pooled: row axes, such as draws of the data, over whose levels a first table is a mean. without:
     combinations of levels that are no cells, since they cannot be. series: keys of metrics.jsonl that the figure draws.
     numbers: of a run, those that the ledger keeps where all would be too much. picture: whether the README shows it.
-    module: the file beside the declaration that measures and draws, where it is another's. drawn: what its measures draw by
+    module: the file beside the declaration that measures and draws, where it is another's. cells_of: the declaration beside it
+    whose set, axes, rules and assumptions it shares, see `artefact.shared`. drawn: what its measures draw by
     a run's seed, beside what the run itself draws. plans: label -> overrides of runs whose memory `effdl run` shows below
     the report; they are planned and never trained.
     """
@@ -215,6 +216,7 @@ class Artefact(Entry):
     notes: tuple[str, ...] = ()
     picture: bool = True
     module: str | None = None
+    cells_of: str | None = None
     drawn: tuple[str, ...] = ()
     plans: dict[str, Overrides] = {}
 
