@@ -80,3 +80,75 @@ def test_two_partitions_differ_from_infopros_two_modules_in_loss_rates_and_turns
     )
     differ = {key for key in mine if mine[key] != theirs[key]}
     assert differ == {"loss", "lr_factor", "weight_decay_factor", "together", "own_head"}
+
+
+def test_drift_and_flips_are_read_by_block_and_segment() -> None:
+    sketch = [[3, -1, 3.0], [3, -1, 4.0], [3, 4, 6.0], [3, 4, 8.0]]  # of length 5, which moves by 5
+    other = [[4, -1, 1.0], [4, -1, 0.0], [4, 4, 1.0], [4, 4, 2.0]]  # the same block in the next segment: 2
+    series = {
+        "input_sketch/stem": [[0, -1, 1.0], [0, 4, 9.0]],  # the images, left out of the mean
+        "input_sketch/group1_1": sketch + other,
+        "input_sketch/group1_2": [[5, -1, 1.0], [5, 4, 4.0]],
+        "sign_flips/stem": [[0, -1, 0.5], [0, 4, 0.3]],
+        "sign_flips/group1_1": [[1, -1, 0.2]],
+        "sign_flips/group1_2": [[2, -1, 0.1]],
+        "train/loss": [[0, 0, 9.0], [1, 0, 2.0], [1, 1, 1.0], [2, 0, 5.0]],
+    }
+    run = {"series": series, "test/loss": 1.75, "test/acc": 0.5, "segment/chosen": 1.0}
+    nothing = {"cell": "rule=none", "test/acc": 0.4, "test/loss": 1.0, "series": None, "segment/chosen": 0.0}
+    runs = table("regularisers", [{"cell": "rule=both", **run}, nothing])
+    first = runs.iloc[0]
+    assert (first["drift"], first["flips"]) == pytest.approx(((1.5 + 3) / 2, (0.4 + 0.2 + 0.1) / 3))
+    assert (first["flips_by_depth"], first["drift_by_depth"]) == pytest.approx((-1, 1))
+    assert (first["ahead"], first["overfit"], first["chosen_layer"]) == pytest.approx((0.1, 0.75, 2))
+    assert runs.iloc[1][["drift", "flips", "overfit"]].isna().all()
+
+
+def test_blocks_whose_probes_are_read_are_those_of_the_network() -> None:
+    declaration = artefact.load("regularisers")
+    spec = config.build(config.compose(["arch=resnet32_cifar", "dataset=digits"]))
+    names = [name for name, _ in spec.arch.build(spec.dataset.facts()).blocks.named_children()]
+    assert names == module("regularisers").BLOCKS
+    assert set(declaration.artefact.series) == {
+        f"{probe}/{name}" for probe in ("input_sketch", "sign_flips") for name in names
+    } | {"train/loss"}
+
+
+def test_every_rule_but_its_own_is_layer_wise_learning_with_nothing() -> None:
+    def method(rule: str) -> dict[str, Any]:
+        made = composed("regularisers", "small", f"rule={rule}")
+        return {f"{key}": value for key, value in made["method"].items()} | {"optimizer": made["optimizer"]}
+
+    nothing = method("none")
+    drops = {key: nothing[key] for key in ("input_dropout", "gradient_dropout", "gradient_noise", "lr_factor", "loss")}
+    assert drops == {"input_dropout": 0, "gradient_dropout": 0, "gradient_noise": 0, "lr_factor": 1, "loss": None}
+    differ = {
+        "forward": {"input_dropout", "input_dropout_decay"},
+        "backward": {"gradient_dropout"},
+        "both": {"input_dropout", "input_dropout_decay", "gradient_dropout"},
+        "noise": {"gradient_noise"},
+        "robin": {"permute", "epochs", "rounds"},
+        "overlap": {"segment_size", "overlap", "epochs"},
+        "together": {"together"},
+        "transport": {"loss"},
+        "falling": {"lr_factor", "weight_decay_factor"},
+        "layer": {"decision"},
+    }
+    for rule, keys in differ.items():
+        own = method(rule)
+        assert {key for key in own if own[key] != nothing[key]} == keys, rule
+        assert own["epochs"] * own["rounds"] * (own["overlap"] + 1) == nothing["epochs"] == method("backprop")["epochs"]
+
+
+def test_spread_over_rates_is_of_one_seed_and_a_run_that_diverged_counts_as_a_guess() -> None:
+    def run(rate: int, seed: int, accuracy: float | None) -> dict[str, Any]:
+        status = "finished" if accuracy is not None else "diverged"
+        cell = f"start=scratch,rate=r{rate},method=dll"
+        return {"cell": cell, "seed": seed, "test/acc": accuracy, "status": status, "segment/chosen": 0.0}
+
+    reached = [0.5, 0.48, 0.44, 0.3, 0.3, None]
+    rows = [run(rate, 0, accuracy) for rate, accuracy in enumerate(reached, 1)] + [run(1, 1, 0.5)]
+    runs = table("brittleness", rows)
+    expected = pd.Series([0.5, 0.48, 0.44, 0.3, 0.3, 0.1]).std()
+    assert runs["spread"].tolist()[:6] == pytest.approx([expected] * 6) and runs["near_best"].tolist()[:6] == [2] * 6
+    assert pd.isna(runs["spread"].iloc[6]) and pd.isna(runs["near_best"].iloc[6])
