@@ -152,3 +152,61 @@ def test_spread_over_rates_is_of_one_seed_and_a_run_that_diverged_counts_as_a_gu
     expected = pd.Series([0.5, 0.48, 0.44, 0.3, 0.3, 0.1]).std()
     assert runs["spread"].tolist()[:6] == pytest.approx([expected] * 6) and runs["near_best"].tolist()[:6] == [2] * 6
     assert pd.isna(runs["spread"].iloc[6]) and pd.isna(runs["near_best"].iloc[6])
+
+
+def trained(*looks: tuple[int, int, float, float, float]) -> dict[str, list[list[float]]]:
+    """A run's series from (segment, epoch, validation accuracy, samples, seconds so far) of each of its epochs."""
+    columns = {"val/acc": 2, "data/samples": 3, "time/train_s": 4}
+    return {name: [[look[0], look[1], look[at]] for look in looks] for name, at in columns.items()}
+
+
+BACKPROP = trained((0, 0, 0.3, 100, 10.0), (0, 1, 0.5, 100, 20.0), (0, 2, 0.4, 100, 30.0))
+PARTS = trained((0, 0, 0.2, 150, 4.0), (0, 1, 0.4, 150, 8.0), (1, 0, 0.6, 150, 20.0), (1, 1, 0.7, 150, 25.0))
+
+
+def test_what_a_run_had_reached_is_read_from_its_record() -> None:
+    pays = module("pays")
+    looks = pays.looks_of(PARTS, 6.0)
+    assert [(one.samples, one.seconds, one.best) for one in looks] == [
+        (150, 4, 0.2),
+        (300, 8, 0.4),
+        (450, 26, 0.6),
+        (600, 31, 0.7),
+    ]
+    assert pays.until(looks, samples=449) == 0.4 and pays.until(looks, seconds=26) == 0.6
+    assert pd.isna(pays.until(looks, samples=149)) and pd.isna(pays.until(looks, samples=float("nan")))
+    assert pays.first(looks, 0.41) == 26 and pd.isna(pays.first(looks, 0.71)) and pays.looks_of(None, None) == []
+
+
+def test_rows_stand_beside_backprop_at_equal_data_time_and_memory() -> None:
+    def run(method: str, series: Any, test: float, step: float, resident: float, seed: int = 0) -> dict[str, Any]:
+        memory = {"memory/accounted_peak_bytes": step, "memory/resident_peak_bytes": resident, "time/feed_s": 6.0}
+        return {"cell": f"network=resnet32,method={method}", "seed": seed, "series": series, "test/acc": test, **memory}
+
+    worse = trained((0, 0, 0.45, 100, 40.0))
+    rows = [
+        run("baseline", BACKPROP, 0.8, 100, 110),
+        run("bp_checkpoint", worse, 0.75, 40, 50),
+        run("bp_small", trained((0, 0, 0.2, 300, 9.0)), 0.9, 30, 40),  # whose validation accuracy is lower
+        run("dpl_2", PARTS, 0.7, 60, 120),
+        run("dll_brief", trained((0, 0, 0.1, 900, 99.0)), 0.1, 10, 10),
+    ]
+    runs = table("pays", rows).assign(method=[row["cell"].rsplit("=")[-1] for row in rows]).set_index("method")
+    dpl, brief = runs.loc["dpl_2"], runs.loc["dll_brief"]
+    assert (dpl["backprop_val"], dpl["equal_data"], dpl["equal_time"], dpl["ended"]) == (0.5, 0.4, 0.6, 0.7)
+    assert (dpl["within_step"], dpl["within_resident"]) == (0.75, 0.8) and pd.isna(brief["within_step"])
+    assert (dpl["seconds_to"], dpl["time_ratio"], dpl["reaches"]) == (26, 1.3, 1)  # 0.48, backprop's own after 20 s
+    assert pd.isna(brief["equal_data"]) and pd.isna(brief["seconds_to"]) and brief["reaches"] == 0
+    assert runs.loc["bp_checkpoint", "gain"] == 2.5 and pd.isna(dpl["gain"]) and dpl["step_share"] == 0.6
+
+
+def test_rows_that_differ_in_memory_alone_share_a_search_and_larger_batches_have_their_own() -> None:
+    cells = {cell.name: cell for cell in artefact.load("pays").cells("small") if cell.at["network"] == "resnet32"}
+    assert len(cells) == 14
+    large = {name.rsplit("=")[-1]: cell.set["dataset.batch_size"] for name, cell in cells.items()}
+    assert all(large[f"{name}_big"] > large[name] == 32 for name in ("dll", "dpl_2", "dpl_4"))
+    for name, cell in cells.items():
+        made = composed("pays", "small", name)
+        epochs = made["method"]["epochs"]
+        layers = {"dll_brief": 16, "dpl_2_brief": 2}.get(cell.at["method"], 1)
+        assert epochs * layers == 16, name  # those at equal data see as many samples as backprop

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from scipy.stats import rankdata
 
 from effdl.probes.drift import drift
@@ -111,6 +112,8 @@ def draw(declaration, scale: str, runs: pd.DataFrame) -> Figure:
             own = [read(series) for series in of_cell(runs, f"rule={rule}").get("series", [])]
             look = {"label": declaration.label("rule", rule), "color": f"C{i}", "marker": MARKERS[i], "markersize": 3}
             lines(row, [one for one in own if one], {**look, "linewidth": 1})
+        for panel in row:
+            panel.xaxis.set_major_locator(MaxNLocator(integer=True))
         row[0].set(xlabel="layer, from the bottom", ylabel=word)
         row[1].set(xlabel="epochs of the layer behind")
     handles, labels = panels[1][1].get_legend_handles_labels()
@@ -138,4 +141,5 @@ def accuracies(axes: Axes, declaration, runs: pd.DataFrame) -> None:
             reach = ours.high - ours.mean if math.isfinite(ours.high) else None
             axes.errorbar(ours.mean, place, xerr=reach, fmt="o", color="0.0", markersize=4, capsize=2)
     axes.set_yticks(range(len(rules)), [declaration.label("rule", rule) for rule in rules])
+    axes.set_xlim(left=0)
     axes.set_xlabel("test accuracy (percent); bars: 95% t-interval over seeds")
