@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from effdl import config
-from effdl.reproduce import artefact
+from effdl.reproduce import artefact, searched
 from effdl.reproduce.counterpart import at, of_cell, of_seed
 from effdl.reproduce.frame import beside
 
@@ -203,6 +203,10 @@ def test_rows_stand_beside_backprop_at_equal_data_time_and_memory() -> None:
 def test_rows_that_differ_in_memory_alone_share_a_search_and_larger_batches_have_their_own() -> None:
     cells = {cell.name: cell for cell in artefact.load("pays").cells("small") if cell.at["network"] == "resnet32"}
     assert len(cells) == 14
+    shared = [{cell.at["method"] for cell in of_search} for _, of_search in searched._distinct(list(cells.values()))]
+    backprop, layers = {"baseline", "bp_checkpoint", "bp_accumulate", "bp_all"}, {"dll", "dll_brief", "dll_recompute"}
+    alone = [{name} for name in ("bp_small", "dpl_4", "dll_big", "dpl_2_big", "dpl_4_big")]
+    assert sorted(map(sorted, shared)) == sorted(map(sorted, [backprop, layers, {"dpl_2", "dpl_2_brief"}, *alone]))
     large = {name.rsplit("=")[-1]: cell.set["dataset.batch_size"] for name, cell in cells.items()}
     assert all(large[f"{name}_big"] > large[name] == 32 for name in ("dll", "dpl_2", "dpl_4"))
     for name, cell in cells.items():

@@ -58,7 +58,7 @@ def draw(declaration, scale: str, runs: pd.DataFrame) -> Figure:
     there = {place(cell) for cell in ended["cell"]}
     places = [of for of in dict.fromkeys(place(cell.name) for cell in declaration.cells(scale)) if of in there]
     figure = Figure(figsize=(9, 2.9 * math.ceil(max(len(places), 1) / 3) + 0.7), layout="constrained")
-    panels = figure.subplots(math.ceil(max(len(places), 1) / 3), 3, squeeze=False).flat
+    panels = figure.subplots(math.ceil(max(len(places), 1) / 3), 3, squeeze=False).flatten()
     for panel, of in zip(panels, places, strict=False):
         for i, method in enumerate(declaration.artefact.axes["method"]):
             own = ended[ended["cell"] == f"{of},method={method}"]
@@ -71,7 +71,7 @@ def draw(declaration, scale: str, runs: pd.DataFrame) -> Figure:
                 panel.errorbar(x["step"], y.mean(), y.std(), label=declaration.label("method", method), **look)
         panel.set_title(", ".join(declaration.label(*part.split("=")) for part in of.split(",")), loc="left", fontsize=9)
         panel.set(xlabel="memory of a step, to resident (MiB)", xlim=(0, None))
-    for panel in panels:
+    for panel in panels[max(len(places), 1) :]:
         panel.set_visible(False)
     figure.axes[0].set_ylabel("test accuracy (percent)")
     shown = {label: handle for panel in figure.axes for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)}
