@@ -114,6 +114,17 @@ def test_blocks_whose_probes_are_read_are_those_of_the_network() -> None:
     } | {"train/loss"}
 
 
+@pytest.mark.parametrize("name", ["rivals", "regularisers", "pays"])
+def test_dropout_falls_in_trials_and_runs_as_it_does_in_print(name: str) -> None:
+    for scale in artefact.load(name).artefact.scales:
+        for cell in artefact.load(name).cells(scale) if scale != "smoke" else []:
+            asked = [] if cell.search is None else [dict(text.split("=", 1) for text in cell.search.fixed)]
+            for told in [{key: str(value) for key, value in cell.set.items()}, *asked]:
+                if "method.input_dropout_decay" in told and cell.at.get("method") != "dll_brief":
+                    decay, epochs = float(told["method.input_dropout_decay"]), int(told["method.epochs"])
+                    assert decay**epochs == pytest.approx(0.95**300, rel=0.02), (scale, cell.name)
+
+
 def test_every_rule_but_its_own_is_layer_wise_learning_with_nothing() -> None:
     def method(rule: str) -> dict[str, Any]:
         made = composed("regularisers", "small", f"rule={rule}")
@@ -209,6 +220,8 @@ def test_rows_that_differ_in_memory_alone_share_a_search_and_larger_batches_have
     assert sorted(map(sorted, shared)) == sorted(map(sorted, [backprop, layers, {"dpl_2", "dpl_2_brief"}, *alone]))
     large = {name.rsplit("=")[-1]: cell.set["dataset.batch_size"] for name, cell in cells.items()}
     assert all(large[f"{name}_big"] > large[name] == 32 for name in ("dll", "dpl_2", "dpl_4"))
+    heavy = [cell for cell in artefact.load("rivals").cells("small") if cell.at["network"] == "resnet32"]
+    assert len(list(searched._distinct(heavy))) == 10 < len(heavy)  # one a method, without augmentation
     for name, cell in cells.items():
         made = composed("pays", "small", name)
         epochs = made["method"]["epochs"]
