@@ -13,7 +13,8 @@ from torch import nn
 from effdl.datasets.batch import Batch
 from effdl.methods.backprop import Backprop
 from effdl.methods.segmentwise import Segmentwise
-from effdl.probes.input_sketch import InputSketch, drift
+from effdl.probes.drift import drift
+from effdl.probes.input_sketch import InputSketch
 from effdl.probes.probe import measured
 from effdl.probes.sign_flips import SignFlips, flips
 from effdl.records.run import Run

@@ -1,9 +1,5 @@
 """Sketches of what comes into each layer, from which its drift between looks can be told (thesis §6.6, conjecture 1)."""
 
-from collections.abc import Sequence
-
-import torch
-
 from effdl.probes.of_layers import OfSample
 from effdl.probes.sample import above, can_see
 from effdl.probes.weight_sketch import count_sketch
@@ -14,7 +10,7 @@ from effdl.training.look import Look
 @setting
 class InputSketch(OfSample):
     """``<block>``: a list of numbers, see `weight_sketch.count_sketch`, of what comes into a block on the same samples at each
-    look, all entries together; see `drift`.
+    look, all entries together; see `drift.drift`.
 
     A block's input moves while blocks below it learn, and is the same at all looks where they do not, as in a segment that is
     trained from the bottom up.
@@ -38,10 +34,3 @@ class InputSketch(OfSample):
             names = [name for name, _ in look.blocks.named_children()]
             inputs = [x, *(z for _, z in above(look, x))]
         return {name: count_sketch(z, self.size).tolist() for name, z in zip(names, inputs, strict=False)}
-
-
-def drift(sketches: Sequence[Sequence[float]]) -> list[float]:
-    """From each look to the next: ‖x' − x‖ / ‖x‖ of a layer's inputs, by their sketches; not a number where x is 0."""
-    rows = torch.tensor(sketches, dtype=torch.float64)
-    steps: list[float] = ((rows[1:] - rows[:-1]).norm(dim=1) / rows[:-1].norm(dim=1)).tolist()
-    return steps

@@ -12,6 +12,7 @@ from effdl.reproduce.frame import frame
 from effdl.reproduce.judge import judged
 from effdl.reproduce.overview import Shown, overview
 from effdl.reproduce.palette import in_few_colours
+from effdl.reproduce.quoted import NUMBER, quoted
 from effdl.reproduce.report import command, heading, moved, summary
 from effdl.reproduce.runs import Runs
 from effdl.reproduce.tally import counts, counts_text, tell
@@ -22,14 +23,16 @@ BLOCK = re.compile(r"<!-- results: (?P<name>\S+) (?P<scale>\S+) -->.*?<!-- /resu
 
 
 def pages(repository: Path) -> Iterator[Path]:
-    """The README, and those of the experiments that have results."""
+    """The README, those of the experiments that have results, and documents that quote numbers."""
     yield repository / "README.md"
+    yield from (page for page in sorted(repository.glob("docs/*.md")) if NUMBER.search(page.read_text()))
     yield from (page for page in sorted(repository.glob("experiments/*/README.md")) if BLOCK.search(page.read_text()))
 
 
 def rewrite(page: Path, root: Path) -> str:
     """A page's text with every block ``<!-- results: table-6.1 small -->`` ... ``<!-- /results -->`` made anew, and the first
-    screen, ``<!-- overview -->`` ... ``<!-- /overview -->``, where it has one.
+    screen, ``<!-- overview -->`` ... ``<!-- /overview -->``, where it has one; and each number that its text quotes, see
+    `quoted`.
 
     Args:
         root: the results folder; pictures are written beside its ledger, and linked to from where the page lies.
@@ -39,7 +42,7 @@ def rewrite(page: Path, root: Path) -> str:
         RecordError: the ledger has nothing of it, or was edited.
     """
     text = page.read_text()
-    if not BLOCK.search(text):
+    if not (BLOCK.search(text) or NUMBER.search(text)):
         raise ConfigError(f"{page.name}: has no block <!-- results: artefact scale --> ... <!-- /results -->")
     read = {(match["name"], match["scale"]): _read(match["name"], match["scale"], root) for match in BLOCK.finditer(text)}
     family = corrected([judged(declaration, scale, runs) for (_, scale), (declaration, _, runs) in read.items()])
@@ -56,7 +59,7 @@ def rewrite(page: Path, root: Path) -> str:
         key = (match["name"], match["scale"])
         return _block(page_of[key], lines[key], root, to_root, folded=has_first_screen)
 
-    return BLOCK.sub(block, text)
+    return quoted(BLOCK.sub(block, text), root)
 
 
 def _read(name: str, scale: str, root: Path) -> tuple[Declaration, list[ledger.Line], Runs]:
