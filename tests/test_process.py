@@ -100,6 +100,31 @@ def test_a_large_piece_goes_back_to_the_system_as_it_is_freed() -> None:
     assert abs(int(done.stdout) - 32 * MIB) < 4 * MIB
 
 
+ASKED = """
+import contextlib, io, mmap, sys
+import torch
+from effdl import cli, commands
+with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+    commands.main(["--help"]) if sys.argv.pop() == "effdl" else cli.main(lambda: None)
+print(torch.empty(8 * 2**20, dtype=torch.uint8).data_ptr() % mmap.PAGESIZE)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="of Linux alone")
+@pytest.mark.parametrize("command", ["effdl", "run.py"])
+def test_both_commands_ask_for_large_pages_unless_the_environment_says_no(command: str) -> None:
+    """PyTorch then has tensors begin at a page; by themselves they begin after the head that GNU's C library gives a piece."""
+
+    def offset(**said: str) -> int:
+        own = {name: value for name, value in os.environ.items() if name != "THP_MEM_ALLOC_ENABLE"} | said
+        argument = ["--help", command] if command == "run.py" else [command]
+        done = subprocess.run([sys.executable, "-c", ASKED, *argument], env=own, cwd=ROOT, capture_output=True, check=True)
+        return int(done.stdout)
+
+    assert offset() == 0
+    assert offset(THP_MEM_ALLOC_ENABLE="0") != 0
+
+
 @KERNEL
 def test_the_three_numbers_stand_side_by_side_in_what_a_run_says(tmp_path: Path) -> None:
     done = run(*SMALL, "dataset=digits", f"results={tmp_path}", cwd=ROOT)
