@@ -13,8 +13,8 @@ from typing import Any
 from effdl import checking, config, ending, jobs, searching, torchrun
 from effdl.errors import ConfigError, EffdlError
 from effdl.home import at_home
+from effdl.huge_pages import ask_for_huge_pages
 from effdl.sweep_folder import SweepFolder
-from effdl.training.hardware import large_pages
 
 _results: list[dict[str, Any]] = []  # of this process's runs, in order; Hydra gives no way to return them
 _raised: list[Exception] = []  # by a lone run that Hydra carries out
@@ -32,7 +32,7 @@ def main(entry: Callable[[], Any]) -> None:
         made.clear()
     asked: Sequence[str] = ()
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
-    large_pages()
+    ask_for_huge_pages()
     arguments = sys.argv[1:]
     many = bool({"-m", "--multirun"} & set(arguments))
     gc.disable()  # what the imports make stays; looking through it again and again takes a second

@@ -14,13 +14,13 @@ from effdl import checking, cli, config, ending, searching
 from effdl.arguments import Parser, count, read, word
 from effdl.errors import ConfigError
 from effdl.home import at_home
-from effdl.training.hardware import large_pages
+from effdl.huge_pages import ask_for_huge_pages
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command; errors are one line on standard error and an exit code that says which kind."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    large_pages()
+    ask_for_huge_pages()
     try:
         options = read(parser(), given)
         code = options.command(options)

@@ -184,16 +184,6 @@ def keep_little() -> None:
         library.mallopt(M_TRIM_THRESHOLD, 16 * LARGE_PIECE)  # else each small piece at the heap's end would go and come
 
 
-def large_pages() -> None:
-    """From the first tensor on, tensors of 2 MiB and more lie in pages of 2 MiB; for the start of a program.
-
-    What `keep_little` gives back comes anew page by page, zeroed as each is first touched: at 4 KiB that takes a fifth of the
-    time of VGG-13's training, and a third of cnn4's layers. No number changes. THP_MEM_ALLOC_ENABLE=0 in the environment says
-    no, and a kernel may give none. Processes that this one starts do the same.
-    """
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # which PyTorch reads once, as it makes the first tensor
-
-
 @contextmanager
 def restoring() -> Iterator[None]:
     """Afterwards threads and rounding are as before, so that one run leaves no trace in the next."""
