@@ -65,7 +65,7 @@ bench: $(VENV)/.installed ## what the engine costs and gains beside named peers,
 bench-links: $(VENV)/.installed ## averaging between two workers on shaped links, beside what plan foretells; needs root
 	@$(PY) scripts/bench_links.py
 
-links: $(VENV)/.installed ## the same, kept in results/ledger/links.json, and the page of chapter 3 from it; ten quiet minutes
+links: $(VENV)/.installed ## the same on a quiet machine, kept in results/ledger/links.json, and the page of chapter 3 from it
 	@$(PY) scripts/bench_links.py --keep results
 	@$(PY) scripts/readme.py
 
