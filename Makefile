@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help install demo list status readme test test-slow test-gpu audit bench bench-links bench-gpu lint types check same clean
+.PHONY: help install demo list status readme test test-slow test-gpu audit bench bench-links bench-hooks links bench-gpu lint types check same clean
 
 help: ## this list
 	@grep -hE '^[a-z% -]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -64,6 +64,13 @@ bench: $(VENV)/.installed ## what the engine costs and gains beside named peers,
 
 bench-links: $(VENV)/.installed ## averaging between two workers on shaped links, beside what plan foretells; needs root
 	@$(PY) scripts/bench_links.py
+
+links: $(VENV)/.installed ## the same on a quiet machine, kept in results/ledger/links.json, and the page of chapter 3 from it
+	@$(PY) scripts/bench_links.py --keep results
+	@$(PY) scripts/readme.py
+
+bench-hooks: $(VENV)/.installed ## communication hooks of DistributedDataParallel on MNIST: ours beside fp16, bf16, PowerSGD, 8 bits
+	@$(PY) scripts/bench_hooks.py
 
 # Without a GPU the line that says so is all, and no failure.
 ON_A_GPU = @$(PY) scripts/gpu_there.py $@ || { code=$$?; [ $$code -eq 3 ] && exit 0; exit $$code; } &&

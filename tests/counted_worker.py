@@ -5,6 +5,7 @@ torchrun --nproc_per_node=2 tests/counted_worker.py FOLDER
 
 import json
 import os
+import runpy
 import sys
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from effdl.training.wire import Form
 
 FORMS: tuple[Form, ...] = ("tensors", "lossless", "float16", "huffman")
 EXCHANGES = 5
+COMPARED = ("none", "fp16", "PowerSGD, rank 2", "auto, 8 bits")  # hooks of scripts/bench_hooks.py
+BENCH = runpy.run_path(str(Path(__file__).parents[1] / "scripts" / "bench_hooks.py"))
 
 
 def on_the_link() -> int:
@@ -57,10 +60,27 @@ def hooked(ranks: Ranks) -> tuple[float, int]:
     return float(ranks.total(torch.tensor(state.sent))), on_the_link() - before
 
 
+def compared(ranks: Ranks, name: str) -> tuple[float, int]:
+    """A hook's steps once it has begun: before them, weights go out and buckets are made."""
+    inner, counted = BENCH["network"]((1, 28, 28), 0), BENCH["Counted"]()
+    model, _ = BENCH["registered"](name, inner)
+    with counted.counting():
+        for step in range(BENCH["START"] + EXCHANGES):
+            if step == BENCH["START"]:
+                distributed.barrier()
+                before, sent = on_the_link(), counted.sent
+            torch.manual_seed(10 * step + ranks.rank)
+            model(torch.randn(4, 1, 28, 28)).square().sum().backward()
+    distributed.barrier()
+    seen = on_the_link() - before
+    return float(ranks.total(torch.tensor(counted.sent - sent))), seen
+
+
 def main() -> None:
     torch.set_num_threads(1)
     with joined(int(os.environ["WORLD_SIZE"]), "cpu") as ranks:
         found = {**{form: averaged(ranks, form) for form in FORMS}, "hook": hooked(ranks)}
+        found |= {f"compared: {name}": compared(ranks, name) for name in COMPARED}
         if ranks.rank == 0:
             (Path(sys.argv[1]) / "counted.json").write_text(json.dumps(found))
         distributed.barrier()

@@ -24,9 +24,10 @@ def test_recorded_bytes_are_those_on_the_link(tmp_path: Path) -> None:
     done = subprocess.run([*ALONE, "sh", "-c", command], capture_output=True, text=True, timeout=200, env=own, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads((tmp_path / "counted.json").read_text())
-    assert set(found) == {*counted_worker.FORMS, "hook"}
+    assert set(found) == {*counted_worker.FORMS, "hook", *(f"compared: {name}" for name in counted_worker.COMPARED)}
     exchanges, raw = counted_worker.EXCHANGES, 4 * (1001 * 800 + 801 * 10)
     assert found["tensors"][0] == 2 * exchanges * (raw + 8)
-    for recorded, counted in found.values():
+    for name, (recorded, counted) in found.items():
         # 66 bytes of headers before at most 65,483 of content, as much for what acknowledges it, and gloo's own heads
-        assert recorded < counted < 1.02 * recorded + 40_000
+        heads = 80_000 if "PowerSGD" in name else 40_000  # which sums thrice a step, and little each time
+        assert recorded < counted < 1.02 * recorded + heads, name

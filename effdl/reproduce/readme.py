@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from effdl.errors import ConfigError, RecordError
-from effdl.reproduce import artefact, figure, ledger
+from effdl.reproduce import artefact, figure, ledger, link_table
 from effdl.reproduce.artefact import Declaration
 from effdl.reproduce.frame import frame
 from effdl.reproduce.judge import judged
@@ -26,13 +26,17 @@ def pages(repository: Path) -> Iterator[Path]:
     """The README, those of the experiments that have results, and documents that quote numbers."""
     yield repository / "README.md"
     yield from (page for page in sorted(repository.glob("docs/*.md")) if NUMBER.search(page.read_text()))
-    yield from (page for page in sorted(repository.glob("experiments/*/README.md")) if BLOCK.search(page.read_text()))
+    yield from (page for page in sorted(repository.glob("experiments/*/README.md")) if _has_results(page.read_text()))
+
+
+def _has_results(text: str) -> bool:
+    return any(block.search(text) for block in (BLOCK, link_table.BLOCK))
 
 
 def rewrite(page: Path, root: Path) -> str:
     """A page's text with every block ``<!-- results: table-6.1 small -->`` ... ``<!-- /results -->`` made anew, and the first
-    screen, ``<!-- overview -->`` ... ``<!-- /overview -->``, where it has one; and each number that its text quotes, see
-    `quoted`.
+    screen, ``<!-- overview -->`` ... ``<!-- /overview -->``, where it has one; links' tables, see `link_table`; and each number
+    that its text quotes, see `quoted`.
 
     Args:
         root: the results folder; pictures are written beside its ledger, and linked to from where the page lies.
@@ -42,7 +46,7 @@ def rewrite(page: Path, root: Path) -> str:
         RecordError: the ledger has nothing of it, or was edited.
     """
     text = page.read_text()
-    if not (BLOCK.search(text) or NUMBER.search(text)):
+    if not (_has_results(text) or NUMBER.search(text)):
         raise ConfigError(f"{page.name}: has no block <!-- results: artefact scale --> ... <!-- /results -->")
     read = {(match["name"], match["scale"]): _read(match["name"], match["scale"], root) for match in BLOCK.finditer(text)}
     family = corrected([judged(declaration, scale, runs) for (_, scale), (declaration, _, runs) in read.items()])
@@ -53,13 +57,14 @@ def rewrite(page: Path, root: Path) -> str:
     }
     to_root = Path(os.path.relpath(root.resolve(), page.parent.resolve())).as_posix()
     has_first_screen = OVERVIEW.search(text) is not None
-    text = OVERVIEW.sub(lambda match: "\n\n".join([match["start"], overview(list(page_of.values())), match["end"]]), text)
+    if page_of:
+        text = OVERVIEW.sub(lambda match: "\n\n".join([match["start"], overview(list(page_of.values())), match["end"]]), text)
 
     def block(match: re.Match[str]) -> str:
         key = (match["name"], match["scale"])
         return _block(page_of[key], lines[key], root, to_root, folded=has_first_screen)
 
-    return quoted(BLOCK.sub(block, text), root)
+    return quoted(link_table.shown(BLOCK.sub(block, text), root), root)
 
 
 def _read(name: str, scale: str, root: Path) -> tuple[Declaration, list[ledger.Line], Runs]:
