@@ -115,6 +115,18 @@ def test_miou_is_a_score_of_which_more_is_better(longer: float, word: str, tmp_p
     assert few.endswith("of 2 points)") and "50.00 (val/miou, n 6)" in few
 
 
+@pytest.mark.parametrize(("longer", "word"), [(0.82, "reproduced"), (0.83, "undertrained")])
+def test_what_measures_make_is_finished_by_validation_accuracy(longer: float, word: str, tmp_path: Path) -> None:
+    made = told(0.80, {FEW: [longer, longer], MANY: [0.8, 0.8]})
+    for line in made:
+        for run in line["runs"]:
+            run["numbers"] |= {"error": 1 - run["numbers"].get("test/acc", 0.5)}
+    assert words(tmp_path, made, {"metric": "error", "claims/level/metric": "test/acc"}) == {
+        **dict.fromkeys(BESIDE, word),
+        **ELSEWHERE,
+    }
+
+
 GUESS = [{"baseline": {"method": "base"}, "where": {"data": "few"}, "reaches": "twice_chance", "chance": 3.5}]
 
 

@@ -76,7 +76,7 @@ def _below(declaration: Declaration, runs: Runs, cell: Cell, least: float, more_
 
 
 def _below_longer(declaration: Declaration, runs: Runs, cell: Cell, floor: Floor) -> str | None:
-    metric = declaration.artefact.metric.replace("test/", "val/")
+    metric = _validated(declaration)
     goal = longer(cell)
     if reason := missing(runs, goal):
         return f"floor {reason}"
@@ -119,7 +119,7 @@ def said(declaration: Declaration, scale: str, runs: Runs) -> Iterator[str]:
     """A line on each baseline of a scale that has a floor: what it reaches, and what three times the epochs do."""
     unit = SCALE_OF["percent"]
     for floor, cell in baselines(declaration, scale, declaration.cells(scale), "longer"):
-        metric = declaration.artefact.metric.replace("test/", "val/")
+        metric = _validated(declaration)
         factor = unit if _is_share(metric) else 1.0
         here, there = (list(values(runs, one, metric).values()) for one in (cell, longer(cell)))
         if here and there:
@@ -128,6 +128,13 @@ def said(declaration: Declaration, scale: str, runs: Runs) -> Iterator[str]:
             verdict += _gap(here, there, _is_share(metric))
             ours = f"{factor * _mean(here):.2f} ({metric}, n {len(here)})"
             yield f"{where}: {ours}, with {TIMES} times the epochs {factor * _mean(there):.2f} (n {len(there)}): {verdict}"
+
+
+def _validated(declaration: Declaration) -> str:
+    """By what a baseline is finished: the artefact's metric on validation samples, in the place of one that `measures` makes,
+    such as an error, accuracy there."""
+    metric = declaration.artefact.metric
+    return metric.replace("test/", "val/") if metric.startswith("test/") else "val/acc"
 
 
 def _is_share(metric: str) -> bool:
