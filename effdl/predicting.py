@@ -67,7 +67,7 @@ def predicted(path: Path, part: Part = "val", count: int = 6) -> tuple[list[Show
     if stored["facts"]["targets"] != "pixels":
         raise ConfigError(f"{shown(path)}: its samples have one target each; a run on dataset=voc or garments is wanted")
     dataset, objective = (config.build_setting(stored["config"][group], group) for group in ("dataset", "objective"))
-    if dataset.fingerprint() != stored["identity"]["data"]:
+    if dataset.fingerprint() != stored.get("identity", {}).get("data"):
         raise DataError(f"{shown(path)}: the data that are here are not those of this run")
     train, val = split(dataset, dataset.load()[0], stored["config"]["seed"])
     samples = (val if part == "val" else train).tensors()
