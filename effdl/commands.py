@@ -1,4 +1,4 @@
-"""The console command ``effdl``: list, explain, plan, run, status, report, publish, compress."""
+"""The console command ``effdl``: list, explain, plan, run, status, report, publish, compress, predictions."""
 
 import argparse
 import gc
@@ -77,6 +77,11 @@ def parser() -> Parser:
     made.add_argument("--json", action="store_true")
     made = add("compress", compress, "what weights take when they are quantised and coded, and what that saves on a link")
     _add_coding(made)
+    made = add("predictions", predictions, "a picture of what a finished run says of each pixel, beside images and labels")
+    made.add_argument("what", help="the folder of a finished run on images whose pixels have labels")
+    made.add_argument("--images", type=count, default=6, help="how many, from the first on (6)")
+    made.add_argument("--split", default="val", choices=("val", "train"), help="validation or training images (val)")
+    made.add_argument("--json", action="store_true")
     return top
 
 
@@ -295,6 +300,16 @@ def compress(options: argparse.Namespace) -> int:
     with tracking() as track:
         found = compressing.compress(state, options.bits, options.coder, track)
     print(json.dumps(compressing.to_json(found, link)) if options.json else compressing.text(found, link))
+    return 0
+
+
+def predictions(options: argparse.Namespace) -> int:
+    """Draw predicted labels of pixels into the folder of their run."""
+    from effdl import predicting
+
+    shown, dataset = predicting.predicted(Path(options.what), options.split, options.images)
+    path = predicting.write(Path(options.what), shown, dataset)
+    print(json.dumps(predicting.to_json(path, shown)) if options.json else predicting.text(path, shown))
     return 0
 
 

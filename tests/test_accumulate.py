@@ -10,8 +10,12 @@ from torch import nn
 
 from effdl import config
 from effdl.archs.classifier import Classifier
+from effdl.archs.pixelnet import Pixelnet
 from effdl.datasets.batch import Batch
+from effdl.datasets.dataset import Facts
+from effdl.objectives.amplification import ExpGa
 from effdl.objectives.losses import SoftmaxCe
+from effdl.objectives.objective import Objective
 from effdl.records.plan import cost
 from effdl.training.decision_rule import DecisionRule
 from effdl.training.fused_sgd import FusedSgd
@@ -81,3 +85,40 @@ def test_backprop_in_parts_is_in_the_name_of_its_run_and_cannot_be_stacked() -> 
     assert config.run_id(one, "d") == config.run_id(plain, "d") != config.run_id(four, "d")
     chain = one.arch.build(one.dataset.facts())
     assert one.method.stack_key(chain) is not None and four.method.stack_key(chain) is None
+
+
+def images(few: bool) -> Batch:
+    """Six images of which each has another number of labelled pixels."""
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(6, 3, 32, 32, generator=generator).double()
+    y = torch.randint(0, 5, (6, 32, 32), generator=generator)
+    for i, labelled in enumerate((7, 19, 60, 3, 41, 52) if few else (7, 1024, 300, 3, 610, 52)):
+        y[i].view(-1)[torch.randperm(1024, generator=generator)[labelled:]] = SoftmaxCe.ignore_index
+    return Batch(x, y, torch.arange(6))
+
+
+@pytest.mark.parametrize("objective", [SoftmaxCe(), ExpGa()], ids=lambda objective: type(objective).__name__)
+@pytest.mark.parametrize("pixels", [None, 100])
+@pytest.mark.parametrize("parts", [2, 3, 5])
+def test_parts_of_images_with_ignored_pixels_make_the_step_of_the_whole_batch(
+    parts: int, pixels: int | None, objective: Objective
+) -> None:
+    """And that is the gradient of the mean over images of means over labelled pixels, written out. Where more pixels are drawn
+    than have labels, all of these are taken, whatever is drawn."""
+    batch, found = images(few=pixels is not None), {}
+    facts = Facts((3, 32, 32), "pixels", 5, 6, 0, 0, 6)
+    for count in (1, parts):
+        torch.manual_seed(0)
+        arch = Pixelnet(widths=(2, 3, 4, 4, 4), wide=0, hidden=(6,), dropout=0.0, pixels=pixels)
+        chain = arch.build(facts).double().train()
+        rule = DecisionRule(chain.blocks, chain.head, objective, accumulate=count)
+        optimizer = Sgd(lr=1.0, momentum=0.0).build(rule.parameters())
+        before = [p.detach().clone() for p in rule.parameters()]
+        whole = chain(batch.x)
+        losses = [objective.loss(whole[i, :, y != 255].T, y[y != 255]).mean() for i, y in enumerate(batch.y)]
+        expected = torch.autograd.grad(torch.stack(losses).mean(), list(rule.parameters()))
+        (told,) = Learner(rule, optimizer, seed=lambda epoch, step: step).train_epoch([batch])
+        assert told.loss is not None and told.loss.shape == (6,)
+        found[count] = [a - p.detach() for a, p in zip(before, rule.parameters(), strict=True)]
+        torch.testing.assert_close(found[count], list(expected), rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(found[parts], found[1], rtol=1e-9, atol=1e-12)

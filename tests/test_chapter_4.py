@@ -242,6 +242,36 @@ def test_cells_of_table_4_5_take_a_step_each_at_their_printed_settings(tmp_path:
         assert run_here(*given, *narrow, *few) == 0
 
 
+def test_chance_of_the_scenes_is_what_background_throughout_has() -> None:
+    """Counted on labels of the training scenes: right pixels over all that have a label, of one class in eleven."""
+    declaration = artefact.load("table-4.5")
+    for scale in ("small", "medium"):
+        overrides = artefact.on_the_cpu(declaration.cells(scale)[0].overrides)
+        spec = build(compose([*overrides, "optimizer.lr=0.1"]), checked=False)
+        try:
+            y = spec.dataset.load()[0].y.numpy()
+        except DataError:
+            pytest.skip("needs FashionMNIST under EFFDL_DATA; dataset.download=true fetches it")
+        expected = 100 * (y == 0).sum() / (y != 255).sum() / spec.dataset.facts().outputs
+        floors = declaration.scale(scale).floors
+        assert {floor.baseline["run"] for floor in floors} == {"S-40", "S-60"}
+        assert [floor.chance for floor in floors] == pytest.approx([expected] * 2, abs=0.1)
+
+
+MEDIUM = ("fig-4.4", "table-4.2", "table-4.3", "table-4.4", "table-4.5", "output-saturation")
+
+
+@pytest.mark.parametrize("name", [*MEDIUM, "amplification-reasons", "effective-rates", "fair-rates"])
+def test_medium_scales_compose_and_take_five_runs(name: str) -> None:
+    cells = artefact.load(name).all_cells("medium")
+    for cell in cells:
+        given = [] if cell.search is None else ["optimizer.lr=0.1"]
+        spec = build(compose([*artefact.on_the_cpu(cell.overrides), *given]), checked=False)
+        assert spec.method.epochs >= 10 and (cell.seeds == 5 or cell.at.get("floor") == "longer"), cell.name
+        if name in MEDIUM and name != "table-4.5":
+            assert spec.dataset.train_limit is None and spec.method.epochs == (60 if "floor" in cell.at else 20)
+
+
 def test_the_epoch_of_the_highest_miou_is_scaled_to_60() -> None:
     series = {"val/miou": looks(0.1, 0.4, 0.3, 0.4, first=1)}
     rows = [{"cell": f"run={run}", "run": run, "seed": 0, "series": one} for run, one in (("E-60", series), ("S-40", None))]

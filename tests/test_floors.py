@@ -105,6 +105,44 @@ def test_squared_error_within_five_percent_is_finished(longer: float, word: str,
     assert words(tmp_path, made, squared) == {**dict.fromkeys(BESIDE, word), **ELSEWHERE}
 
 
+@pytest.mark.parametrize(("longer", "word"), [(0.51, "reproduced"), (0.53, "undertrained"), (0.40, "reproduced")])
+def test_miou_is_a_score_of_which_more_is_better(longer: float, word: str, tmp_path: Path) -> None:
+    pixels = {"metric": "test/miou", "unit": "percent", "claims/level/metric": "test/acc"}
+    made = told(0.50, {FEW: [longer, longer], MANY: [0.8, 0.8]}, "val/miou")
+    assert words(tmp_path, made, pixels) == {**dict.fromkeys(BESIDE, word), **ELSEWHERE}
+    declaration = declare(tmp_path, {**SEEDS, **FLOORS, **pixels})
+    few, _ = said(declaration, "smoke", frame(declaration, "smoke", made))
+    assert few.endswith("of 2 points)") and "50.00 (val/miou, n 6)" in few
+
+
+@pytest.mark.parametrize(("longer", "word"), [(0.82, "reproduced"), (0.83, "undertrained")])
+def test_what_measures_make_is_finished_by_validation_accuracy(longer: float, word: str, tmp_path: Path) -> None:
+    made = told(0.80, {FEW: [longer, longer], MANY: [0.8, 0.8]})
+    for line in made:
+        for run in line["runs"]:
+            run["numbers"] |= {"error": 1 - run["numbers"].get("test/acc", 0.5)}
+    assert words(tmp_path, made, {"metric": "error", "claims/level/metric": "test/acc"}) == {
+        **dict.fromkeys(BESIDE, word),
+        **ELSEWHERE,
+    }
+
+
+GUESS = [{"baseline": {"method": "base"}, "where": {"data": "few"}, "reaches": "twice_chance", "chance": 3.5}]
+
+
+@pytest.mark.parametrize(("base", "word"), [(0.0701, None), (0.0699, "undertrained"), (None, "baseline no data")])
+def test_network_that_knows_no_more_than_a_guess_says_nothing_of_given_epochs_either(
+    base: float | None, word: str | None, tmp_path: Path
+) -> None:
+    made = told(0.8, {}, cells={**LEVEL, FEW: "no data" if base is None else [base] * 6})
+    found = words(tmp_path, made, {"scales/smoke/floors": GUESS})
+    gated = {("peak", "few"), ("equal", "few")}
+    assert {found[key] for key in gated} == {word or "reproduced"}
+    assert {key: one for key, one in found.items() if "many" in key} == {
+        key: one for key, one in ELSEWHERE.items() if "many" in key
+    }
+
+
 def test_no_floor_gates_where_none_is_declared(tmp_path: Path) -> None:
     own = {**FLOORS["scales/smoke/floors"][0], "where": {"data": "many"}}
     assert words(tmp_path, told(0.5, {MANY: [0.9, 0.9]}), {"scales/smoke/floors": [own]}) == {
@@ -254,6 +292,24 @@ def test_printed_floor_is_nine_tenths_of_the_way_from_chance_to_print(base: floa
     assert absolute(declaration, "paper", runs, cell) == word
 
 
+@pytest.mark.parametrize(("base", "word"), [(0.0568, False), (0.1411, False), (0.1412, True), (0.90, True)])
+def test_printed_error_is_reached_from_above(base: float, word: bool, tmp_path: Path) -> None:
+    """Of VGG-13 5.68% are printed and a guess errs in 90%, so that 14.112% are nine tenths of the way."""
+    printed = {
+        **PRINTED,
+        "published": {"csv": "table_4_2.csv", "tolerance": 20},
+        "metric": "error",
+        "axes/method/base/row": {"architecture_key": "vgg_13", "method": "Softmax+CE"},
+        "scales/paper/floors": [{**OF_FEW, "chance": 90}],
+    }
+    declaration = declare(tmp_path, printed)
+    runs = frame(declaration, "paper", lines({**LEVEL, FEW: [base] * 6}, "paper", "error"))
+    (cell, *_) = declaration.cells("paper")
+    assert (absolute(declaration, "paper", runs, cell) == "undertrained") == word
+    found = {(one.name, one.at["data"]): one.verdict.word for one in judged(declaration, "paper", runs)}
+    assert (found["level", "few"] == "undertrained") == word and found["level", "many"] != "undertrained"
+
+
 @pytest.mark.parametrize(("base", "word"), [(None, "not run"), ("no data", "no data"), (["diverged"] * 6, "diverged (6 of 6)")])
 def test_baseline_that_has_no_runs_is_not_known_to_reach_the_print(base: Any, word: str, tmp_path: Path) -> None:
     declaration, runs = at_paper(tmp_path, base)
@@ -267,7 +323,7 @@ def test_a_printed_floor_needs_a_print_of_each_baseline(tmp_path: Path) -> None:
         declare(tmp_path, {**PRINTED, "scales/paper/floors": [{**OF_FEW, "where": {}}]})
 
 
-@pytest.mark.parametrize("floor", [{"reaches": "print"}, {"reaches": "longer", "chance": 10}])
+@pytest.mark.parametrize("floor", [{"reaches": "print"}, {"reaches": "twice_chance"}, {"reaches": "longer", "chance": 10}])
 def test_chance_belongs_to_a_printed_floor(floor: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"^toy.yaml: scales\.smoke\.floors\.0\.chance: belongs to reaches: print"):
         declare(tmp_path, {"scales/smoke/floors": [{"baseline": {"method": "base"}, **floor}]})

@@ -239,3 +239,20 @@ def test_pixelnet_learns_squares_of_21_classes(
     summary = json.loads(capsys.readouterr().out.splitlines()[-1])["summary"]
     assert code == 0 and summary["test/miou"] > 0.4 and summary["val/miou"] > 0.4
     assert {f"test/iou/{k}" for k in range(21)} <= summary.keys()
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_scores_after_each_epoch_are_those_of_the_end(
+    accumulate: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Measured on kept features, where a run in the end measures stored images; a batch in parts or whole."""
+    root = voc(tmp_path / "data", train=16, val=4, sbd=4)
+    monkeypatch.chdir(tmp_path)
+    data = ["dataset=voc", f"dataset.root={root}", "dataset.size=40", "dataset.val_size=4", "dataset.batch_size=8"]
+    training = ["method=backprop", "method.epochs=2", f"method.accumulate={accumulate}", "hardware.threads=1"]
+    found = []
+    for when in ("epoch", "run"):
+        assert run_here(*data, *SMALL, "arch.pixels=50", *training, f"test_every={when}") == 0
+        found.append(json.loads(capsys.readouterr().out.splitlines()[-1])["summary"])
+    for key in ("test/miou", "test/acc", "test/loss", "val/miou"):
+        assert found[0][key] == pytest.approx(found[1][key], rel=1e-5)

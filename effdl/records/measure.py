@@ -174,8 +174,8 @@ class _Batches:
         return self.features[0][:1]
 
     def batches(self, size: int) -> Iterator[Batch]:
-        """Of the size in which they were made, with the targets that belong to them."""
-        targets = self.samples.y.split(size)
+        """Of the size in which they were made, with the targets that belong to them; labels may be stored as bytes."""
+        targets = (y if y.is_floating_point() else y.long() for y in self.samples.y.split(size))
         index = torch.arange(len(self.samples), device=self.samples.y.device).split(size)
         return (Batch(*parts) for parts in zip(self.features, targets, index, strict=True))
 

@@ -19,6 +19,7 @@ TIMES = 3  # as many epochs
 SEEDS = 2  # that judge nothing else
 POINTS, RELATIVE = 0.02, 0.05  # of an accuracy as a fraction, of a squared error
 OF_PRINT = 0.9  # of the way from chance to what is printed
+OF_CHANCE = 2  # times what a guess reaches
 
 
 def longer(cell: Cell) -> Cell:
@@ -39,45 +40,58 @@ def baselines(
                 yield floor, cell
 
 
-def unfinished(declaration: Declaration, scale: str, runs: Runs, cell: Cell) -> str | None:
+def unfinished(declaration: Declaration, scale: str, runs: Runs, cell: Cell, given: bool = False) -> str | None:
     """Why the baseline beside a cell is not finished, or not known to be: "undertrained", or that its floor has not run.
 
-    The cell may be the baseline itself. None where it is finished, or no floor is declared.
+    The cell may be the baseline itself. None where it is finished, or no floor is declared. given: of a claim about the epochs
+    that were trained, which asks no more of the baseline than that it has learned.
     """
-    for floor, baseline in baselines(declaration, scale, declaration.cells(scale)):
+    for floor, baseline in baselines(declaration, scale, declaration.cells(scale), "twice_chance" if given else None):
         place = {axis: level for axis, level in cell.at.items() if axis in declaration.artefact.axes}
         if {**place, **floor.baseline} != dict(baseline.at):
             continue
-        check = _below_print if floor.reaches == "print" else _below_longer
-        if reason := check(declaration, runs, baseline, floor):
+        if reason := CHECKS[floor.reaches](declaration, runs, baseline, floor):
             return reason
     return None
 
 
 def _below_print(declaration: Declaration, runs: Runs, cell: Cell, floor: Floor) -> str | None:
-    artefact = declaration.artefact
     if cell.published is None or floor.chance is None:
         return None
+    least = floor.chance + OF_PRINT * (cell.published - floor.chance)
+    return _below(declaration, runs, cell, least, more_is_better=cell.published > floor.chance)
+
+
+def _below_chance(declaration: Declaration, runs: Runs, cell: Cell, floor: Floor) -> str | None:
+    return None if floor.chance is None else _below(declaration, runs, cell, OF_CHANCE * floor.chance)
+
+
+def _below(declaration: Declaration, runs: Runs, cell: Cell, least: float, more_is_better: bool = True) -> str | None:
+    """ "undertrained" where the mean of a cell's runs, in the artefact's unit, is worse than a number."""
+    artefact = declaration.artefact
     if reason := missing(runs, cell) or diverged(runs, cell) or incomplete(runs, cell, artefact.metric):
         return f"baseline {reason}"
-    reached = list(values(runs, cell, artefact.metric, artefact.unit).values())
-    return "undertrained" if _mean(reached) < floor.chance + OF_PRINT * (cell.published - floor.chance) else None
+    reached = _mean(list(values(runs, cell, artefact.metric, artefact.unit).values()))
+    return "undertrained" if (reached < least if more_is_better else reached > least) else None
 
 
 def _below_longer(declaration: Declaration, runs: Runs, cell: Cell, floor: Floor) -> str | None:
-    metric = declaration.artefact.metric.replace("test/", "val/")
+    metric = _validated(declaration)
     goal = longer(cell)
     if reason := missing(runs, goal):
         return f"floor {reason}"
     here, there = (list(values(runs, one, metric).values()) for one in (cell, goal))
     if not here or len(there) < SEEDS:
         return f"floor without {metric}"
-    return "undertrained" if falls_short(here, there, metric.endswith("/acc")) else None
+    return "undertrained" if falls_short(here, there, _is_share(metric)) else None
+
+
+CHECKS = {"print": _below_print, "longer": _below_longer, "twice_chance": _below_chance}
 
 
 def falls_short(here: Sequence[float], there: Sequence[float], of_accuracy: bool) -> bool:
     """Whether the mean of a baseline's runs is further below that of longer ones than a finished one's may be: two points of
-    accuracies as fractions, 5% of squared errors.
+    accuracies, or mIoU, as fractions, 5% of squared errors.
 
     Means alone are compared, by the threshold that was declared; how sure that is, `_gap` says.
     """
@@ -105,15 +119,29 @@ def said(declaration: Declaration, scale: str, runs: Runs) -> Iterator[str]:
     """A line on each baseline of a scale that has a floor: what it reaches, and what three times the epochs do."""
     unit = SCALE_OF["percent"]
     for floor, cell in baselines(declaration, scale, declaration.cells(scale), "longer"):
-        metric = declaration.artefact.metric.replace("test/", "val/")
-        factor = unit if metric.endswith("/acc") else 1.0
+        metric = _validated(declaration)
+        factor = unit if _is_share(metric) else 1.0
         here, there = (list(values(runs, one, metric).values()) for one in (cell, longer(cell)))
         if here and there:
             where = ", ".join(declaration.label(axis, level) for axis, level in cell.at.items())
             verdict = _below_longer(declaration, runs, cell, floor) or "finished"
-            verdict += _gap(here, there, metric.endswith("/acc"))
+            verdict += _gap(here, there, _is_share(metric))
             ours = f"{factor * _mean(here):.2f} ({metric}, n {len(here)})"
             yield f"{where}: {ours}, with {TIMES} times the epochs {factor * _mean(there):.2f} (n {len(there)}): {verdict}"
+
+
+def _validated(declaration: Declaration) -> str:
+    """By what a baseline is finished: the artefact's metric on validation samples, in the place of one that `measures` makes,
+    such as an error, accuracy there."""
+    metric = declaration.artefact.metric
+    return metric.replace("test/", "val/") if metric.startswith("test/") else "val/acc"
+
+
+def _is_share(metric: str) -> bool:
+    """Whether it is a fraction of which more is better."""
+    from effdl.objectives.objective import HIGHER
+
+    return metric.rpartition("/")[2] in HIGHER
 
 
 def _mean(numbers: Sequence[float]) -> float:

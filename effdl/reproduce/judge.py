@@ -128,8 +128,9 @@ def _judge(declaration: Declaration, scale: str, runs: Runs, place: _Place) -> J
     reason = reason or next(
         filter(None, (_without(runs, cell, metric, claim.kind) for cell in used for metric in metrics)), None
     )
-    if reason is None and claim.length is None:
-        reason = next(filter(None, (unfinished(declaration, scale, runs, cell) for cell in used)), None)
+    if reason is None:
+        given = claim.length is not None
+        reason = next(filter(None, (unfinished(declaration, scale, runs, cell, given) for cell in used)), None)
     if reason is None:
         sides = [Side(runs, [cell for cell in side if cell not in without], declaration.artefact) for side in place.sides]
         found, paired, reason = measured(claim, sides)

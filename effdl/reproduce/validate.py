@@ -135,8 +135,8 @@ def _check_strength(key: str, claim: Claim, artefact: Artefact) -> None:
 def _check_floors(declaration: Declaration, scale: str) -> None:
     for i, floor in enumerate(declaration.scale(scale).floors):
         key = f"scales.{scale}.floors.{i}"
-        if (floor.chance is None) == (floor.reaches == "print"):
-            raise ConfigError(f"{key}.chance: belongs to reaches: print, which needs it")
+        if (floor.chance is None) == (floor.reaches != "longer"):
+            raise ConfigError(f"{key}.chance: belongs to reaches: print or twice_chance, which need it")
         for of_cell, cell in floors.baselines(declaration, scale, declaration.cells(scale)):
             if of_cell is not floor:
                 continue

@@ -68,11 +68,13 @@ class Floor(Entry):
     reaches: "longer" wants it within two points of validation accuracy (of a squared error, within 5%) of the same network on
     the same data with three times ``method.epochs``, over which schedules stretch; two runs of that, with seeds that judge
     nothing else, are part of the scale. "print" wants 90% of the way from chance to what the thesis prints for the cell.
-    chance: what a guess reaches, in the artefact's unit; of "print" alone.
+    "twice_chance" wants twice what a guess reaches, of scores of which more is better; it gates claims of ``length: given`` as
+    well, since a network that has learned nothing says nothing of its epochs.
+    chance: what a guess reaches, in the artefact's unit; of "print" and "twice_chance", which need it.
     """
 
     baseline: dict[str, str]
-    reaches: Literal["longer", "print"]
+    reaches: Literal["longer", "print", "twice_chance"]
     where: Where = {}
     chance: Real | None = None
 

@@ -35,5 +35,5 @@ def draw(declaration, scale: str, runs) -> Figure:
             seen = patch(series, layer, 0)
             size = "" if seen is None else f", {len(seen)} × {len(seen)} pixels"
             label = declaration.label("dataset", cell.at["dataset"])
-            row[0].set_title(f"{label}: convolution {layer[-1]}{size}", loc="left", fontsize=8)
+            row[0].set_title(f"{label}: convolution {layer[-1]}{size}", loc="left", fontsize=8).set_in_layout(False)
     return figure
