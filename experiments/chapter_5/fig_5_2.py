@@ -24,16 +24,16 @@ def draw(declaration, scale: str, runs) -> Figure:
     """A row for each data set and layer, of the network that learned best."""
     cells = declaration.cells(scale)
     figure = Figure(figsize=(1.15 * FEATURES, 1.35 * len(LAYERS) * len(cells)), layout="constrained")
-    grid = figure.subplots(len(LAYERS) * len(cells), FEATURES, squeeze=False)
+    parts = figure.subfigures(len(LAYERS) * len(cells), 1, squeeze=False)[:, 0]
     for i, cell in enumerate(cells):
         series = learned_best(runs[runs["cell"] == cell.name])
-        for layer, row in zip(LAYERS, grid[i * len(LAYERS) :], strict=False):
-            for feature, axes in enumerate(row):
+        for layer, part in zip(LAYERS, parts[i * len(LAYERS) :], strict=False):
+            for feature, axes in enumerate(part.subplots(1, FEATURES)):
                 axes.set(xticks=[], yticks=[])
                 if (shown := patch(series, layer, feature)) is not None:
                     axes.imshow(shown, cmap="gray", interpolation="none")
             seen = patch(series, layer, 0)
             size = "" if seen is None else f", {len(seen)} × {len(seen)} pixels"
             label = declaration.label("dataset", cell.at["dataset"])
-            row[0].set_title(f"{label}: convolution {layer[-1]}{size}", loc="left", fontsize=8).set_in_layout(False)
+            part.suptitle(f"{label}: convolution {layer[-1]}{size}", x=0.005, ha="left", fontsize=8)
     return figure
