@@ -31,8 +31,8 @@ def measures(runs: pd.DataFrame) -> pd.DataFrame:
     a run had after the samples and seconds of all of backprop's run of its seed, NaN where not even an epoch had ended, and
     backprop_val, what that one ends at; within_step and within_resident, test accuracy of the same seed of backprop's best row,
     by validation, in no more memory; gain, how many times smaller a step is than its plain row's; step_share, over backprop's;
-    seconds_to, until accuracy is `NEAR` what backprop ends at, time_ratio over backprop's own, reaches 1 or 0. Accuracies as
-    fractions.
+    throughput, samples a second; seconds_to, until accuracy is `NEAR` what backprop ends at, reaches 1 or 0, time_ratio over
+    backprop's own, see `ratio_of`. Accuracies as fractions.
     """
     looks = [looks_of(one.get("series"), one.get("time/feed_s", 0.0)) for _, one in runs.iterrows()]
     last = pd.DataFrame(
@@ -51,13 +51,20 @@ def measures(runs: pd.DataFrame) -> pd.DataFrame:
         within_resident=within(known, RESIDENT),
         gain=[plain(known, cell) / own for cell, own in zip(known["cell"], numbers(known, STEP), strict=True)],
         step_share=numbers(known, STEP) / of_cell(known, STEP, base),
-        time_ratio=known["seconds_to"] / of_seed(known, "seconds_to", base),
+        throughput=known["samples"] / known["seconds"],
+        time_ratio=[
+            ratio_of(*each)
+            for each in zip(known["seconds_to"], known["seconds"], of_seed(known, "seconds_to", base), strict=True)
+        ],
         reaches=known["seconds_to"].notna().astype(float).where(has),
     )
 
 
 def looks_of(series: Series | None, feeding: float | None) -> list[Look]:
-    """Of each epoch in the order of training. feeding: seconds, spread evenly over the segments above the first."""
+    """Of each epoch in the order of training. feeding: seconds, spread evenly over the segments above the first.
+
+    Of a long run the ledger has not every epoch: one stands for those of its segment that are missing before it.
+    """
     if not isinstance(series, Mapping):
         return []
     keys = ("val/acc", "data/samples", "time/train_s")
@@ -66,9 +73,12 @@ def looks_of(series: Series | None, feeding: float | None) -> list[Look]:
     each = (feeding or 0.0) / upper if upper and not math.isnan(feeding or 0.0) else 0.0
     found: list[Look] = []
     samples, best = 0.0, -math.inf
+    seen: dict[float | None, float] = {}  # epochs of each segment that are counted
     for place, accuracy in points[0].items():
         if all(place in other for other in points[1:]):
-            samples, best = samples + float(points[1][place] or 0.0), max(best, float(accuracy or 0.0))
+            segment, behind = place[0], float(place[1] or 0) + 1
+            samples += float(points[1][place] or 0.0) * (behind - seen.get(segment, 0.0))
+            seen[segment], best = behind, max(best, float(accuracy or 0.0))
             found.append(Look(samples, float(points[2][place] or 0.0) + each * float(place[0] or 0), best))
     return found
 
@@ -82,6 +92,14 @@ def until(looks: Sequence[Look], samples: float = math.inf, seconds: float = mat
 def first(looks: Sequence[Look], best: float) -> float:
     """Seconds until accuracy is as high, NaN where it never is."""
     return next((one.seconds for one in looks if one.best >= best), math.nan)
+
+
+def ratio_of(until: float, in_all: float, backprop: float) -> float:
+    """How many times as long as backprop a run took until it was there. Of one that never was it is the least that this can be,
+    by all of its seconds, where that is more than one; else it is not known, NaN."""
+    if not math.isnan(until):
+        return until / backprop
+    return in_all / backprop if in_all > backprop else math.nan
 
 
 def within(runs: pd.DataFrame, memory: str) -> list[float]:
