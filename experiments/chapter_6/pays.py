@@ -14,6 +14,7 @@ from effdl.reproduce.series import Series
 
 STEP, RESIDENT = "memory/accounted_peak_bytes", "memory/resident_peak_bytes"
 NEAR = 0.02  # of validation accuracy, a fraction: "equal accuracy" is so much below what backprop ends at
+LONGEST, EDGE = 80, 4  # points of the picture: the line of the longest row, and where lines begin beside their mark
 PLAIN = {"bp_checkpoint": "baseline", "bp_bf16": "baseline", "dll_recompute": "dll", "dll_bf16": "dll"}
 
 
@@ -130,12 +131,13 @@ def draw(declaration, scale: str, runs: pd.DataFrame) -> Figure:
     axes = declaration.artefact.axes
     there = {cell.at["network"] for cell in declaration.cells(scale)}
     networks = [name for name in axes["network"] if name in there]
-    longest = numbers(runs, "seconds").max() if "seconds" in runs else math.nan
+    methods = [name for name in axes["method"] if name != "tiny"]  # which is there for its speed alone
     figure = Figure(figsize=(4.2 * len(networks), 4.6), layout="constrained")
     for panel, network in zip(figure.subplots(1, len(networks), squeeze=False)[0], networks, strict=True):
-        for i, method in enumerate(axes["method"]):
-            own = runs_of(runs, f"network={network},method={method}")
-            if not len(own):
+        here = [runs_of(runs, f"network={network},method={method}") for method in methods]
+        longest, widest = (max((own[key].mean() for own in here if len(own)), default=1.0) for key in ("seconds", STEP))
+        for i, method in enumerate(methods):
+            if not len(own := here[i]):
                 continue
             x, y = own[STEP].mean() / 2**20, 100 * own["test/acc"]
             colour = f"C{i % 10}"
@@ -151,20 +153,19 @@ def draw(declaration, scale: str, runs: pd.DataFrame) -> Figure:
                 capsize=2,
                 label=declaration.label("method", method),
             )
-            share = own["seconds"].mean() / longest
+            length = LONGEST * own["seconds"].mean() / longest
             panel.annotate(
                 "",
                 xy=(x, y.mean()),
-                xytext=(90 * share, 0),
+                xytext=(EDGE + length, 0),
                 textcoords="offset points",
-                arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 1.2, "alpha": 0.7},
+                arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 1.5, "alpha": 0.7, "shrinkA": 0, "shrinkB": EDGE},
             )
-        panel.set(xlabel="memory of a step (MiB)", xlim=(0, None))
-        panel.margins(x=0.25)
-        panel.set_title(declaration.label("network", network), loc="left", fontsize=9)
-    figure.axes[0].set_ylabel("test accuracy (percent); bars: sd over seeds")
+        panel.set(xlabel="memory of a step (MiB)", xlim=(0, 1.4 * widest / 2**20))
+        panel.set_title(f"{declaration.label('network', network)}; longest line {longest:.0f} s", loc="left", fontsize=9)
+    figure.axes[0].set_ylabel("test accuracy (percent)")
     shown = {label: handle for panel in figure.axes for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)}
     if shown:
-        told = f"a line to the right: seconds of training and feeding, the longest {longest:.0f} s"
+        told = "bars: sd over seeds; a line to the right: seconds of training and feeding, by the panel's longest"
         figure.legend(shown.values(), shown.keys(), title=told, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     return figure
