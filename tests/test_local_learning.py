@@ -82,6 +82,13 @@ def test_two_partitions_differ_from_infopros_two_modules_in_loss_rates_and_turns
     assert differ == {"loss", "lr_factor", "weight_decay_factor", "together", "own_head"}
 
 
+def test_the_deep_residual_network_is_trained_whole_and_in_two() -> None:
+    cells = [cell for cell in artefact.load("rivals").cells("medium") if cell.at["network"] == "resnet110"]
+    assert {cell.at["method"] for cell in cells} == {"baseline", "dpl_2", "infopro_2"} and len(cells) == 6
+    for cell in cells:
+        assert composed("rivals", "medium", cell.name)["arch"]["depth"] == 110
+
+
 def test_drift_and_flips_are_read_by_block_and_segment() -> None:
     sketch = [[3, -1, 3.0], [3, -1, 4.0], [3, 4, 6.0], [3, 4, 8.0]]  # of length 5, which moves by 5
     other = [[4, -1, 1.0], [4, -1, 0.0], [4, 4, 1.0], [4, 4, 2.0]]  # the same block in the next segment: 2
@@ -143,6 +150,7 @@ def test_every_rule_but_its_own_is_layer_wise_learning_with_nothing() -> None:
         "together": {"together"},
         "transport": {"loss"},
         "falling": {"lr_factor", "weight_decay_factor"},
+        "lean": {"decision"},
         "layer": {"decision"},
     }
     for rule, keys in differ.items():
@@ -189,6 +197,35 @@ def test_what_a_run_had_reached_is_read_from_its_record() -> None:
     assert pays.first(looks, 0.41) == 26 and pd.isna(pays.first(looks, 0.71)) and pays.looks_of(None, None) == []
 
 
+def test_a_run_of_which_only_some_epochs_are_left_has_seen_all_of_its_samples() -> None:
+    every = [(segment, epoch, 0.1, 100, 10.0 * (4 * segment + epoch)) for segment in (0, 1) for epoch in range(4)]
+    thinned = [look for look in every if look[1] % 2]
+    of_all, of_some = (module("pays").looks_of(trained(*looks), 6.0) for looks in (every, thinned))
+    assert [(one.samples, one.seconds) for one in of_some] == [(one.samples, one.seconds) for one in of_all[1::2]]
+    assert of_some[-1].samples == 800
+
+
+def test_a_run_that_never_is_as_good_counts_as_longer_where_it_took_longer() -> None:
+    ratio, nan = module("pays").ratio_of, float("nan")
+    assert ratio(30.0, 90.0, 20.0) == 1.5 and ratio(nan, 90.0, 20.0) == 4.5
+    assert pd.isna(ratio(nan, 10.0, 20.0)) and pd.isna(ratio(nan, nan, 20.0)) and pd.isna(ratio(nan, 90.0, nan))
+
+
+def test_times_that_are_compared_are_measured_in_turns() -> None:
+    assert artefact.load("pays").artefact.in_turns and not artefact.load("rivals").artefact.in_turns
+
+
+def test_backprop_beside_layers_has_all_that_spares_memory_at_once() -> None:
+    for scale, away in (("small", "disk"), ("medium", "host")):
+        found = [cell for cell in artefact.load("pays").cells(scale) if cell.at["network"] == "mobilenet"]
+        cells = {cell.at["method"]: cell.set for cell in found}
+        told = {key: cells["bp_all"][key] for key in ("method.checkpoint", "method.offload", "method.accumulate")}
+        assert told == {"method.checkpoint": "block", "method.offload": away, "method.accumulate": 4}
+        assert cells["bp_all"]["hardware.precision"] == "bf16" and cells["bp_offload"]["method.offload"] == away
+        kept, laid = cells["bp_checkpoint"], cells["bp_offload"]
+        assert {key for key in laid if laid[key] != kept[key]} == {"method.offload"}
+
+
 def test_rows_stand_beside_backprop_at_equal_data_time_and_memory() -> None:
     def run(method: str, series: Any, test: float, step: float, resident: float, seed: int = 0) -> dict[str, Any]:
         memory = {"memory/accounted_peak_bytes": step, "memory/resident_peak_bytes": resident, "time/feed_s": 6.0}
@@ -213,9 +250,10 @@ def test_rows_stand_beside_backprop_at_equal_data_time_and_memory() -> None:
 
 def test_rows_that_differ_in_memory_alone_share_a_search_and_larger_batches_have_their_own() -> None:
     cells = {cell.name: cell for cell in artefact.load("pays").cells("small") if cell.at["network"] == "resnet32"}
-    assert len(cells) == 14
+    assert len(cells) == 18
     shared = [{cell.at["method"] for cell in of_search} for _, of_search in searched._distinct(list(cells.values()))]
-    backprop, layers = {"baseline", "bp_checkpoint", "bp_accumulate", "bp_all"}, {"dll", "dll_brief", "dll_recompute"}
+    backprop = {"baseline", *(f"bp_{way}" for way in ("checkpoint", "offload", "accumulate", "bf16", "parts", "all"))}
+    layers = {"dll", "dll_brief", "dll_recompute", "dll_bf16"}
     alone = [{name} for name in ("bp_small", "dpl_4", "dll_big", "dpl_2_big", "dpl_4_big")]
     assert sorted(map(sorted, shared)) == sorted(map(sorted, [backprop, layers, {"dpl_2", "dpl_2_brief"}, *alone]))
     large = {name.rsplit("=")[-1]: cell.set["dataset.batch_size"] for name, cell in cells.items()}

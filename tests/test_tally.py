@@ -96,6 +96,19 @@ def test_the_first_screen_counts_lists_and_asks_about_the_same_claims(tmp_path: 
     assert re.search(r"Asked more than once.*\[A toy\]\(#fresh-toy\): reproduced, against differs by \[A toy\]\(#toy\)", text)
 
 
+def test_the_first_screen_says_over_how_many_and_what_waits(tmp_path: Path) -> None:
+    (toy, _, fresh), waiting = two_scales(tmp_path), named(declare(tmp_path / "late", ANSWERS), "late")
+    text, claims = overview([replace(fresh, on="../README.md")], [waiting]), len(waiting.artefact.claims)
+    assert f" Another {claims} wait for runs that were not made yet." in text.splitlines()[0]
+    held = text.split("**What held**")[1].split("**What did not**")[0]
+    assert "reproduced: [A toy](../README.md#fresh-toy) 1 (n = 6)" in held
+    assert text.endswith(f"- not run: A toy {claims}")
+    assert overview([], [waiting]).startswith(f"Nothing was run yet; {claims} claims wait") and "**" not in overview(
+        [], [waiting]
+    )
+    assert ", n = 6" in overview([toy]).split("**What did not**")[1] and "wait for" not in overview([toy])
+
+
 def test_status_names_the_declaration_whose_verdict_counts_and_the_others_beside_it(tmp_path: Path) -> None:
     page = two_scales(tmp_path)
     by_declaration = [(s.declaration, {s.scale: [[CLAIM, s.declaration.artefact.id]]}) for s in page[1:]]

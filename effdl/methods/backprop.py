@@ -12,6 +12,7 @@ from effdl.setting import Count, setting
 from effdl.training.decision_rule import DecisionRule
 from effdl.training.form import stack_form
 from effdl.training.handle import RunHandle
+from effdl.training.offload import Offload, Place
 from effdl.training.segments import Shapes
 
 
@@ -22,6 +23,10 @@ class Backprop(EndToEnd):
     epochs: 100 in table 6.1, 300 in table 6.2.
     accumulate: parts in which a batch goes forward and back, one after another, before its one update, for less memory; the
         numbers are those of the whole batch but for rounding, batch normalisation and dropout.
+    offload: where activations lie between the forward and the backward pass of a step, see `saved.saved_away`: null leaves them
+        on the device; "host" moves them from a GPU to the machine's memory (on a CPU that is the device itself, and nothing
+        moves); "disk" to files in the run's folder. With ``checkpoint`` these are the inputs of blocks alone. The same numbers
+        for less memory and more time.
     """
 
     # Of 1, memory counted the outputs of the last block, which nobody takes, as held through each step.
@@ -29,14 +34,21 @@ class Backprop(EndToEnd):
     takes_pixels: ClassVar[bool] = True
 
     accumulate: Count = 1
+    offload: Place | None = None
 
     def rule(self, problem: Problem, model: BlockChain, run: RunHandle) -> Callable[[nn.Sequential, Shapes], DecisionRule]:
         def made(blocks: nn.Sequential, shapes: Shapes) -> DecisionRule:
+            device = next(blocks.parameters()).device
             return DecisionRule(
-                blocks, model.head, problem.objective, checkpoint=self.checkpoint is not None, accumulate=self.accumulate
+                blocks,
+                model.head,
+                problem.objective,
+                checkpoint=self.checkpoint is not None,
+                accumulate=self.accumulate,
+                away=Offload(self.offload, device, lambda: run.folder("saved"), problem.is_outline),
             )
 
         return made
 
     def stack_key(self, network: BlockChain) -> Hashable | None:
-        return None if self.checkpoint or self.accumulate > 1 else stack_form(network)
+        return None if self.checkpoint or self.accumulate > 1 or self.offload else stack_form(network)

@@ -35,6 +35,8 @@ def conduct(
     in_part = len(surveyed) < len(declaration.all_cells(scale))
     plans = {} if as_json or in_part else _plans(declaration)
     left = list(dict.fromkeys(spec for one in surveyed for spec in one.left))
+    if declaration.artefact.in_turns:
+        left.sort(key=lambda spec: spec.seed)
     results = []
     if left:
         with tracking() as track:

@@ -18,7 +18,10 @@ from effdl.reproduce.runs import Runs
 from effdl.reproduce.tally import counts, counts_text, tell
 from effdl.reproduce.wording import by_chance, corrected
 
-OVERVIEW = re.compile(r"(?P<start><!-- overview -->).*?(?P<end><!-- /overview -->)", re.DOTALL)
+OVERVIEW = re.compile(
+    r"(?P<start><!-- overview(?:, with (?P<also>[^>]*?) of (?P<on>\S+))? -->).*?(?P<end><!-- /overview -->)", re.DOTALL
+)
+WAITING = re.compile(r"^<!-- no results yet: (?P<name>\S+) (?P<scale>\S+) -->$", re.MULTILINE)
 BLOCK = re.compile(r"<!-- results: (?P<name>\S+) (?P<scale>\S+) -->.*?<!-- /results -->", re.DOTALL)
 
 
@@ -35,8 +38,9 @@ def _has_results(text: str) -> bool:
 
 def rewrite(page: Path, root: Path) -> str:
     """A page's text with every block ``<!-- results: table-6.1 small -->`` ... ``<!-- /results -->`` made anew, and the first
-    screen, ``<!-- overview -->`` ... ``<!-- /overview -->``, where it has one; links' tables, see `link_table`; and each number
-    that its text quotes, see `quoted`.
+    screen, ``<!-- overview -->`` ... ``<!-- /overview -->``, where it has one, which ``<!-- overview, with table-6.1 small,
+    table-6.2 small of ../../README.md -->`` lets tell of what another page shows; links' tables, see `link_table`; and each
+    number that its text quotes, see `quoted`. A place that has no numbers yet is ``<!-- no results yet: table-6.1 small -->``.
 
     Args:
         root: the results folder; pictures are written beside its ledger, and linked to from where the page lies.
@@ -48,23 +52,38 @@ def rewrite(page: Path, root: Path) -> str:
     text = page.read_text()
     if not (_has_results(text) or NUMBER.search(text)):
         raise ConfigError(f"{page.name}: has no block <!-- results: artefact scale --> ... <!-- /results -->")
-    read = {(match["name"], match["scale"]): _read(match["name"], match["scale"], root) for match in BLOCK.finditer(text)}
+    here = [(match["name"], match["scale"]) for match in BLOCK.finditer(text)]
+    elsewhere = _elsewhere(text)
+    read = {key: _read(*key, root) for key in (*elsewhere, *here)}
     family = corrected([judged(declaration, scale, runs) for (_, scale), (declaration, _, runs) in read.items()])
     lines = {key: lines for key, (_, lines, _) in read.items()}
     page_of = {
-        key: Shown(declaration, key[1], runs, found)
+        key: Shown(declaration, key[1], runs, found, elsewhere.get(key, ""))
         for (key, (declaration, _, runs)), found in zip(read.items(), family, strict=True)
     }
     to_root = Path(os.path.relpath(root.resolve(), page.parent.resolve())).as_posix()
     has_first_screen = OVERVIEW.search(text) is not None
-    if page_of:
-        text = OVERVIEW.sub(lambda match: "\n\n".join([match["start"], overview(list(page_of.values())), match["end"]]), text)
+    found_here = {name for name, _ in read}
+    waiting = [artefact.load(match["name"]) for match in WAITING.finditer(text) if match["name"] not in found_here]
+    screen = overview(list(page_of.values()), waiting) if page_of or waiting else ""
+    text = OVERVIEW.sub(lambda match: "\n\n".join([match["start"], screen, match["end"]]), text)
 
     def block(match: re.Match[str]) -> str:
         key = (match["name"], match["scale"])
         return _block(page_of[key], lines[key], root, to_root, folded=has_first_screen)
 
     return quoted(link_table.shown(BLOCK.sub(block, text), root), root)
+
+
+def _elsewhere(text: str) -> dict[tuple[str, str], str]:
+    """(artefact, scale) -> the page that shows it, of those that the first screen tells of beside the page's own."""
+    match = OVERVIEW.search(text)
+    if match is None or match["also"] is None:
+        return {}
+    pairs = [one.split() for one in match["also"].split(",")]
+    if any(len(pair) != 2 for pair in pairs):
+        raise ConfigError(f"overview, with {match['also']}: say an artefact and a scale each, with a comma between")
+    return {(pair[0], pair[1]): match["on"] for pair in pairs}
 
 
 def _read(name: str, scale: str, root: Path) -> tuple[Declaration, list[ledger.Line], Runs]:

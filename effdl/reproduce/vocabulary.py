@@ -191,8 +191,9 @@ class Artefact(Entry):
     numbers: of a run, those that the ledger keeps where all would be too much. picture: whether the README shows it.
     module: the file beside the declaration that measures and draws, where it is another's. cells_of: the declaration beside it
     whose set, axes, rules and assumptions it shares, see `artefact.shared`. drawn: what its measures draw by
-    a run's seed, beside what the run itself draws. plans: label -> overrides of runs whose memory `effdl run` shows below
-    the report; they are planned and never trained.
+    a run's seed, beside what the run itself draws. in_turns: whether runs are carried out seed by seed instead of cell by cell,
+    so that what changes on a machine over hours falls on all cells alike. plans: label -> overrides of runs whose memory
+    `effdl run` shows below the report; they are planned and never trained.
     """
 
     id: str
@@ -220,6 +221,7 @@ class Artefact(Entry):
     module: str | None = None
     cells_of: str | None = None
     drawn: tuple[str, ...] = ()
+    in_turns: bool = False
     plans: dict[str, Overrides] = {}
 
 

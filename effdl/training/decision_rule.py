@@ -17,9 +17,11 @@ from effdl.training.dense import Dense, written_out
 from effdl.training.form import stack_form
 from effdl.training.local_loss import Seen
 from effdl.training.loop import reduce_loss, switch_mode
+from effdl.training.offload import Offload, tensors
 from effdl.training.ranks import LEAST_SHARE, bounds, weight_of
 from effdl.training.recompute import Recompute
 from effdl.training.rule import Rule
+from effdl.training.saved import saved_away
 
 Penalty = Callable[[Seen], Tensor]
 
@@ -94,6 +96,7 @@ class DecisionRule(Rule):
         wants_inputs: whether the penalty takes the samples as they are stored, see `Rule`.
         accumulate: parts in which a batch goes forward and back, one after another, before its one update: the gradients of the
             whole batch, but for rounding, and for normalisation and dropouts, which see a part.
+        away: where what the backward pass needs lies until then, see `saved_away`; None leaves it on the device.
     """
 
     scales = True
@@ -113,8 +116,10 @@ class DecisionRule(Rule):
         share: float = 1.0,
         wants_inputs: bool = False,
         accumulate: int = 1,
+        away: Offload | None = None,
     ) -> None:
         super().__init__(blocks, checkpoint)
+        self.away = away
         self.accumulate = accumulate
         self.decision = decision
         self.objective = objective
@@ -141,7 +146,7 @@ class DecisionRule(Rule):
         p = input_dropout_rate(self.input_dropout, self.input_dropout_decay, epoch)
         if p > 0 and not x.is_floating_point():
             raise ConfigError("method.drop_raw_input: samples are ids, of which none can be dropped; say false")
-        with self.hardware.autocast():
+        with self.hardware.autocast(), saved_away(self.away, lambda: (x, *tensors(self))):
             if isinstance(self.decision, Tapping):
                 return self._tapped(self.decision, x, batch)
             if self.penalty is None:
@@ -170,13 +175,17 @@ class DecisionRule(Rule):
         dropouts = self.gradient_dropout > 0 or self.gradient_noise > 0 or self.input_dropout > 0
         return dropouts or self.penalty is not None or self.share != 1
 
+    @property
+    def _moves(self) -> bool:
+        return self.away is not None and self.away.moves
+
     def dense(self) -> Dense | None:
-        if self._varies or self.checkpoint or self.accumulate > 1:
+        if self._varies or self.checkpoint or self.accumulate > 1 or self._moves:
             return None
         return written_out(self.blocks, self.decision, self.objective, lambda place, error, delta, above: delta @ above)
 
     def stack_key(self, epoch: int) -> Hashable | None:
-        by_itself = self._varies or self.yields or self.checkpoint or self.accumulate > 1
+        by_itself = self._varies or self.yields or self.checkpoint or self.accumulate > 1 or self._moves
         if by_itself or self._compiled or self.hardware.precision == "bf16":
             return None
         form = stack_form(self.blocks, self.decision)

@@ -14,6 +14,7 @@ from effdl.reproduce.series import Series
 
 STEP, RESIDENT = "memory/accounted_peak_bytes", "memory/resident_peak_bytes"
 NEAR = 0.02  # of validation accuracy, a fraction: "equal accuracy" is so much below what backprop ends at
+LONGEST, EDGE = 80, 4  # points of the picture: the line of the longest row, and where lines begin beside their mark
 PLAIN = {"bp_checkpoint": "baseline", "bp_bf16": "baseline", "dll_recompute": "dll", "dll_bf16": "dll"}
 
 
@@ -31,8 +32,8 @@ def measures(runs: pd.DataFrame) -> pd.DataFrame:
     a run had after the samples and seconds of all of backprop's run of its seed, NaN where not even an epoch had ended, and
     backprop_val, what that one ends at; within_step and within_resident, test accuracy of the same seed of backprop's best row,
     by validation, in no more memory; gain, how many times smaller a step is than its plain row's; step_share, over backprop's;
-    seconds_to, until accuracy is `NEAR` what backprop ends at, time_ratio over backprop's own, reaches 1 or 0. Accuracies as
-    fractions.
+    throughput, samples a second; seconds_to, until accuracy is `NEAR` what backprop ends at, reaches 1 or 0, time_ratio over
+    backprop's own, see `ratio_of`. Accuracies as fractions.
     """
     looks = [looks_of(one.get("series"), one.get("time/feed_s", 0.0)) for _, one in runs.iterrows()]
     last = pd.DataFrame(
@@ -51,13 +52,20 @@ def measures(runs: pd.DataFrame) -> pd.DataFrame:
         within_resident=within(known, RESIDENT),
         gain=[plain(known, cell) / own for cell, own in zip(known["cell"], numbers(known, STEP), strict=True)],
         step_share=numbers(known, STEP) / of_cell(known, STEP, base),
-        time_ratio=known["seconds_to"] / of_seed(known, "seconds_to", base),
+        throughput=known["samples"] / known["seconds"],
+        time_ratio=[
+            ratio_of(*each)
+            for each in zip(known["seconds_to"], known["seconds"], of_seed(known, "seconds_to", base), strict=True)
+        ],
         reaches=known["seconds_to"].notna().astype(float).where(has),
     )
 
 
 def looks_of(series: Series | None, feeding: float | None) -> list[Look]:
-    """Of each epoch in the order of training. feeding: seconds, spread evenly over the segments above the first."""
+    """Of each epoch in the order of training. feeding: seconds, spread evenly over the segments above the first.
+
+    Of a long run the ledger has not every epoch: one stands for those of its segment that are missing before it.
+    """
     if not isinstance(series, Mapping):
         return []
     keys = ("val/acc", "data/samples", "time/train_s")
@@ -66,9 +74,12 @@ def looks_of(series: Series | None, feeding: float | None) -> list[Look]:
     each = (feeding or 0.0) / upper if upper and not math.isnan(feeding or 0.0) else 0.0
     found: list[Look] = []
     samples, best = 0.0, -math.inf
+    seen: dict[float | None, float] = {}  # epochs of each segment that are counted
     for place, accuracy in points[0].items():
         if all(place in other for other in points[1:]):
-            samples, best = samples + float(points[1][place] or 0.0), max(best, float(accuracy or 0.0))
+            segment, behind = place[0], float(place[1] or 0) + 1
+            samples += float(points[1][place] or 0.0) * (behind - seen.get(segment, 0.0))
+            seen[segment], best = behind, max(best, float(accuracy or 0.0))
             found.append(Look(samples, float(points[2][place] or 0.0) + each * float(place[0] or 0), best))
     return found
 
@@ -82,6 +93,14 @@ def until(looks: Sequence[Look], samples: float = math.inf, seconds: float = mat
 def first(looks: Sequence[Look], best: float) -> float:
     """Seconds until accuracy is as high, NaN where it never is."""
     return next((one.seconds for one in looks if one.best >= best), math.nan)
+
+
+def ratio_of(until: float, in_all: float, backprop: float) -> float:
+    """How many times as long as backprop a run took until it was there. Of one that never was it is the least that this can be,
+    by all of its seconds, where that is more than one; else it is not known, NaN."""
+    if not math.isnan(until):
+        return until / backprop
+    return in_all / backprop if in_all > backprop else math.nan
 
 
 def within(runs: pd.DataFrame, memory: str) -> list[float]:
@@ -112,12 +131,13 @@ def draw(declaration, scale: str, runs: pd.DataFrame) -> Figure:
     axes = declaration.artefact.axes
     there = {cell.at["network"] for cell in declaration.cells(scale)}
     networks = [name for name in axes["network"] if name in there]
-    longest = numbers(runs, "seconds").max() if "seconds" in runs else math.nan
+    methods = [name for name in axes["method"] if name != "tiny"]  # which is there for its speed alone
     figure = Figure(figsize=(4.2 * len(networks), 4.6), layout="constrained")
     for panel, network in zip(figure.subplots(1, len(networks), squeeze=False)[0], networks, strict=True):
-        for i, method in enumerate(axes["method"]):
-            own = runs_of(runs, f"network={network},method={method}")
-            if not len(own):
+        here = [runs_of(runs, f"network={network},method={method}") for method in methods]
+        longest, widest = (max((own[key].mean() for own in here if len(own)), default=1.0) for key in ("seconds", STEP))
+        for i, method in enumerate(methods):
+            if not len(own := here[i]):
                 continue
             x, y = own[STEP].mean() / 2**20, 100 * own["test/acc"]
             colour = f"C{i % 10}"
@@ -133,20 +153,19 @@ def draw(declaration, scale: str, runs: pd.DataFrame) -> Figure:
                 capsize=2,
                 label=declaration.label("method", method),
             )
-            share = own["seconds"].mean() / longest
+            length = LONGEST * own["seconds"].mean() / longest
             panel.annotate(
                 "",
                 xy=(x, y.mean()),
-                xytext=(90 * share, 0),
+                xytext=(EDGE + length, 0),
                 textcoords="offset points",
-                arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 1.2, "alpha": 0.7},
+                arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 1.5, "alpha": 0.7, "shrinkA": 0, "shrinkB": EDGE},
             )
-        panel.set(xlabel="memory of a step (MiB)", xlim=(0, None))
-        panel.margins(x=0.25)
-        panel.set_title(declaration.label("network", network), loc="left", fontsize=9)
-    figure.axes[0].set_ylabel("test accuracy (percent); bars: sd over seeds")
+        panel.set(xlabel="memory of a step (MiB)", xlim=(0, 1.4 * widest / 2**20))
+        panel.set_title(f"{declaration.label('network', network)}; longest line {longest:.0f} s", loc="left", fontsize=9)
+    figure.axes[0].set_ylabel("test accuracy (percent)")
     shown = {label: handle for panel in figure.axes for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)}
     if shown:
-        told = f"a line to the right: seconds of training and feeding, the longest {longest:.0f} s"
+        told = "bars: sd over seeds; a line to the right: seconds of training and feeding, by the panel's longest"
         figure.legend(shown.values(), shown.keys(), title=told, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     return figure

@@ -73,7 +73,8 @@ def draw(declaration, scale: str, runs: pd.DataFrame) -> Figure:
         panel.set(xlabel="memory of a step, to resident (MiB)", xlim=(0, None))
     for panel in panels[max(len(places), 1) :]:
         panel.set_visible(False)
-    figure.axes[0].set_ylabel("test accuracy (percent)")
+    for panel in panels[::3]:
+        panel.set_ylabel("test accuracy (percent)")
     shown = {label: handle for panel in figure.axes for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)}
     if shown:
         figure.legend(shown.values(), shown.keys(), loc="outside lower center", ncols=3, frameon=False, fontsize=8)
