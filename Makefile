@@ -39,7 +39,7 @@ claims-%: $(VENV)/.installed
 readme: $(VENV)/.installed ## rewrite the README's results from the ledger alone
 	@$(PY) scripts/readme.py
 
-test: $(VENV)/.installed ## the suite, eighteen minutes on 2 cores; EFFDL_DATA names the folder of the image sets
+test: $(VENV)/.installed ## the suite, a quarter of an hour on 2 cores; EFFDL_DATA names the folder of the image sets
 	$(PY) -m pytest -n 2 --dist worksteal --durations=40
 
 test-slow: $(VENV)/.installed ## the slow tier: kills, two processes at once, printed costs

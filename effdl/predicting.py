@@ -101,11 +101,14 @@ def draw(shown: list[Shown], dataset: Dataset) -> "Figure":
     from matplotlib.patches import Patch
 
     figure = Figure(figsize=(6.6, 2.5 * len(shown) + 0.8), layout="constrained")
-    for row, one in zip(figure.subplots(len(shown), 3, squeeze=False), shown, strict=True):
+    grid = figure.subplots(len(shown), 3, squeeze=False)
+    for axes, title in zip(grid[0], ("image", "labels", "predicted"), strict=True):
+        axes.set_title(title, loc="left", fontsize=7)
+    for row, one in zip(grid, shown, strict=True):
         pixels = one.image.permute(1, 2, 0).numpy()
-        _panel(row[0], pixels[..., 0] if pixels.shape[2] == 1 else pixels, "image")
-        _panel(row[1], coloured(one.labels), "labels")
-        _panel(row[2], coloured(one.predicted), "predicted")
+        _panel(row[0], pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+        _panel(row[1], coloured(one.labels))
+        _panel(row[2], coloured(one.predicted))
         row[2].set_xlabel(told(one.scores), fontsize=6)
     there = sorted({int(k) for one in shown for y in (one.labels, one.predicted) for k in y.unique()})
     colours, ignored = palette() / 255, Objective.ignore_index
@@ -116,9 +119,8 @@ def draw(shown: list[Shown], dataset: Dataset) -> "Figure":
     return figure
 
 
-def _panel(axes: "Axes", pixels: Bytes, title: str) -> None:
+def _panel(axes: "Axes", pixels: Bytes) -> None:
     axes.imshow(pixels, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-    axes.set_title(title, loc="left", fontsize=7)
     axes.set(xticks=[], yticks=[])
 
 
