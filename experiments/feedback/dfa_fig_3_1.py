@@ -2,6 +2,7 @@
 
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 NAME = "test/acc"
 LAZY = ("ntk", "gaussian", "relu", "linear")
@@ -33,7 +34,7 @@ def draw(declaration, scale: str, runs: pd.DataFrame) -> Figure:
     """A panel for each number of digits, a curve for each other choice; bands are the standard deviation over seeds."""
     cells = [cell for cell in declaration.cells(scale) if not set(cell.at) - set(declaration.artefact.axes)]
     digits = list(dict.fromkeys(cell.at.get("k", "") for cell in cells))
-    figure = Figure(figsize=(4.6 * len(digits) + 1, 3.4), layout="constrained")
+    figure = Figure(figsize=(4.6 * len(digits) + 1, 4.2), layout="constrained")
     for axes, k in zip(figure.subplots(1, len(digits), squeeze=False)[0], digits, strict=True):
         for i, cell in enumerate(cell for cell in cells if cell.at.get("k", "") == k):
             (axis,) = set(cell.at) - {"k"}
@@ -41,7 +42,8 @@ def draw(declaration, scale: str, runs: pd.DataFrame) -> Figure:
         axes.axhline(50, color="0.6", linewidth=0.8, linestyle=":")
         axes.set(xlabel="epoch", ylabel="test accuracy, %")
         axes.set_title(declaration.label("k", k) if k else "three digits", loc="left", fontsize=9)
-        axes.legend(frameon=False, fontsize=8)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
     return figure
 
 
