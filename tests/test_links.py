@@ -23,6 +23,7 @@ def left() -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_on_a_slow_link_it_takes_what_was_foretold() -> None:
     bench = runpy.run_path(SCRIPT)
     try:
@@ -30,10 +31,10 @@ def test_on_a_slow_link_it_takes_what_was_foretold() -> None:
             pass
     except EffdlError as error:
         pytest.skip(f"no network namespaces with shaped links here: {error}")
-    rows = bench["measure"]("10Mbit", ["784-392-50-10"], ["tensors", "zstd, 8 bits"], exchanges=3)
+    rows = bench["measure"]("10Mbit", ["784-392-50-10"], ["tensors", "zstd, 8 bits"], exchanges=5)
     assert [row["form"] for row in rows] == ["tensors", "zstd, 8 bits"] and left() == []
     for row in rows:
-        assert len(row["measured_s"]) == 3 and 0.8 <= row["predicted_s"] / statistics.median(row["measured_s"]) <= 1.25, row
+        assert len(row["measured_s"]) == 5 and 0.8 <= row["predicted_s"] / statistics.median(row["measured_s"]) <= 1.25, row
     assert rows[0]["packet_bytes"] == 4 * (785 * 392 + 393 * 50 + 51 * 10) > 3 * rows[1]["packet_bytes"]
 
 
