@@ -4,9 +4,10 @@
 
 Two network namespaces, joined by a pair of virtual Ethernet links that `tc` shapes to the rate in either direction, hold a
 process each, and these average the weights of two networks by `sync=averaging`, over TCP by gloo. Each measures its coding just
-before, while the other one does: the prediction is `costs.exchange`'s from that, and from the rate that the link is shaped to;
-of the unshaped one from how fast bytes that are no weights go through. All are medians of several, made in turns, so that what
-else runs on the machine adds to both alike. A link that is faster than the machine's own loopback is predicted only, and so are
+before, while the other one does, and what an empty packet takes: the prediction is `costs.exchange`'s from these, and from the
+rate that the link is shaped to; of the unshaped one from how fast bytes that are no weights go through. All are medians of
+several, made in turns, so that what else runs on the machine adds to both alike. An exchange's seconds are the mean of its
+workers', as each waits for the other. A link that is faster than the machine's own loopback is predicted only, and so are
 more workers than two. ``--keep`` puts all into the results folder, of whose links `make readme` makes the page's tables. Needs
 root and iproute2, and leaves nothing behind.
 """
@@ -23,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from itertools import pairwise, product
@@ -33,7 +34,7 @@ from typing import Any
 import torch
 from torch import distributed, nn
 
-from effdl.costs.exchange import FRAMED, Coded, Exchange, mean_seconds, measured, own_rate
+from effdl.costs.exchange import FRAMED, Coded, Exchange, loopback, mean_seconds, measured
 from effdl.errors import EffdlError
 from effdl.objectives.losses import SoftmaxCe
 from effdl.records.links import bits_per_second, seconds
@@ -59,7 +60,7 @@ EXCHANGES, WORKERS = {"10Mbit": 5}, 2
 MANY = 9  # exchanges on links on which they take little
 TRIES = 3
 TOLD_WORKERS = (2, 8)  # of whom exchanges of the largest network are foretold, where they are not measured
-BLOB_BYTES, BURST_S = 8 * 2**20, 0.001
+BLOB_BYTES, BURST_S = 32 * 2**20, 0.001
 ADDRESS, PORT = "10.213.7.", "29517"
 Found = dict[str, Any]
 
@@ -141,7 +142,7 @@ def _worker(rate: str, networks: Sequence[str], forms: Sequence[str], exchanges:
         both: list[Found] = [{} for _ in range(WORKERS)]
         distributed.all_gather_object(both, _own_side(ranks, rate, network, *FORMS[name], exchanges))
         slower = max(both, key=lambda one: float(one["predicted_s"]))
-        taken = [max(times) for times in zip(*(one["measured_s"] for one in both), strict=True)]
+        taken = [statistics.mean(times) for times in zip(*(one["measured_s"] for one in both), strict=True)]
         found.append({**place, **slower, "measured_s": taken})
     distributed.barrier()
     return found
@@ -156,7 +157,7 @@ def _own_side(ranks: Ranks, rate: str, network: str, form: Form, bits: int | Non
     tensors = {name: p.detach() for name, p in averaged(rule).items()}
     drawn = {name: p.clone() for name, p in tensors.items()}
     syncing.updated()  # the first finds buffers to be made
-    parts, means, owns, taken = list[Coded](), list[float](), list[float](), list[float]()
+    parts, means, owns, empties, taken = list[Coded](), list[float](), list[float](), list[float](), list[float]()
     for _ in range(exchanges):  # in turns, as much else may run beside
         for name, p in tensors.items():
             p.copy_(drawn[name])
@@ -165,13 +166,16 @@ def _own_side(ranks: Ranks, rate: str, network: str, form: Form, bits: int | Non
         means.append(mean_seconds(tensors, budget=0.05))
         distributed.barrier()
         if rate == UNSHAPED:
-            owns.append(_own(ranks))
+            owns.append(BLOB_BYTES / _swapped(ranks, bytes(BLOB_BYTES)))
             distributed.barrier()
+        empties.append(_swapped(ranks, bytes(1)))
+        distributed.barrier()
         begun = time.perf_counter()
         syncing.updated()
         taken.append(time.perf_counter() - begun)
     own = statistics.median(owns) if owns else math.inf
-    return {**told(rate, WORKERS, usual(parts), statistics.median(means), own), "measured_s": taken}
+    beside = {"latency_s": statistics.median(empties), "mean_s": statistics.median(means)}
+    return {**told(rate, WORKERS, usual(parts), beside, own), "measured_s": taken}
 
 
 def usual(parts: Sequence[Coded]) -> Coded:
@@ -180,14 +184,14 @@ def usual(parts: Sequence[Coded]) -> Coded:
     return Coded(parts[0].packet_bytes, *times)
 
 
-def told(rate: str, workers: int, coded: Coded, mean_s: float, own: float) -> Found:
+def told(rate: str, workers: int, coded: Coded, beside: Mapping[str, float], own: float) -> Found:
     """What an exchange is predicted to take on a link, with all that it follows from.
 
-    own: bytes a second that a worker moves at most, see `Exchange`.
+    beside: `latency_s` and `mean_s` of `Exchange`. own: bytes a second that a worker moves at most.
     """
     bits = math.inf if rate == UNSHAPED else bits_per_second(rate)
-    predicted = Exchange(workers, bits, own, mean_s).seconds(coded)
-    return {**asdict(coded), "mean_s": mean_s, "own_bytes_per_s": None if own == math.inf else own, "predicted_s": predicted}
+    predicted = Exchange(workers, bits, own, **beside).seconds(coded)
+    return {**asdict(coded), **beside, "own_bytes_per_s": None if own == math.inf else own, "predicted_s": predicted}
 
 
 def foretold(lines: Sequence[Found], own: float, origin: Found) -> list[Found]:
@@ -197,11 +201,12 @@ def foretold(lines: Sequence[Found], own: float, origin: Found) -> list[Found]:
     """
     network = list(NETWORKS)[-1]
     there = {(line["link"], line["workers"], line["form"]) for line in lines if line["network"] == network}
-    coding = dict[str, tuple[Coded, float]]()
+    coding = dict[str, tuple[Coded, dict[str, float]]]()
     for form in FORMS:
         if known := [line for line in lines if (line["network"], line["form"]) == (network, form)]:
             parts = [Coded(line["packet_bytes"], line["encode_s"], line["decode_s"]) for line in known]
-            coding[form] = usual(parts), statistics.median(line["mean_s"] for line in known)
+            beside = {key: statistics.median(line[key] for line in known) for key in ("latency_s", "mean_s")}
+            coding[form] = usual(parts), beside
     shaped = sorted(set(LINKS) - {UNSHAPED}, key=bits_per_second)
     places = ((rate, workers, form) for workers, rate, form in product(TOLD_WORKERS, shaped, coding))
     return [
@@ -240,12 +245,11 @@ def _rule(network: str, seed: int) -> DecisionRule:
     return rule
 
 
-def _own(ranks: Ranks) -> float:
-    """Bytes a second that go through, of as many as a large packet has."""
-    blob = bytes(BLOB_BYTES)
+def _swapped(ranks: Ranks, packet: bytes) -> float:
+    """Seconds that a packet takes which holds no weights."""
     begun = time.perf_counter()
-    ranks.swap(blob, 60, BLOB_BYTES)
-    return BLOB_BYTES / (time.perf_counter() - begun)
+    ranks.swap(packet, 60, len(packet))
+    return time.perf_counter() - begun
 
 
 def asked() -> argparse.Namespace:
@@ -264,7 +268,7 @@ def asked() -> argparse.Namespace:
 def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("bench links: stopped"))  # what it made is removed on its way out
     want = asked()
-    own = max(own_rate() for _ in range(TRIES))  # what else runs on the machine only lessens it
+    own = max(loopback().bytes_per_s for _ in range(TRIES))  # what else runs on the machine only lessens it
     print(f"{'link':9} {'network':16} {'form':16} {'packet':>10} {'predicted':>9} {'measured':>9}  ratio   wanted 0.80 to 1.20")
     for rate in want.links or LINKS:
         if too_fast(rate, own):

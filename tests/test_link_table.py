@@ -20,7 +20,7 @@ PROVENANCE = {"commit": "0123456789abcdef", "dirty": False, "processor": "Abacus
 
 def line(link: str, form: str, predicted: float, *measured: float, workers: int = 2) -> dict[str, Any]:
     place = {"link": link, "workers": workers, "network": "784-10", "form": form}
-    coded = {"packet_bytes": 31_408, "encode_s": 0.0, "decode_s": 0.0, "mean_s": 0.0, "own_bytes_per_s": None}
+    coded = {"packet_bytes": 31_408, "encode_s": 0.0, "decode_s": 0.0, "latency_s": 0.0, "mean_s": 0.0, "own_bytes_per_s": None}
     return {**place, **coded, "predicted_s": predicted, "measured_s": list(measured), "provenance": PROVENANCE}
 
 
@@ -99,7 +99,8 @@ def test_predictions_that_are_kept_follow_from_what_was_measured_of_coding() -> 
     for one in link_table.read(ROOT / "results"):
         bits = math.inf if one["link"] == "unshaped" else bits_per_second(one["link"])
         coded = Coded(one["packet_bytes"], one["encode_s"], one["decode_s"])
-        expected = Exchange(one["workers"], bits, one["own_bytes_per_s"] or math.inf, one["mean_s"]).seconds(coded)
+        beside = {key: one[key] for key in ("latency_s", "mean_s")}
+        expected = Exchange(one["workers"], bits, one["own_bytes_per_s"] or math.inf, **beside).seconds(coded)
         assert math.isclose(one["predicted_s"], expected, rel_tol=1e-9), one
         assert len(one["measured_s"]) >= 5 or not one["measured_s"], "too few to be kept"
         assert one["workers"] == 2 or not one["measured_s"]

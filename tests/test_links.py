@@ -51,7 +51,7 @@ def test_without_the_rights_it_is_refused_in_a_line() -> None:
 
 def line(rate: str, form: str, encode_s: float) -> dict[str, Any]:
     place = {"link": rate, "workers": 2, "network": "784-1000-200-10", "form": form, "measured_s": [0.5]}
-    coded = {"packet_bytes": 1_000_000, "encode_s": encode_s, "decode_s": 0.002, "mean_s": 0.001}
+    coded = {"packet_bytes": 1_000_000, "encode_s": encode_s, "decode_s": 0.002, "latency_s": 0.004, "mean_s": 0.001}
     return {**place, **coded, "own_bytes_per_s": None, "predicted_s": 0.5, "provenance": {"commit": "then"}}
 
 
@@ -67,7 +67,7 @@ def test_faster_links_and_more_workers_are_foretold_from_coding_on_all_links() -
         assert one["measured_s"] == [] and one["provenance"] == {"commit": "now"}
         others = one["workers"] - 1
         byte_s = {"10Mbit": 8e-7, "100Mbit": 8e-8, "1Gbit": 8e-9, "10Gbit": 0}[one["link"]] * frames or 1 / own
-        expected = 0.2 + others * 1_000_008 * byte_s + one["workers"] * 0.003
+        expected = 0.2 + 0.004 + others * 1_000_008 * byte_s + one["workers"] * 0.003
         assert math.isclose(one["predicted_s"], expected, rel_tol=1e-9), one
     assert not [one for one in runpy.run_path(SCRIPT)["foretold"](measured, 5e9, {}) if one["workers"] == 2], (
         "it can be measured"

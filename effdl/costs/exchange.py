@@ -4,10 +4,11 @@ n workers have a full-duplex link of r bits a second each. All write their packe
 own to all others, and gets theirs (`Ranks.swap`); then each reads all n, in d seconds each, and takes their mean, in m seconds
 each. Nothing of this is done beside anything else, so an exchange takes
 
-    T = e + (n − 1) · (B + h) · max(8 φ / r, 1 / c) + n · (d + m)
+    T = e + L + (n − 1) · (B + h) · max(8 φ / r, 1 / c) + n · (d + m)
 
-where h bytes say how long a packet is, φ is what frames of the transport have beside their content, and c bytes a second are as
-many as a worker's processor moves whatever the link. Where workers make K steps of s seconds in between, a form that takes T is
+where L seconds pass until processes that wait for one another are awake, whatever they send, h bytes say how long a packet is,
+φ is what frames of the transport have beside their content, and c bytes a second are as many as a worker's processor moves
+whatever the link. Where workers make K steps of s seconds in between, a form that takes T is
 (K s + T₀) / (K s + T) times as fast as one that takes T₀, and T / (K s + T) of the time are exchanges. With c out of the way
 both take as long on a link of
 
@@ -15,6 +16,7 @@ both take as long on a link of
 """
 
 import math
+import statistics
 import threading
 import time
 from collections.abc import Mapping
@@ -33,7 +35,7 @@ from effdl.training.wire import Wire
 
 FRAMED = 1538 / 1448  # bytes on an Ethernet link for those of TCP's content, at 1,500 bytes a frame
 BUDGET_S = 0.1  # of each measure
-PROBE_BYTES, PROBES = 8 * 2**20, 3
+PROBE_BYTES, PROBES, EMPTY_PROBES = 32 * 2**20, 3, 15  # so large that L counts for nothing
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class Exchange:
         workers: n, from 2.
         link: r in bits a second, of each worker's own link, as much both ways at once.
         own: c in bytes a second; infinite where the link is all that counts.
+        latency_s: L.
         mean_s: m, of one packet of the n.
         every, step_s: K, and s.
     """
@@ -60,13 +63,14 @@ class Exchange:
     workers: int
     link: float
     own: float = math.inf
+    latency_s: float = 0.0
     mean_s: float = 0.0
     every: int = 1
     step_s: float = 0.0
 
     def transfer_s(self, packet_bytes: int) -> float:
-        """How long all packets take on their way."""
-        return (self.workers - 1) * (packet_bytes + SWAP_HEAD) * max(8 * FRAMED / self.link, 1 / self.own)
+        """How long all packets take on their way, L included."""
+        return self.latency_s + (self.workers - 1) * (packet_bytes + SWAP_HEAD) * max(8 * FRAMED / self.link, 1 / self.own)
 
     def coding_s(self, form: Coded) -> float:
         return form.encode_s + self.workers * form.decode_s
@@ -110,27 +114,40 @@ def mean_seconds(tensors: Mapping[str, Tensor], budget: float = BUDGET_S) -> flo
     return usual(lambda: [mean([tensor] * several) for tensor in tensors.values()], device, budget) / several
 
 
-def own_rate() -> float:
-    """c, here and now: of two ends of this machine's loopback that send to each other by gloo, at once.
+@dataclass(frozen=True)
+class Loopback:
+    """What two workers on this machine take to send to each other: c of large packets, and L, which an empty one takes."""
 
-    Infinite where it cannot be told.
+    bytes_per_s: float = math.inf
+    latency_s: float = 0.0
+
+
+def loopback() -> Loopback:
+    """Of two ends of this machine's loopback that send to each other by gloo, at once, here and now.
+
+    Nothing is taken for slow where it cannot be told.
     """
     c10d: Any = distributed  # which is not all in its stubs
-    store, taken = c10d.HashStore(), dict[int, float]()
+    store, taken = c10d.HashStore(), dict[int, tuple[float, float]]()
 
     def end(rank: int) -> None:
         how = c10d.ProcessGroupGloo._Options()
         how._devices, how._timeout = [c10d.ProcessGroupGloo.create_device(hostname="127.0.0.1")], timedelta(seconds=60)
         group = c10d.ProcessGroupGloo(store, rank, 2, how)
-        ours, theirs = (torch.ones(PROBE_BYTES, dtype=torch.uint8) for _ in range(2))
-        for probe in range(PROBES + 1):
-            if probe == 1:  # the first finds buffers to be made
-                begun = time.perf_counter()
+
+        def swapped(size: int) -> float:
+            ours, theirs = (torch.ones(size, dtype=torch.uint8) for _ in range(2))
+            begun = time.perf_counter()
             sent = group.send([ours.clone()], 1 - rank, 0)
             group.recv([theirs], 1 - rank, 0).wait()
             sent.wait()
             theirs.numpy().tobytes()  # as a packet is taken over
-        taken[rank] = time.perf_counter() - begun
+            return time.perf_counter() - begun
+
+        swapped(PROBE_BYTES)  # finds buffers to be made
+        large = [swapped(PROBE_BYTES) for _ in range(PROBES)]
+        empty = [swapped(SWAP_HEAD) + swapped(1) for _ in range(EMPTY_PROBES)]  # how long it is, and then it
+        taken[rank] = sum(large) / PROBES, statistics.median(empty)
 
     def tried(rank: int) -> None:
         with suppress(RuntimeError):  # where there is no loopback, or nothing comes through
@@ -141,4 +158,7 @@ def own_rate() -> float:
         one.start()
     for one in ends:
         one.join()
-    return PROBES * PROBE_BYTES / max(taken.values()) if len(taken) == 2 else math.inf
+    if len(taken) < 2:
+        return Loopback()
+    large_s, empty_s = (max(times) for times in zip(*taken.values(), strict=True))
+    return Loopback(PROBE_BYTES / large_s, empty_s)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from effdl import config
-from effdl.costs.exchange import Coded, Exchange, mean_seconds, measured, own_rate
+from effdl.costs.exchange import Coded, Exchange, loopback, mean_seconds, measured
 from effdl.costs.rehearsal import clock
 from effdl.datasets.batch import Batch
 from effdl.datasets.problem import Problem
@@ -131,7 +131,8 @@ def exchanging(spec: config.Spec, link: float, workers: int, track: Track = untr
                 continue
             if wire.form == "auto":
                 auto = taken(wire.write(sent))
-        exchange = Exchange(workers, link, own_rate(), mean_seconds(ours), every, step_s)
+        own = loopback()
+        exchange = Exchange(workers, link, own.bytes_per_s, own.latency_s, mean_seconds(ours), every, step_s)
     count_, segments = sum(w.numel() for w in ours.values()), len(engine.training.segments)
     changed = made if how.sends == "changes" else 0
     return Exchanging(exchange, found, _name(how.form, how.bits), auto, segment + 1, segments, count_, changed, samples)

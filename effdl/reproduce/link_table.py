@@ -1,10 +1,10 @@
 """Exchanges of weights on links between workers: what was measured beside what was predicted, in a file and as a page's tables.
 
 The file, results/ledger/links.json, is a list of lines with a checksum each, as the ledger's are. Of a link, a number of
-workers, a network and a form of packets a line holds ``packet_bytes``, ``encode_s``, ``decode_s``, ``mean_s`` and
-``own_bytes_per_s`` (see `costs.exchange`; null for infinite), ``predicted_s``, which follows from them, ``measured_s``, seconds
-of each exchange, of which there are none where it is predicted only, and the ``provenance`` of the measurement. `make links`
-writes it.
+workers, a network and a form of packets a line holds ``packet_bytes``, ``encode_s``, ``decode_s``, ``latency_s``, ``mean_s``
+and ``own_bytes_per_s`` (see `costs.exchange`; null for infinite), ``predicted_s``, which follows from them, ``measured_s``,
+seconds of each exchange, of which there are none where it is predicted only, and the ``provenance`` of the measurement. `make
+links` writes it.
 """
 
 import json

@@ -44,11 +44,12 @@ def overview(page: Sequence[Shown], waiting: Sequence[Declaration] = ()) -> str:
     counted = {id(one) for one in once([one for _, one in every])}
     told = [(shown, one) for shown, one in every if id(one) in counted]
     places = len({shown.declaration.artefact.id for shown in page})
+    where = "one table, figure or passage" if places == 1 else f"{places} tables, figures and passages"
     unasked = {name_of(one): len(one.artefact.claims) for one in waiting if one.artefact.claims}
     if not page:
         return f"Nothing was run yet; {sum(unasked.values())} claims wait for it.\n\n{_lines(_unasked(unasked))}"
     parts = [
-        f"{len(told)} claims were asked about in {places} tables, figures and passages of text."
+        f"{len(told)} claims were asked about in {where} of text."
         + (f" Another {sum(unasked.values())} wait for runs that were not made yet." if unasked else ""),
         _table([one for _, one in told]),
         _twice(every, counted),

@@ -93,7 +93,7 @@ def rows(cells: Sequence[Cell], label: Callable[[Cell], str], found: Sequence[di
         pruned = f", {known['stopped']} stopped early by {asked['pruner']}" if asked["pruner"] else ""
         failed = f", {known['failed']} failed" if known["failed"] else ""
         yield [
-            "; ".join(label(cell) for cell in of_search),
+            "all" if 1 < len(of_search) == len(cells) else "; ".join(label(cell) for cell in of_search),
             ", ".join(f"`{key}` {text}" for key, text in asked["params"].items()),
             f"{known['trials']} trials, {known['epochs']} epochs in all ({asked['sampler']}{pruned}{failed})",
             ", ".join(f"{key} {_short(value)}" for key, value in known["best"]["params"].items()),

@@ -5,6 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from effdl.reproduce.series import Series, curve
 
@@ -57,6 +58,8 @@ def draw(declaration, scale: str, runs: pd.DataFrame) -> Figure:
             if of_runs:
                 means = pd.concat(of_runs, axis=1).mean(axis=1)
                 axes.plot(means.index, means, color=f"C{i}", marker="." if len(means) < 40 else None, label=label)
+    for axes in (left, right):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     left.set(xlabel="epochs", ylabel="RMS of ∂MSE/∂w", yscale="log")
     right.set(xlabel="epochs", ylabel="entropy in 16 bins (bits)")
     left.set_title(f"n {len(own)}, means over runs", loc="left", fontsize=8)
