@@ -78,14 +78,16 @@ def test_claim_without_a_right_side_is_over_all_runs_of_all_its_cells(tmp_path: 
 
 
 def test_metric_that_no_run_has_is_named(tmp_path: Path) -> None:
-    assert {one.verdict.word for one in verdicts(tmp_path, LEVEL, {"claims/level/metric": "test/accc"})} == {"no test/accc"}
+    assert {one.verdict.word for one in verdicts(tmp_path, LEVEL, {"claims/level/metric": "test/accc"})} == {
+        "not measured: test/accc"
+    }
 
 
 def test_metric_that_some_runs_lack_gives_no_verdict_from_the_others(tmp_path: Path) -> None:
     told = lines(LEVEL)
     told[1]["runs"][0]["numbers"]["test/acc"] = None
     few, many = verdicts(tmp_path, told)
-    assert (few.verdict.word, many.verdict.word) == ("no test/acc in 1 of 6", "differs")
+    assert (few.verdict.word, many.verdict.word) == ("not measured: test/acc in 1 of 6", "differs")
 
 
 def test_places_that_one_side_alone_has_are_compared_with_nothing(tmp_path: Path) -> None:

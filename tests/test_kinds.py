@@ -113,7 +113,7 @@ def test_what_a_claim_takes_off_is_taken_off_run_by_run(tmp_path: Path) -> None:
     assert few.verdict.word == "reproduced" and many.verdict.word == "differs" and interval(many) == (0, 0)
     told[0]["runs"][0]["numbers"].pop("test/acc")
     few, _ = verdicts(tmp_path, told, claim(metric="train/acc", less="test/acc", value=1))
-    assert few.verdict.word == "no test/acc in 1 of 6"
+    assert few.verdict.word == "not measured: test/acc in 1 of 6"
 
 
 # Fitted places.

@@ -113,7 +113,7 @@ def incomplete(runs: Runs, cell: Cell, metric: str) -> str | None:
     ended, having = len(_table(runs, [cell]).of(cell, "cell")), len(values(runs, cell, metric))
     if ended < cell.seeds:
         return f"incomplete ({ended} of {cell.seeds})"
-    return f"no {metric}" + (f" in {ended - having} of {ended}" if having else "") if having < ended else None
+    return f"not measured: {metric}" + (f" in {ended - having} of {ended}" if having else "") if having < ended else None
 
 
 def draws(runs: Runs, cell: Cell) -> tuple[str, ...]:

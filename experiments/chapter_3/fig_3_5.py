@@ -2,6 +2,7 @@
 
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from effdl.reproduce.series import Series, curve
 
@@ -59,6 +60,7 @@ def draw(declaration, scale: str, runs: pd.DataFrame) -> Figure:
                     label = f"{rate}, {declaration.label('reading', reading)} (n {len(own)})"
                     axes.plot(means.index, means, style, color=f"C{i}", linewidth=1, label=label)
         axes.set_xlabel("epochs")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_title(declaration.label("setting", setting), loc="left", fontsize=9)
     figure.axes[0].set(ylabel="bits a parameter", ylim=(0, None))  # of both panels, which share it
     if figure.axes[0].get_lines():
