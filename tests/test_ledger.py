@@ -240,6 +240,18 @@ def test_no_line_tells_where_or_on_whose_machine_it_was_made(tmp_path: Path) -> 
         assert private == "/" or private not in text
 
 
+def test_runs_from_given_weights_are_published_and_reported_where_their_file_is_not(results: Path, tmp_path: Path) -> None:
+    file = tmp_path / "given.safetensors"
+    shutil.copy(next((results / "runs").glob("*/network.safetensors")), file)
+    declaration = declare(tmp_path, {"axes/data/many/set": {"arch.weights": str(file), "arch.new_head": True}})
+    ran(declaration, results)
+    publish(declaration, results)
+    assert counts(results) == ALL and str(tmp_path) not in path(results).read_text()
+    file.unlink()
+    lines = ledger.read(results, "toy")
+    assert [ledger.run_ids(line) for line in lines] == [[run["run_id"] for run in line["runs"]] for line in lines]
+
+
 def test_series_keep_their_last_value_and_at_most_500_of_them(results: Path, tmp_path: Path) -> None:
     (first, *_) = sorted((results / "runs").iterdir())
     lines = [{"segment": 0, "epoch": i, "val/acc": i / 1203} for i in range(1203)]

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from effdl.archs.chain import BlockChain
 from effdl.archs.library import Library
+from effdl.archs.pixelnet import Pixelnet
 from effdl.config import Spec, build, compose, dump, run_id
 from effdl.errors import ConfigError
 from effdl.records.carry import carry_out
@@ -218,8 +219,12 @@ def test_files_that_hold_no_weights_are_refused(tmp_path: Path) -> None:
 
 
 def test_what_is_for_given_weights_is_refused_without_them() -> None:
-    for changes in ({"new_head": True}, {"weights_sha256": "ab"}):
-        refusal(lambda changes=changes: arch("resnet18", **changes))  # type: ignore[misc]
+    assert "new_head is for weights that are given" in refusal(lambda: arch("resnet18", new_head=True))
+    known = arch("resnet18", weights_sha256="ab")  # as a ledger names them, which has no paths
+    for use in (known.check, known.build):
+        assert "give arch.weights too" in refusal(lambda use=use: use(facts(64)))  # type: ignore[misc]
+    pixels = Pixelnet(weights_sha256="ab")
+    assert "give arch.weights too" in refusal(lambda: pixels.build(facts(64)))
 
 
 # Published weights, from a cache that the tests fill: they ask no network.

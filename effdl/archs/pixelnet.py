@@ -64,6 +64,7 @@ class Pixelnet(StartsFromWeights):
         return ArchFacts(sum(CONVS) + 2 * bool(self.wide), 32 if self.wide else 16, self.size)
 
     def build(self, problem: Facts) -> BlockChain:
+        self._check_given()
         channels, height, width = enlarged(problem.input_shape, self.size)
         if self.weights is not None:
             channels = 3

@@ -41,8 +41,8 @@ class StartsFromWeights(Arch):
     new_head: Switch = False
 
     def __post_init__(self) -> None:
-        if self.weights is None and (self.new_head or self.weights_sha256 is not None):
-            raise ConfigError("arch.weights: new_head and weights_sha256 are for weights that are given, these are drawn anew")
+        if self.weights is None and self.weights_sha256 is None and self.new_head:
+            raise ConfigError("arch.weights: new_head is for weights that are given, these are drawn anew")
         if self.weights is not None and self.weights_sha256 is None:
             # Here and not when the file is read, lest runs of other weights go by one name.
             object.__setattr__(self, "weights_sha256", sha256(self._file(self.weights)))
@@ -50,11 +50,17 @@ class StartsFromWeights(Arch):
     def check(self, problem: Facts) -> None:
         super().check(problem)
         self._check_inputs(problem)
+        self._check_given()
         if self.weights is not None:
             # whether they fit, before anything is allocated or written
             found_before(
                 "weights", replace(self, weights="given"), problem, lambda: undrawn(lambda: self.build(problem)) is not None
             )
+
+    def _check_given(self) -> None:
+        """Raise a ConfigError where weights are known by their digest alone, as a ledger has them, which trains nothing."""
+        if self.weights is None and self.weights_sha256 is not None:
+            raise ConfigError("arch.weights_sha256: is of weights that are given, these are drawn anew; give arch.weights too")
 
     def _check_inputs(self, problem: Facts) -> None:
         """Raise a ConfigError where the network cannot take inputs of the problem's shape."""
@@ -69,6 +75,7 @@ class StartsFromWeights(Arch):
 
         unused: what the file may hold and the network does without.
         """
+        self._check_given()
         if self.weights is None:
             return chain
         if (found := sha256(file := self._file(self.weights))) != self.weights_sha256:
