@@ -105,6 +105,13 @@ def test_rates_of_figure_3_5_are_means_over_the_epochs_of_training() -> None:
     assert found["lzw"] == pytest.approx((784 * 392 + 392 * 50 + 1.5 * 500) / (784 * 392 + 392 * 50 + 500))
 
 
+def test_the_gap_of_rates_by_decay_is_that_after_the_last_epoch() -> None:
+    series = {"bit_rate/c5m4/bits": looks(9.0, 8.0, 7.0), "bit_rate/c5m4/codeword_bits": looks(9.0, 6.0, 4.5)}
+    found = measured("rates-by-decay", [row("decay=0.01", series=series), row("decay=0", series={})])
+    assert [found.iloc[0][name] for name in ("raw", "coded", "gap")] == [7, 4.5, 2.5]
+    assert found.iloc[1][["raw", "coded", "gap"]].isna().all()
+
+
 def test_what_newer_networks_gain_is_told_against_their_own_accuracy() -> None:
     series = {"val/acc": looks(0.5, 0.8, first=1), "quantised/8/acc": looks(0.79, first=2)}
     series |= {"bit_rate/8/entropy": looks(7.5, 7.0, 6.0), "bit_rate/8/coded_bits": looks(8.0, 7.0)}

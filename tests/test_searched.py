@@ -17,6 +17,7 @@ from effdl.reproduce.console import Plan
 from effdl.reproduce.frame import frame
 from effdl.reproduce.judge import judged
 from effdl.reproduce.report import report
+from effdl.reproduce.searched import at_end
 from effdl.reproduce.sought import MISSING, SEED
 from effdl.reproduce.survey import select, survey
 
@@ -140,6 +141,24 @@ def test_ledger_has_the_search_and_cells_compose_from_it_alone(tmp_path: Path) -
     text = report(declaration, "smoke", ledger.read(root, "toy"))
     asked = text.split("## What was searched first")[1].split("##")[0]
     assert "3 trials, 3 epochs in all" in asked and "optimizer.lr" in asked and "few, base" in asked
+
+
+@pytest.mark.parametrize(
+    ("asked", "value", "told"),
+    [
+        ("0.003,0.01,0.03,0.1", 0.1, ", the largest asked"),
+        ("0.003,0.01,0.03,0.1", 0.003, ", the smallest asked"),
+        ("0.003,0.01,0.03,0.1", 0.03, ""),
+        ("sgd,adam", "sgd", ""),
+        ("tag(log, interval(1e-4, 1))", 0.7, ", the largest asked"),  # of four decades the last fifth of one
+        ("tag(log, interval(1e-4, 1))", 0.6, ""),
+        ("tag(log, interval(1e-4, 1))", 1.5e-4, ", the smallest asked"),
+        ("interval(0, 1)", 0.96, ", the largest asked"),
+        ("interval(0, 1)", 0.5, ""),
+    ],
+)
+def test_a_best_value_at_an_end_of_what_was_asked_says_so(asked: str, value: Any, told: str) -> None:
+    assert at_end(asked, value) == told
 
 
 def test_published_search_stands_where_another_was_made_here(tmp_path: Path) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import lru_cache
 from pathlib import Path
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 TOLD = ("study", "metric", "direction", "trials", "stopped", "failed", "epochs")  # of a search, in the ledger
 OF_BEST = ("number", "value", "params", "run_id")
+INTERVAL = re.compile(r"(?:interval|range)\(([^,()]+),([^,()]+)\)")
 
 
 def values(declaration: Declaration, scale: str, cell: Cell, root: Path) -> list[str]:
@@ -96,9 +99,30 @@ def rows(cells: Sequence[Cell], label: Callable[[Cell], str], found: Sequence[di
             "all" if 1 < len(of_search) == len(cells) else "; ".join(label(cell) for cell in of_search),
             ", ".join(f"`{key}` {text}" for key, text in asked["params"].items()),
             f"{known['trials']} trials, {known['epochs']} epochs in all ({asked['sampler']}{pruned}{failed})",
-            ", ".join(f"{key} {_short(value)}" for key, value in known["best"]["params"].items()),
+            ", ".join(_best(asked["params"], *found) for found in known["best"]["params"].items()),
             f"{known['metric']} {known['best']['value']:.4g}",
         ]
+
+
+def _best(asked: Mapping[str, str], key: str, value: Any) -> str:
+    return f"{key} {_short(value)}{at_end(asked[key], value)}"
+
+
+def at_end(asked: str, value: Any) -> str:
+    """ ", the largest asked" or ", the smallest asked" of a number at an end of what was searched, where a better one may lie
+    beyond; of an interval its last twentieths, of its logarithm where that was searched."""
+    interval = INTERVAL.search(asked)
+    try:
+        ends = [float(end) for end in (interval.groups() if interval else asked.split(","))]
+        least, most, found = min(ends), max(ends), float(value)
+        if interval and "log" in asked:
+            least, most, found = map(math.log, (least, most, found))
+    except (TypeError, ValueError):  # names, of which none is the largest
+        return ""
+    near = (most - least) / 20 if interval else 0
+    if len(ends) < 2 or least + near < found < most - near:
+        return ""
+    return f", the {'smallest' if found <= least + near else 'largest'} asked"
 
 
 def _found(sought: Sought, root: Path) -> dict[str, Any] | None:
