@@ -86,7 +86,9 @@ def draw(declaration, scale: str, runs: pd.DataFrame) -> Figure:
             axes.set_title(title, loc="left", fontsize=8)
             axes.set_ylabel(label)
     if figure.axes[0].get_lines():
-        figure.axes[0].legend(frameon=False, fontsize=6)
+        figure.legend(
+            *figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, fontsize=7
+        )
     return figure
 
 

@@ -64,5 +64,7 @@ def draw(declaration, scale: str, runs: pd.DataFrame) -> Figure:
         axes.set_title(declaration.label("setting", setting), loc="left", fontsize=9)
     figure.axes[0].set(ylabel="bits a parameter", ylim=(0, None))  # of both panels, which share it
     if figure.axes[0].get_lines():
-        figure.axes[0].legend(frameon=False, fontsize=5)
+        figure.legend(
+            *figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, fontsize=7
+        )
     return figure
