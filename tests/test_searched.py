@@ -236,6 +236,11 @@ def test_a_plan_says_what_the_searches_take(tmp_path: Path) -> None:
     assert "data=few,method=base" in text and MISSING in text
     assert "1 search comes first: 3 trials" in text
     assert planned.to_json()["cells"]["data=few,method=base"]["reason"] == MISSING
+    waiting = planned.to_json()["after"]
+    assert waiting["runs"] == 2 and waiting["time/estimate_s"] > 0 and "2 runs follow, timed with the defaults" in text
+    searched_for(declaration, root, "data=few")
+    planned = Plan(declaration, "smoke", survey(declaration, "smoke", root, "data=few"), 1, untracked)
+    assert planned.left == 4 and planned.to_json()["after"]["runs"] == 0 and "follow" not in planned.text()
 
 
 def test_run_makes_search_runs_and_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

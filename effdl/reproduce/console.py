@@ -1,6 +1,6 @@
 """Plans as people read them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from effdl.errors import DataError, HardwareError
@@ -8,7 +8,7 @@ from effdl.records.report import duration, size
 from effdl.reproduce import searched
 from effdl.reproduce.artefact import NO_GPU, Declaration
 from effdl.reproduce.sought import MISSING, Sought
-from effdl.reproduce.survey import Surveyed, costs
+from effdl.reproduce.survey import Surveyed, costs, foreseen
 
 SHORT = (NO_GPU, MISSING)  # reasons that need no line of their own
 
@@ -18,6 +18,7 @@ class Plan:
 
     def __init__(self, declaration: Declaration, scale: str, surveyed: list[Surveyed], workers: int, track: Any) -> None:
         self.declaration, self.scale, self.surveyed, self.workers = declaration, scale, surveyed, workers
+        foreseen(surveyed)
         self.cost = {one.cell.name: cost for one, cost in costs(surveyed, track)}
         missing = (one.cell.search for one in surveyed if one.reason == MISSING and one.cell.search is not None)
         self.searches = {sought.name: sought for sought in missing}
@@ -30,9 +31,15 @@ class Plan:
     @property
     def seconds(self) -> float:
         """Of all that is left, shared by the workers; equal Specs run once."""
-        known = [one for one in self.surveyed if self.cost.get(one.cell.name)]
-        of_spec: dict[Any, float] = {spec: self.cost[one.cell.name].seconds for one in known for spec in one.left}
-        return shared(of_spec.values(), self.workers)
+        return self._together({spec: self.cost.get(one.cell.name) for one in self.surveyed for spec in one.left})
+
+    @property
+    def after(self) -> dict[Any, Any]:
+        """Spec -> what it costs, of the runs that follow on searches, with the defaults of what is searched."""
+        return {spec: self.cost.get(one.cell.name) for one in self.surveyed for spec in one.after}
+
+    def _together(self, cost_of: Mapping[Any, Any]) -> float:
+        return shared([cost.seconds for cost in cost_of.values() if cost], self.workers)
 
     def to_json(self) -> dict[str, Any]:
         cells = {
@@ -42,7 +49,7 @@ class Plan:
                 **(cost.to_json() if (cost := self.cost[one.cell.name]) else {}),
             }
             if one.specs
-            else {"reason": one.reason}
+            else {"reason": one.reason, **({"after": len(one.after)} if one.after else {})}
             for one in self.surveyed
         }
         return {
@@ -55,6 +62,7 @@ class Plan:
                 name: {"trials": sought.declared.trials, "time/estimate_s": self.search_seconds[name]}
                 for name, sought in self.searches.items()
             },
+            "after": {"runs": len(self.after), "time/estimate_s": self._together(self.after)},
             "cells": cells,
         }
 
@@ -64,16 +72,18 @@ class Plan:
         width = max(len(one.cell.name) for one in self.surveyed)
         lines.append(f"{'cell':<{width}}  {'done':>4}  {'left':>4}  {'a run':>7}  {'memory':>8}  of backprop, by segment")
         for one in self.surveyed:
-            if not one.specs:
+            if not (one.specs or one.after):
                 lines.append(f"{one.cell.name:<{width}}  {one.reason if one.reason in SHORT else 'no data'}")
                 continue
-            row = f"{one.cell.name:<{width}}  {one.done:>4}  {len(one.left):>4}  "
-            lines.append(row + _in_columns(self.cost[one.cell.name]))
+            row = f"{one.cell.name:<{width}}  {one.done:>4}  {len(one.left or one.after):>4}  "
+            lines.append(row + _in_columns(self.cost[one.cell.name]) + (f"  ({one.reason})" if one.after else ""))
         lines += ["", *dict.fromkeys(one.reason for one in self.surveyed if one.reason and one.reason != MISSING)]
         lines += self._first()
         unknown = len({spec for one in self.surveyed if one.specs and not self.cost.get(one.cell.name) for spec in one.left})
         probed = any(spec.probe for one in self.surveyed for spec in one.left)
-        return "\n".join([*lines, f"{self.left} runs left{ahead(self.left, unknown, self.seconds, self.workers, probed)}"])
+        if self.left or not self.after:
+            lines.append(f"{self.left} runs left{ahead(self.left, unknown, self.seconds, self.workers, probed)}")
+        return "\n".join([*lines, *self._then()])
 
     def _first(self) -> list[str]:
         """What must be searched before cells can run."""
@@ -84,6 +94,14 @@ class Plan:
         known = [seconds for seconds in self.search_seconds.values() if seconds is not None]
         takes = f", at most {duration(sum(known) / self.workers)}" if len(known) == count else ""
         return [f"{comes} first: {trials} trials{takes}"]
+
+    def _then(self) -> list[str]:
+        """What runs once all is searched."""
+        if not self.after:
+            return []
+        unknown, probed = sum(not cost for cost in self.after.values()), any(spec.probe for spec in self.after)
+        takes = ahead(len(self.after), unknown, self._together(self.after), self.workers, probed)
+        return [f"{len(self.after)} runs follow, timed with the defaults of what is searched{takes}"]
 
 
 def _in_columns(cost: Any) -> str:

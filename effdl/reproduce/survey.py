@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,12 @@ from effdl.reproduce.sought import MISSING
 @dataclass
 class Surveyed:
     """A cell on this machine. specs: none where ``reason`` says why: no data, no GPU, no search yet; left: those that have not
-    ended."""
+    ended; after: those that follow on a search, with the defaults of what is searched, see `foreseen`."""
 
     cell: Cell
     specs: list[config.Spec] = field(default_factory=list)
     left: list[config.Spec] = field(default_factory=list)
+    after: list[config.Spec] = field(default_factory=list)
     reason: str | None = None
 
     @property
@@ -93,13 +95,22 @@ def _look(one: Surveyed, root: Path, there: Collection[str]) -> None:
         one.specs, one.reason = [], str(error)
 
 
+def foreseen(surveyed: Collection[Surveyed]) -> None:
+    """Give cells that wait for a search the Specs of the defaults in the place of what it will find, which cost the same."""
+    for one in surveyed:
+        if one.reason == MISSING:
+            with suppress(DataError, HardwareError):
+                one.after = specs(one.cell, [])
+
+
 def costs(surveyed: list[Surveyed], track: Track) -> Iterator[tuple[Surveyed, Any]]:
-    """Each cell that has Specs with what one of its runs would cost, None where its method does not say."""
+    """Each cell that has Specs, or will after its search, with what one of its runs would cost, None where its method does not
+    say."""
     from effdl.records.plan import cost
 
-    runnable = [one for one in surveyed if one.specs]
+    runnable = [one for one in surveyed if one.specs or one.after]
     for one in track(runnable, "planning", len(runnable)):
         try:
-            yield one, cost(one.specs[0], threads=1, timed=True, rows=())
+            yield one, cost((one.specs or one.after)[0], threads=1, timed=True, rows=())
         except EffdlError as error:
             raise type(error)(f"{one.cell.name}: {error}") from None
