@@ -130,7 +130,8 @@ def test_lines_have_the_spec_that_their_cell_now_makes(name: str) -> None:
         return config.dump(composed(cell, searched.values(declaration(name), place[0], cell, RESULTS)), identity_only=True)
 
     for line in with_runs(name):
-        now = {**line, "spec": made((line["scale"], line["cell"]))}
+        by_sweep = {key: line["spec"][key] for key in ("stacked",) if key in line["spec"]}  # is settled there, not by the cell
+        now = {**line, "spec": made((line["scale"], line["cell"])) | by_sweep}
         assert ledger.run_ids(now) == ledger.run_ids(line), line["cell"]
 
 

@@ -21,6 +21,7 @@ import sampled
 
 from effdl import config
 from effdl.reproduce import ledger
+from effdl.reproduce.lines import SEARCH
 
 LEDGERS = sorted(path.stem for path in (command.ROOT / "results" / "ledger").glob("*.jsonl"))
 MOST_S = 600.0
@@ -105,6 +106,16 @@ def test_a_drawn_cell_by_epochs_runs_again_to_the_same_numbers_in_the_planned_ti
     again(drawn(BY_EPOCHS, False), place, tmp_path, closed=False)
 
 
+def take_searches(name: str, results: Path) -> None:
+    """Put what a ledger's searches found into an empty results folder: its cells run with that, and search nothing anew."""
+    text = ledger.ledger_path(command.ROOT / "results", name).read_text()
+    found = [line for line in text.splitlines() if SEARCH in json.loads(line)]
+    if found:
+        path = ledger.ledger_path(results, name)
+        path.parent.mkdir(parents=True)
+        path.write_text("\n".join(found) + "\n")
+
+
 def again(chosen: list[tuple[str, list[dict[str, Any]]]], place: int, tmp_path: Path, closed: bool) -> None:
     assert len(chosen) >= 2, "too few ledgers have a cell that is cheap enough"
     if place >= len(chosen):
@@ -116,6 +127,7 @@ def again(chosen: list[tuple[str, list[dict[str, Any]]]], place: int, tmp_path: 
     assert program == "effdl" and arguments[0] == "run"
     if arguments[1] != "demo" and not Path(data, "MNIST").is_dir():
         pytest.skip("needs MNIST under EFFDL_DATA; dataset.download=true fetches it")
+    take_searches(arguments[1], tmp_path / "results")
     before = time.monotonic()
     planned = command.run("plan", *arguments[1:], "--json", cwd=tmp_path, script="effdl", EFFDL_DATA=data)
     between = time.monotonic()

@@ -22,6 +22,7 @@ from effdl.records.networks import load_network
 from effdl.records.report import Silent
 from effdl.records.run import Run
 from effdl.reproduce import ledger
+from effdl.reproduce.console import of_runs
 from effdl.reproduce.survey import survey
 from effdl.training import stacked
 from effdl.training.optim import Adamw, Rmsprop, Sgd
@@ -205,6 +206,12 @@ def test_a_stack_that_was_cut_off_goes_on_to_the_same_numbers(
     results = together(runs, tmp_path / "cut")
     assert [numbers(Path(one["path"])) for one in results] == expected
     assert sizes[0] == 5  # at whatever epoch each is
+
+
+def test_a_plan_gives_a_stack_to_one_worker() -> None:
+    one_each = {False: 4, True: 8}  # seconds with two workers, of eight runs of a second
+    for in_stack, expected in one_each.items():
+        assert of_runs({replace(spec, stacked=in_stack): 1.0 for spec in specs()}, workers=2) == expected
 
 
 def test_a_stack_waits_for_nobody_who_waits_for_it(tmp_path: Path) -> None:

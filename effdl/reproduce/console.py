@@ -3,8 +3,10 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from effdl.config import Spec
 from effdl.errors import DataError, HardwareError
 from effdl.records.report import duration, size
+from effdl.records.stacking import split_up
 from effdl.reproduce import searched
 from effdl.reproduce.artefact import NO_GPU, Declaration
 from effdl.reproduce.sought import MISSING, Sought
@@ -39,7 +41,7 @@ class Plan:
         return {spec: self.cost.get(one.cell.name) for one in self.surveyed for spec in one.after}
 
     def _together(self, cost_of: Mapping[Any, Any]) -> float:
-        return shared([cost.seconds for cost in cost_of.values() if cost], self.workers)
+        return of_runs({spec: cost.seconds for spec, cost in cost_of.items() if cost}, self.workers)
 
     def to_json(self) -> dict[str, Any]:
         cells = {
@@ -137,6 +139,12 @@ def _seconds(sought: Sought) -> float | None:
     except (DataError, HardwareError):
         return None
     return None if found is None or found.seconds is None else sought.declared.trials * found.seconds
+
+
+def of_runs(seconds: Mapping[Spec, float], workers: int) -> float:
+    """How long runs take together, of which those of a stack go to one worker, as `execute` has it."""
+    specs, each = list(seconds), list(seconds.values())
+    return shared((sum(each[i] for i in places) for places in split_up(specs, workers)), workers)
 
 
 def shared(seconds: Iterable[float], workers: int) -> float:

@@ -53,5 +53,5 @@ def draw(declaration, scale: str, runs: pd.DataFrame) -> Figure:
     left.set(xlabel="bits a weight", ylabel="validation accuracy gained (points)")
     right.set(xlabel="epochs", ylabel="entropy of weights in 256 bins (bits)", ylim=(0, 8))
     if left.get_lines():
-        left.legend(frameon=False, fontsize=6)
+        figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, fontsize=7)
     return figure
