@@ -250,6 +250,7 @@ def test_runs_from_given_weights_are_published_and_reported_where_their_file_is_
     file.unlink()
     lines = ledger.read(results, "toy")
     assert [ledger.run_ids(line) for line in lines] == [[run["run_id"] for run in line["runs"]] for line in lines]
+    assert "not run" not in report(declaration, "smoke", lines).split("## Claims")[0]
 
 
 def test_series_keep_their_last_value_and_at_most_500_of_them(results: Path, tmp_path: Path) -> None:

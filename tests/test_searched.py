@@ -243,6 +243,15 @@ def test_a_plan_says_what_the_searches_take(tmp_path: Path) -> None:
     assert planned.left == 4 and planned.to_json()["after"]["runs"] == 0 and "follow" not in planned.text()
 
 
+def test_a_plan_without_data_says_why_it_cannot_tell_what_follows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EFFDL_DATA", str(tmp_path / "nowhere"))
+    declaration = declare(tmp_path, {**SEARCHES, "axes/data/few/set": {"dataset": "mnist"}})
+    planned = Plan(
+        declaration, "smoke", survey(declaration, "smoke", tmp_path / "results", "data=few,method=base"), 1, untracked
+    )
+    assert "What follows on searches is not known: " in planned.text() and "0 runs left" not in planned.text()
+
+
 def test_run_makes_search_runs_and_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     declaration, root = toy(tmp_path), tmp_path / "results"
     searched_for(declaration, root)

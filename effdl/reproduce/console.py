@@ -83,7 +83,9 @@ class Plan:
         lines += self._first()
         unknown = len({spec for one in self.surveyed if one.specs and not self.cost.get(one.cell.name) for spec in one.left})
         probed = any(spec.probe for one in self.surveyed for spec in one.left)
-        if self.left or not self.after:
+        unseen = list(dict.fromkeys(one.unseen for one in self.surveyed if one.unseen))
+        lines += [f"What follows on searches is not known: {reason}" for reason in unseen]
+        if self.left or not (self.after or unseen):
             lines.append(f"{self.left} runs left{ahead(self.left, unknown, self.seconds, self.workers, probed)}")
         return "\n".join([*lines, *self._then()])
 

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Collection, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,12 +18,14 @@ from effdl.reproduce.sought import MISSING
 @dataclass
 class Surveyed:
     """A cell on this machine. specs: none where ``reason`` says why: no data, no GPU, no search yet; left: those that have not
-    ended; after: those that follow on a search, with the defaults of what is searched, see `foreseen`."""
+    ended; after: those that follow on a search, with the defaults of what is searched, see `foreseen`; unseen: why there are
+    none of these, though a search is missing."""
 
     cell: Cell
     specs: list[config.Spec] = field(default_factory=list)
     left: list[config.Spec] = field(default_factory=list)
     after: list[config.Spec] = field(default_factory=list)
+    unseen: str | None = None
     reason: str | None = None
 
     @property
@@ -99,8 +100,10 @@ def foreseen(surveyed: Collection[Surveyed]) -> None:
     """Give cells that wait for a search the Specs of the defaults in the place of what it will find, which cost the same."""
     for one in surveyed:
         if one.reason == MISSING:
-            with suppress(DataError, HardwareError):
+            try:
                 one.after = specs(one.cell, [])
+            except (DataError, HardwareError) as error:
+                one.unseen = str(error)
 
 
 def costs(surveyed: list[Surveyed], track: Track) -> Iterator[tuple[Surveyed, Any]]:
